@@ -1,0 +1,324 @@
+"""What differs between model families, in one table, and the weights that the engine computes with.
+
+TransformerLens' bridge gives one set of module names across families (`blocks[i].ln1`,
+`.attn.q`, `.mlp.in`, ...). `read_blocks` reads the weights through them, without copying; `FAMILIES`
+says what the names do not: how activations, windows and rotary tables are to be found.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+
+from eap.errors import UserError
+
+RotaryTable = Callable[[int], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A layer norm (`centred`) or RMS norm over the last dimension; no weight or bias: None."""
+
+    weight: Float[Tensor, " d_norm"] | None
+    bias: Float[Tensor, " d_norm"] | None
+    eps: float
+    centred: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """Weights of one attention layer, as `x @ W + b`, and how scores are made from q and k."""
+
+    W_Q: Float[Tensor, "n_heads d_model d_head"]
+    W_K: Float[Tensor, "n_kv_heads d_model d_head"]
+    W_V: Float[Tensor, "n_kv_heads d_model d_head"]
+    W_O: Float[Tensor, "n_heads d_head d_model"]
+    b_Q: Float[Tensor, "n_heads d_head"] | None
+    b_K: Float[Tensor, "n_kv_heads d_head"] | None
+    b_V: Float[Tensor, "n_kv_heads d_head"] | None
+    b_O: Float[Tensor, " d_model"] | None
+    scale: float
+    window: int | None  # a query sees its own position and the window - 1 before it
+    softcap: float | None
+    clip: float | None  # q, k and v are clamped to [-clip, clip] (OLMo)
+    q_norm: Norm | None
+    k_norm: Norm | None
+    rotary: RotaryTable | None  # number of positions -> cos, sin [pos, d_rotary]
+    rotary_interleaved: bool  # pairs (0, 1), (2, 3), .. rather than (0, d/2), (1, d/2 + 1), ..
+
+    def projection(self, kind: str) -> tuple[Tensor, Tensor | None]:
+        """Weight [n, d_model, d_head] and bias [n, d_head] of the projection to 'q', 'k' or 'v'."""
+        name = kind.upper()
+        return getattr(self, f"W_{name}"), getattr(self, f"b_{name}")
+
+
+@dataclass(frozen=True, eq=False)
+class MLP:
+    """Weights of one MLP, as `F.linear` takes them; gated if `W_gate` is there."""
+
+    W_in: Float[Tensor, "d_mlp d_model"]
+    b_in: Float[Tensor, " d_mlp"] | None
+    W_gate: Float[Tensor, "d_mlp d_model"] | None
+    b_gate: Float[Tensor, " d_mlp"] | None
+    W_out: Float[Tensor, "d_model d_mlp"]
+    b_out: Float[Tensor, " d_model"] | None
+    activation: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One layer: `ln1`, attention, `ln2`, MLP; norms after attention and MLP in Gemma 2 and 3."""
+
+    ln1: Norm
+    attention: Attention
+    post_attention_norm: Norm | None
+    ln2: Norm
+    mlp: MLP
+    post_mlp_norm: Norm | None
+
+    @cached_property
+    def head_output_weights(self) -> Float[Tensor, "n_heads d_head d_model"]:
+        """`W_O`, with the weight of the norm that follows attention where there is one."""
+        W_O, norm = self.attention.W_O, self.post_attention_norm
+        return W_O if norm is None else (W_O * norm.weight).to(W_O.dtype)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the bridge's names do not say about one architecture."""
+
+    label: str
+    parallel: Callable[[Any], bool] = lambda config: False  # attention and MLP read the same input
+    one_norm: bool = False  # attention and MLP share ln1
+    norm_offset: float = 0.0  # Gemma stores weight - 1
+    rotary: str | None = "half"  # None, 'half' or 'interleaved'
+    position_offset: int = 0  # rows of the position table before position 0
+    scale: float | None = None  # of attention scores; None: the module's own
+    windows: Callable[[Any, int], int | None] = lambda config, layer: None
+    requires: tuple[tuple[str, Any], ...] = ()  # settings of the config that the engine relies on
+
+
+def _sliding_window(config: Any, layer: int) -> int | None:
+    """The window of a layer where the config names its layers' types, or gives one for all."""
+    if getattr(config, "use_sliding_window", True) is False:
+        return None
+    types = getattr(config, "layer_types", None)
+    if types is not None and types[layer] != "sliding_attention":
+        return None
+    return getattr(config, "sliding_window", None)
+
+
+def _gpt_neo_window(config: Any, layer: int) -> int | None:
+    return config.window_size if config.attention_layers[layer] == "local" else None
+
+
+FAMILIES: dict[str, Family] = {
+    "GPT2LMHeadModel": Family("GPT-2", rotary=None, requires=(("add_cross_attention", False),)),
+    "GPTNeoXForCausalLM": Family(
+        "GPT-NeoX, Pythia", parallel=lambda config: config.use_parallel_residual
+    ),
+    "LlamaForCausalLM": Family("Llama, SmolLM2"),
+    "MistralForCausalLM": Family("Mistral", windows=_sliding_window),
+    "Qwen2ForCausalLM": Family("Qwen2, Qwen2.5", windows=_sliding_window),
+    "Qwen3ForCausalLM": Family("Qwen3", windows=_sliding_window),
+    "SmolLM3ForCausalLM": Family("SmolLM3", windows=_sliding_window),
+    "OlmoForCausalLM": Family("OLMo"),
+    "Gemma2ForCausalLM": Family("Gemma 2", norm_offset=1.0, windows=_sliding_window),
+    "Gemma3ForCausalLM": Family("Gemma 3", norm_offset=1.0, windows=_sliding_window),
+    "GPTJForCausalLM": Family(
+        "GPT-J", parallel=lambda config: True, one_norm=True, rotary="interleaved"
+    ),
+    "PhiForCausalLM": Family(
+        "Phi", parallel=lambda config: True, one_norm=True, requires=(("qk_layernorm", False),)
+    ),
+    "GPTNeoForCausalLM": Family("GPT-Neo", rotary=None, scale=1.0, windows=_gpt_neo_window),
+    "OPTForCausalLM": Family(
+        "OPT",
+        rotary=None,
+        position_offset=2,
+        requires=(("do_layer_norm_before", True), ("_remove_final_layer_norm", False)),
+    ),
+}
+
+
+def find_family(architecture: str, config: Any) -> Family:
+    """The family of a Hugging Face architecture name; a `UserError` names those that work."""
+    family = FAMILIES.get(architecture)
+    if family is None:
+        known = ", ".join(f"{family.label} ({name})" for name, family in FAMILIES.items())
+        raise UserError(f"architecture {architecture!r} is not supported; supported are {known}")
+    for setting, needed in family.requires:
+        found = getattr(config, setting, needed)
+        if found != needed:
+            raise UserError(
+                f"{architecture} with {setting}={found} is not supported; {setting}={needed} is"
+            )
+    if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
+        raise UserError(
+            f"{architecture} whose embedding has another width than its layers is not supported"
+        )
+    return family
+
+
+def read_blocks(bridge: Any, family: Family) -> tuple[Block, ...]:
+    """The weights of every layer as the engine uses them: views of the bridge's, nothing copied."""
+    config = bridge.original_model.config
+    return tuple(
+        _read_block(bridge, block, layer, family, config)
+        for layer, block in enumerate(bridge.blocks)
+    )
+
+
+def _read_block(bridge: Any, block: Any, layer: int, family: Family, config: Any) -> Block:
+    ln1 = read_norm(block.ln1, family)
+    return Block(
+        ln1=ln1,
+        attention=_read_attention(bridge, block.attn, layer, family, config),
+        post_attention_norm=_read_optional_norm(block, "ln1_post", family),
+        ln2=ln1 if family.one_norm else read_norm(block.ln2, family),
+        mlp=_read_mlp(block.mlp, config),
+        post_mlp_norm=_read_optional_norm(block, "ln2_post", family),
+    )
+
+
+def read_norm(module: Any, family: Family) -> Norm:
+    """Weight (offset added), bias and epsilon of a norm; in float32 or wider, as norms compute."""
+    inner = module.original_component
+    eps = next(
+        (getattr(inner, key) for key in ("eps", "variance_epsilon") if hasattr(inner, key)), 1e-5
+    )
+    name = type(inner).__name__
+    weight, bias = (_frozen(getattr(inner, key, None)) for key in ("weight", "bias"))
+    if weight is not None:
+        weight = weight.to(residual_dtype(weight.dtype)) + family.norm_offset
+    if bias is not None:
+        bias = bias.to(residual_dtype(bias.dtype))
+    return Norm(weight, bias, float(eps), centred="RMS" not in name)
+
+
+def _read_optional_norm(parent: Any, name: str, family: Family) -> Norm | None:
+    module = getattr(parent, name, None)
+    return None if module is None else read_norm(module, family)
+
+
+def _read_attention(bridge: Any, attn: Any, layer: int, family: Family, config: Any) -> Attention:
+    inner = attn.original_component
+    rotary = None
+    if family.rotary == "half" and getattr(inner, "use_rope", True):
+        rotary = _rotary_of_module(bridge, getattr(inner, "layer_type", None))
+    elif family.rotary == "interleaved":
+        rotary = _gptj_rotary(config.rotary_dim or config.n_embd, bridge)
+    W_Q, W_K, W_V = (_as_one_matrix(getattr(attn, f"W_{name}").detach()) for name in "QKV")
+    W_O = attn.W_O.detach().contiguous()
+    b_Q, b_K, b_V, b_O = (_frozen(getattr(attn, f"b_{name}", None)) for name in "QKVO")
+    d_head = W_Q.shape[-1]
+    scale = family.scale
+    if scale is None:
+        scale = getattr(inner, "scaling", None) or d_head**-0.5
+        if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+            scale = d_head**-0.5 / (layer + 1)
+        if getattr(config, "scale_attn_weights", True) is False:
+            scale = 1.0
+    return Attention(
+        W_Q=W_Q,
+        W_K=W_K,
+        W_V=W_V,
+        W_O=W_O,
+        b_Q=None if b_Q is None else b_Q.reshape(-1, d_head),
+        b_K=None if b_K is None else b_K.reshape(-1, d_head),
+        b_V=None if b_V is None else b_V.reshape(-1, d_head),
+        b_O=b_O,
+        scale=float(scale),
+        window=family.windows(config, layer),
+        softcap=getattr(config, "attn_logit_softcapping", None),
+        clip=getattr(config, "clip_qkv", None),
+        q_norm=_read_optional_norm(attn, "q_norm", family),
+        k_norm=_read_optional_norm(attn, "k_norm", family),
+        rotary=rotary,
+        rotary_interleaved=family.rotary == "interleaved",
+    )
+
+
+def _as_one_matrix(W: Tensor) -> Tensor:
+    """The same [n, d_model, d_head], laid out so that [d_model, n * d_head] is a view of it."""
+    n, d_model, d_head = W.shape
+    return W.transpose(0, 1).reshape(d_model, n * d_head).view(d_model, n, d_head).transpose(0, 1)
+
+
+def _read_mlp(mlp: Any, config: Any) -> MLP:
+    W_in, b_in = _read_linear(getattr(mlp, "in"))
+    W_out, b_out = _read_linear(mlp.out)
+    W_gate, b_gate = _read_linear(mlp.gate) if hasattr(mlp, "gate") else (None, None)
+    name = next(
+        getattr(config, key)
+        for key in ("hidden_activation", "hidden_act", "activation_function")
+        if getattr(config, key, None)
+    )
+    return MLP(W_in, b_in, W_gate, b_gate, W_out, b_out, _activation(name))
+
+
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
+    # The hub's tanh-approximated GELUs are chains of elementwise operations; this is one kernel.
+    if name in ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"):
+        return lambda x: F.gelu(x, approximate="tanh")
+    return ACT2FN[name]
+
+
+def _read_linear(module: Any) -> tuple[Tensor, Tensor | None]:
+    inner = module.original_component
+    weight = inner.weight.detach()
+    if type(inner).__name__ == "Conv1D":  # GPT-2 stores [d_in, d_out]
+        weight = weight.T
+    return weight, _frozen(getattr(inner, "bias", None))
+
+
+def _frozen(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()
+
+
+def residual_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What residual streams and norms are computed in: float32, or float64 for float64 weights."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _rotary_of_module(bridge: Any, layer_type: str | None) -> RotaryTable:
+    """Rotary tables from the model's own module: configs are read in more than one way."""
+    module = bridge.rotary_emb.original_component
+    weight = bridge.embed.original_component.weight
+    extra: Sequence[str] = (layer_type,) if layer_type and _takes_layer_type(module) else ()
+
+    @lru_cache(maxsize=4)
+    def table(n_positions: int) -> tuple[Tensor, Tensor]:
+        dtype = residual_dtype(weight.dtype)
+        like = torch.zeros(1, n_positions, 1, dtype=dtype, device=weight.device)
+        positions = torch.arange(n_positions, device=weight.device)[None]
+        with torch.no_grad():
+            cos, sin = module(like, positions, *extra)
+        return cos[0], sin[0]
+
+    return table
+
+
+def _takes_layer_type(module: Any) -> bool:
+    return "layer_type" in inspect.signature(module.forward).parameters
+
+
+def _gptj_rotary(d_rotary: int, bridge: Any) -> RotaryTable:
+    weight = bridge.embed.original_component.weight
+
+    @lru_cache(maxsize=4)
+    def table(n_positions: int) -> tuple[Tensor, Tensor]:
+        exponents = torch.arange(0, d_rotary, 2, dtype=torch.int64) / d_rotary
+        angles = torch.arange(n_positions).float()[:, None] * (1.0 / 10000**exponents)
+        doubled = angles.repeat_interleave(2, dim=1).to(weight.device)
+        dtype = residual_dtype(weight.dtype)
+        return doubled.cos().to(dtype), doubled.sin().to(dtype)
+
+    return table
