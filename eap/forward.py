@@ -112,9 +112,7 @@ def project(
     n, d_model, d_head = W.shape
     out = x.to(W.dtype) @ W.transpose(0, 1).reshape(d_model, n * d_head)
     out = out.unflatten(-1, (n, d_head))
-    if b is not None:
-        out = out + b
-    return out if attention.clip is None else out.clamp(-attention.clip, attention.clip)
+    return out if b is None else out + b
 
 
 def rotate(
@@ -143,7 +141,8 @@ def rotate(
 def prepare_queries(
     attention: Attention, q: Float[Tensor, "batch pos n d_head"], suffix: Suffix, *, last_only: bool
 ) -> Float[Tensor, "batch n pos d_head"]:
-    """Queries as attention uses them: normalised if the family does so, rotated, heads first."""
+    """Queries as attention uses them: clipped, normalised (where the family does so), rotated."""
+    q = _clip(attention, q)
     if attention.q_norm is not None:
         q = apply_norm(attention.q_norm, q.to(residual_dtype(q.dtype))).to(q.dtype)
     return rotate(attention, q, suffix, last_only=last_only).transpose(1, 2)
@@ -152,10 +151,22 @@ def prepare_queries(
 def prepare_keys(
     attention: Attention, k: Float[Tensor, "batch pos n d_head"], suffix: Suffix
 ) -> Float[Tensor, "batch n pos d_head"]:
-    """Keys as attention uses them: normalised if the family does so, rotated, heads first."""
+    """Keys as attention uses them: clipped, normalised (where the family does so), rotated."""
+    k = _clip(attention, k)
     if attention.k_norm is not None:
         k = apply_norm(attention.k_norm, k.to(residual_dtype(k.dtype))).to(k.dtype)
     return rotate(attention, k, suffix, last_only=False).transpose(1, 2)
+
+
+def prepare_values(
+    attention: Attention, v: Float[Tensor, "batch pos n d_head"]
+) -> Float[Tensor, "batch n pos d_head"]:
+    """Values as attention uses them: clipped where the family does so."""
+    return _clip(attention, v).transpose(1, 2)
+
+
+def _clip(attention: Attention, x: Tensor) -> Tensor:
+    return x if attention.clip is None else x.clamp(-attention.clip, attention.clip)
 
 
 def after_prefix(
@@ -252,18 +263,19 @@ def run_block(
         attention,
         prepare_queries(attention, q, suffix, last_only=last_only),
         after_prefix(suffix.keys[layer], prepare_keys(attention, k, suffix)),
-        after_prefix(suffix.values[layer], v.transpose(1, 2)),
+        after_prefix(suffix.values[layer], prepare_values(attention, v)),
         suffix.mask(attention.window, last_only=last_only),
     )
     raw = combine_heads(attention, z)
-    stream = suffix.at_last(x) if last_only else x
-    attention_out = finish_attention(block, raw)
+    before = suffix.at_last(x) if last_only else x
+    after = before + finish_attention(block, raw)
+    mlp_reads = before if model.config.parallel_attn_mlp else after
     # A node of its own in the autograd graph: its gradient is that of the MLP's input alone.
-    mlp_in = (stream if model.config.parallel_attn_mlp else stream + attention_out).clone()
+    mlp_in = mlp_reads.view_as(mlp_reads)
     mlp_out = run_mlp(block, mlp_in)
     if trace is not None:
         trace.append(LayerTrace(x, q, k, v, z, raw, mlp_in, mlp_out))
-    return stream + attention_out + mlp_out
+    return after + mlp_out
 
 
 def run_layers(
@@ -335,7 +347,7 @@ def run_prefix(
             normed = apply_norm(block.ln1, x)
             k, v = (project(block.attention, kind, normed) for kind in "kv")
         keys.append(prepare_keys(block.attention, k, own))
-        values.append(v.transpose(1, 2))
+        values.append(prepare_values(block.attention, v))
     return Suffix(start, n_positions, last, tuple(keys), tuple(values))
 
 
@@ -363,10 +375,14 @@ def head_shares(
 
 
 def head_outputs(
-    block: Block, shares: Float[Tensor, "batch pos n_heads d_head"]
-) -> Float[Tensor, "n_heads batch pos d_model"]:
-    """What each head adds to the residual stream (biases apart), from its `head_shares`."""
-    batch, pos, n_heads, d_head = shares.shape
+    block: Block,
+    shares: Float[Tensor, "batch pos n_heads d_head"],
+    heads: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, "n batch pos d_model"]:
+    """What each head (or each of `heads`) adds to the residual stream, biases apart."""
     W = block.head_output_weights
-    flat = shares.permute(2, 0, 1, 3).reshape(n_heads, batch * pos, d_head).to(W.dtype)
-    return torch.bmm(flat, W).view(n_heads, batch, pos, -1)
+    if heads is not None:
+        shares, W = shares[:, :, heads], W[heads]
+    batch, pos, n, d_head = shares.shape
+    flat = shares.permute(2, 0, 1, 3).reshape(n, batch * pos, d_head).to(W.dtype)
+    return torch.bmm(flat, W).view(n, batch, pos, -1)

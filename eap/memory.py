@@ -1,0 +1,117 @@
+"""How many bytes a run takes, and the batch size that a budget allows.
+
+Estimates count the large tensors of each part of the package; they are meant to be a little high.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from eap.batches import group_examples
+from eap.data import Example
+from eap.errors import UserError
+
+if TYPE_CHECKING:
+    from eap.models import Model
+
+# Beyond this many tokens a batch gains nothing from being larger.
+ENOUGH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32768}
+
+
+def default_budget(device: torch.device) -> int:
+    """Half of the memory that is free on `device`, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return psutil.virtual_memory().available // 2
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes that memory depends on."""
+
+    n_layers: int
+    n_heads: int
+    n_forward: int
+    n_receivers_per_layer: int
+    d_model: int
+    d_mlp: int
+    d_vocab: int
+    bytes: int  # of a number
+
+    @classmethod
+    def of(cls, model: "Model") -> "Shapes":
+        """Of a model."""
+        config, mlp = model.config, model.blocks[0].mlp
+        return cls(
+            n_layers=config.n_layers,
+            n_heads=config.n_heads,
+            n_forward=config.n_forward,
+            n_receivers_per_layer=3 * config.n_heads,
+            d_model=config.d_model,
+            d_mlp=mlp.W_in.shape[0] * (1 if mlp.W_gate is None else 2),
+            d_vocab=model.W_U.shape[0],
+            bytes=torch.finfo(model.residual_dtype).bits // 8,
+        )
+
+    def trace(self, n_positions: int, n_keys: int) -> int:
+        """What one run keeps per example when every layer's internals are kept."""
+        per_layer = n_positions * 9 * self.d_model + 2 * n_keys * self.d_model
+        return self.bytes * (self.n_layers * per_layer + 4 * self.d_vocab)
+
+    def saved_for_backward(self, n_positions: int, n_keys: int) -> int:
+        """What autograd keeps per example."""
+        per_token = 18 * self.d_model + 4 * self.d_mlp + 5 * self.n_heads * n_keys
+        return self.bytes * (self.n_layers * n_positions * per_token + 6 * self.d_vocab)
+
+    def attribution(self, n_positions: int, n_keys: int, n_points: int) -> int:
+        """What `eap.attribute` takes per example."""
+        token = self.bytes * n_positions
+        differences = token * self.n_forward * self.d_model
+        gradients = token * self.n_receivers_per_layer * self.d_model * 2
+        sums = token * self.n_layers * self.d_model * (3 + min(n_points, 8))
+        scores = self.bytes * self.n_forward * self.n_receivers_per_layer
+        runs = 2 * self.trace(n_positions, n_keys) + self.saved_for_backward(n_positions, n_keys)
+        return differences + gradients + sums + scores + runs
+
+    def evaluation(self, n_positions: int, n_keys: int) -> int:
+        """What `eap.evaluate` takes per example: two traces, and one circuit at a time."""
+        token = self.bytes * n_positions
+        deltas = token * (self.n_forward + 2 * self.n_receivers_per_layer) * self.d_model
+        return 2 * self.trace(n_positions, n_keys) + deltas + token * 2 * self.d_mlp
+
+
+def choose_batch_size(
+    model: "Model", examples: Sequence[Example], *, purpose: str, budget: int | None, n_points: int = 1
+) -> int:
+    """The largest batch that stays within `budget` bytes (None: half of what is free).
+
+    Args:
+        purpose: 'attribution' or 'evaluation'.
+        n_points: of the integrated gradients' rule.
+
+    Raises:
+        UserError: a batch of one does not fit.
+    """
+    shapes, budget = Shapes.of(model), default_budget(model.device) if budget is None else budget
+    groups = group_examples(examples)
+    n_positions = max(group.n_positions for group in groups)
+    n_keys = max(group.end for group in groups)
+    if purpose == "attribution":
+        per_example = shapes.attribution(n_positions, n_keys, n_points)
+    else:
+        per_example = shapes.evaluation(n_positions, n_keys)
+    if per_example > budget:
+        raise UserError(
+            f"a memory budget of {budget / 2**20:,.0f} MiB is too small: {purpose} takes "
+            f"{per_example / 2**20:,.0f} MiB for one example of {n_keys} tokens"
+        )
+    enough = max(1, ENOUGH_TOKENS[model.device.type] // n_positions)
+    return max(1, min(budget // per_example, enough))
+
+
+def points_per_run(model: "Model", batch: int, n_positions: int) -> int:
+    """How many points of a path run as one: more than this gains nothing."""
+    return max(1, ENOUGH_TOKENS[model.device.type] // (batch * n_positions))

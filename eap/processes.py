@@ -1,0 +1,69 @@
+"""Work shared by several processes (`torchrun --nproc_per_node N script.py ...`).
+
+With one process nothing here does anything. With several, each works on its share of the batches,
+and sums or lists are combined, so that every process ends with the numbers of one.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def start() -> None:
+    """Join the other processes, if `torchrun` started more than one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and speaks."""
+    return rank() == 0
+
+
+def own_share(items: Sequence[T]) -> Sequence[T]:
+    """Every `count()`-th item, beginning with this process's."""
+    return items[rank() :: count()]
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """The sum of a CPU tensor over all processes, in place."""
+    if count() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather_over_processes(item: Any) -> list[Any]:
+    """What every process gives, in order of rank; must be picklable."""
+    if count() == 1:
+        return [item]
+    gathered: list[Any] = [None] * count()
+    dist.all_gather_object(gathered, item)
+    return gathered
+
+
+def wait_for_all() -> None:
+    """Until every process is here."""
+    if count() > 1:
+        dist.barrier()
