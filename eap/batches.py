@@ -84,6 +84,13 @@ def first_difference(example: Example) -> int:
     return next(differing, len(example.clean) - 1)
 
 
+def one_group(examples: Sequence[Example]) -> Group:
+    """All examples as one group."""
+    start = min(first_difference(example) for example in examples)
+    end = max(len(example.clean) for example in examples)
+    return Group(start, end, tuple(range(len(examples))))
+
+
 def group_examples(examples: Sequence[Example]) -> list[Group]:
     """Groups by first difference and length, merged while that makes the sum of costs smaller."""
     rows_of: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -124,8 +131,8 @@ def load_batch(
 ) -> Batch:
     """The tensors of one batch."""
     chosen = [examples[row] for row in rows]
-    start = min(first_difference(example) for example in chosen)
-    n_positions = max(len(example.clean) for example in chosen) - start
+    group = one_group(chosen)
+    start, n_positions = group.start, group.n_positions
     clean, corrupted = torch.zeros(2, len(chosen), n_positions, dtype=torch.long)
     for row, example in enumerate(chosen):
         n = len(example.clean) - start

@@ -12,7 +12,7 @@ may be stacked: any tensor whose batch is a multiple of the suffix's (copies out
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,6 +86,10 @@ class LayerTrace:
     attention_raw: Float[Tensor, "batch pos d_model"]
     mlp_in: Float[Tensor, "batch pos d_model"]
     mlp_out: Float[Tensor, "batch pos d_model"]
+
+    def first_rows(self, n: int) -> "LayerTrace":
+        """The same of the first `n` rows alone."""
+        return LayerTrace(*(getattr(self, own.name)[:n] for own in fields(self)))
 
 
 # ---- parts of a layer ----------------------------------------------------------------------------
@@ -200,6 +204,25 @@ def attend(
     return z.view(rows, n, n_queries, d_head).transpose(1, 2)
 
 
+def attend_to(
+    attention: Attention,
+    layer: int,
+    q: Float[Tensor, "rows query n_heads d_head"],
+    k: Float[Tensor, "rows pos n_kv d_head"],
+    v: Float[Tensor, "rows pos n_kv d_head"],
+    suffix: Suffix,
+    last_only: bool,
+) -> Float[Tensor, "rows query n_heads d_head"]:
+    """Attention from the projections' outputs on the suffix to the whole prompt."""
+    return attend(
+        attention,
+        prepare_queries(attention, q, suffix, last_only=last_only),
+        after_prefix(suffix.keys[layer], prepare_keys(attention, k, suffix)),
+        after_prefix(suffix.values[layer], prepare_values(attention, v)),
+        suffix.mask(attention.window, last_only=last_only),
+    )
+
+
 def combine_heads(
     attention: Attention, z: Float[Tensor, "batch pos n_heads d_head"]
 ) -> Float[Tensor, "batch pos d_model"]:
@@ -259,13 +282,7 @@ def run_block(
     if expanded_kv:
         copies = q.shape[2] // k.shape[2]
         k, v = k.repeat_interleave(copies, dim=2), v.repeat_interleave(copies, dim=2)
-    z = attend(
-        attention,
-        prepare_queries(attention, q, suffix, last_only=last_only),
-        after_prefix(suffix.keys[layer], prepare_keys(attention, k, suffix)),
-        after_prefix(suffix.values[layer], prepare_values(attention, v)),
-        suffix.mask(attention.window, last_only=last_only),
-    )
+    z = attend_to(attention, layer, q, k, v, suffix, last_only)
     raw = combine_heads(attention, z)
     before = suffix.at_last(x) if last_only else x
     after = before + finish_attention(block, raw)

@@ -68,6 +68,10 @@ class GraphConfig:
         """Sender: the MLP of `layer`."""
         return self.heads(layer).stop
 
+    def n_receivers(self, kind: str) -> int:
+        """How many `kind` ('q', 'k' or 'v') receivers a layer has."""
+        return self.n_heads if kind == "q" else self.n_kv_receivers
+
     def receivers(self, layer: int, kind: str) -> slice:
         """Receivers: the `kind` ('q', 'k' or 'v') inputs of the heads of `layer`."""
         first = layer * self._receivers_per_layer
@@ -76,8 +80,7 @@ class GraphConfig:
             "k": first + self.n_heads,
             "v": first + self.n_heads + self.n_kv_receivers,
         }
-        width = self.n_heads if kind == "q" else self.n_kv_receivers
-        return slice(starts[kind], starts[kind] + width)
+        return slice(starts[kind], starts[kind] + self.n_receivers(kind))
 
     def mlp_receiver(self, layer: int) -> int:
         """Receiver: the MLP of `layer`."""

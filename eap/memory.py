@@ -82,6 +82,17 @@ class Shapes:
         deltas = token * (self.n_forward + 2 * self.n_receivers_per_layer) * self.d_model
         return 2 * self.trace(n_positions, n_keys) + deltas + token * 2 * self.d_mlp
 
+    def patching(self, n_positions: int, n_keys: int) -> int:
+        """What `eap.patch_edges` takes per example, beside its runs."""
+        differences = self.bytes * n_positions * self.n_forward * self.d_model
+        return 3 * self.trace(n_positions, n_keys) + differences
+
+    def patched_run(self, n_positions: int, n_keys: int) -> int:
+        """What one patched run of one example takes."""
+        per_token = 12 * self.d_model + 3 * self.d_mlp + 4 * self.n_heads * n_keys
+        keys = 6 * n_keys * self.d_model
+        return self.bytes * (n_positions * per_token + keys + 6 * self.d_vocab)
+
 
 def choose_batch_size(
     model: "Model", examples: Sequence[Example], *, purpose: str, budget: int | None, n_points: int = 1
@@ -89,7 +100,7 @@ def choose_batch_size(
     """The largest batch that stays within `budget` bytes (None: half of what is free).
 
     Args:
-        purpose: 'attribution' or 'evaluation'.
+        purpose: 'attribution', 'evaluation' or 'patching'.
         n_points: of the integrated gradients' rule.
 
     Raises:
@@ -101,8 +112,10 @@ def choose_batch_size(
     n_keys = max(group.end for group in groups)
     if purpose == "attribution":
         per_example = shapes.attribution(n_positions, n_keys, n_points)
-    else:
+    elif purpose == "evaluation":
         per_example = shapes.evaluation(n_positions, n_keys)
+    else:
+        per_example = shapes.patching(n_positions, n_keys)
     if per_example > budget:
         raise UserError(
             f"a memory budget of {budget / 2**20:,.0f} MiB is too small: {purpose} takes "
@@ -115,3 +128,26 @@ def choose_batch_size(
 def points_per_run(model: "Model", batch: int, n_positions: int) -> int:
     """How many points of a path run as one: more than this gains nothing."""
     return max(1, ENOUGH_TOKENS[model.device.type] // (batch * n_positions))
+
+
+def patching_tokens(
+    model: "Model", examples: Sequence[Example], batch_size: int, budget: int | None
+) -> int:
+    """How many tokens of patched runs are stacked: enough for efficiency, within the budget.
+
+    Raises:
+        UserError: not even one patched run fits beside the clean run; says what would.
+    """
+    shapes, budget = Shapes.of(model), default_budget(model.device) if budget is None else budget
+    groups = group_examples(examples)
+    n_positions = max(group.n_positions for group in groups)
+    n_keys = max(group.end for group in groups)
+    fixed = batch_size * shapes.patching(n_positions, n_keys)
+    per_edge = batch_size * shapes.patched_run(n_positions, n_keys)
+    if fixed + per_edge > budget:
+        raise UserError(
+            f"a memory budget of {budget / 2**20:,.0f} MiB is too small to patch one edge in a "
+            f"batch of {batch_size}: {(fixed + per_edge) / 2**20:,.0f} MiB is the least"
+        )
+    n_edges = (budget - fixed) // per_edge
+    return min(ENOUGH_TOKENS[model.device.type], n_edges * batch_size * n_positions)

@@ -1,0 +1,335 @@
+"""Exact activation patching: the value of every edge by the definition, without one run per edge.
+
+    value(u -> v) = metric(run in which v alone reads a_u_corrupted instead of a_u) - metric(clean)
+
+Patching u -> v changes nothing before v, so a patched run starts where its edge ends:
+
+* q, k and v. `x + delta_u` is normalised and projected once per sender, for all heads;
+  each head's change is a small attention and one `d_head x d_model` product, added to the clean run;
+* MLP. Its output with `x + delta_u` as input replaces the clean one;
+* logits. The final norm and the unembedding are all there is.
+
+From there on many edges are stacked along the batch dimension and the rest of the model is run, on
+the positions from the first difference on. All metrics are read from one run.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from eap import processes
+from eap.attribute import Differences, run_both
+from eap.batches import load_batch, one_group, plan_batches
+from eap.checkpoint import Checkpoint
+from eap.data import Dataset
+from eap.forward import (
+    LayerTrace,
+    Suffix,
+    apply_norm,
+    attend_to,
+    embed,
+    finish_attention,
+    position_embedding,
+    project,
+    run_layers,
+    run_mlp,
+    run_prefix,
+    unembed,
+)
+from eap.graph import Graph, GraphConfig
+from eap.memory import choose_batch_size, patching_tokens
+from eap.metrics import Answers, Metric, get_metric
+from eap.models import Model
+from eap.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work: the edges from some senders into a layer's q, k or v, its MLP, or the logits.
+
+    Attributes:
+        batch: number of the batch.
+        layer: of the receivers (the last one for the logits).
+        kind: 'q', 'k', 'v', 'mlp' or 'logits'.
+        start, stop: of the senders.
+    """
+
+    batch: int
+    layer: int
+    kind: str
+    start: int
+    stop: int
+
+
+def patch_edges(
+    model: Model,
+    dataset: Dataset,
+    *,
+    metrics: Sequence[str | Metric] = ("logit_diff",),
+    edges: Bool[Tensor, "n_forward n_backward"] | None = None,
+    batch_size: int | None = None,
+    memory_budget: int | None = None,
+    expanded_kv: bool = False,
+    checkpoint: Checkpoint | None = None,
+    quiet: bool = True,
+) -> dict[str, Graph]:
+    """The exact value of every edge, or of the given ones, for several metrics in one pass.
+
+    Args:
+        model: from `eap.load_model`.
+        dataset: from `eap.load_dataset`.
+        metrics: names of `eap.metrics.METRICS`, or `Metric`s.
+        edges: which edges to score; None: all.
+        batch_size: examples at a time; None: as many as the budget allows.
+        memory_budget: in bytes, beside the weights; None: half of what is free.
+        expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        checkpoint: where progress is kept, so that a stopped run can go on.
+        quiet: without a progress bar.
+
+    Returns:
+        By metric name, the whole graph with exact scores (means over examples), their standard
+        errors (None for one example), and `is_exact`; edges not asked for have score NaN.
+
+    Raises:
+        UserError: unknown metric, pairs that are no edges, or a budget too small for one edge.
+    """
+    found = [get_metric(m) for m in ([metrics] if isinstance(metrics, str | Metric) else metrics)]
+    config = replace(model.config, expanded_kv=expanded_kv)
+    graph = Graph.from_config(config)
+    wanted = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph
+    if batch_size is None:
+        batch_size = choose_batch_size(
+            model, dataset.examples, purpose="patching", budget=memory_budget
+        )
+    tokens_per_run = patching_tokens(model, dataset.examples, batch_size, memory_budget)
+    rows_of = plan_batches(dataset.examples, batch_size)
+    units = plan_units(model.config, dataset, rows_of, wanted, tokens_per_run)
+    # Sums over examples of the values and of their squares.
+    totals = torch.zeros(2, len(found), config.n_forward, config.n_backward, dtype=torch.float64)
+    work = processes.own_share(units)
+    done = 0 if checkpoint is None else checkpoint.resume(totals)
+    patcher, loaded = None, None
+    remaining = progress_bar(work[done:], "exact values", quiet=quiet, done=done)
+    for number, unit in enumerate(remaining, start=done + 1):
+        if patcher is None or loaded != unit.batch:
+            patcher = BatchPatcher.load(model, dataset, rows_of[unit.batch], found, config)
+            loaded = unit.batch
+        for senders, receivers, values in patcher.run(unit, wanted, tokens_per_run):
+            sums = values.double().sum(-1), values.double().square().sum(-1)
+            for total, own in zip(totals, sums, strict=True):
+                total[:, senders, receivers] += own.cpu()
+        if checkpoint is not None:
+            checkpoint.save(totals, number)
+    processes.sum_over_processes(totals)
+    n_examples = len(dataset)
+    means, squares = totals / n_examples
+    graphs = {}
+    for metric, mean, square in zip(found, means, squares, strict=True):
+        errors = None
+        if n_examples > 1:
+            errors = ((square - mean**2).clamp(min=0) / (n_examples - 1)).sqrt().float()
+        scores = mean.to(model.residual_dtype).masked_fill(graph.edge_exists & ~wanted, torch.nan)
+        graphs[metric.name] = replace(graph, scores=scores, standard_errors=errors, is_exact=wanted)
+    return graphs
+
+
+def plan_units(
+    config: GraphConfig,
+    dataset: Dataset,
+    rows_of: Sequence[Sequence[int]],
+    wanted: Bool[Tensor, "n_forward n_backward"],
+    tokens_per_run: int,
+) -> list[Unit]:
+    """All work, batch by batch and layer by layer, in pieces of about one projection's size."""
+    last = config.n_layers - 1
+    units = []
+    for number, rows in enumerate(rows_of):
+        n_positions = one_group([dataset.examples[row] for row in rows]).n_positions
+        step = max(1, tokens_per_run // (len(rows) * n_positions))
+        inside = [(layer, kind) for layer in range(config.n_layers) for kind in ("q", "k", "v", "mlp")]
+        for layer, kind in [*inside, (last, "logits")]:
+            some = wanted[:, _receivers(config, layer, kind)].any(dim=1)
+            n_senders = len(some) if kind == "logits" else config.mlp_sender(layer)
+            for start in range(0, n_senders, step):
+                stop = min(start + step, n_senders)
+                if some[start:stop].any():
+                    units.append(Unit(number, layer, kind, start, stop))
+    return units
+
+
+def _receivers(config: GraphConfig, layer: int, kind: str) -> slice:
+    """The receivers of a unit."""
+    if kind in "qkv":
+        return config.receivers(layer, kind)
+    column = config.mlp_receiver(layer) if kind == "mlp" else config.logits_receiver
+    return slice(column, column + 1)
+
+
+Values = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "metric n batch"]]
+"""Senders, receivers, and the values of those edges on every example."""
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPatcher:
+    """The clean run of a batch, from which patched runs start, and what senders would send."""
+
+    model: Model
+    config: GraphConfig
+    metrics: Sequence[Metric]
+    answers: Answers
+    token_ids: Int[Tensor, " n_tokens"] | None
+    suffix: Suffix
+    trace: list[LayerTrace]
+    differences: Differences
+    final: Float[Tensor, "batch d_model"]
+    clean_logits: Float[Tensor, "batch n_tokens"]
+    clean_values: Float[Tensor, "metric batch"]
+
+    @classmethod
+    @torch.no_grad()
+    def load(
+        cls,
+        model: Model,
+        dataset: Dataset,
+        rows: Sequence[int],
+        metrics: Sequence[Metric],
+        config: GraphConfig,
+    ) -> "BatchPatcher":
+        """Run the clean and the corrupted prompts of some rows of the dataset."""
+        batch = load_batch(dataset.examples, rows, model.device)
+        suffix = run_prefix(model, batch.prefix, batch.last, batch.n_positions)
+        offset = position_embedding(model, suffix.start, suffix.n_positions)
+        trace: list[LayerTrace] = []
+        differences, final = run_both(
+            model,
+            embed(model, batch.clean) + offset,
+            embed(model, batch.corrupted) + offset,
+            suffix,
+            clean_trace=trace,
+            expanded_kv=config.expanded_kv,
+        )
+        token_ids, answers = None, batch.answers
+        if all(metric.answers_only for metric in metrics):
+            token_ids, answers = answers.token_ids, answers.among_themselves()
+        logits = unembed(model, final, token_ids)
+        clean_values = torch.stack([metric(logits, logits, answers) for metric in metrics])
+        return cls(
+            model,
+            config,
+            metrics,
+            answers,
+            token_ids,
+            suffix,
+            trace,
+            differences,
+            final,
+            logits,
+            clean_values,
+        )
+
+    @torch.no_grad()
+    def run(
+        self, unit: Unit, wanted: Bool[Tensor, "n_forward n_backward"], tokens_per_run: int
+    ) -> Iterator[Values]:
+        """The values of the wanted edges of a unit, a run's worth at a time."""
+        columns = _receivers(self.config, unit.layer, unit.kind)
+        senders, receivers = wanted[unit.start : unit.stop, columns].nonzero(as_tuple=True)
+        if unit.kind in "qkv":
+            own_senders = senders.unique() + unit.start
+            changes = self._change_heads(unit.layer, unit.kind, own_senders)
+            place = torch.searchsorted(own_senders, senders + unit.start)
+        per_run = max(1, tokens_per_run // (len(self.suffix.last) * self.suffix.n_positions))
+        for first in range(0, len(senders), per_run):
+            chosen = slice(first, first + per_run)
+            u, v = senders[chosen] + unit.start, receivers[chosen]
+            if unit.kind == "logits":
+                finals = self.final + self.differences.at_last[u, :, 0]
+            elif unit.kind == "mlp":
+                finals = self._into_mlp(unit.layer, u)
+            else:
+                finals = self._into_heads(unit.layer, unit.kind, changes[place[chosen], v], v)
+            yield u, v + columns.start, self._measure(finals)
+
+    def _into_mlp(self, layer: int, senders: Int[Tensor, " n"]) -> Float[Tensor, "n batch d_model"]:
+        """Final residual streams when the layer's MLP reads the senders' corrupted outputs."""
+        clean, last_only = self.trace[layer], layer == self.config.n_layers - 1
+        deltas = self.differences.at_last if last_only else self.differences.everywhere
+        x = clean.mlp_in + deltas[senders]  # [n, batch, pos, d_model]
+        mlp_out = run_mlp(self.model.blocks[layer], x.flatten(0, 1))
+        after = self._after_attention(layer, clean.attention_raw)
+        return self._run_rest(layer, (after + mlp_out.view_as(x)).flatten(0, 1))
+
+    def _into_heads(
+        self,
+        layer: int,
+        kind: str,
+        changes: Float[Tensor, "n batch query d_receiver"],
+        receivers: Int[Tensor, " n"],
+    ) -> Float[Tensor, "n batch d_model"]:
+        """Final residual streams when one receiver of the layer changes its heads' z by `changes`."""
+        block, clean = self.model.blocks[layer], self.trace[layer]
+        W_O = block.attention.W_O.unflatten(0, (self.config.n_receivers(kind), -1)).flatten(1, 2)
+        rows = changes.flatten(1, 2).to(W_O.dtype)  # [n, batch * query, heads of a receiver * d_head]
+        raw = clean.attention_raw + torch.bmm(rows, W_O[receivers]).view(
+            len(changes), *clean.attention_raw.shape
+        )
+        after = self._after_attention(layer, raw).flatten(0, 1)
+        if self.config.parallel_attn_mlp:
+            mlp_out = clean.mlp_out.repeat(len(changes), 1, 1)
+        else:
+            mlp_out = run_mlp(block, after)
+        return self._run_rest(layer, after + mlp_out)
+
+    def _change_heads(
+        self, layer: int, kind: str, senders: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n n_receivers batch query d_receiver"]:
+        """How z changes when every q (or k, or v) of a layer reads each sender's corrupted output.
+
+        The heads that read one receiver are side by side in the last dimension.
+        """
+        block, clean = self.model.blocks[layer], self.trace[layer]
+        attention, last_only = block.attention, layer == self.config.n_layers - 1
+        x = (clean.x + self.differences.everywhere[senders]).flatten(0, 1)
+        normed = apply_norm(block.ln1, x)
+        if kind == "q" and last_only:
+            normed = self.suffix.at_last(normed)
+        changed = project(attention, kind, normed)
+        if kind != "q" and self.config.expanded_kv:
+            changed = changed.repeat_interleave(clean.k.shape[2] // changed.shape[2], dim=2)
+        read = {"q": clean.q, "k": clean.k, "v": clean.v}
+        read = {name: own.repeat(len(senders), 1, 1, 1) for name, own in read.items()}
+        read[kind] = changed
+        z = attend_to(attention, layer, read["q"], read["k"], read["v"], self.suffix, last_only)
+        change = z.unflatten(0, (len(senders), -1)) - clean.z  # [n, batch, query, n_heads, d_head]
+        by_receiver = change.unflatten(3, (self.config.n_receivers(kind), -1)).flatten(4)
+        return by_receiver.permute(0, 3, 1, 2, 4)
+
+    def _after_attention(
+        self, layer: int, raw: Float[Tensor, "*n batch query d_model"]
+    ) -> Float[Tensor, "*n batch query d_model"]:
+        """The residual stream after attention whose heads sum to `raw`."""
+        x = self.trace[layer].x
+        before = self.suffix.at_last(x) if layer == self.config.n_layers - 1 else x
+        return before + finish_attention(self.model.blocks[layer], raw)
+
+    def _run_rest(
+        self, layer: int, x: Float[Tensor, "rows query d_model"]
+    ) -> Float[Tensor, "n batch d_model"]:
+        """The final residual stream from that after `layer`."""
+        if layer == self.config.n_layers - 1:
+            final = x[:, 0]
+        else:
+            final = run_layers(self.model, x, self.suffix, first_layer=layer + 1)
+        return final.unflatten(0, (-1, len(self.suffix.last)))
+
+    def _measure(self, finals: Float[Tensor, "n batch d_model"]) -> Float[Tensor, "metric n batch"]:
+        """Metrics of patched runs minus those of the clean run."""
+        logits = unembed(self.model, finals, self.token_ids)
+        values = [
+            torch.stack([metric(own, self.clean_logits, self.answers) for metric in self.metrics])
+            for own in logits
+        ]
+        return torch.stack(values, dim=1) - self.clean_values[:, None]
