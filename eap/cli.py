@@ -1,0 +1,282 @@
+"""What the experiment scripts share: arguments, where files go, provenance, and how errors end."""
+
+import argparse
+import os
+import platform
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+
+from eap import processes
+from eap.attribute import METHODS, RULES, attribute
+from eap.data import Dataset, load_dataset
+from eap.errors import UserError
+from eap.files import write_atomically
+from eap.graph import Graph
+from eap.metrics import METRICS
+from eap.models import Model, load_model
+from eap.tasks import TASKS, get_task
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A graph with more edges than this is kept as safetensors: its JSON would be over 50 MB.
+JSON_EDGES = 500_000
+
+
+# ---- arguments -----------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (see {self.prog} --help)")
+
+
+def make_parser(description: str | None, *, task: bool = True) -> argparse.ArgumentParser:
+    """A parser with the arguments that every experiment has; `task`: and one task's."""
+    parser = _Parser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("-m", "--model", default="toy", help="toy, a Hugging Face directory, or a hub name")
+    if task:
+        add("-t", "--task", default="ioi", help=f"one of {', '.join(TASKS)}, or a name of your own")
+        add("--data", type=Path, help="a CSV of your own to use instead of the task's")
+    add("--head", type=positive, help="use only this many pairs of the task (default: all)")
+    add("--batch_size", type=positive, help="pairs at a time (default: what the memory allows)")
+    add("--seed", type=int, default=0, help="of drawn data and random circuits")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    add("--dtype", default="float32", help="of the weights: float32, bfloat16, float16, float64")
+    add("--memory", type=gigabytes, metavar="GB", help="budget beside the weights (default: half)")
+    add("--output", type=Path, default=ROOT, help="folder in which results/ and graphs/ are made")
+    add("--overwrite", action="store_true", help="do not reuse finished graphs")
+    return parser
+
+
+def add_ig_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of integrated gradients."""
+    parser.add_argument("--ig_steps", type=positive, default=5, help="points of EAP-IG")
+    parser.add_argument("--ig_rule", choices=RULES, default="paper", help="rule of integration")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def gigabytes(text: str) -> int:
+    """A number of gigabytes, in bytes."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes above 0")
+    return int(number * 2**30)
+
+
+# ---- running a script ----------------------------------------------------------------------------
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main`: alone or as one of `torchrun`'s processes; errors end in one line."""
+    # A plain `kill` ends like Ctrl-C: temporary files are removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        processes.start()
+        main()
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; files that were finished are whole, nothing else was written", status=130)
+    except BrokenPipeError:  # the reader of our output is gone
+        os._exit(1)
+    finally:
+        processes.stop()
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Print one line to standard error and exit."""
+    where = f" (process {processes.rank()} of {processes.count()})" if processes.count() > 1 else ""
+    print(f"error{where}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def say(message: str = "") -> None:
+    """Print, from the first process only."""
+    if processes.is_first():
+        print(message, flush=True)
+
+
+# ---- what a run works with -----------------------------------------------------------------------
+
+
+def load(args: argparse.Namespace, task: str | None = None) -> tuple[Model, Dataset]:
+    """The model and the data that the arguments name."""
+    model = load_model(args.model, device=args.device, dtype=args.dtype)
+    return model, load_task(args, model, args.task if task is None else task)
+
+
+def load_task(args: argparse.Namespace, model: Model, task: str) -> Dataset:
+    """The data of one task, for a model."""
+    dataset = load_dataset(
+        task,
+        model.tokenizer,
+        path=getattr(args, "data", None),
+        head=args.head,
+        seed=args.seed,
+    )
+    say(dataset.summary())
+    return dataset
+
+
+def default_metric(task: str) -> str:
+    """The metric of the Pareto study for a task; a task of one's own has `logit_diff`."""
+    return get_task(task).metric if task in TASKS else "logit_diff"
+
+
+def provenance(model: Model, dataset: Dataset, **settings: Any) -> dict[str, Any]:
+    """Where a result comes from; `command` and `versions` are told apart from what must match."""
+    return {
+        "model": {"name": model.name, **model.source, "dtype": str(model.dtype)},
+        "task": dataset.task,
+        "data": dataset.provenance,
+        **settings,
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in ("eap", "torch", "transformer_lens", "transformers")},
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def matches(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether two provenances are of the same result, whatever command and versions made it."""
+    ignored = {"command", "versions"}
+
+    def key(of: Mapping[str, Any]) -> str:
+        return repr(sorted((name, _plain(value)) for name, value in of.items() if name not in ignored))
+
+    return key(found) == key(wanted)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: tuples are lists, and the order of keys does not matter."""
+    if isinstance(value, Mapping):
+        return sorted((str(name), _plain(own)) for name, own in value.items())
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return value
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def graph_path(args: argparse.Namespace, model: Model, name: str) -> Path:
+    """`graphs/<model>/<name>.json`; `.safetensors` for graphs of more than half a million edges."""
+    large = Graph.from_config(model.config).n_edges > JSON_EDGES
+    folder = args.output / "graphs" / model.short_name
+    return folder / f"{name}{'.safetensors' if large else '.json'}"
+
+
+def csv_path(args: argparse.Namespace, study: str, model: Model, name: str) -> Path:
+    """`results/<study>/<model>/csv/<name>.csv`."""
+    return args.output / "results" / study / model.short_name / "csv" / f"{name}.csv"
+
+
+def save_csv(frame: pd.DataFrame, path: Path, *, index: bool = False) -> None:
+    """Write a table whole or not at all (from the first process), and say where."""
+    if processes.is_first():
+        with write_atomically(path) as temporary:
+            frame.to_csv(temporary, index=index)
+        say(f"wrote {shown(path)}")
+
+
+def shown(path: Path) -> str:
+    """A path as a person wants to read it: relative to the working directory if below it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def attributed(
+    args: argparse.Namespace,
+    model: Model,
+    dataset: Dataset,
+    *,
+    path: Path,
+    method: str,
+    metric: str,
+    steps: int = 5,
+    rule: str = "paper",
+) -> Graph:
+    """The graph at `path` if it is finished and of the same provenance; else score it and save it."""
+    ig = {"steps": steps, "rule": rule} if method == "EAP-IG" else {}
+    wanted = provenance(model, dataset, method=method, metric=metric, **ig)
+    if (found := reusable(path, wanted, overwrite=args.overwrite)) is not None:
+        return found
+    graph = attribute(
+        model,
+        dataset,
+        method=method,
+        metric=metric,
+        steps=steps,
+        rule=rule,
+        batch_size=args.batch_size,
+        memory_budget=args.memory,
+        quiet=False,
+    )
+    graph = replace(graph, provenance=wanted)
+    save_graph(graph, path)
+    return graph
+
+
+def reusable(path: Path, wanted: Mapping[str, Any], *, overwrite: bool) -> Graph | None:
+    """The finished graph at `path`, if it is of the wanted provenance; says so, or why not."""
+    if overwrite or not path.exists():
+        return None
+    graph = Graph.load(path)
+    if not matches(graph.provenance, wanted):
+        differing = [
+            name
+            for name in wanted
+            if name not in ("command", "versions")
+            and _plain(graph.provenance.get(name)) != _plain(wanted[name])
+        ]
+        say(f"making {shown(path)} anew: the one there has another {', '.join(differing)}")
+        return None
+    say(f"reusing {shown(path)} (--overwrite makes it anew)")
+    return graph
+
+
+def save_graph(graph: Graph, path: Path) -> None:
+    """Write a graph (from the first process), and say where."""
+    if processes.is_first():
+        graph.save(path)
+        say(f"wrote {shown(path)}")
+    processes.wait_for_all()
+
+
+# Names that the scripts' help texts list.
+KNOWN_METHODS: Sequence[str] = tuple(METHODS)
+KNOWN_METRICS: Sequence[str] = tuple(METRICS)

@@ -1,0 +1,107 @@
+"""Faithfulness curves: the metric of circuits of many sizes, from several methods' scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from eap.data import Dataset
+from eap.evaluate import evaluate, evaluate_baselines
+from eap.graph import Graph
+from eap.models import Model
+
+
+def random_circuits(graph: Graph, n: int, count: int, *, seed: int) -> list[Graph]:
+    """Circuits of about `n` edges, selected greedily by random scores and pruned."""
+    generator = torch.Generator().manual_seed(seed)
+    random = [
+        replace(graph, scores=torch.rand(graph.scores.shape, generator=generator))
+        for _ in range(count)
+    ]
+    return [own.greedy(n).prune() for own in random]
+
+
+def faithfulness_curves(
+    model: Model,
+    graphs: Mapping[str, Graph],
+    dataset: Dataset,
+    *,
+    metric: str,
+    sizes: Sequence[int],
+    n_random: int = 0,
+    seed: int = 0,
+    batch_size: int | None = None,
+    memory_budget: int | None = None,
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """The metric of each method's circuits: greedy selection on absolute scores, then pruning.
+
+    Args:
+        graphs: scored graphs by method name.
+        sizes: edges to select; a row each.
+        n_random: circuits with random scores per size.
+        seed: of those.
+
+    Returns:
+        Columns baseline, corrupted_baseline (means of the metric on the clean and the corrupted
+        run), edges (selected), then for each method X edges_X (after pruning) and loss_X (mean of
+        the metric), in the published order; after them stderr_X (standard errors over examples)
+        and, with random circuits, edges_random (mean), loss_random (mean), loss_random_low and
+        loss_random_high (5th and 95th percentile over circuits), and total_edges.
+    """
+    chosen = {name: [graph.greedy(n).prune() for n in sizes] for name, graph in graphs.items()}
+    first = next(iter(graphs.values()))
+    drawn = [random_circuits(first, n, n_random, seed=seed + n) for n in sizes]
+    circuits = [c for own in [*chosen.values(), *drawn] for c in own]
+    options: dict[str, Any] = {
+        "metrics": [metric],
+        "batch_size": batch_size,
+        "memory_budget": memory_budget,
+        "quiet": quiet,
+    }
+    clean, corrupted = evaluate_baselines(model, dataset, **options)
+    values = evaluate(model, circuits, dataset, **options)[metric].numpy()  # [circuit, example]
+
+    table: dict[str, Any] = {
+        "baseline": float(clean[metric].mean()),
+        "corrupted_baseline": float(corrupted[metric].mean()),
+        "edges": list(sizes),
+    }
+    errors: dict[str, Any] = {}
+    for number, (name, own) in enumerate(chosen.items()):
+        of_method = values[number * len(sizes) : (number + 1) * len(sizes)]
+        table[f"edges_{name}"] = [circuit.count_edges() for circuit in own]
+        table[f"loss_{name}"] = of_method.mean(axis=1)
+        errors[f"stderr_{name}"] = _standard_error(of_method)
+    if n_random:
+        of_random = values[len(chosen) * len(sizes) :].mean(axis=1).reshape(len(sizes), n_random)
+        errors["edges_random"] = [np.mean([c.count_edges() for c in own]) for own in drawn]
+        errors["loss_random"] = of_random.mean(axis=1)
+        errors["loss_random_low"], errors["loss_random_high"] = np.percentile(
+            of_random, [5, 95], axis=1
+        )
+    return pd.DataFrame({**table, **errors, "total_edges": first.n_edges})
+
+
+def _standard_error(values: np.ndarray) -> np.ndarray:
+    """Of the mean over examples (the last axis); NaN for one example."""
+    n = values.shape[-1]
+    return values.std(axis=-1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(values), np.nan)
+
+
+def normalised(values: Any, clean: float | Tensor, corrupted: float | Tensor) -> Any:
+    """Faithfulness as a share: 1 is the clean run, 0 the corrupted one."""
+    return (values - corrupted) / (clean - corrupted)
+
+
+def curve_summary(frame: pd.DataFrame, methods: Sequence[str]) -> str:
+    """Edges against normalised faithfulness, as a table to read."""
+    clean, corrupted = frame["baseline"].iloc[0], frame["corrupted_baseline"].iloc[0]
+    table = pd.DataFrame({"edges": frame["edges"]})
+    for name in methods:
+        table[name] = normalised(frame[f"loss_{name}"], clean, corrupted).round(3)
+    return table.to_string(index=False)
