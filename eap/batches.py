@@ -99,8 +99,7 @@ def group_examples(examples: Sequence[Example]) -> list[Group]:
     groups = [Group(start, end, tuple(rows)) for (start, end), rows in sorted(rows_of.items())]
     while len(groups) > 1:
         savings = [
-            left.cost + right.cost - left.merged(right).cost
-            for left, right in pairwise(groups)
+            left.cost + right.cost - left.merged(right).cost for left, right in pairwise(groups)
         ]
         best = max(range(len(savings)), key=savings.__getitem__)
         if savings[best] < 0:
@@ -126,9 +125,7 @@ def plan_batches(examples: Sequence[Example], batch_size: int) -> list[tuple[int
     ]
 
 
-def load_batch(
-    examples: Sequence[Example], rows: Sequence[int], device: torch.device
-) -> Batch:
+def load_batch(examples: Sequence[Example], rows: Sequence[int], device: torch.device) -> Batch:
     """The tensors of one batch."""
     chosen = [examples[row] for row in rows]
     group = one_group(chosen)

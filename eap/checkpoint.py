@@ -58,13 +58,17 @@ class Checkpoint:
                 header = json.loads(file.metadata()["progress"])
                 saved = file.get_tensor("totals")
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is not a checkpoint ({error}); delete it to start anew") from None
+            raise UserError(
+                f"{path} is not a checkpoint ({error}); delete it to start anew"
+            ) from None
         if header["identity"] != self._identity():
             mine, other = self._identity(), header["identity"]
             keys = sorted(key for key in {*mine, *other} if mine.get(key) != other.get(key))
-            differing = ", ".join(f"{key} {other.get(key)!r} (now {mine.get(key)!r})" for key in keys)
+            differing = ", ".join(
+                f"{key} {other.get(key)!r} (now {mine.get(key)!r})" for key in keys
+            )
             raise UserError(
-                f"{path} holds the progress of another run: {differing}; finish that run, or delete "
+                f"{path} holds the progress of another run: {differing}; finish it, or delete "
                 "the file to start this one anew"
             )
         totals.copy_(saved)

@@ -102,7 +102,9 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted; files that were finished are whole, nothing else was written", status=130)
+        fail(
+            "interrupted; files that were finished are whole, nothing else was written", status=130
+        )
     except BrokenPipeError:  # the reader of our output is gone
         os._exit(1)
     finally:
@@ -174,7 +176,9 @@ def matches(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     ignored = {"command", "versions"}
 
     def key(of: Mapping[str, Any]) -> str:
-        return repr(sorted((name, _plain(value)) for name, value in of.items() if name not in ignored))
+        return repr(
+            sorted((name, _plain(value)) for name, value in of.items() if name not in ignored)
+        )
 
     return key(found) == key(wanted)
 
@@ -230,7 +234,7 @@ def attributed(
     steps: int = 5,
     rule: str = "paper",
 ) -> Graph:
-    """The graph at `path` if it is finished and of the same provenance; else score it and save it."""
+    """The graph at `path` if it is of the same provenance; else score it and save it there."""
     ig = {"steps": steps, "rule": rule} if method == "EAP-IG" else {}
     wanted = provenance(model, dataset, method=method, metric=metric, **ig)
     if (found := reusable(path, wanted, overwrite=args.overwrite)) is not None:

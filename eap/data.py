@@ -60,9 +60,7 @@ class Dataset:
 
     def head(self, n: int) -> "Dataset":
         """The first `n` pairs."""
-        return replace(
-            self, examples=self.examples[:n], provenance={**self.provenance, "head": n}
-        )
+        return replace(self, examples=self.examples[:n], provenance={**self.provenance, "head": n})
 
     def summary(self) -> str:
         """One line: how many pairs, from where, what was dropped."""
@@ -160,8 +158,8 @@ def _find_rows(
         family = find_family(vocabulary)
         shipped = DATA / task.name / f"{family}.csv"
         if family is None or not shipped.exists():
-            rows = task.generate(Random(seed), vocabulary, keep_all)
-            return list(rows), {"source": f"the generator (seed {seed})"}
+            rows: list[Row] = [*task.generate(Random(seed), vocabulary, keep_all)]
+            return rows, {"source": f"the generator (seed {seed})"}
         path = shipped
         source = f"data/{task.name}/{path.name}"
     else:
@@ -182,7 +180,9 @@ def find_family(vocabulary: Vocabulary) -> str | None:
 def fingerprint(vocabulary: Vocabulary) -> str:
     """A hash of a tokenizer's tokens and ids (special ones apart: they vary between copies)."""
     special = set(vocabulary.tokenizer.all_special_tokens)
-    tokens = sorted(item for item in vocabulary.tokenizer.get_vocab().items() if item[0] not in special)
+    tokens = sorted(
+        item for item in vocabulary.tokenizer.get_vocab().items() if item[0] not in special
+    )
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]
 
 
@@ -193,7 +193,9 @@ def read_csv(path: Path, task: Task | None) -> list[Row]:
     except FileNotFoundError:
         raise UserError(f"no data at {path}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise UserError(f"{path} is not a CSV with a header: {error}") from None
     own_answers = {"correct", "incorrect"} <= set(frame.columns)
@@ -203,12 +205,12 @@ def read_csv(path: Path, task: Task | None) -> list[Row]:
         needed = ["clean", "corrupted", *task.columns]
     missing = [column for column in needed if column not in frame.columns]
     if missing:
-        raise UserError(
-            f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}"
-        )
+        has = ", ".join(map(str, frame.columns))
+        raise UserError(f"{path} has no column {', '.join(missing)}; it has {has}")
     if frame.empty:
         raise UserError(f"{path} has a header but no rows")
-    return frame.to_dict(orient="records")
+    columns = [str(column) for column in frame.columns]
+    return [dict(zip(columns, row, strict=True)) for row in frame.itertuples(index=False)]
 
 
 # ---- the check -----------------------------------------------------------------------------------

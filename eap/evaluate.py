@@ -72,14 +72,16 @@ def evaluate(
         By metric name, values [example] for one graph or [circuit, example] for several. The
         graphs are not modified; edges on no path from the input to the logits change nothing.
     """
-    one = isinstance(circuits, Graph)
-    graphs = [circuits] if one else list(circuits)
+    graphs = [circuits] if isinstance(circuits, Graph) else list(circuits)
     for graph in graphs:
         if graph.config != graphs[0].config or graph.n_forward != model.config.n_forward:
-            raise UserError(f"{graph} is not a circuit of {model}, or not of one shape with the rest")
+            raise UserError(
+                f"{graph} is not a circuit of {model}, or not of one shape with the rest"
+            )
     values = _run(model, graphs, dataset, metrics, batch_size, memory_budget, quiet)
     # The first two rows are the baselines.
-    return {name: own[2] if one else own[2:] for name, own in values.items()}
+    which = 2 if isinstance(circuits, Graph) else slice(2, None)
+    return {name: own[which] for name, own in values.items()}
 
 
 def evaluate_baselines(
@@ -310,9 +312,7 @@ def plan_circuit(model: Model, graph: Graph) -> CircuitPlan:
             )
         )
     logits = torch.tensor([config.logits_receiver])
-    return CircuitPlan(
-        config, int(active.sum()), layers, edges_into(logits, config.n_forward)
-    )
+    return CircuitPlan(config, int(active.sum()), layers, edges_into(logits, config.n_forward))
 
 
 def run_circuit(
@@ -348,7 +348,8 @@ def run_circuit(
 
 
 def _mix(
-    edges: Float[Tensor, "n_receivers n_senders"], changes: Float[Tensor, "n_active batch pos d_model"]
+    edges: Float[Tensor, "n_receivers n_senders"],
+    changes: Float[Tensor, "n_active batch pos d_model"],
 ) -> Float[Tensor, "n_receivers batch pos d_model"]:
     """Every receiver's sum over its edges of what their senders changed."""
     n_senders = edges.shape[1]

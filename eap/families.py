@@ -1,8 +1,8 @@
 """What differs between model families, in one table, and the weights that the engine computes with.
 
 TransformerLens' bridge gives one set of module names across families (`blocks[i].ln1`,
-`.attn.q`, `.mlp.in`, ...). `read_blocks` reads the weights through them, without copying; `FAMILIES`
-says what the names do not: how activations, windows and rotary tables are to be found.
+`.attn.q`, `.mlp.in`, ...). `read_blocks` reads the weights through them, without copying;
+`FAMILIES` says what the names do not: how activations, windows and rotary tables are to be found.
 """
 
 import inspect
@@ -87,7 +87,7 @@ class Block:
     def head_output_weights(self) -> Float[Tensor, "n_heads d_head d_model"]:
         """`W_O`, with the weight of the norm that follows attention where there is one."""
         W_O, norm = self.attention.W_O, self.post_attention_norm
-        return W_O if norm is None else (W_O * norm.weight).to(W_O.dtype)
+        return W_O if norm is None or norm.weight is None else (W_O * norm.weight).to(W_O.dtype)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ Residual streams are float32 or wider; each matrix product runs in the dtype of 
 may be stacked: any tensor whose batch is a multiple of the suffix's (copies outermost) will do.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -51,7 +50,10 @@ class Suffix:
         return x[torch.arange(x.shape[0], device=x.device), last][:, None]
 
     def mask(self, window: int | None, *, last_only: bool) -> Float[Tensor, "*rows query key"]:
-        """0 where a query may look, minus infinity where not: [pos, key] or, at last, [batch, 1, 1, key]."""
+        """0 where a query may look, minus infinity where not.
+
+        [pos, key]; for the last tokens alone [batch, 1, 1, key].
+        """
         keys = torch.arange(self.start + self.n_positions, device=self.last.device)
         if last_only:
             queries = (self.start + self.last)[:, None, None, None]
@@ -176,7 +178,7 @@ def _clip(attention: Attention, x: Tensor) -> Tensor:
 def after_prefix(
     prefix: Float[Tensor, "batch n_kv start d_head"], x: Float[Tensor, "rows n pos d_head"]
 ) -> Float[Tensor, "rows n key d_head"]:
-    """Keys or values of the whole prompt: the prefix's, repeated for stacked rows and heads, then x."""
+    """Keys or values of the whole prompt: the prefix's (repeated for stacked rows), then x."""
     copies, per_head = x.shape[0] // prefix.shape[0], x.shape[1] // prefix.shape[1]
     if per_head > 1:  # expanded grouped-query attention
         prefix = prefix.repeat_interleave(per_head, dim=1)
@@ -304,15 +306,13 @@ def run_layers(
     trace: list[LayerTrace] | None = None,
     expanded_kv: bool = False,
 ) -> Float[Tensor, "batch d_model"]:
-    """The residual stream at the last token after all layers, from that at `first_layer`'s input."""
+    """The residual stream at the last token after all layers, from `first_layer`'s input."""
     for layer in range(first_layer, len(model.blocks)):
         x = run_block(model, layer, x, suffix, trace=trace, expanded_kv=expanded_kv)
     return x[:, 0]
 
 
-def embed(
-    model: "Model", tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos d_model"]:
+def embed(model: "Model", tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
     """The token embedding: the output of the input node."""
     return F.embedding(tokens, model.W_E).to(model.residual_dtype) * model.embed_scale
 
@@ -342,12 +342,17 @@ def unembed(
 
 @torch.no_grad()
 def run_prefix(
-    model: "Model", prefix: Int[Tensor, "batch start"], last: Int[Tensor, " batch"], n_positions: int
+    model: "Model",
+    prefix: Int[Tensor, "batch start"],
+    last: Int[Tensor, " batch"],
+    n_positions: int,
 ) -> Suffix:
     """The suffix that follows `prefix`: runs the prefix once and keeps its keys and values."""
     batch, start = prefix.shape
     empty = [
-        torch.empty(batch, a.W_K.shape[0], 0, a.W_K.shape[2], dtype=model.dtype, device=model.device)
+        torch.empty(
+            batch, a.W_K.shape[0], 0, a.W_K.shape[2], dtype=model.dtype, device=model.device
+        )
         for a in (block.attention for block in model.blocks)
     ]
     if start == 0:
@@ -383,7 +388,7 @@ def head_shares(
     z: Float[Tensor, "batch pos n_heads d_head"],
     raw: Float[Tensor, "batch pos d_model"],
 ) -> Float[Tensor, "batch pos n_heads d_head"]:
-    """z such that `z @ head_output_weights` is what each head adds to the residual stream.
+    """Z such that `z @ head_output_weights` is what each head adds to the residual stream.
 
     A norm after attention divides every head's output by the scale of their sum, `raw`.
     """

@@ -151,7 +151,7 @@ def _edge_exists(config: GraphConfig) -> Bool[Tensor, "n_forward n_backward"]:
 
 @lru_cache(maxsize=16)
 def _receiver_of(config: GraphConfig) -> Int[Tensor, "n_forward 3"]:
-    """The q, k and v receivers of every head; the one receiver of an MLP, three times; input: -1."""
+    """The q, k, v receivers of every head; the one receiver of an MLP, three times; input: -1."""
     table = torch.full((config.n_forward, 3), -1)
     kv_heads = torch.tensor([config.kv_head(head) for head in range(config.n_heads)])
     for layer in range(config.n_layers):
@@ -175,7 +175,9 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Scores of all edges and the circuit selected from them. Never modified: selections return a new one.
+    """Scores of all edges and the circuit selected from them.
+
+    Never modified: selections return a new graph.
 
     Attributes:
         config: the shape.
@@ -321,7 +323,7 @@ class Graph:
         return self.with_edges(torch.zeros_like(self.edge_exists))
 
     def top_n(self, n: int, *, absolute: bool = True) -> "Graph":
-        """The `n` edges with the highest scores (absolute by default); ties go to the earlier edge."""
+        """The `n` edges with the highest scores (absolute by default); ties: the earlier edge."""
         values = self._ranking(n, absolute)
         order = torch.sort(values.flatten(), descending=True, stable=True).indices[:n]
         in_graph = torch.zeros_like(self.edge_exists)
@@ -333,7 +335,7 @@ class Graph:
         return self.with_edges((self._ranking(0, absolute) >= minimum) & self.edge_exists)
 
     def greedy(self, n: int, *, absolute: bool = True) -> "Graph":
-        """`n` times, add the best edge whose receiver's node is in the circuit, and with it its sender.
+        """`n` times, add the best edge whose receiver's node is in the circuit, and its sender.
 
         Starts from the logits alone (the paper, section 4.1). Ties go to the earlier receiver, then
         to the earlier sender.
@@ -390,7 +392,7 @@ class Graph:
 
     @property
     def _has_incoming(self) -> Bool[Tensor, " n_forward"]:
-        """Which senders have an edge into one of their inputs; the input node counts if it sends."""
+        """Which senders have an edge into one of their inputs; the input node if it sends."""
         incoming = self.in_graph.any(dim=0)[_receiver_of(self.config)].any(dim=1)
         incoming[0] = self.in_graph[0].any()
         return incoming
@@ -486,7 +488,9 @@ class Graph:
         edges = document["edges"]
         names, infos = list(edges), list(edges.values())
         if missing := graph.n_edges - len(edges):
-            raise UserError(f"{len(edges):,} edges where this shape has {graph.n_edges:,} ({missing:+,})")
+            raise UserError(
+                f"{len(edges):,} edges where this shape has {graph.n_edges:,} ({missing:+,})"
+            )
         split = [name.partition("->") for name in names]
         try:
             senders = torch.tensor([graph._sender_index[sender] for sender, _, _ in split])

@@ -95,7 +95,12 @@ class Shapes:
 
 
 def choose_batch_size(
-    model: "Model", examples: Sequence[Example], *, purpose: str, budget: int | None, n_points: int = 1
+    model: "Model",
+    examples: Sequence[Example],
+    *,
+    purpose: str,
+    budget: int | None,
+    n_points: int = 1,
 ) -> int:
     """The largest batch that stays within `budget` bytes (None: half of what is free).
 

@@ -37,7 +37,9 @@ class Answers:
     rows: tuple[int, ...]
 
     @classmethod
-    def of(cls, examples: Sequence[Example], rows: Sequence[int], device: torch.device) -> "Answers":
+    def of(
+        cls, examples: Sequence[Example], rows: Sequence[int], device: torch.device
+    ) -> "Answers":
         """The answers of a batch; `rows` are the examples' indices in their dataset."""
         token_ids = sorted({t for e in examples for t in (*e.correct, *e.incorrect)})
         column = {token: i for i, token in enumerate(token_ids)}
@@ -103,7 +105,9 @@ class Metric:
 
 def logit_diff(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
     """Mean logit of the correct answers minus that of the incorrect ones."""
-    return _set_mean(logits, answers, answers.correct) - _set_mean(logits, answers, answers.incorrect)
+    return _set_mean(logits, answers, answers.correct) - _set_mean(
+        logits, answers, answers.incorrect
+    )
 
 
 def logit_diff_sum(

@@ -111,10 +111,11 @@ def load_model(
         )
     except Exception as error:  # every library below raises its own kind
         raise UserError(f"cannot load model {name!r}: {_first_line(error)}") from error
-    source = {"directory": path.name, "weights_sha256": _hash_weights(path)}
-    if not is_directory:
+    if is_directory:
+        source = {"directory": path.name, "weights_sha256": _hash_weights(path)}
+    else:
         revision = getattr(bridge.original_model.config, "_commit_hash", None)
-        source = {"hub": name, "revision": revision}
+        source = {"hub": name, "revision": str(revision)}
     return from_bridge(bridge, name=name, source=source)
 
 

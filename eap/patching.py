@@ -4,8 +4,8 @@
 
 Patching u -> v changes nothing before v, so a patched run starts where its edge ends:
 
-* q, k and v. `x + delta_u` is normalised and projected once per sender, for all heads;
-  each head's change is a small attention and one `d_head x d_model` product, added to the clean run;
+* q, k and v. `x + delta_u` is normalised and projected once per sender, for all heads; each head's
+  change is a small attention and one `d_head x d_model` product, added to the clean run;
 * MLP. Its output with `x + delta_u` as input replaces the clean one;
 * logits. The final norm and the unembedding are all there is.
 
@@ -48,7 +48,7 @@ from eap.progress import progress_bar
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of work: the edges from some senders into a layer's q, k or v, its MLP, or the logits.
+    """A piece of work: edges from some senders into a layer's q, k or v, its MLP, or the logits.
 
     Attributes:
         batch: number of the batch.
@@ -149,7 +149,9 @@ def plan_units(
     for number, rows in enumerate(rows_of):
         n_positions = one_group([dataset.examples[row] for row in rows]).n_positions
         step = max(1, tokens_per_run // (len(rows) * n_positions))
-        inside = [(layer, kind) for layer in range(config.n_layers) for kind in ("q", "k", "v", "mlp")]
+        inside = [
+            (layer, kind) for layer in range(config.n_layers) for kind in ("q", "k", "v", "mlp")
+        ]
         for layer, kind in [*inside, (last, "logits")]:
             some = wanted[:, _receivers(config, layer, kind)].any(dim=1)
             n_senders = len(some) if kind == "logits" else config.mlp_sender(layer)
@@ -269,10 +271,12 @@ class BatchPatcher:
         changes: Float[Tensor, "n batch query d_receiver"],
         receivers: Int[Tensor, " n"],
     ) -> Float[Tensor, "n batch d_model"]:
-        """Final residual streams when one receiver of the layer changes its heads' z by `changes`."""
+        """Final residual streams when one receiver changes its heads' z by `changes`."""
         block, clean = self.model.blocks[layer], self.trace[layer]
         W_O = block.attention.W_O.unflatten(0, (self.config.n_receivers(kind), -1)).flatten(1, 2)
-        rows = changes.flatten(1, 2).to(W_O.dtype)  # [n, batch * query, heads of a receiver * d_head]
+        rows = changes.flatten(1, 2).to(
+            W_O.dtype
+        )  # [n, batch * query, heads of a receiver * d_head]
         raw = clean.attention_raw + torch.bmm(rows, W_O[receivers]).view(
             len(changes), *clean.attention_raw.shape
         )

@@ -7,7 +7,7 @@ from eap.errors import UserError
 
 
 class Vocabulary:
-    """A tokenizer seen as text -> ids, without special tokens; the BOS is added in `eap.data` alone."""
+    """A tokenizer as text -> ids, without special tokens (`eap.data` alone adds the BOS)."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -42,7 +42,7 @@ class Vocabulary:
 
     @cached_property
     def digits_per_piece(self) -> int:
-        """2 if "00" .. "99" are tokens of their own (GPT-2, Pythia), 1 if each digit is (Llama, ...).
+        """2 if "00" .. "99" are tokens of their own (GPT-2, Pythia), 1 if each digit is (Llama).
 
         Raises:
             UserError: neither; numbers cannot be asked for one token at a time.

@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import random
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,10 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
-
-from eap.tasks import (  # noqa: E402
+from eap.tasks import (
     fact_retrieval,
     gender_bias,
     greater_than,
@@ -41,9 +37,9 @@ from eap.tasks import (  # noqa: E402
     ioi,
     sva,
 )
-from eap.tasks.split import is_held_out  # noqa: E402
-from eap.tasks.task import Row  # noqa: E402
-from eap.vocabulary import Vocabulary  # noqa: E402
+from eap.tasks.split import is_held_out
+from eap.tasks.task import Row
+from eap.vocabulary import Vocabulary
 
 BOS = "<|endoftext|>"
 
@@ -154,9 +150,7 @@ def uniform(answers: tuple[str, ...]) -> dict[str, float]:
 
 def number_target(label: int) -> dict[str, float]:
     """Numbers above the label, near ones more likely."""
-    return {
-        f"{n:02d}": math.exp(-(n - label) / MEAN_DURATION) for n in range(label + 1, 100)
-    }
+    return {f"{n:02d}": math.exp(-(n - label) / MEAN_DURATION) for n in range(label + 1, 100)}
 
 
 def training_prompts(
@@ -262,8 +256,10 @@ def train(
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1.0, step / 200)
-        * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))),
+        lambda step: (
+            min(1.0, step / 200)
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+        ),
     )
     source = batches(pools, batch_size, torch.Generator().manual_seed(seed))
     sizes = [round(MIXTURE[name] * batch_size) for name in pools]

@@ -215,9 +215,7 @@ CAPITALS = dict(
 TEMPLATE = " {}, the capital of"
 
 
-def generate(
-    random: Random, vocabulary: Vocabulary, keep: Keep = keep_all
-) -> list[dict[str, str]]:
+def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
     """One pair for every capital that another one of equal length can replace."""
     prompts = vocabulary.encode_all([TEMPLATE.format(capital) for capital in CAPITALS])
     first = {country: vocabulary.continuation(f" {country}")[0] for country in CAPITALS.values()}

@@ -44,9 +44,7 @@ TEMPLATES = (
 )
 
 
-def generate(
-    random: Random, vocabulary: Vocabulary, keep: Keep = keep_all
-) -> list[dict[str, str]]:
+def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
     """Every template with every profession of one token, as many male as female ones."""
     he, she = vocabulary.token(" he"), vocabulary.token(" she")
     males, females = vocabulary.one_token_words(MALE), vocabulary.one_token_words(FEMALE)

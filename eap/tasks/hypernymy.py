@@ -51,9 +51,7 @@ CLASSES = {
 TEMPLATE = ", {} and other"
 
 
-def generate(
-    random: Random, vocabulary: Vocabulary, keep: Keep = keep_all
-) -> list[dict[str, str]]:
+def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
     """One pair for every member that one of another class can replace."""
     accepted = {
         names: [name for name in names if vocabulary.is_one_token(f" {name}")] for names in CLASSES
@@ -105,7 +103,9 @@ def _names(row: Row, column: str) -> tuple[str, ...]:
     except (ValueError, SyntaxError):
         names = None
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"{column} is {row[column]!r}, not a list of words such as ['birds', 'bird']")
+        raise ValueError(
+            f"{column} is {row[column]!r}, not a list of words such as ['birds', 'bird']"
+        )
     return tuple(f" {name.strip()}" for name in names)
 
 

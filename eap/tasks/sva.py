@@ -36,7 +36,9 @@ VERBS = tuple(
 )
 IRREGULAR = (("is", "are"), ("was", "were"), ("has", "have"), ("does", "do"))
 
-ANIMATE = tuple("author pilot doctor farmer manager customer officer teacher lawyer senator".split())
+ANIMATE = tuple(
+    "author pilot doctor farmer manager customer officer teacher lawyer senator".split()
+)
 INANIMATE = tuple("movie book game song picture painting novel poem report story".split())
 ATTRACTORS = tuple("guard chef driver minister dancer parent student worker singer boy".split())
 LIKING = tuple(
@@ -112,9 +114,7 @@ def constructions() -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def generate(
-    random: Random, vocabulary: Vocabulary, keep: Keep = keep_all
-) -> list[dict[str, str]]:
+def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
     """All pairs of all constructions whose prompts are equally long, in both directions."""
     rows = []
     for group, pairs in constructions().items():

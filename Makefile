@@ -1,0 +1,55 @@
+# make demo    a faithfulness curve on the model that ships with the repository
+# make test    all tests            make lint    style and types
+# make paper   every experiment and figure: make paper MODEL=toy HEAD=100
+# make bench   speed, measured side by side
+
+PYTHON ?= python3
+MODEL ?= toy
+VENV ?= .venv
+BIN = $(VENV)/bin
+export HF_HUB_DISABLE_PROGRESS_BARS = 1
+
+.PHONY: env demo test test-older lint format bench paper clean
+
+env: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: env
+	$(BIN)/python pareto.py --model toy --task ioi --metric logit_diff --batch_size 32
+	$(BIN)/python results/pareto/plot_pareto_normalized_single.py --model toy --tasks ioi
+
+test: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations 15
+
+# The same tests with the oldest TransformerLens that is supported.
+test-older: constraints.txt
+	$(PYTHON) -m venv $(VENV)-older
+	grep -v -i '^transformer-lens==' constraints.txt > $(VENV)-older/constraints.txt
+	$(VENV)-older/bin/python -m pip install --quiet --constraint $(VENV)-older/constraints.txt torch
+	$(VENV)-older/bin/python -m pip install --quiet --constraint $(VENV)-older/constraints.txt \
+	    'transformer_lens==3.9.0' --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(VENV)-older/bin/python -m pytest -n 2
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: env
+	$(BIN)/python benchmarks/run.py
+
+paper: env
+	$(BIN)/python results/paper.py --model $(MODEL) $(if $(HEAD),--head $(HEAD))
+
+clean:
+	rm -rf $(VENV) $(VENV)-older graphs results/*/*/csv results/*/*/png results/*/*/pdf
