@@ -45,7 +45,7 @@ def main() -> None:
         )
 
     # 2. Select circuits and measure them.
-    frame = faithfulness_curves(
+    frame, bands = faithfulness_curves(
         model,
         graphs,
         dataset,
@@ -59,6 +59,7 @@ def main() -> None:
 
     # 3. Save, and say what came out.
     cli.save_csv(frame, csv)
+    cli.save_csv(bands, csv.with_stem(f"{args.task}_bands"))
     clean, corrupted = frame[["baseline", "corrupted_baseline"]].iloc[0]
     cli.say(f"\n{metric}: clean {clean:.3f}, corrupted {corrupted:.3f}; normalised faithfulness:")
     cli.say(curve_summary(frame, list(methods)))

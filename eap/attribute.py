@@ -48,9 +48,9 @@ from eap.forward import (
     unembed,
 )
 from eap.graph import Graph, GraphConfig
-from eap.memory import choose_batch_size, points_per_run
 from eap.metrics import Answers, Metric, get_metric
 from eap.models import Model
+from eap.planning import choose_batch_size, points_per_run
 from eap.progress import progress_bar
 
 

@@ -1,12 +1,13 @@
 """What the experiment scripts share: arguments, where files go, provenance, and how errors end."""
 
 import argparse
+import hashlib
 import os
 import platform
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,12 +16,11 @@ from typing import Any, NoReturn
 import pandas as pd
 
 from eap import processes
-from eap.attribute import METHODS, RULES, attribute
+from eap.attribute import RULES, attribute
 from eap.data import Dataset, load_dataset
 from eap.errors import UserError
 from eap.files import write_atomically
 from eap.graph import Graph
-from eap.metrics import METRICS
 from eap.models import Model, load_model
 from eap.tasks import TASKS, get_task
 
@@ -33,16 +33,17 @@ JSON_EDGES = 500_000
 # ---- arguments -----------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit with status 2."""
         fail(f"{message} (see {self.prog} --help)")
 
 
 def make_parser(description: str | None, *, task: bool = True) -> argparse.ArgumentParser:
     """A parser with the arguments that every experiment has; `task`: and one task's."""
-    parser = _Parser(
+    parser = OneLineParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
@@ -61,9 +62,10 @@ def make_parser(description: str | None, *, task: bool = True) -> argparse.Argum
     return parser
 
 
-def add_ig_arguments(parser: argparse.ArgumentParser) -> None:
+def add_ig_arguments(parser: argparse.ArgumentParser, *, steps: bool = True) -> None:
     """The arguments of integrated gradients."""
-    parser.add_argument("--ig_steps", type=positive, default=5, help="points of EAP-IG")
+    if steps:
+        parser.add_argument("--ig_steps", type=positive, default=5, help="points of EAP-IG")
     parser.add_argument("--ig_rule", choices=RULES, default="paper", help="rule of integration")
 
 
@@ -124,13 +126,27 @@ def say(message: str = "") -> None:
         print(message, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """A time as a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 # ---- what a run works with -----------------------------------------------------------------------
 
 
-def load(args: argparse.Namespace, task: str | None = None) -> tuple[Model, Dataset]:
+def load(args: argparse.Namespace) -> tuple[Model, Dataset]:
     """The model and the data that the arguments name."""
-    model = load_model(args.model, device=args.device, dtype=args.dtype)
-    return model, load_task(args, model, args.task if task is None else task)
+    if args.data is None:
+        get_task(args.task)  # an unknown task is said before a model is loaded
+    model = load_model_of(args)
+    return model, load_task(args, model, args.task)
+
+
+def load_model_of(args: argparse.Namespace) -> Model:
+    """The model that the arguments name."""
+    return load_model(args.model, device=args.device, dtype=args.dtype)
 
 
 def load_task(args: argparse.Namespace, model: Model, task: str) -> Dataset:
@@ -162,6 +178,14 @@ def provenance(model: Model, dataset: Dataset, **settings: Any) -> dict[str, Any
         | {name: _version(name) for name in ("eap", "torch", "transformer_lens", "transformers")},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def code_hash() -> str:
+    """A hash of the package's sources: results of changed code are not mixed with earlier ones."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _version(package: str) -> str:
@@ -279,8 +303,3 @@ def save_graph(graph: Graph, path: Path) -> None:
         graph.save(path)
         say(f"wrote {shown(path)}")
     processes.wait_for_all()
-
-
-# Names that the scripts' help texts list.
-KNOWN_METHODS: Sequence[str] = tuple(METHODS)
-KNOWN_METRICS: Sequence[str] = tuple(METRICS)

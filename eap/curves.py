@@ -37,7 +37,7 @@ def faithfulness_curves(
     batch_size: int | None = None,
     memory_budget: int | None = None,
     quiet: bool = False,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The metric of each method's circuits: greedy selection on absolute scores, then pruning.
 
     Args:
@@ -47,11 +47,12 @@ def faithfulness_curves(
         seed: of those.
 
     Returns:
-        Columns baseline, corrupted_baseline (means of the metric on the clean and the corrupted
-        run), edges (selected), then for each method X edges_X (after pruning) and loss_X (mean of
-        the metric), in the published order; after them stderr_X (standard errors over examples)
-        and, with random circuits, edges_random (mean), loss_random (mean), loss_random_low and
-        loss_random_high (5th and 95th percentile over circuits), and total_edges.
+        Two tables with a row per size. The curves, in the published schema: baseline,
+        corrupted_baseline (means of the metric on the clean and the corrupted run), edges
+        (selected), then for each method X edges_X (after pruning) and loss_X (mean of the metric).
+        What surrounds them: edges, total_edges, stderr_X (of loss_X, over examples) and, with
+        random circuits, edges_random and loss_random (means), loss_random_low and _high (5th and
+        95th percentile over circuits).
     """
     chosen = {name: [graph.greedy(n).prune() for n in sizes] for name, graph in graphs.items()}
     first = next(iter(graphs.values()))
@@ -71,20 +72,20 @@ def faithfulness_curves(
         "corrupted_baseline": float(corrupted[metric].mean()),
         "edges": list(sizes),
     }
-    errors: dict[str, Any] = {}
+    bands: dict[str, Any] = {"edges": list(sizes), "total_edges": first.n_edges}
     for number, (name, own) in enumerate(chosen.items()):
         of_method = values[number * len(sizes) : (number + 1) * len(sizes)]
         table[f"edges_{name}"] = [circuit.count_edges() for circuit in own]
         table[f"loss_{name}"] = of_method.mean(axis=1)
-        errors[f"stderr_{name}"] = _standard_error(of_method)
+        bands[f"stderr_{name}"] = _standard_error(of_method)
     if n_random:
         of_random = values[len(chosen) * len(sizes) :].mean(axis=1).reshape(len(sizes), n_random)
-        errors["edges_random"] = [np.mean([c.count_edges() for c in own]) for own in drawn]
-        errors["loss_random"] = of_random.mean(axis=1)
-        errors["loss_random_low"], errors["loss_random_high"] = np.percentile(
+        bands["edges_random"] = [np.mean([c.count_edges() for c in own]) for own in drawn]
+        bands["loss_random"] = of_random.mean(axis=1)
+        bands["loss_random_low"], bands["loss_random_high"] = np.percentile(
             of_random, [5, 95], axis=1
         )
-    return pd.DataFrame({**table, **errors, "total_edges": first.n_edges})
+    return pd.DataFrame(table), pd.DataFrame(bands)
 
 
 def _standard_error(values: np.ndarray) -> np.ndarray:

@@ -41,9 +41,9 @@ from eap.forward import (
     unembed,
 )
 from eap.graph import Graph, GraphConfig
-from eap.memory import choose_batch_size
 from eap.metrics import Answers, Metric, get_metric
 from eap.models import Model
+from eap.planning import choose_batch_size
 from eap.progress import progress_bar
 
 

@@ -13,6 +13,7 @@ From there on many edges are stacked along the batch dimension and the rest of t
 the positions from the first difference on. All metrics are read from one run.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -40,9 +41,9 @@ from eap.forward import (
     unembed,
 )
 from eap.graph import Graph, GraphConfig
-from eap.memory import choose_batch_size, patching_tokens
 from eap.metrics import Answers, Metric, get_metric
 from eap.models import Model
+from eap.planning import choose_batch_size, patching_operations, patching_tokens
 from eap.progress import progress_bar
 
 
@@ -96,6 +97,76 @@ def patch_edges(
     Raises:
         UserError: unknown metric, pairs that are no edges, or a budget too small for one edge.
     """
+    plan = make_plan(
+        model, dataset, metrics, edges, batch_size, memory_budget, expanded_kv=expanded_kv
+    )
+    config, wanted = plan.config, plan.wanted
+    # Sums over examples of the values and of their squares.
+    shape = (2, len(plan.metrics), config.n_forward, config.n_backward)
+    totals = torch.zeros(shape, dtype=torch.float64)
+    work = processes.own_share(plan.units)
+    done = 0 if checkpoint is None else checkpoint.resume(totals)
+    patcher, loaded = None, None
+    remaining = progress_bar(work[done:], "exact values", quiet=quiet, done=done)
+    for number, unit in enumerate(remaining, start=done + 1):
+        if patcher is None or loaded != unit.batch:
+            patcher = BatchPatcher.load(model, dataset, plan.rows_of[unit.batch], plan)
+            loaded = unit.batch
+        for senders, receivers, values in patcher.run(unit):
+            sums = values.double().sum(-1), values.double().square().sum(-1)
+            for total, own in zip(totals, sums, strict=True):
+                total[:, senders, receivers] += own.cpu()
+        if checkpoint is not None:
+            checkpoint.save(totals, number)
+    processes.sum_over_processes(totals)
+    n_examples = len(dataset)
+    means, squares = totals / n_examples
+    graph = Graph.from_config(config)
+    graphs = {}
+    for metric, mean, square in zip(plan.metrics, means, squares, strict=True):
+        errors = None
+        if n_examples > 1:
+            errors = ((square - mean**2).clamp(min=0) / (n_examples - 1)).sqrt().float()
+        scores = mean.to(model.residual_dtype).masked_fill(graph.edge_exists & ~wanted, torch.nan)
+        graphs[metric.name] = replace(graph, scores=scores, standard_errors=errors, is_exact=wanted)
+    return graphs
+
+
+# ---- planning ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What will be done, in which order, and how much at a time.
+
+    Attributes:
+        config: of the graph.
+        metrics: that are measured.
+        wanted: the edges that are patched.
+        rows_of: the dataset's rows in each batch.
+        units: all work.
+        tokens_per_run: how many tokens are stacked in one run.
+    """
+
+    config: GraphConfig
+    metrics: list[Metric]
+    wanted: Bool[Tensor, "n_forward n_backward"]
+    rows_of: list[tuple[int, ...]]
+    units: list[Unit]
+    tokens_per_run: int
+
+
+def make_plan(
+    model: Model,
+    dataset: Dataset,
+    metrics: Sequence[str | Metric],
+    edges: Bool[Tensor, "n_forward n_backward"] | None,
+    batch_size: int | None,
+    memory_budget: int | None,
+    *,
+    expanded_kv: bool = False,
+) -> Plan:
+    """The work that `patch_edges` does for these arguments (which see)."""
     found = [get_metric(m) for m in ([metrics] if isinstance(metrics, str | Metric) else metrics)]
     config = replace(model.config, expanded_kv=expanded_kv)
     graph = Graph.from_config(config)
@@ -106,34 +177,52 @@ def patch_edges(
         )
     tokens_per_run = patching_tokens(model, dataset.examples, batch_size, memory_budget)
     rows_of = plan_batches(dataset.examples, batch_size)
-    units = plan_units(model.config, dataset, rows_of, wanted, tokens_per_run)
-    # Sums over examples of the values and of their squares.
-    totals = torch.zeros(2, len(found), config.n_forward, config.n_backward, dtype=torch.float64)
-    work = processes.own_share(units)
-    done = 0 if checkpoint is None else checkpoint.resume(totals)
-    patcher, loaded = None, None
-    remaining = progress_bar(work[done:], "exact values", quiet=quiet, done=done)
-    for number, unit in enumerate(remaining, start=done + 1):
-        if patcher is None or loaded != unit.batch:
-            patcher = BatchPatcher.load(model, dataset, rows_of[unit.batch], found, config)
-            loaded = unit.batch
-        for senders, receivers, values in patcher.run(unit, wanted, tokens_per_run):
-            sums = values.double().sum(-1), values.double().square().sum(-1)
-            for total, own in zip(totals, sums, strict=True):
-                total[:, senders, receivers] += own.cpu()
-        if checkpoint is not None:
-            checkpoint.save(totals, number)
-    processes.sum_over_processes(totals)
-    n_examples = len(dataset)
-    means, squares = totals / n_examples
-    graphs = {}
-    for metric, mean, square in zip(found, means, squares, strict=True):
-        errors = None
-        if n_examples > 1:
-            errors = ((square - mean**2).clamp(min=0) / (n_examples - 1)).sqrt().float()
-        scores = mean.to(model.residual_dtype).masked_fill(graph.edge_exists & ~wanted, torch.nan)
-        graphs[metric.name] = replace(graph, scores=scores, standard_errors=errors, is_exact=wanted)
-    return graphs
+    units = plan_units(config, dataset, rows_of, wanted, tokens_per_run)
+    return Plan(config, found, wanted, rows_of, units, tokens_per_run)
+
+
+def count_operations(model: Model, dataset: Dataset, plan: Plan, units: Sequence[Unit]) -> int:
+    """Multiply-adds of matrix products that some units take."""
+    answers_only = all(metric.answers_only for metric in plan.metrics)
+    groups = [one_group([dataset.examples[row] for row in rows]) for rows in plan.rows_of]
+    total = 0
+    for unit in units:
+        group = groups[unit.batch]
+        edges = plan.wanted[
+            unit.start : unit.stop, _receivers(plan.config, unit.layer, unit.kind)
+        ].sum()
+        total += (
+            int(edges)
+            * len(group.rows)
+            * patching_operations(
+                model,
+                unit.layer,
+                unit.kind,
+                n_positions=group.n_positions,
+                n_keys=group.end,
+                n_tokens=2 if answers_only else model.W_U.shape[0],
+            )
+        )
+    return total
+
+
+def measure_seconds(model: Model, dataset: Dataset, plan: Plan, *, n_units: int = 4) -> float:
+    """How long the whole plan will take, from a few of its units and the count of operations."""
+    of_first = [unit for unit in plan.units if unit.batch == 0]
+    step = max(1, len(of_first) // n_units)
+    chosen = of_first[step // 2 :: step][:n_units]
+    patcher = BatchPatcher.load(model, dataset, plan.rows_of[0], plan)
+    for _ in patcher.run(chosen[0]):  # the first run of anything is slow
+        break
+    begun = time.perf_counter()
+    for unit in chosen:
+        for _, _, values in patcher.run(unit):
+            values.cpu()  # waits for the device
+    seconds = time.perf_counter() - begun
+    share = count_operations(model, dataset, plan, plan.units) / count_operations(
+        model, dataset, plan, chosen
+    )
+    return seconds * share / processes.count()
 
 
 def plan_units(
@@ -179,8 +268,7 @@ class BatchPatcher:
     """The clean run of a batch, from which patched runs start, and what senders would send."""
 
     model: Model
-    config: GraphConfig
-    metrics: Sequence[Metric]
+    plan: Plan
     answers: Answers
     token_ids: Int[Tensor, " n_tokens"] | None
     suffix: Suffix
@@ -197,8 +285,7 @@ class BatchPatcher:
         model: Model,
         dataset: Dataset,
         rows: Sequence[int],
-        metrics: Sequence[Metric],
-        config: GraphConfig,
+        plan: Plan,
     ) -> "BatchPatcher":
         """Run the clean and the corrupted prompts of some rows of the dataset."""
         batch = load_batch(dataset.examples, rows, model.device)
@@ -211,17 +298,16 @@ class BatchPatcher:
             embed(model, batch.corrupted) + offset,
             suffix,
             clean_trace=trace,
-            expanded_kv=config.expanded_kv,
+            expanded_kv=plan.config.expanded_kv,
         )
         token_ids, answers = None, batch.answers
-        if all(metric.answers_only for metric in metrics):
+        if all(metric.answers_only for metric in plan.metrics):
             token_ids, answers = answers.token_ids, answers.among_themselves()
         logits = unembed(model, final, token_ids)
-        clean_values = torch.stack([metric(logits, logits, answers) for metric in metrics])
+        clean_values = torch.stack([metric(logits, logits, answers) for metric in plan.metrics])
         return cls(
             model,
-            config,
-            metrics,
+            plan,
             answers,
             token_ids,
             suffix,
@@ -233,17 +319,19 @@ class BatchPatcher:
         )
 
     @torch.no_grad()
-    def run(
-        self, unit: Unit, wanted: Bool[Tensor, "n_forward n_backward"], tokens_per_run: int
-    ) -> Iterator[Values]:
+    def run(self, unit: Unit) -> Iterator[Values]:
         """The values of the wanted edges of a unit, a run's worth at a time."""
-        columns = _receivers(self.config, unit.layer, unit.kind)
-        senders, receivers = wanted[unit.start : unit.stop, columns].nonzero(as_tuple=True)
+        columns = _receivers(self.plan.config, unit.layer, unit.kind)
+        senders, receivers = self.plan.wanted[unit.start : unit.stop, columns].nonzero(
+            as_tuple=True
+        )
         if unit.kind in "qkv":
             own_senders = senders.unique() + unit.start
             changes = self._change_heads(unit.layer, unit.kind, own_senders)
             place = torch.searchsorted(own_senders, senders + unit.start)
-        per_run = max(1, tokens_per_run // (len(self.suffix.last) * self.suffix.n_positions))
+        per_run = max(
+            1, self.plan.tokens_per_run // (len(self.suffix.last) * self.suffix.n_positions)
+        )
         for first in range(0, len(senders), per_run):
             chosen = slice(first, first + per_run)
             u, v = senders[chosen] + unit.start, receivers[chosen]
@@ -257,7 +345,7 @@ class BatchPatcher:
 
     def _into_mlp(self, layer: int, senders: Int[Tensor, " n"]) -> Float[Tensor, "n batch d_model"]:
         """Final residual streams when the layer's MLP reads the senders' corrupted outputs."""
-        clean, last_only = self.trace[layer], layer == self.config.n_layers - 1
+        clean, last_only = self.trace[layer], layer == self.plan.config.n_layers - 1
         deltas = self.differences.at_last if last_only else self.differences.everywhere
         x = clean.mlp_in + deltas[senders]  # [n, batch, pos, d_model]
         mlp_out = run_mlp(self.model.blocks[layer], x.flatten(0, 1))
@@ -273,7 +361,9 @@ class BatchPatcher:
     ) -> Float[Tensor, "n batch d_model"]:
         """Final residual streams when one receiver changes its heads' z by `changes`."""
         block, clean = self.model.blocks[layer], self.trace[layer]
-        W_O = block.attention.W_O.unflatten(0, (self.config.n_receivers(kind), -1)).flatten(1, 2)
+        W_O = block.attention.W_O.unflatten(0, (self.plan.config.n_receivers(kind), -1)).flatten(
+            1, 2
+        )
         rows = changes.flatten(1, 2).to(
             W_O.dtype
         )  # [n, batch * query, heads of a receiver * d_head]
@@ -281,7 +371,7 @@ class BatchPatcher:
             len(changes), *clean.attention_raw.shape
         )
         after = self._after_attention(layer, raw).flatten(0, 1)
-        if self.config.parallel_attn_mlp:
+        if self.plan.config.parallel_attn_mlp:
             mlp_out = clean.mlp_out.repeat(len(changes), 1, 1)
         else:
             mlp_out = run_mlp(block, after)
@@ -295,20 +385,20 @@ class BatchPatcher:
         The heads that read one receiver are side by side in the last dimension.
         """
         block, clean = self.model.blocks[layer], self.trace[layer]
-        attention, last_only = block.attention, layer == self.config.n_layers - 1
+        attention, last_only = block.attention, layer == self.plan.config.n_layers - 1
         x = (clean.x + self.differences.everywhere[senders]).flatten(0, 1)
         normed = apply_norm(block.ln1, x)
         if kind == "q" and last_only:
             normed = self.suffix.at_last(normed)
         changed = project(attention, kind, normed)
-        if kind != "q" and self.config.expanded_kv:
+        if kind != "q" and self.plan.config.expanded_kv:
             changed = changed.repeat_interleave(clean.k.shape[2] // changed.shape[2], dim=2)
         read = {"q": clean.q, "k": clean.k, "v": clean.v}
         read = {name: own.repeat(len(senders), 1, 1, 1) for name, own in read.items()}
         read[kind] = changed
         z = attend_to(attention, layer, read["q"], read["k"], read["v"], self.suffix, last_only)
         change = z.unflatten(0, (len(senders), -1)) - clean.z  # [n, batch, query, n_heads, d_head]
-        by_receiver = change.unflatten(3, (self.config.n_receivers(kind), -1)).flatten(4)
+        by_receiver = change.unflatten(3, (self.plan.config.n_receivers(kind), -1)).flatten(4)
         return by_receiver.permute(0, 3, 1, 2, 4)
 
     def _after_attention(
@@ -316,14 +406,14 @@ class BatchPatcher:
     ) -> Float[Tensor, "*n batch query d_model"]:
         """The residual stream after attention whose heads sum to `raw`."""
         x = self.trace[layer].x
-        before = self.suffix.at_last(x) if layer == self.config.n_layers - 1 else x
+        before = self.suffix.at_last(x) if layer == self.plan.config.n_layers - 1 else x
         return before + finish_attention(self.model.blocks[layer], raw)
 
     def _run_rest(
         self, layer: int, x: Float[Tensor, "rows query d_model"]
     ) -> Float[Tensor, "n batch d_model"]:
         """The final residual stream from that after `layer`."""
-        if layer == self.config.n_layers - 1:
+        if layer == self.plan.config.n_layers - 1:
             final = x[:, 0]
         else:
             final = run_layers(self.model, x, self.suffix, first_layer=layer + 1)
@@ -333,7 +423,9 @@ class BatchPatcher:
         """Metrics of patched runs minus those of the clean run."""
         logits = unembed(self.model, finals, self.token_ids)
         values = [
-            torch.stack([metric(own, self.clean_logits, self.answers) for metric in self.metrics])
+            torch.stack(
+                [metric(own, self.clean_logits, self.answers) for metric in self.plan.metrics]
+            )
             for own in logits
         ]
         return torch.stack(values, dim=1) - self.clean_values[:, None]

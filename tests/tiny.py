@@ -11,7 +11,6 @@ import copy
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +19,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformer_lens.model_bridge import TransformerBridge
+
+from eap.data import Example
 
 D_VOCAB = 50
 MAX_POSITIONS = 32
@@ -246,34 +247,27 @@ def _randomise(model: torch.nn.Module, seed: int) -> None:
                 parameter.copy_(centre + 0.3 * noise)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One example: token ids of both prompts (equally long) and the two sets of answer tokens."""
-
-    clean: tuple[int, ...]
-    corrupted: tuple[int, ...]
-    correct: tuple[int, ...]
-    incorrect: tuple[int, ...]
-
-
-def random_pairs(
+def random_examples(
     lengths: Sequence[int],
     first_differences: Sequence[int | None],
     *,
     seed: int = 0,
-    n_answers: Sequence[tuple[int, int]] = ((1, 1),),
-) -> list[Pair]:
-    """One pair for every entry of `lengths`, on token ids 3 .. 49.
+    n_answers: Sequence[tuple[int, int]] = ((1, 1), (2, 3)),
+    bos: int | None = None,
+) -> tuple[Example, ...]:
+    """One example for every entry of `lengths`, on token ids 3 .. 49.
 
     The prompts of pair i are equal before position `first_differences[i]` and differ there; after
-    it, each position differs with probability one half. None makes them equal throughout.
+    it, each position differs with probability one half. None makes them equal throughout. With
+    `bos` they begin with that token, before the `lengths[i]` others.
     `n_answers` gives the sizes of the correct and incorrect sets, which are disjoint, and is
     repeated as needed.
     """
     if len(lengths) != len(first_differences):
         raise ValueError("one first difference is needed for every length")
     source = random.Random(seed)
-    pairs = []
+    begin = () if bos is None else (bos,)
+    examples = []
     for index, (length, first) in enumerate(zip(lengths, first_differences, strict=True)):
         if first is not None and not 0 <= first < length:
             raise ValueError(f"first difference {first} lies outside a prompt of {length} tokens")
@@ -286,12 +280,12 @@ def random_pairs(
                     corrupted[position] = source.choice(others)
         n_correct, n_incorrect = n_answers[index % len(n_answers)]
         answers = source.sample(range(3, D_VOCAB), n_correct + n_incorrect)
-        pairs.append(
-            Pair(
-                clean=tuple(clean),
-                corrupted=tuple(corrupted),
+        examples.append(
+            Example(
+                clean=(*begin, *clean),
+                corrupted=(*begin, *corrupted),
                 correct=tuple(answers[:n_correct]),
                 incorrect=tuple(answers[n_correct:]),
             )
         )
-    return pairs
+    return tuple(examples)

@@ -6,7 +6,8 @@
    into pieces of two digits.
 2. Pools of prompts for every task, each with the distribution of answers that the model should
    give. Pairs that `eap.tasks.split` holds out are left out.
-3. Training on the last position of each prompt.
+3. Training on the last position of each prompt; on ioi prompts also on every other position, which
+   is how the model learns to copy names.
 4. The shipped data, `data/<task>/toy.csv`, is made for the tokenizer from held-out pairs, the model
    is scored on it, and everything is written to this folder.
 """
@@ -54,6 +55,9 @@ MIXTURE = {
     "hypernymy-comma": 0.08,
     "gender-bias": 0.06,
 }
+
+# Weight of the other positions of ioi prompts beside the last ones.
+LANGUAGE_WEIGHT = 0.5
 
 # How long things last: the answer is the label plus an exponentially distributed number.
 MEAN_DURATION = 15.0
@@ -234,10 +238,11 @@ def batches(
 # ---- training ------------------------------------------------------------------------------------
 
 
-def last_logits(model: GPT2LMHeadModel, tokens: Tensor, last: Tensor) -> Tensor:
-    """Logits at each row's last position, [batch, d_vocab]."""
-    hidden = model.transformer(tokens).last_hidden_state
-    return model.lm_head(hidden[torch.arange(len(last)), last])
+def language_loss(model: GPT2LMHeadModel, hidden: Tensor, tokens: Tensor, last: Tensor) -> Tensor:
+    """Mean cross-entropy of the next token, over all positions before the last ones."""
+    real = torch.arange(tokens.shape[1]) < last[:, None]
+    logits = model.lm_head(hidden[real]).float()
+    return F.cross_entropy(logits, tokens[:, 1:][real[:, :-1]])
 
 
 def train(
@@ -267,19 +272,23 @@ def train(
     for step in range(steps):
         tokens, last, targets = next(source)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = last_logits(model, tokens, last)
+            hidden = model.transformer(tokens).last_hidden_state
+            logits = model.lm_head(hidden[torch.arange(len(last)), last])
+            n_ioi = sizes[0]
+            language = language_loss(model, hidden[:n_ioi], tokens[:n_ioi], last[:n_ioi])
         target = table[targets]
         # KL rather than cross-entropy: the same gradient, and zero is perfect.
         losses = F.kl_div(logits.float().log_softmax(-1), target, reduction="none").sum(-1)
         optimizer.zero_grad(set_to_none=True)
-        losses.mean().backward()
+        (losses.mean() + LANGUAGE_WEIGHT * language).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 100 == 0 or step == steps - 1:
             parts = [f"{own.mean():.3f}" for own in losses.detach().split(sizes)]
             by_task = ", ".join(f"{name} {own}" for name, own in zip(pools, parts, strict=True))
-            print(f"step {step} ({time.monotonic() - begun:.0f} s): {by_task}", flush=True)
+            seconds = time.monotonic() - begun
+            print(f"step {step} ({seconds:.0f} s): {by_task}, words {language:.3f}", flush=True)
 
 
 def main() -> None:

@@ -156,3 +156,44 @@ def patching_tokens(
         )
     n_edges = (budget - fixed) // per_edge
     return min(ENOUGH_TOKENS[model.device.type], n_edges * batch_size * n_positions)
+
+
+# ---- operations ----------------------------------------------------------------------------------
+
+
+def patching_operations(
+    model: "Model", layer: int, kind: str, *, n_positions: int, n_keys: int, n_tokens: int
+) -> int:
+    """Multiply-adds of matrix products for one patched edge on one example.
+
+    Args:
+        model: whose edge.
+        layer: of the receiver.
+        kind: of the receiver: 'q', 'k', 'v', 'mlp' or 'logits'.
+        n_positions: that are computed.
+        n_keys: positions of the whole prompt.
+        n_tokens: that are unembedded.
+    """
+    config = model.config
+    attention, mlp = model.blocks[0].attention, model.blocks[0].mlp
+    d_model, d_head = config.d_model, attention.W_Q.shape[2]
+    n_heads, n_kv = config.n_heads, attention.W_K.shape[0]
+    mlp_token = (2 if mlp.W_gate is None else 3) * d_model * mlp.W_in.shape[0]
+    last = config.n_layers - 1
+
+    def whole_layer(at: int) -> int:
+        queries = 1 if at == last else n_positions
+        keys_and_values = 2 * n_positions * d_model * n_kv * d_head
+        heads = 2 * queries * d_model * n_heads * d_head + 2 * queries * n_keys * n_heads * d_head
+        return keys_and_values + heads + queries * mlp_token
+
+    unembedding = d_model * n_tokens
+    if kind == "logits":
+        return unembedding
+    queries = 1 if layer == last else n_positions
+    rest = sum(whole_layer(at) for at in range(layer + 1, config.n_layers)) + unembedding
+    if kind == "mlp":
+        return queries * mlp_token + rest
+    own = n_positions * d_model * d_head + 2 * queries * n_keys * d_head
+    own += queries * d_head * d_model
+    return own + (0 if config.parallel_attn_mlp else queries * mlp_token) + rest

@@ -1,0 +1,53 @@
+"""Does the circuit of one task do another? The metric of every task under every task's circuit.
+
+Writes results/cross-task/<model>/csv/faithfulness.csv: a row per task tested on, a column per task
+whose circuit is used, then the baselines of the row's task. Values are means of its metric.
+"""
+
+import pandas as pd
+
+from eap import cli
+from eap.circuits import task_circuit
+from eap.curves import normalised
+from eap.evaluate import evaluate, evaluate_baselines
+from eap.tasks import TASKS, get_task
+
+
+def main() -> None:
+    """Run the experiment that the command line describes."""
+    parser = cli.make_parser(__doc__, task=False)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="tasks to compare")
+    cli.add_ig_arguments(parser)
+    args = parser.parse_args()
+
+    model = cli.load_model_of(args)
+    datasets = {task: cli.load_task(args, model, task) for task in args.tasks}
+    circuits = {task: task_circuit(args, model, task, own) for task, own in datasets.items()}
+
+    rows = {}
+    for task, dataset in datasets.items():
+        metric = get_task(task).cross_task_metric
+        cli.say(f"{task} by {metric}, under the circuits of {len(circuits)} tasks")
+        options = {
+            "metrics": [metric],
+            "batch_size": args.batch_size,
+            "memory_budget": args.memory,
+        }
+        clean, corrupted = evaluate_baselines(model, dataset, **options)
+        values = evaluate(model, list(circuits.values()), dataset, quiet=False, **options)[metric]
+        rows[task] = {
+            **dict(zip(circuits, values.mean(1).tolist(), strict=True)),
+            "baseline": float(clean[metric].mean()),
+            "corrupted_baseline": float(corrupted[metric].mean()),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    cli.save_csv(table, cli.csv_path(args, "cross-task", model, "faithfulness"), index=True)
+    shares = table[args.tasks].apply(
+        lambda column: normalised(column, table["baseline"], table["corrupted_baseline"])
+    )
+    cli.say("\nnormalised faithfulness (row: task, column: whose circuit):")
+    cli.say(shares.round(2).to_string())
+
+
+if __name__ == "__main__":
+    cli.run(main)

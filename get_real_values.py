@@ -1,0 +1,147 @@
+"""The exact value of every edge by activation patching, beside what EAP and EAP-IG estimate.
+
+Prints what it will cost, then patches every edge (or, with --verify K, the K edges that EAP-IG
+ranks highest and a random sample of the others) for logit_diff, prob_diff, kl and js in one pass.
+It can be stopped at any moment: the same command goes on where it was.
+
+Writes graphs/<model>/real_test/<task>_<metric>_real.json for the four metrics, the estimates beside
+them (<task>_<metric>_vanilla, <task>_<metric>_ig, <task>_kl_ig), and the faithfulness of circuits
+from exact scores and from estimates, results/real/<model>/csv/<task>.csv.
+"""
+
+import argparse
+from dataclasses import replace
+
+from eap import cli
+from eap.checkpoint import Checkpoint
+from eap.curves import curve_summary, faithfulness_curves
+from eap.data import Dataset
+from eap.graph import Graph
+from eap.metrics import get_metric
+from eap.models import Model
+from eap.patching import make_plan, measure_seconds, patch_edges
+from eap.verify import choose_edges, merge, report
+
+METRICS = ("logit_diff", "prob_diff", "kl", "js")
+
+
+def main() -> None:
+    """Run the experiment that the command line describes."""
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--metric", help="of the estimates and curves (default: the task's own)")
+    parser.add_argument("--end", type=cli.positive, default=1001, help="sizes stay below this")
+    parser.add_argument(
+        "--verify", type=cli.positive, metavar="K", help="exact for the best K only"
+    )
+    parser.add_argument(
+        "--sample", type=cli.positive, default=200, help="others to patch with --verify"
+    )
+    cli.add_ig_arguments(parser)
+    args = parser.parse_args()
+
+    metric = get_metric(args.metric or cli.default_metric(args.task)).name
+    model, dataset = cli.load(args)
+
+    # 1. Estimates, which also say which edges to verify.
+    def estimate(method: str, of: str, suffix: str) -> Graph:
+        path = cli.graph_path(args, model, f"real_test/{args.task}_{of}_{suffix}")
+        return cli.attributed(
+            args, model, dataset, path=path, method=method, metric=of,
+            steps=args.ig_steps, rule=args.ig_rule,
+        )  # fmt: skip
+
+    vanilla = estimate("EAP", metric, "vanilla")
+    ig = estimate("EAP-IG", metric, "ig")
+    kl_ig = estimate("EAP-IG", "kl", "ig")
+
+    # 2. Exact values.
+    if args.verify is not None:
+        verify(args, model, dataset, {metric: ig, "kl": kl_ig})
+        return
+    exact = exact_values(args, model, dataset)
+
+    # 3. Faithfulness of circuits from either.
+    graphs = {"real": exact[metric], "real-KL": exact["kl"]}
+    graphs |= {"EAP-IG": ig, "EAP-IG-KL": kl_ig, "EAP": vanilla}
+    sizes = [*range(30, min(100, args.end), 10), *range(100, args.end, 100)]
+    sizes = [size for size in sizes if size <= ig.n_edges]
+    frame, bands = faithfulness_curves(
+        model, graphs, dataset, metric=metric, sizes=sizes,
+        batch_size=args.batch_size, memory_budget=args.memory,
+    )  # fmt: skip
+    csv = cli.csv_path(args, "real", model, args.task)
+    cli.save_csv(frame, csv)
+    cli.save_csv(bands, csv.with_stem(f"{args.task}_bands"))
+    cli.say(f"\nnormalised faithfulness by {metric}:\n{curve_summary(frame, list(graphs))}")
+
+
+def exact_values(args: argparse.Namespace, model: Model, dataset: Dataset) -> dict[str, Graph]:
+    """The exact graphs of all metrics: reused if finished, continued if begun."""
+    paths = {
+        name: cli.graph_path(args, model, f"real_test/{args.task}_{name}_real") for name in METRICS
+    }
+    wanted = {
+        name: cli.provenance(model, dataset, method="activation patching", metric=name)
+        for name in METRICS
+    }
+    found = {
+        name: cli.reusable(paths[name], wanted[name], overwrite=args.overwrite) for name in METRICS
+    }
+    if all(found.values()):
+        return {name: graph for name, graph in found.items() if graph is not None}
+    plan = make_plan(model, dataset, METRICS, None, args.batch_size, args.memory)
+    seconds = measure_seconds(model, dataset, plan)
+    cli.say(
+        f"exact values: {int(plan.wanted.sum()):,} edges x {len(dataset)} pairs in "
+        f"{len(plan.units):,} pieces of up to {plan.tokens_per_run:,} tokens; "
+        f"about {cli.duration(seconds)}"
+    )
+    checkpoint = Checkpoint(
+        paths["kl"].with_name(f"{args.task}.part.safetensors"),
+        {
+            **{key: value for key, value in wanted["kl"].items() if key != "command"},
+            "metrics": METRICS,
+            "code": cli.code_hash(),
+            "batch_size": max(len(rows) for rows in plan.rows_of),
+            "tokens_per_run": plan.tokens_per_run,
+        },
+    )
+    graphs = patch_edges(
+        model, dataset, metrics=METRICS, batch_size=args.batch_size, memory_budget=args.memory,
+        checkpoint=checkpoint, quiet=False,
+    )  # fmt: skip
+    graphs = {name: replace(graph, provenance=wanted[name]) for name, graph in graphs.items()}
+    for name, graph in graphs.items():
+        cli.save_graph(graph, paths[name])
+    checkpoint.delete()
+    return graphs
+
+
+def verify(
+    args: argparse.Namespace, model: Model, dataset: Dataset, estimates: dict[str, Graph]
+) -> None:
+    """Exact values of the edges that an estimate ranks highest, and of a sample of the others."""
+    metric, estimate = next(iter(estimates.items()))
+    chosen = choose_edges(estimate, top=args.verify, sample=args.sample, seed=args.seed)
+    plan = make_plan(model, dataset, METRICS, chosen.all, args.batch_size, args.memory)
+    seconds = measure_seconds(model, dataset, plan)
+    cli.say(
+        f"exact values: {int(chosen.all.sum()):,} of {estimate.n_edges:,} edges x {len(dataset)} "
+        f"pairs; about {cli.duration(seconds)}"
+    )
+    exact = patch_edges(
+        model, dataset, metrics=METRICS, edges=chosen.all, batch_size=args.batch_size,
+        memory_budget=args.memory, quiet=False,
+    )  # fmt: skip
+    for name, own in estimates.items():
+        path = cli.graph_path(args, model, f"real_test/{args.task}_{name}_verified")
+        source = cli.provenance(
+            model, dataset, method="EAP-IG, verified", metric=name,
+            steps=args.ig_steps, rule=args.ig_rule, verify=args.verify, sample=args.sample,
+        )  # fmt: skip
+        cli.save_graph(replace(merge(own, exact[name]), provenance=source), path)
+    cli.say(f"\n{metric}\n{report(estimate, exact[metric], chosen)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,62 @@
+"""How much the circuits of the tasks overlap: IoU of edges and nodes, and how likely by chance.
+
+Writes results/jaccard/<model>/csv/{edge,node}_{ious,iou_ps,overlap}.csv (a row and a column per
+task; overlap is the share of the row's circuit that the column's has), and heat maps of them.
+"""
+
+import pandas as pd
+
+from eap import cli, plotting, processes
+from eap.circuits import task_circuit
+from eap.compare import edge_overlap, node_overlap
+from eap.tasks import TASKS
+
+TABLES = {
+    "ious": ("IoU", lambda overlap: overlap.iou),
+    "iou_ps": ("P(overlap this large by chance)", lambda overlap: overlap.p_value),
+    "overlap": ("share of the row's circuit", lambda overlap: overlap.precision),
+}
+
+
+def main() -> None:
+    """Run the experiment that the command line describes."""
+    parser = cli.make_parser(__doc__, task=False)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="tasks to compare")
+    cli.add_ig_arguments(parser)
+    args = parser.parse_args()
+
+    model = cli.load_model_of(args)
+    circuits = {}
+    for task in args.tasks:
+        circuits[task] = task_circuit(args, model, task, cli.load_task(args, model, task))
+
+    plotting.set_style()
+    for kind, compare in (("edge", edge_overlap), ("node", node_overlap)):
+        for name, (title, measure) in TABLES.items():
+            table = pd.DataFrame(
+                {
+                    column: {
+                        row: measure(compare(first, second)) for row, first in circuits.items()
+                    }
+                    for column, second in circuits.items()
+                }
+            )
+            path = cli.csv_path(args, "jaccard", model, f"{kind}_{name}")
+            cli.save_csv(table, path, index=True)
+            if processes.is_first():
+                figure, (ax,) = plotting.panels(1, height=4.2)
+                decimals = 3 if name == "iou_ps" else 2
+                plotting.draw_heatmap(ax, table, title=f"{kind}s: {title}", decimals=decimals)
+                plotting.save_figure(figure, path.parent.parent, f"{kind}_{name}")
+    cli.say("\nedge IoU:")
+    cli.say(
+        pd.DataFrame(
+            {b: {a: edge_overlap(circuits[a], circuits[b]).iou for a in circuits} for b in circuits}
+        )
+        .round(2)
+        .to_string()
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

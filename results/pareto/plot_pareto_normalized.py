@@ -1,0 +1,19 @@
+"""Normalised faithfulness of circuits against their size, a panel per task (of pareto.py)."""
+
+from eap import cli, plotting
+
+
+def main() -> None:
+    """Draw results/pareto/<model>/{png,pdf}/pareto_normalized."""
+    args = plotting.make_parser(__doc__).parse_args()
+    plotting.set_style()
+    frames = plotting.read_tasks(
+        args, "pareto", f"python pareto.py --model {args.model} --task {{task}}"
+    )
+    bands = plotting.read_bands(args, "pareto", list(frames))
+    figure = plotting.curve_figure(frames, bands, normalise=True)
+    plotting.save_figure(figure, plotting.model_folder(args, "pareto"), "pareto_normalized")
+
+
+if __name__ == "__main__":
+    cli.run(main)
