@@ -98,9 +98,22 @@ def run_with_edges(
     A sender's contribution to a receiver is its output in this very run where the edge is in the
     circuit, and its output on the corrupted prompt where it is not.
     """
+    outside = sender_outputs(model, corrupted, expanded=expanded)
+    return run_with_senders(model, clean, outside, circuits, expanded=expanded)
+
+
+@torch.no_grad()
+def run_with_senders(
+    model: PreTrainedModel,
+    tokens: Sequence[int],
+    outside: Float[Tensor, "n_forward pos d_model"],
+    circuits: Bool[Tensor, "circuit n_forward n_backward"],
+    *,
+    expanded: bool = False,
+) -> Float[Tensor, "circuit d_vocab"]:
+    """The same with any sender outputs carried by the edges outside the circuit."""
     shape = shape_of(model, expanded=expanded)
     exists = existing_edges(shape)
-    outside = sender_outputs(model, corrupted, expanded=expanded)
 
     def receiver_input(receiver: int, senders: Mapping[int, Tensor]) -> Tensor:
         return add_up(
@@ -108,8 +121,8 @@ def run_with_edges(
             for u in reachable(shape, receiver, senders, exists)
         )
 
-    tokens = token_batch(model, clean).expand(len(circuits), -1)
-    return split_run(model, tokens, receiver_input, expanded=expanded)[0]
+    batch = token_batch(model, tokens).expand(len(circuits), -1)
+    return split_run(model, batch, receiver_input, expanded=expanded)[0]
 
 
 # --- Scores of all edges; NaN where there is no edge ----------------------------------------------

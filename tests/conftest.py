@@ -1,0 +1,20 @@
+"""Settings of all tests."""
+
+import os
+
+# No test asks the hub for anything; a name that is not here must fail at once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import hypothesis
+import torch
+
+# Idle threads of several test processes spin; the models here are too small for more than one.
+torch.set_num_threads(1)
+
+hypothesis.settings.register_profile(
+    "eap", deadline=None, derandomize=True, max_examples=25, database=None
+)
+hypothesis.settings.load_profile("eap")
