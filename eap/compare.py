@@ -4,6 +4,7 @@ Circuits are compared by their edges, and by their nodes: heads and MLPs with an
 the logits belong to every circuit, so they are no evidence and never counted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +28,9 @@ class Overlap:
 
     @property
     def iou(self) -> float:
-        """Intersection over union; two empty sets are the same set: 1."""
+        """Intersection over union; NaN if both are empty: nothing was found, so nothing agrees."""
         union = self.n_first + self.n_second - self.n_shared
-        return self.n_shared / union if union else 1.0
+        return self.n_shared / union if union else float("nan")
 
     @property
     def recall(self) -> float:
@@ -47,16 +48,22 @@ class Overlap:
         return float(stats.hypergeom.sf(self.n_shared - 1, self.n_all, self.n_second, self.n_first))
 
 
-def edge_overlap(first: Graph, second: Graph) -> Overlap:
-    """Of the edges of two circuits of one shape."""
+def edge_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> Overlap:
+    """Of the edges of two circuits of one shape; or of those that touch no MLP."""
     _check_shapes(first, second)
-    return _overlap(first.in_graph, second.in_graph, first.n_edges)
+    counted = first.edge_exists
+    if not include_mlps:
+        counted = (
+            counted & ~_are_mlps(first.sender_names)[:, None] & ~_are_mlps(first.receiver_names)
+        )
+    return _overlap(first.in_graph & counted, second.in_graph & counted, int(counted.sum()))
 
 
-def node_overlap(first: Graph, second: Graph) -> Overlap:
-    """Of the heads and MLPs of two circuits of one shape."""
+def node_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> Overlap:
+    """Of the heads and MLPs of two circuits of one shape; or of the heads alone."""
     _check_shapes(first, second)
-    return _overlap(nodes(first), nodes(second), first.n_forward - 1)
+    counted = ~_are_mlps(first.sender_names[1:]) | include_mlps
+    return _overlap(nodes(first) & counted, nodes(second) & counted, int(counted.sum()))
 
 
 def nodes(graph: Graph) -> Bool[Tensor, " n_heads_and_mlps"]:
@@ -65,12 +72,17 @@ def nodes(graph: Graph) -> Bool[Tensor, " n_heads_and_mlps"]:
     return torch.tensor([name in present for name in graph.sender_names[1:]])
 
 
+def _are_mlps(names: Sequence[str]) -> Bool[Tensor, " n_names"]:
+    return torch.tensor([name.startswith("m") for name in names])
+
+
 def _overlap(first: Tensor, second: Tensor, n_all: int) -> Overlap:
     return Overlap(int((first & second).sum()), int(first.sum()), int(second.sum()), n_all)
 
 
 def _check_shapes(first: Graph, second: Graph) -> None:
-    if first.scores.shape != second.scores.shape:
+    same = first.receiver_names == second.receiver_names and first.n_edges == second.n_edges
+    if not same:
         raise UserError(f"{first} and {second} are of different shapes and cannot be compared")
 
 
@@ -93,33 +105,54 @@ class Agreement:
 
 
 def agreement(estimate: Graph, exact: Graph) -> Agreement:
-    """How well an estimate's scores agree with exact ones, over all edges."""
-    _check_shapes(estimate, exact)
-    a, b = (graph.scores[graph.edge_exists].double().numpy() for graph in (estimate, exact))
+    """How well an estimate's scores agree with exact ones, over the edges that both have.
+
+    Where a graph says which of its scores are exact, only those count. A correlation with scores
+    that are all equal is NaN.
+    """
+    a, b = paired_scores(estimate, exact)
+    varied = np.ptp(np.abs(a)) > 0 and np.ptp(np.abs(b)) > 0
     return Agreement(
-        pearson=float(stats.pearsonr(np.abs(a), np.abs(b))[0]),
+        pearson=float(stats.pearsonr(np.abs(a), np.abs(b))[0]) if varied else float("nan"),
         kendall=float(stats.kendalltau(np.abs(a), np.abs(b))[0]),
         mean_difference=float(np.abs(a - b).mean()),
     )
 
 
+def paired_scores(
+    first: Graph, second: Graph
+) -> tuple[Float[np.ndarray, " n_edges"], Float[np.ndarray, " n_edges"]]:
+    """Scores of the edges that both graphs have a score for, in index order."""
+    _check_shapes(first, second)
+    counted = first.edge_exists.clone()
+    for graph in (first, second):
+        counted &= graph.scores.isfinite()
+        if graph.is_exact is not None:
+            counted &= graph.is_exact
+    if not counted.any():
+        raise UserError(f"{first} and {second} have no edge that both have a score for")
+    a, b = (graph.scores[counted].double().numpy() for graph in (first, second))
+    return a, b
+
+
 def overlap_at_depths(
     first: Graph, second: Graph, max_depth: int
 ) -> Float[np.ndarray, " max_depth"]:
-    """Shared fraction of both rankings' first n edges by absolute score, for n = 1 .. max_depth."""
-    _check_shapes(first, second)
-    exists = first.edge_exists
+    """Shared fraction of both rankings' first n edges by absolute score, for n = 1 .. max_depth.
+
+    Ties go to the earlier edge.
+    """
+    pair = paired_scores(first, second)
+    if not 1 <= max_depth <= len(pair[0]):
+        raise UserError(f"no top {max_depth} of {len(pair[0]):,} edges")
     ranks = []
-    for graph in (first, second):
-        order = torch.sort(graph.scores[exists].abs(), descending=True, stable=True).indices
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(len(order))
-        ranks.append(rank.numpy())
+    for scores in pair:
+        rank = np.empty(len(scores), dtype=np.int64)
+        rank[np.argsort(-np.abs(scores), kind="stable")] = np.arange(len(scores))
+        ranks.append(rank)
     # An edge is in both top n's from the worse of its two ranks on.
-    both = np.maximum(*ranks)
-    depths = np.arange(1, max_depth + 1)
-    shared = np.searchsorted(np.sort(both), depths, side="left")
-    return shared / depths
+    enters = np.bincount(np.maximum(*ranks), minlength=max_depth)[:max_depth]
+    return np.cumsum(enters) / np.arange(1, max_depth + 1)
 
 
 def average_overlap(first: Graph, second: Graph, max_depth: int) -> Float[np.ndarray, " max_depth"]:

@@ -37,22 +37,22 @@ def test_edge_overlap_by_hand():
     first = circuit("input->a0.h0<v>", "a0.h0->logits", "input->logits")
     second = circuit("input->a0.h0<v>", "a0.h0->logits", "a0.h0->m0", "m0->logits")
     overlap = compare.edge_overlap(first, second)
-    assert overlap == compare.Overlap(first=3, second=4, shared=2, population=8)
+    assert overlap == compare.Overlap(n_shared=2, n_first=3, n_second=4, n_all=8)
     assert overlap.iou == 2 / 5
     assert overlap.precision == 2 / 3
     assert overlap.recall == 2 / 4
     without_mlps = compare.edge_overlap(first, second, include_mlps=False)
-    assert without_mlps == compare.Overlap(first=3, second=2, shared=2, population=5)
+    assert without_mlps == compare.Overlap(n_shared=2, n_first=3, n_second=2, n_all=5)
 
 
 def test_nodes_have_neither_the_input_nor_the_logits():
     first = circuit("input->a0.h0<v>", "a0.h0->logits", "input->logits")
     second = circuit("input->m0", "m0->logits")
-    assert compare.circuit_nodes(first) == {"a0.h0"}
+    assert compare.nodes(first).tolist() == [True, False]
     overlap = compare.node_overlap(first, second)
-    assert overlap == compare.Overlap(first=1, second=1, shared=0, population=2)
+    assert overlap == compare.Overlap(n_shared=0, n_first=1, n_second=1, n_all=2)
     assert overlap.iou == 0
-    assert compare.node_overlap(first, second, include_mlps=False).population == 1
+    assert compare.node_overlap(first, second, include_mlps=False).n_all == 1
 
 
 def test_a_circuit_overlaps_itself_fully_and_nothing_is_nan():
@@ -75,24 +75,19 @@ def test_p_value_is_that_of_an_enumeration(first, second):
         if max(0, first + second - population) > shared:
             continue
         expected = sum(x >= shared for x in draws) / len(draws)
-        overlap = compare.Overlap(first, second, shared, population)
+        overlap = compare.Overlap(shared, first, second, population)
         assert overlap.p_value == pytest.approx(expected)
 
 
-def test_overlap_tables():
+def test_shares_are_directional():
     a = circuit("input->a0.h0<v>", "a0.h0->logits")
     b = circuit("input->a0.h0<v>", "a0.h0->logits", "input->m0", "m0->logits")
-    tables = compare.overlap_tables({"a": a, "b": b})
-    assert set(tables) == {
-        f"{kind}_{name}" for kind in ("edge", "node") for name in ("ious", "iou_ps", "overlap")
-    }
-    assert tables["edge_ious"].to_numpy().tolist() == [[1, 0.5], [0.5, 1]]
-    # All of a (the row) belongs to b (the column); half of b belongs to a.
-    assert tables["edge_overlap"].loc["a", "b"] == 1
-    assert tables["edge_overlap"].loc["b", "a"] == 0.5
-    assert tables["node_overlap"].loc["b", "a"] == 0.5
+    overlap = compare.edge_overlap(a, b)
+    # All of a belongs to b; half of b belongs to a.
+    assert (overlap.iou, overlap.precision, overlap.recall) == (0.5, 1, 0.5)
     # Two chosen edges of eight, both among the four: C(4, 2) / C(8, 2).
-    assert tables["edge_iou_ps"].loc["a", "b"] == pytest.approx(6 / 28)
+    assert overlap.p_value == pytest.approx(6 / 28)
+    assert compare.node_overlap(b, a).precision == 0.5
 
 
 def test_average_overlap_by_hand():
@@ -101,10 +96,10 @@ def test_average_overlap_by_hand():
     # Tops: {0} and {1}; {0, 1} twice; {0, 1, 2} and {1, 0, 7}; {0, 1, 2, 3} and {1, 0, 7, 3}.
     agreement = np.array([0, 1, 2 / 3, 3 / 4])
     expected = np.cumsum(agreement) / np.arange(1, 5)
-    assert compare.average_overlap(exact, estimate, depth=4) == pytest.approx(expected)
-    assert compare.average_overlap(exact, exact, depth=8).tolist() == [1] * 8
+    assert compare.average_overlap(exact, estimate, 4) == pytest.approx(expected)
+    assert compare.average_overlap(exact, exact, 8).tolist() == [1] * 8
     with pytest.raises(UserError, match="no top 9 of 8 edges"):
-        compare.average_overlap(exact, exact, depth=9)
+        compare.average_overlap(exact, exact, 9)
 
 
 @given(st.lists(st.floats(-1, 1, width=32), min_size=16, max_size=16), st.integers(1, 8))
@@ -114,18 +109,22 @@ def test_average_overlap_is_that_of_the_definition(values, depth):
         sorted(range(8), key=lambda i, own=own: -abs(own[i])) for own in (values[:8], values[8:])
     ]
     agreements = [len(set(orders[0][:d]) & set(orders[1][:d])) / d for d in range(1, depth + 1)]
-    found = compare.average_overlap(first, second, depth=depth)[-1]
+    found = compare.average_overlap(first, second, depth)[-1]
     assert found == pytest.approx(sum(agreements) / depth)
 
 
 def test_agreement_of_scores_by_hand():
     exact = scored(1, 2, 3, 4, 5, 6, 7, 8)
-    assert compare.pearson(exact, scored(-2, 4, 6, -8, 10, 12, 14, 16)) == pytest.approx(1)
-    assert compare.kendall_tau(exact, scored(8, 7, 6, 5, 4, 3, 2, 1)) == pytest.approx(-1)
+    doubled = compare.agreement(scored(-2, 4, 6, -8, 10, 12, 14, 16), exact)
+    assert doubled.pearson == pytest.approx(1)
+    assert doubled.kendall == pytest.approx(1)
+    assert compare.agreement(scored(8, 7, 6, 5, 4, 3, 2, 1), exact).kendall == pytest.approx(-1)
     # One exchanged pair of 28: (27 - 1) / 28.
-    assert compare.kendall_tau(exact, scored(2, 1, 3, 4, 5, 6, 7, 8)) == pytest.approx(26 / 28)
-    assert compare.mean_absolute_difference(exact, scored(-1, 2, 3, 4, 5, 6, 7, 4)) == 6 / 8
-    assert np.isnan(compare.pearson(exact, scored(*[1] * 8)))
+    exchanged = compare.agreement(scored(2, 1, 3, 4, 5, 6, 7, 8), exact)
+    assert exchanged.kendall == pytest.approx(26 / 28)
+    # Signs count in the difference, and only there.
+    assert compare.agreement(scored(-1, 2, 3, 4, 5, 6, 7, 4), exact).mean_difference == 6 / 8
+    assert np.isnan(compare.agreement(scored(*[1] * 8), exact).pearson)
 
 
 def test_only_exact_and_known_scores_are_compared():
@@ -134,10 +133,13 @@ def test_only_exact_and_known_scores_are_compared():
     known[exact.index("input->a0.h0<q>")] = True
     known[exact.index("m0->logits")] = True
     assert len(compare.paired_scores(exact, estimate)[0]) == 7
-    assert compare.mean_absolute_difference(replace(exact, is_exact=known), estimate) == 1
+    assert compare.agreement(estimate, replace(exact, is_exact=known)).mean_difference == 1
+    nothing = scored(*[float("nan")] * 8)
+    with pytest.raises(UserError, match="no edge that both have"):
+        compare.paired_scores(exact, nothing)
 
 
 def test_two_shapes_cannot_be_compared():
     larger = Graph.from_config(replace(ONE_LAYER, n_heads=2, n_kv_heads=2))
-    with pytest.raises(UserError, match="two shapes"):
+    with pytest.raises(UserError, match="different shapes"):
         compare.edge_overlap(scored(*range(8)), larger)
