@@ -5,7 +5,8 @@ missing total number of edges are all fine.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ METHODS: dict[str, tuple[str, str, str, str]] = {
     "EAP-IG-KL": ("EAP-IG (KL)", GREEN, "-", "^"),
     "real": ("activation patching", BLACK, "--", "D"),
     "real-KL": ("activation patching (KL)", PURPLE, "--", "v"),
+    "EAP-IG-JS": ("EAP-IG (JS)", SKY, "-", "X"),
 }
 """How each method is drawn, everywhere."""
 
@@ -90,42 +92,80 @@ def find_graph(args: argparse.Namespace, name: str) -> Graph:
     raise FileNotFoundError(f"{shown(base)}.json")
 
 
-def read_table(path: Path, *, index: bool = False) -> pd.DataFrame:
+def read_table(path: Path, *, needs: Sequence[str] = ()) -> pd.DataFrame:
     """A CSV of results; an unnamed index column that pandas wrote is dropped.
 
     Raises:
         FileNotFoundError: it is not there.
-        UserError: it is not a CSV.
+        UserError: it is not a CSV, has no rows, or lacks a column that is needed.
     """
     if not path.exists():
         raise FileNotFoundError(shown(path))
     try:
-        frame = pd.read_csv(path, index_col=0 if index else None)
+        frame = pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(f"{shown(path)} is not a CSV: {error}") from None
+    if missing := [name for name in needs if name not in frame]:
+        raise UserError(f"{shown(path)} has no column {', '.join(missing)}")
+    if frame.empty:
+        raise UserError(f"{shown(path)} has no rows")
     return frame.loc[:, [not str(name).startswith("Unnamed") for name in frame.columns]]
 
 
 def read_tasks(
-    args: argparse.Namespace, study: str, command: str, *, suffix: str = ""
+    args: argparse.Namespace,
+    study: str,
+    command: str,
+    *,
+    name_of: Callable[[str], str] = str,
+    needs: Sequence[str] = ("baseline", "corrupted_baseline"),
 ) -> dict[str, pd.DataFrame]:
-    """The tables `results/<study>/<model>/csv/<task><suffix>.csv` of the tasks that are present.
+    """The tables `results/<study>/<model>/csv/<name>.csv` of the tasks that are present.
+
+    The name is the task, or what `name_of` makes of it.
 
     Says which are not, and the command that makes them.
 
     Raises:
-        UserError: none is present.
+        UserError: none is present, or one lacks a column that is needed.
     """
-    folder = model_folder(args, study) / "csv"
-    paths = {task: folder / f"{task}{suffix}.csv" for task in args.tasks}
-    for task, path in paths.items():
-        if not path.exists():
-            print(f"left out: no {shown(path)}; make it with: {command.format(task=task)}")
-    frames = {task: read_table(path) for task, path in paths.items() if path.exists()}
+    frames = {}
+    for task in args.tasks:
+        path = model_folder(args, study) / "csv" / f"{name_of(task)}.csv"
+        try:
+            frames[task] = read_table(path, needs=needs)
+        except FileNotFoundError as error:
+            say_missing(error, command.format(task=task))
     if not frames:
         first = command.format(task=args.tasks[0])
         raise UserError(f"nothing to draw for {args.model}; begin with: {first}")
     return frames
+
+
+def say_missing(error: FileNotFoundError, command: str) -> None:
+    """Name a file that is not there, and the command that makes it."""
+    print(f"left out: no {error}; make it with: {command}")
+
+
+def required_table(path: Path, command: str, *, needs: Sequence[str] = ()) -> pd.DataFrame:
+    """A CSV without which there is nothing to draw; a `UserError` says what makes it."""
+    try:
+        return read_table(path, needs=needs)
+    except FileNotFoundError as error:
+        raise UserError(f"no {error}; make it with: {command}") from None
+
+
+def read_correlations(args: argparse.Namespace, command: str) -> tuple[dict[str, float], list[str]]:
+    """What compare_real.py found of each task, and the tasks that it has."""
+    path = model_folder(args, "real_rank") / "correlations.json"
+    try:
+        correlations = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise UserError(f"no {shown(path)}; make it with: {command}") from None
+    tasks = [task for task in args.tasks if f"{task}_vanilla" in correlations]
+    if not tasks:
+        raise UserError(f"{shown(path)} has none of {', '.join(args.tasks)}")
+    return correlations, tasks
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
@@ -160,6 +200,11 @@ def set_style() -> None:
     )
 
 
+def metric_of(task: str) -> str:
+    """The metric of a task in the Pareto study; a task of one's own has `logit_diff`."""
+    return TASKS[task].metric if task in TASKS else "logit_diff"
+
+
 def display_name(task: str) -> str:
     """A task as figures name it."""
     return TASKS[task].display_name if task in TASKS else task
@@ -177,7 +222,7 @@ def panels(n: int, *, columns: int = 3, height: float = 2.2) -> tuple[Figure, li
     return figure, flat[:n]
 
 
-def shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 3) -> None:
     """One legend for all panels, below them."""
     entries: dict[str, Any] = {}
     for ax in axes:
@@ -187,128 +232,61 @@ def shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
         entries.values(),
         entries.keys(),
         loc="outside lower center",
-        ncols=min(len(entries), 4),
+        ncols=min(len(entries), columns),
     )
 
 
-# ---- faithfulness curves -------------------------------------------------------------------------
+# ---- methods and tasks -----------------------------------------------------------------------
 
 
-def methods_of(frame: pd.DataFrame) -> list[str]:
-    """The methods with a curve in a table: those we know in our order, then others."""
-    found = [name.removeprefix("loss_") for name in frame.columns if name.startswith("loss_")]
-    return [name for name in METHODS if name in found] + [n for n in found if n not in METHODS]
-
-
-def draw_curves(
-    ax: Axes,
-    frame: pd.DataFrame,
-    *,
-    bands: pd.DataFrame | None = None,
-    normalise: bool = True,
-    methods: Sequence[str] | None = None,
+def draw_method_bars(
+    ax: Axes, values: Mapping[str, float], tasks: Sequence[str], *, suffix: str
 ) -> None:
-    """Metric, or normalised faithfulness, against the number of edges after pruning.
-
-    Args:
-        ax: where.
-        frame: columns baseline, corrupted_baseline, edges, loss_X and, if known, edges_X.
-        bands: stderr_X (drawn as 95% confidence bands) and loss_random, if there is such a table.
-        normalise: as a share of what lies between the corrupted (0) and the clean run (1).
-        methods: which; None: all.
-    """
-    clean, corrupted = frame["baseline"].iloc[0], frame["corrupted_baseline"].iloc[0]
-
-    def scale(values: Any) -> Any:
-        return (values - corrupted) / (clean - corrupted) if normalise else values
-
-    for y, line in ((scale(clean), "-"), (scale(corrupted), ":")):
-        ax.axhline(y, color=GREY, linewidth=0.8, linestyle=line, zorder=0)
-    if bands is not None and "loss_random" in bands:
-        ax.fill_between(
-            bands["edges_random"],
-            scale(bands["loss_random_low"]),
-            scale(bands["loss_random_high"]),
-            color=GREY,
-            alpha=0.3,
-            linewidth=0,
-            label="random circuits",
-        )
-    for name in methods if methods is not None else methods_of(frame):
-        if f"loss_{name}" not in frame:
-            continue
-        label, colour, line, marker = METHODS.get(name, (name, SKY, "-.", "x"))
-        edges = frame[f"edges_{name}"] if f"edges_{name}" in frame else frame["edges"]
-        loss = frame[f"loss_{name}"]
-        ax.plot(edges, scale(loss), line, marker=marker, color=colour, label=label)
-        if bands is not None and f"stderr_{name}" in bands:
-            spread = 1.96 * bands[f"stderr_{name}"].fillna(0.0)
-            ax.fill_between(
-                edges, scale(loss - spread), scale(loss + spread), color=colour, alpha=0.15, lw=0
-            )
-    ax.margins(x=0.02)
+    """Two bars per task: `<task>_vanilla<suffix>` (EAP) and `<task>_ig<suffix>` (EAP-IG)."""
+    for offset, (method, key) in zip(
+        (-0.2, 0.2), (("EAP", "vanilla"), ("EAP-IG", "ig")), strict=True
+    ):
+        label, colour, _, _ = METHODS[method]
+        heights = [values[f"{task}_{key}{suffix}"] for task in tasks]
+        places = [place + offset for place in range(len(tasks))]
+        ax.bar(places, heights, 0.38, color=colour, label=label)
+    ax.set_xticks(range(len(tasks)), [display_name(task) for task in tasks], rotation=35)
+    for text in ax.get_xticklabels():
+        text.set_horizontalalignment("right")
+        text.set_rotation_mode("anchor")
+    ax.tick_params(axis="x", length=0)
 
 
-def total_edges(frame: pd.DataFrame, bands: pd.DataFrame | None = None) -> int | None:
-    """The number of edges of the whole graph, where a table has it."""
-    for table in (frame, bands):
-        if table is not None and "total_edges" in table:
-            return int(table["total_edges"].iloc[0])
-    return None
-
-
-def edges_label(total: int | None) -> str:
-    """Label of the axis of edges."""
-    return "edges in the circuit" if total is None else f"edges in the circuit (of {total:,})"
-
-
-def curve_figure(
-    frames: Mapping[str, pd.DataFrame],
-    bands: Mapping[str, pd.DataFrame],
+def draw_task_lines(
+    ax: Axes,
+    table: pd.DataFrame,
+    tasks: Sequence[str],
+    columns: Mapping[str, str],
     *,
-    normalise: bool,
-    metric_of: Mapping[str, str] | None = None,
-    columns: int = 3,
-) -> Figure:
-    """One panel of faithfulness curves per task.
-
-    Args:
-        frames: table of each task.
-        bands: what surrounds the curves, of the tasks that have it.
-        normalise: draw normalised faithfulness, not the metric.
-        metric_of: the metric of each task, where known.
-        columns: panels side by side.
-    """
-    figure, axes = panels(len(frames), columns=columns)
-    for ax, (task, frame) in zip(axes, frames.items(), strict=True):
-        own = bands.get(task)
-        draw_curves(ax, frame, bands=own, normalise=normalise)
-        ax.set_title(display_name(task))
-        ax.set_xlabel(edges_label(total_edges(frame, own)))
-        if normalise:
-            _limit_outliers(ax)
-            ax.set_ylabel("normalised faithfulness")
-        else:
-            metric = (metric_of or {}).get(task) or (TASKS[task].metric if task in TASKS else "")
-            ax.set_ylabel(METRIC_NAMES.get(metric, "metric"))
-    shared_legend(figure, axes)
-    return figure
-
-
-def _limit_outliers(ax: Axes) -> None:
-    """Normalised faithfulness between -0.5 and 1.5, unless nothing lies outside."""
-    low, high = ax.get_ylim()
-    ax.set_ylim(max(low, -0.5), min(high, 1.5))
-
-
-def read_bands(args: argparse.Namespace, study: str, tasks: Sequence[str]) -> dict[str, Any]:
-    """What surrounds the curves of those tasks that have such a table."""
-    folder = model_folder(args, study) / "csv"
-    paths = {task: folder / f"{task}_bands.csv" for task in tasks}
-    return {task: read_table(path) for task, path in paths.items() if path.exists()}
+    start: int = 0,
+) -> None:
+    """Columns `<task>_<column>` against `depth`: colour by task, dotted for EAP, from row `start`."""
+    for task in tasks:
+        colour = TASK_COLOURS.get(task, GREY)
+        for method, column in columns.items():
+            ax.plot(
+                table["depth"][start:],
+                table[f"{task}_{column}"][start:],
+                ":" if method == "EAP" else "-",
+                color=colour,
+                label=display_name(task) if method != "EAP" else None,
+            )
+    for method in columns:
+        line = ":" if method == "EAP" else "-"
+        ax.plot([], [], line, color=BLACK, label=f"{METHODS[method][0]} against exact values")
 
 
 # ---- heat maps -----------------------------------------------------------------------------------
+
+
+def short_name(task: str) -> str:
+    """A task as crowded figures name it."""
+    return display_name(task).replace("Greater-Than (", "GT (")
 
 
 def draw_heatmap(
@@ -318,28 +296,43 @@ def draw_heatmap(
     title: str,
     low: float = 0.0,
     high: float = 1.0,
-    centre: float | None = None,
     decimals: int = 2,
-    cmap: str = "viridis",
+    colour_bar: bool = True,
 ) -> None:
-    """A square table with its numbers written in; rows and columns by display name."""
-    named = table.rename(index=display_name, columns=display_name)
+    """A square table with its numbers written in; rows and columns by display name.
+
+    Colours run from `low` to `high`; numbers beyond have the colour of the nearer end.
+    """
     sns.heatmap(
-        named.astype(float),
+        table.rename(index=short_name, columns=short_name).astype(float),
         ax=ax,
         vmin=low,
         vmax=high,
-        center=centre,
-        cmap=cmap,
+        cmap="Blues",
         annot=True,
         fmt=f".{decimals}f",
         annot_kws={"size": "x-small"},
-        cbar_kws={"shrink": 0.8},
+        cbar=colour_bar,
+        cbar_kws={"shrink": 0.8} if colour_bar else None,
         square=True,
         linewidths=0.5,
     )
     ax.set_title(title)
-    ax.tick_params(axis="x", rotation=45)
+    ax.tick_params(axis="x", rotation=45, length=0)
     for label in ax.get_xticklabels():
         label.set_horizontalalignment("right")
-    ax.tick_params(axis="y", rotation=0)
+        label.set_rotation_mode("anchor")
+    ax.tick_params(axis="y", rotation=0, length=0)
+
+
+def heatmap_row(tables: Mapping[str, pd.DataFrame]) -> tuple[Figure, list[Axes]]:
+    """Square tables side by side by title, names of rows on the first only, one colour bar."""
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(1.5 * PAPER_WIDTH, 4.1), sharey=True, squeeze=False
+    )
+    flat = list(axes.flat)
+    for ax, (title, table) in zip(flat, tables.items(), strict=True):
+        draw_heatmap(ax, table, title=title, colour_bar=False)
+    mesh: Any = flat[-1].collections[0]
+    figure.colorbar(mesh, ax=flat, shrink=0.6, pad=0.01, extend="both")
+    return figure, flat

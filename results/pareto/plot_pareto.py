@@ -1,6 +1,6 @@
 """The metric of circuits against their size, a panel per task (results of pareto.py)."""
 
-from eap import cli, plotting
+from eap import cli, curve_plots, plotting
 
 
 def main() -> None:
@@ -10,8 +10,8 @@ def main() -> None:
     frames = plotting.read_tasks(
         args, "pareto", f"python pareto.py --model {args.model} --task {{task}}"
     )
-    bands = plotting.read_bands(args, "pareto", list(frames))
-    figure = plotting.curve_figure(frames, bands, normalise=False)
+    bands = curve_plots.read_bands(args, "pareto", list(frames))
+    figure = curve_plots.curve_figure(frames, bands, normalise=False, model=args.model)
     plotting.save_figure(figure, plotting.model_folder(args, "pareto"), "pareto")
 
 

@@ -1,6 +1,6 @@
 """Figure 10: normalised faithfulness for a few tasks alone (default: greater-than variants)."""
 
-from eap import cli, plotting
+from eap import cli, curve_plots, plotting
 
 TASKS = ("greater-than-price", "greater-than-sequence")
 
@@ -12,8 +12,8 @@ def main() -> None:
     frames = plotting.read_tasks(
         args, "pareto", f"python pareto.py --model {args.model} --task {{task}}"
     )
-    bands = plotting.read_bands(args, "pareto", list(frames))
-    figure = plotting.curve_figure(frames, bands, normalise=True, columns=2)
+    bands = curve_plots.read_bands(args, "pareto", list(frames))
+    figure = curve_plots.curve_figure(frames, bands, normalise=True, model=args.model, columns=2)
     name = f"pareto_normalized_{'_'.join(frames)}"
     plotting.save_figure(figure, plotting.model_folder(args, "pareto"), name)
 

@@ -1,0 +1,12 @@
+"""Figure 6: precision and recall of found circuits against the IOI circuit of Wang et al. (2022).
+
+Needs a model of GPT-2 small's shape. Writes results/manual_overlap/<model>/csv/
+ioi_node_edge_precision_recall.csv and the figure.
+"""
+
+from manual_overlap import run
+
+from eap import cli
+
+if __name__ == "__main__":
+    cli.run(lambda: run(__doc__, "ioi", "ioi"))

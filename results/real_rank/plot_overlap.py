@@ -1,0 +1,28 @@
+"""Figure 4: how EAP's and EAP-IG's scores agree with exact ones (results of compare_real.py)."""
+
+from eap import cli, plotting
+
+
+def main() -> None:
+    """Draw results/real_rank/<model>/{png,pdf}/all-overlap."""
+    args = plotting.make_parser(__doc__).parse_args()
+    plotting.set_style()
+    command = f"python results/real_rank/compare_real.py --model {args.model}"
+    folder = plotting.model_folder(args, "real_rank")
+    correlations, tasks = plotting.read_correlations(args, command)
+    overlaps = plotting.required_table(folder / "csv" / "all-overlap.csv", command, needs=["depth"])
+
+    figure, (left, right) = plotting.panels(2, columns=2, height=2.9)
+    plotting.draw_method_bars(left, correlations, tasks, suffix="")
+    left.set_ylabel("Pearson's r of absolute scores")
+    left.set_title("Correlation with exact values")
+    plotting.draw_task_lines(right, overlaps, tasks, {"EAP": "vanilla", "EAP-IG": "ig"}, start=4)
+    right.set_xlabel("n edges with the highest absolute scores")
+    right.set_ylabel("average overlap")
+    right.set_title("Overlap with the exact top n")
+    plotting.shared_legend(figure, [left, right], columns=4)
+    plotting.save_figure(figure, folder, "all-overlap")
+
+
+if __name__ == "__main__":
+    cli.run(main)
