@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoConfig
 
 from eap.errors import UserError
 from eap.families import Block, Norm, find_family, read_blocks, read_norm, residual_dtype
@@ -163,6 +164,20 @@ def from_bridge(
     )
     check_against_bridge(model)
     return model
+
+
+def load_config(name: str) -> tuple[int, int]:
+    """Numbers of layers and heads of a model that need not be loaded for it.
+
+    Raises:
+        UserError: unknown name.
+    """
+    path = TOY_MODEL if name == "toy" else Path(name).expanduser()
+    try:
+        config = AutoConfig.from_pretrained(str(path) if path.is_dir() else name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load model {name!r}: {_first_line(error)}") from None
+    return config.num_hidden_layers, config.num_attention_heads
 
 
 def check_against_bridge(model: Model, *, n_positions: int = 12) -> None:

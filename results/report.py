@@ -19,9 +19,12 @@ from eap.files import write_atomically
 from eap.tasks import TASKS
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-img { max-width: 100%; } figure { margin: 1rem 0 2rem; } figcaption { color: #444; }
-table { border-collapse: collapse; font-size: 13px; } td, th { padding: 2px 8px; text-align: right; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; }
+img { max-width: 100%; }
+figure { margin: 1rem 0 2rem; }
+figcaption { color: #444; }
+table { border-collapse: collapse; font-size: 13px; }
+td, th { padding: 2px 8px; text-align: right; }
 tr:nth-child(even) { background: #f4f4f4; } details { margin: .5rem 0; } summary { cursor: pointer; }
 code, pre { background: #f4f4f4; font-size: 13px; } pre { padding: .6rem; overflow-x: auto; }
 """

@@ -18,13 +18,9 @@ def main() -> None:
         try:
             circuits[task] = plotting.find_graph(args, f"{task}_circuit")
         except FileNotFoundError as error:
-            print(
-                f"left out: no {error}; make it with: python overlap_heatmaps.py --model {args.model}"
-            )
+            print(f"left out: no {error}; make it with: {command}")
     if not circuits:
-        raise UserError(
-            f"no circuits of {args.model}; begin with: python overlap_heatmaps.py --model {args.model}"
-        )
+        raise UserError(f"no circuits of {args.model}; begin with: {command}")
     figure, axes = plotting.panels(2, columns=2, height=3.4)
     figure.set_size_inches(1.4 * plotting.PAPER_WIDTH, 4.8)
     for ax, kind, compare in zip(axes, ("Node", "Edge"), (node_overlap, edge_overlap), strict=True):

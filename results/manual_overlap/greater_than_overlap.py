@@ -1,4 +1,4 @@
-"""Figure 6: precision and recall of found circuits against the greater-than circuit of Hanna et al. (2023).
+"""Figure 6: precision and recall of circuits against that of Hanna et al. (2023).
 
 Needs a model of GPT-2 small's shape. Writes results/manual_overlap/<model>/csv/
 greater-than_node_edge_precision_recall.csv and the figure.

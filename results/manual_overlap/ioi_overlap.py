@@ -1,4 +1,4 @@
-"""Figure 6: precision and recall of found circuits against the IOI circuit of Wang et al. (2022).
+"""Figure 6: precision and recall of circuits against that of Wang et al. (2022).
 
 Needs a model of GPT-2 small's shape. Writes results/manual_overlap/<model>/csv/
 ioi_node_edge_precision_recall.csv and the figure.
