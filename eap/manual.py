@@ -1,9 +1,11 @@
 """Circuits that people found by hand in GPT-2 small, to compare found circuits with.
 
-They are data, `data/manual_circuits/<name>.json`: groups of nodes and which group feeds which.
+They are data, `data/manual_circuits/<task>.json`: groups of nodes, and which group feeds which
+input (q, k, v; "" for MLPs and logits) of which other.
 """
 
 import json
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -12,41 +14,71 @@ from eap.data import DATA
 from eap.errors import UserError
 from eap.graph import Graph
 
-NAMES = ("ioi", "greater-than")
+FOLDER = DATA / "manual_circuits"
 
 
-def manual_circuit(graph: Graph, name: str, *, published_wiring: bool = False) -> Graph:
-    """The hand-made circuit `name` as a circuit of `graph`.
+@dataclass(frozen=True)
+class ManualCircuit:
+    """A circuit found by hand.
+
+    Attributes:
+        graph: its edges, as a circuit of the graph it was asked for.
+        include_mlps: whether its authors looked at MLPs at all; else only heads are compared.
+        source: who found it.
+        corrections: how the wiring differs from the one that was compared with in the paper.
+    """
+
+    graph: Graph
+    include_mlps: bool
+    source: str
+    corrections: tuple[str, ...]
+
+
+def load_manual_circuit(
+    graph: Graph, task: str, *, published_wiring: bool = False
+) -> ManualCircuit:
+    """The hand-made circuit of a task ('ioi' or 'greater-than').
 
     Args:
         graph: of a model with GPT-2 small's shape.
-        name: 'ioi' or 'greater-than'.
-        published_wiring: as the published comparison had it, with its mistakes.
+        task: whose circuit.
+        published_wiring: exactly as the paper's comparison had it, with its mistakes.
 
     Raises:
-        UserError: the graph has another shape, so its heads are not those of the circuit.
+        UserError: there is none for the task, or the graph has another shape, so that its heads are
+            not those of the circuit.
     """
-    path = DATA / "manual_circuits" / f"{name}.json"
+    path = FOLDER / f"{task}.json"
+    if not path.exists():
+        known = ", ".join(sorted(own.stem for own in FOLDER.glob("*.json")))
+        raise UserError(f"no hand-made circuit of {task!r}; there are those of {known}")
     document = json.loads(path.read_text(encoding="utf8"))
-    shape = (graph.config.n_layers, graph.config.n_heads)
     wanted = (document["n_layers"], document["n_heads"])
-    if shape != wanted:
+    shape = (graph.config.n_layers, graph.config.n_heads)
+    if shape != wanted or graph.config.n_kv_receivers != graph.config.n_heads:
         raise UserError(
-            f"the hand-made {name} circuit is of a model with {wanted[0]} layers of {wanted[1]} "
-            f"heads (GPT-2 small); this one has {shape[0]} of {shape[1]}"
+            f"the hand-made {task} circuit is of {document['model']} ({wanted[0]} layers of "
+            f"{wanted[1]} heads); this model has {shape[0]} layers of {shape[1]}"
         )
+    wiring = document["wiring"]
+    if published_wiring:
+        wiring = document.get("published_wiring", wiring)
+    groups = document["groups"]
+    senders = {name: i for i, name in enumerate(graph.sender_names)}
+    receivers = {name: j for j, name in enumerate(graph.receiver_names)}
     in_graph = torch.zeros_like(graph.edge_exists)
-    groups = {"input": ["input"], "logits": ["logits"], **document["groups"]}
-    wiring = document["published_wiring" if published_wiring else "wiring"]
-    for sender_group, receiver_group, kinds in wiring:
-        for sender, receiver in product(groups[sender_group], groups[receiver_group]):
-            for name_of_edge in _receivers(receiver, kinds):
-                i, j = graph.sender_names.index(sender), graph.receiver_names.index(name_of_edge)
-                if graph.edge_exists[i, j]:  # a group's later heads do not feed earlier ones
-                    in_graph[i, j] = True
-    return graph.with_edges(in_graph)
-
-
-def _receivers(receiver: str, kinds: str) -> list[str]:
-    """Receivers of a connection: inputs of a head, or the one of an MLP or the logits."""
-    return [f"{receiver}<{kind}>" for kind in kinds] if kinds else [receiver]
+    for sender_group, receiver_group, inputs in wiring:
+        for sender, receiver in product(
+            groups.get(sender_group, [sender_group]), groups.get(receiver_group, [receiver_group])
+        ):
+            names = [f"{receiver}<{kind}>" for kind in inputs] if "h" in receiver else [receiver]
+            for name in names:
+                in_graph[senders[sender], receivers[name]] = True
+    # Of two groups that share layers, the later nodes do not feed the earlier ones.
+    in_graph &= graph.edge_exists
+    return ManualCircuit(
+        graph.with_edges(in_graph),
+        include_mlps=document["include_mlps"],
+        source=document["source"],
+        corrections=tuple(document["corrections"]),
+    )

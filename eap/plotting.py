@@ -265,7 +265,7 @@ def draw_task_lines(
     *,
     start: int = 0,
 ) -> None:
-    """Columns `<task>_<column>` against `depth`: colour by task, dotted for EAP, from row `start`."""
+    """Columns `<task>_<column>` against `depth`, from row `start`: colour by task, dots for EAP."""
     for task in tasks:
         colour = TASK_COLOURS.get(task, GREY)
         for method, column in columns.items():

@@ -1,41 +1,48 @@
-"""Figure 5: overlap of the tasks' circuits beside how well each does the other tasks."""
+"""Figure 5: overlap of the tasks' circuits beside how well each does the other tasks.
+
+Draws cross_task (faithfulness as a share of the whole model's) and cross_task_own (as a share of
+the task's own circuit's), and says how much of the latter the overlaps explain.
+"""
+
+import pandas as pd
+from scipy import stats
 
 from eap import cli, plotting
-from eap.curves import normalised
-from eap.errors import UserError
+from eap.crosstask import explained_variance, off_diagonal, read_faithfulness, read_square
 
 
 def main() -> None:
-    """Draw results/cross-task/<model>/{png,pdf}/cross_task."""
+    """Draw results/cross-task/<model>/{png,pdf}/{cross_task,cross_task_own}."""
     args = plotting.make_parser(__doc__, tasks=()).parse_args()
     plotting.set_style()
-    jaccard = plotting.model_folder(args, "jaccard") / "csv"
-    study = plotting.model_folder(args, "cross-task")
-    try:
-        nodes = plotting.read_table(jaccard / "node_ious.csv", index=True)
-        edges = plotting.read_table(jaccard / "edge_ious.csv", index=True)
-    except FileNotFoundError as error:
-        command = f"python overlap_heatmaps.py --model {args.model}"
-        raise UserError(f"no {error}; make it with: {command}") from None
-    try:
-        table = plotting.read_table(study / "csv" / "faithfulness.csv", index=True)
-    except FileNotFoundError as error:
-        command = f"python all_cross_task_faithfulness.py --model {args.model}"
-        raise UserError(f"no {error}; make it with: {command}") from None
-    tasks = [name for name in table.columns if name not in ("baseline", "corrupted_baseline")]
-    faithfulness = table[tasks].apply(
-        lambda column: normalised(column, table["baseline"], table["corrupted_baseline"])
+    nodes, edges = (read_square(args, f"{kind}_ious") for kind in ("node", "edge"))
+    of_model, of_own = read_faithfulness(args)
+    for name, title, faithfulness in (
+        ("cross_task", "Cross-task faithfulness", of_model),
+        ("cross_task_own", "Cross-task / own circuit's", of_own),
+    ):
+        figure, axes = plotting.heatmap_row(
+            {"Node IoU": nodes, "Edge IoU": edges, title: faithfulness}
+        )
+        axes[2].set_xlabel("whose circuit")
+        axes[2].set_ylabel("tested on")
+        plotting.save_figure(figure, plotting.model_folder(args, "cross-task"), name)
+
+    # The diagonal is 1 in all three by definition, and is left out.
+    tasks = [task for task in nodes if task in of_own]
+    x = pd.DataFrame(
+        {
+            "node IoU": off_diagonal(nodes.loc[tasks, tasks]),
+            "edge IoU": off_diagonal(edges.loc[tasks, tasks]),
+        }
     )
-    figure, axes = plotting.panels(3, columns=3, height=3.4)
-    figure.set_size_inches(2.1 * plotting.PAPER_WIDTH, 4.8)
-    plotting.draw_heatmap(axes[0], nodes, title="Node IoU")
-    plotting.draw_heatmap(axes[1], edges, title="Edge IoU")
-    plotting.draw_heatmap(
-        axes[2], faithfulness, title="Normalised faithfulness", low=-1.0, centre=0.0, cmap="RdBu"
-    )
-    axes[2].set_xlabel("whose circuit")
-    axes[2].set_ylabel("task tested on")
-    plotting.save_figure(figure, study, "cross_task")
+    y = off_diagonal(of_own.loc[tasks, tasks])
+    if len(y) > 3:
+        cli.say("how well overlap tells faithfulness (share of the own circuit's):")
+        for name in x:
+            found = stats.pearsonr(x[name], y)
+            cli.say(f"  {name}: Pearson's r {found.statistic:.2f} (p = {found.pvalue:.2g})")
+        cli.say(f"  both, linear regression: R^2 {explained_variance(x.to_numpy(), y):.2f}")
 
 
 if __name__ == "__main__":

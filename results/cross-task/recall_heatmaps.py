@@ -1,38 +1,29 @@
-"""Appendix I: how much of one task's circuit another task's circuit has (recall)."""
+"""Appendix I: recall of the tasks' circuits beside how well each does the other tasks.
 
-import pandas as pd
+Recall: the share of a task's circuit (row) that is in another task's circuit (column).
+"""
 
 from eap import cli, plotting
-from eap.compare import edge_overlap, node_overlap
-from eap.errors import UserError
-from eap.tasks import TASKS
+from eap.crosstask import read_faithfulness, read_square
 
 
 def main() -> None:
     """Draw results/cross-task/<model>/{png,pdf}/recall."""
-    args = plotting.make_parser(__doc__, tasks=tuple(TASKS)).parse_args()
+    args = plotting.make_parser(__doc__, tasks=()).parse_args()
     plotting.set_style()
-    command = f"python overlap_heatmaps.py --model {args.model}"
-    circuits = {}
-    for task in args.tasks:
-        try:
-            circuits[task] = plotting.find_graph(args, f"{task}_circuit")
-        except FileNotFoundError as error:
-            print(f"left out: no {error}; make it with: {command}")
-    if not circuits:
-        raise UserError(f"no circuits of {args.model}; begin with: {command}")
-    figure, axes = plotting.panels(2, columns=2, height=3.4)
-    figure.set_size_inches(1.4 * plotting.PAPER_WIDTH, 4.8)
-    for ax, kind, compare in zip(axes, ("Node", "Edge"), (node_overlap, edge_overlap), strict=True):
-        table = pd.DataFrame(
-            {
-                column: {row: compare(first, second).recall for row, first in circuits.items()}
-                for column, second in circuits.items()
-            }
-        )
-        plotting.draw_heatmap(ax, table, title=f"{kind} recall")
-        ax.set_xlabel("of this task's circuit")
-        ax.set_ylabel("found in this task's circuit")
+    _, of_own = read_faithfulness(args)
+    figure, axes = plotting.heatmap_row(
+        {
+            "Node recall": read_square(args, "node_overlap"),
+            "Edge recall": read_square(args, "edge_overlap"),
+            "Cross-task / own circuit's": of_own,
+        }
+    )
+    axes[0].set_ylabel("share of this circuit")
+    for ax in axes[:2]:
+        ax.set_xlabel("found in this circuit")
+    axes[2].set_xlabel("whose circuit")
+    axes[2].set_ylabel("tested on")
     plotting.save_figure(figure, plotting.model_folder(args, "cross-task"), "recall")
 
 

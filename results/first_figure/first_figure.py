@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from torch.nn import functional as F
 
-from eap import cli, plotting
+from eap import cli, curve_plots, plotting
 from eap.attribute import RULES
 
 TASK = "fact-retrieval-comma"
@@ -23,12 +23,13 @@ def main() -> None:
     command = f"python pareto.py --model {args.model} --task {{task}}"
     frames = plotting.read_tasks(args, "pareto", command)
     (task, frame), *_ = frames.items()
-    bands = plotting.read_bands(args, "pareto", [task]).get(task)
+    bands = curve_plots.read_bands(args, "pareto", [task]).get(task)
     figure, (left, right) = plotting.panels(2, columns=2, height=2.8)
     draw_gelu(left)
-    plotting.draw_curves(right, frame, bands=bands)
+    curve_plots.draw_curves(right, frame, bands=bands)
+    curve_plots.limit_outliers(right)
     right.set_title(plotting.display_name(task))
-    right.set_xlabel(plotting.edges_label(plotting.total_edges(frame, bands)))
+    right.set_xlabel(curve_plots.edges_label(curve_plots.total_edges(args.model, frame, bands)))
     right.set_ylabel("normalised faithfulness")
     plotting.shared_legend(figure, [right])
     plotting.save_figure(figure, plotting.model_folder(args, "first_figure"), "first_figure")

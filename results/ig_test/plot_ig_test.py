@@ -30,7 +30,7 @@ def draw(ax: Axes, frame: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    """Draw results/ig_test/<model>/{png,pdf}/ig_all."""
+    """Draw results/ig_test/<model>/{png,pdf}/ig_test."""
     parser = plotting.make_parser(__doc__, tasks=["ioi", "greater-than", "gender-bias"])
     parser.add_argument("--eval_metric", help="of faithfulness (default: each task's own)")
     args = parser.parse_args()
@@ -56,7 +56,7 @@ def main() -> None:
         ax.set_title(plotting.display_name(task))
         ax.set_xlabel(curve_plots.edges_label(curve_plots.total_edges(args.model, frame, bands)))
     plotting.shared_legend(figure, axes, columns=5)
-    plotting.save_figure(figure, plotting.model_folder(args, "ig_test"), "ig_all")
+    plotting.save_figure(figure, plotting.model_folder(args, "ig_test"), "ig_test")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Figure 6: precision and recall of circuits against that of Wang et al. (2022).
+"""Figure 6: the edges that EAP and EAP-IG find, against the circuit of Wang et al. (2022).
 
-Needs a model of GPT-2 small's shape. Writes results/manual_overlap/<model>/csv/
-ioi_node_edge_precision_recall.csv and the figure.
+Needs a model of GPT-2 small's shape. Writes
+results/manual_overlap/<model>/csv/ioi_node_edge_precision_recall.csv and the figure.
 """
 
 from manual_overlap import run
@@ -9,4 +9,4 @@ from manual_overlap import run
 from eap import cli
 
 if __name__ == "__main__":
-    cli.run(lambda: run(__doc__, "ioi", "ioi"))
+    cli.run(lambda: run(__doc__, "ioi"))

@@ -8,17 +8,19 @@ import pandas as pd
 from eap import cli, plotting
 from eap.compare import edge_overlap, node_overlap
 from eap.errors import UserError
-from eap.manual import manual_circuit
+from eap.manual import load_manual_circuit
 
 GRAPHS = {"EAP": "vanilla", "EAP-IG": "task"}
-MEASURES = [(kind, share) for kind in ("node", "edge") for share in ("precision", "recall")]
+SIZES = range(1, 200)
 
 
-def run(description: str | None, name: str, task: str) -> None:
+def run(description: str | None, task: str) -> None:
     """Write the table and the figure of one hand-made circuit."""
-    parser = plotting.make_parser(description)
+    parser = plotting.make_parser(description, tasks=[task])
     parser.add_argument(
-        "--published-wiring", action="store_true", help="with the mistakes of the published one"
+        "--published_wiring",
+        action="store_true",
+        help="compare with the circuit as the paper did, with the mistakes of its wiring",
     )
     args = parser.parse_args()
     try:
@@ -29,37 +31,40 @@ def run(description: str | None, name: str, task: str) -> None:
     except FileNotFoundError as error:
         command = f"python pareto.py --model {args.model} --task {task}"
         raise UserError(f"no {error}; make it with: {command}") from None
+    by_hand = load_manual_circuit(graphs["EAP"], task, published_wiring=args.published_wiring)
 
+    # The n edges with the highest absolute scores, against the circuit's.
     rows = []
-    by_hand = manual_circuit(graphs["EAP"], name, published_wiring=args.published_wiring)
-    sizes = [*range(30, 100, 10), *range(100, 1001, 100)]
-    for size in sizes:
+    for size in SIZES:
         row: dict[str, float] = {"edges": size}
         for method, graph in graphs.items():
-            circuit = graph.greedy(min(size, graph.n_edges)).prune()
-            overlaps = {
-                "node": node_overlap(circuit, by_hand), "edge": edge_overlap(circuit, by_hand)
-            }  # fmt: skip
-            for kind, share in MEASURES:
-                row[f"{method}_{kind}_{share}"] = getattr(overlaps[kind], share)
+            found = graph.top_n(size)
+            for kind, compare in (("node", node_overlap), ("edge", edge_overlap)):
+                overlap = compare(found, by_hand.graph, include_mlps=by_hand.include_mlps)
+                row[f"{method}_{kind}_precision"] = overlap.precision
+                row[f"{method}_{kind}_recall"] = overlap.recall
         rows.append(row)
     table = pd.DataFrame(rows)
     folder = plotting.model_folder(args, "manual_overlap")
     cli.save_csv(table, folder / "csv" / f"{task}_node_edge_precision_recall.csv")
+    cli.say(f"the hand-made circuit: {by_hand.source}")
 
     plotting.set_style()
-    figure, axes = plotting.panels(2, columns=2, height=2.6)
-    for ax, kind in zip(axes, ("node", "edge"), strict=True):
-        for method in GRAPHS:
-            label, colour, _, marker = plotting.METHODS[method]
-            for share, line in (("precision", "-"), ("recall", "--")):
-                ax.plot(
-                    table["edges"], table[f"{method}_{kind}_{share}"], line,
-                    color=colour, marker=marker, label=f"{label} {share}",
-                )  # fmt: skip
-        ax.set_title(f"{plotting.display_name(task)}: {kind}s")
-        ax.set_xlabel(plotting.edges_label(graphs["EAP"].n_edges))
-        ax.set_ylabel("precision, recall")
-        ax.set_ylim(-0.03, 1.03)
-    plotting.shared_legend(figure, axes)
+    figure, (ax,) = plotting.panels(1, height=2.9)
+    for method in GRAPHS:
+        label, colour, _, _ = plotting.METHODS[method]
+        for kind, line in (("node", "-"), ("edge", ":")):
+            ax.plot(
+                table[f"{method}_{kind}_recall"],
+                table[f"{method}_{kind}_precision"],
+                line,
+                color=colour,
+                label=f"{label}, {kind}s",
+            )
+    ax.set_xlabel(f"recall of the hand-made circuit (top 1 to {SIZES[-1]} edges)")
+    ax.set_ylabel("precision")
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_ylim(-0.03, 1.05)
+    ax.set_title(plotting.display_name(task))
+    plotting.shared_legend(figure, [ax], columns=2)
     plotting.save_figure(figure, folder, f"{task}_precision_recall")

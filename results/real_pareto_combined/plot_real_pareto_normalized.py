@@ -1,48 +1,39 @@
-"""Figures 3 and 11: normalised faithfulness of circuits, a panel per task.
+"""Figures 3 and 11: normalised faithfulness of circuits from estimates and from exact values.
 
-Curves of exact scores (get_real_values.py) beside those of the estimates, where there are any; else
-the estimates alone (pareto.py, pareto_big.py), as for models too large for exact patching.
+EAP, EAP-IG and EAP-IG-KL come from pareto.py (or pareto_big.py), activation patching and its KL
+form from get_real_values.py; without the latter (large models) the estimates are drawn alone.
 """
 
-from eap import cli, plotting
+from eap import cli, curve_plots, plotting
+
+ESTIMATES = ("EAP", "EAP-IG", "EAP-IG-KL")
+EXACT = ("real", "real-KL")
 
 
 def main() -> None:
     """Draw results/real_pareto_combined/<model>/{png,pdf}/real_pareto_normalized."""
     args = plotting.make_parser(__doc__).parse_args()
     plotting.set_style()
-    present = {
-        study: [
-            task
-            for task in args.tasks
-            if (plotting.model_folder(args, study) / "csv" / f"{task}.csv").exists()
-        ]
-        for study in ("real", "pareto")
-    }
-    frames, bands = {}, {}
-    for task in args.tasks:
-        study = "real" if task in present["real"] else "pareto"
-        if task not in present[study]:
-            print(
-                f"left out: {task}; make it with: python get_real_values.py --model {args.model} "
-                f"--task {task}, or python pareto.py with the same arguments"
-            )
-            continue
-        path = plotting.model_folder(args, study) / "csv" / f"{task}.csv"
-        frames[task] = plotting.read_table(path)
-        bands |= plotting.read_bands(args, study, [task])
-        # Random circuits belong to the Pareto study.
-        if study == "real" and task in present["pareto"] and task in bands:
-            around = plotting.read_bands(args, "pareto", [task]).get(task)
-            if around is not None and len(around) == len(bands[task]):
-                random = [name for name in around.columns if "random" in name]
-                bands[task] = bands[task].join(around[random])
-    if not frames:
-        raise cli.UserError(
-            f"nothing to draw for {args.model}; begin with: python pareto.py --model {args.model} "
-            f"--task {args.tasks[0]}"
-        )
-    figure = plotting.curve_figure(frames, bands, normalise=True)
+    command = f"--model {args.model} --task {{task}}"
+    frames = plotting.read_tasks(args, "pareto", f"python pareto.py {command}")
+    bands = curve_plots.read_bands(args, "pareto", list(frames))
+    figure, axes = plotting.panels(len(frames))
+    for ax, (task, frame) in zip(axes, frames.items(), strict=True):
+        own = bands.get(task)
+        curve_plots.draw_curves(ax, frame, bands=own, methods=ESTIMATES)
+        try:
+            path = plotting.model_folder(args, "real") / "csv" / f"{task}.csv"
+            exact = plotting.read_table(path, needs=["baseline", "corrupted_baseline"])
+            around = curve_plots.read_bands(args, "real", [task]).get(task)
+            curve_plots.draw_curves(ax, exact, bands=around, methods=EXACT)
+        except FileNotFoundError as error:
+            made_by = f"python get_real_values.py {command.format(task=task)}"
+            plotting.say_missing(error, made_by)
+        curve_plots.limit_outliers(ax)
+        ax.set_title(plotting.display_name(task))
+        ax.set_xlabel(curve_plots.edges_label(curve_plots.total_edges(args.model, frame, own)))
+        ax.set_ylabel("normalised faithfulness")
+    plotting.shared_legend(figure, axes)
     folder = plotting.model_folder(args, "real_pareto_combined")
     plotting.save_figure(figure, folder, "real_pareto_normalized")
 

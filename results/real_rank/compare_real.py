@@ -34,7 +34,7 @@ def read_graphs(args: argparse.Namespace, task: str) -> dict[str, Graph]:
 
 
 def circuit_overlaps(graphs: dict[str, Graph], sizes: range) -> dict[str, list[list[float]]]:
-    """Node and edge IoU of every two graphs' circuits, by size: `real_EAP` -> [size][node, edge]."""
+    """By pair of graphs (`real_EAP`, ..): node and edge IoU of their circuits of every size."""
     pairs = list(combinations(graphs, 2))
     table: dict[str, list[list[float]]] = {f"{a}_{b}": [] for a, b in pairs}
     for size in sizes:

@@ -7,7 +7,7 @@ from eap import cli, plotting
 
 
 def main() -> None:
-    """Draw results/real_rank/<model>/{png,pdf}/node-edge-overlap."""
+    """Draw results/real_rank/<model>/{png,pdf}/node_edge_overlap."""
     args = plotting.make_parser(__doc__).parse_args()
     plotting.set_style()
     command = f"python results/real_rank/compare_real.py --model {args.model}"
@@ -23,7 +23,7 @@ def main() -> None:
         ax.set_ylabel("intersection over union")
         ax.set_title(f"{kind.capitalize()}s shared with the exact circuit")
     plotting.shared_legend(figure, axes, columns=4)
-    plotting.save_figure(figure, folder, "node-edge-overlap")
+    plotting.save_figure(figure, folder, "node_edge_overlap")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from eap import cli, plotting
 
 
 def main() -> None:
-    """Draw results/real_rank/<model>/{png,pdf}/kendall."""
+    """Draw results/real_rank/<model>/{png,pdf}/kendall_difference."""
     parser = plotting.make_parser(__doc__)
     parser.add_argument("--metric", help="that was given to compare_real.py, if any")
     args = parser.parse_args()
@@ -32,7 +32,7 @@ def main() -> None:
     last.set_ylabel("Kendall's tau of absolute scores")
     last.set_title("Rank agreement")
     plotting.shared_legend(figure, list(axes.flat))
-    plotting.save_figure(figure, plotting.model_folder(args, "real_rank"), "kendall")
+    plotting.save_figure(figure, plotting.model_folder(args, "real_rank"), "kendall_difference")
 
 
 if __name__ == "__main__":

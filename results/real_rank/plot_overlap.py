@@ -4,7 +4,7 @@ from eap import cli, plotting
 
 
 def main() -> None:
-    """Draw results/real_rank/<model>/{png,pdf}/all-overlap."""
+    """Draw results/real_rank/<model>/{png,pdf}/correlation_overlap."""
     args = plotting.make_parser(__doc__).parse_args()
     plotting.set_style()
     command = f"python results/real_rank/compare_real.py --model {args.model}"
@@ -21,7 +21,7 @@ def main() -> None:
     right.set_ylabel("average overlap")
     right.set_title("Overlap with the exact top n")
     plotting.shared_legend(figure, [left, right], columns=4)
-    plotting.save_figure(figure, folder, "all-overlap")
+    plotting.save_figure(figure, folder, "correlation_overlap")
 
 
 if __name__ == "__main__":
