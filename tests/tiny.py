@@ -39,13 +39,13 @@ _LLAMA = {
     "eos_token_id": 0,
     "pad_token_id": 1,
 }
+# Where half of a head is rotated, it needs at least 8 dimensions for two frequencies.
+_WIDE_HEADS = {"hidden_size": 24, "num_attention_heads": 3}
 _NEOX = {
     "vocab_size": D_VOCAB,
-    "hidden_size": 16,
+    **_WIDE_HEADS,
     "intermediate_size": 24,
-    "num_attention_heads": 4,
     "max_position_embeddings": MAX_POSITIONS,
-    # Two of the four dimensions of a head are rotated.
     "rotary_pct": 0.5,
     "bos_token_id": 0,
     "eos_token_id": 0,
@@ -113,14 +113,22 @@ _CONFIGS: dict[str, tuple[str, Any]] = {
     ),
     "gptj": (
         "GPTJConfig",
-        lambda n: {**_GPT2, "n_layer": n, "rotary_dim": 2, "tie_word_embeddings": False},
+        lambda n: {
+            **_GPT2,
+            "n_layer": n,
+            "n_embd": 24,
+            "n_head": 3,
+            "rotary_dim": 4,
+            "tie_word_embeddings": False,
+        },
     ),
     "phi": (
         "PhiConfig",
         lambda n: {
             **_LLAMA,
+            **_WIDE_HEADS,
             "num_hidden_layers": n,
-            "num_key_value_heads": 4,
+            "num_key_value_heads": 3,
             "partial_rotary_factor": 0.5,
         },
     ),
@@ -175,7 +183,7 @@ def tiny_hf(
     n_layers: int = 2,
     **config_arguments: Any,
 ) -> transformers.PreTrainedModel:
-    """A Hugging Face model with random weights: 4 heads, d_model 16, 50 tokens.
+    """A Hugging Face model with random weights: 3 or 4 heads, d_model 16 or 24, 50 tokens.
 
     The same arguments give the same weights. Attention is eager, as everywhere in this project.
     `config_arguments` override the arguments of the family's configuration class.
@@ -186,8 +194,21 @@ def tiny_hf(
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     # The bridge chooses its adapter by this name.
     model.config.architectures = [type(model).__name__]
-    _randomise(model, seed)
-    return model.to(dtype).eval().requires_grad_(False)
+    # GPT-Neo does not scale its attention scores; smaller weights make up for it.
+    _randomise(model, seed, gain=1.1 if family == "gpt_neo" else 1.5)
+    model = model.to(dtype).eval().requires_grad_(False)
+    if family == "gptj" and dtype == torch.float64:
+        _exact_rotary_tables(model)
+    return model
+
+
+def _exact_rotary_tables(model: Any) -> None:
+    """GPT-J keeps its tables as a buffer, computed in float32: compute them in float64."""
+    d_rotary = model.config.rotary_dim
+    frequencies = 1.0 / 10000 ** (torch.arange(0, d_rotary, 2) / d_rotary)
+    angles = torch.arange(MAX_POSITIONS).double()[:, None] * frequencies.double()
+    for block in model.transformer.h:
+        block.attn.embed_positions = torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 def tiny_bridge(
@@ -230,8 +251,8 @@ def tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def _randomise(model: torch.nn.Module, seed: int) -> None:
-    """Fill every parameter: matrices with gain 1.5, biases 0.3, norm weights about their centre."""
+def _randomise(model: torch.nn.Module, seed: int, *, gain: float) -> None:
+    """Fill every parameter: matrices with `gain`, biases 0.3, norm weights about their centre."""
     generator = torch.Generator().manual_seed(seed)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     # A norm whose weight starts at zero is an offset to one (Gemma).
@@ -241,7 +262,7 @@ def _randomise(model: torch.nn.Module, seed: int) -> None:
             if id(parameter) in embeddings:
                 parameter.copy_(noise)
             elif parameter.ndim == 2:
-                parameter.copy_(noise * 1.5 / math.sqrt(min(parameter.shape)))
+                parameter.copy_(noise * gain / math.sqrt(min(parameter.shape)))
             else:
                 centre = parameter.mean() if parameter.numel() else 0.0
                 parameter.copy_(centre + 0.3 * noise)
