@@ -1,0 +1,505 @@
+"""Speed, measured side by side in one process: ratios with their spread, not seconds to trust.
+
+    python benchmarks/run.py                      everything, about half an hour on 2 cores
+    python benchmarks/run.py --only floor eap     some parts
+
+GPT-2-small-shaped random weights, float32, unless a row says otherwise. Every ratio is the median
+over repetitions in which both sides ran one after the other; its spread is from the lowest to the
+highest. Results go to benchmarks/results/<machine>.json, from which the README's table is made.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from split_way import eap_ig, evaluate, patch_edge, plain, prepare, record_senders
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+import eap
+from eap import cli
+from eap.batches import one_group
+from eap.data import Dataset, Example, load_dataset
+from eap.files import write_atomically
+from eap.graph import Graph, GraphConfig
+from eap.metrics import METRICS
+from eap.models import from_bridge, load_model
+from eap.patching import count_operations, make_plan, patch_edges
+
+N_POSITIONS = 16
+ALL_METRICS = ("logit_diff", "prob_diff", "kl", "js")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: `value` is a ratio unless `unit` says otherwise."""
+
+    part: str
+    what: str
+    value: float
+    low: float
+    high: float
+    unit: str = "x"
+    target: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Of one call."""
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
+
+
+def side_by_side(
+    ours: Callable[[], object], other: Callable[[], object], repeats: int
+) -> list[tuple[float, float]]:
+    """Seconds of both, alternating; the first of each is not counted."""
+    ours(), other()
+    return [(seconds(ours), seconds(other)) for _ in range(repeats)]
+
+
+def ratio(part: str, what: str, pairs: Sequence[tuple[float, float]], **options: Any) -> Row:
+    """The other's time over ours: above 1 is faster."""
+    ratios = [other / own for own, other in pairs]
+    detail = {
+        "seconds": statistics.median(own for own, _ in pairs),
+        "other_seconds": statistics.median(other for _, other in pairs),
+    }
+    return Row(
+        part, what, statistics.median(ratios), min(ratios), max(ratios), detail=detail, **options
+    )
+
+
+def plain_value(part: str, what: str, values: Sequence[float], **options: Any) -> Row:
+    """A quantity that is not a ratio of two runs."""
+    return Row(part, what, statistics.median(values), min(values), max(values), **options)
+
+
+# ---- what is measured on -------------------------------------------------------------------------
+
+
+class Bench:
+    """A GPT-2-shaped model with random weights: bare, as a bridge, and as the engine has it."""
+
+    def __init__(self, n_layers: int = 12) -> None:
+        torch.manual_seed(0)
+        config = transformers.GPT2Config(n_layer=n_layers)
+        self.bare = transformers.GPT2LMHeadModel(config).eval().requires_grad_(False)
+        self.bare.set_attn_implementation("sdpa")
+        copy = transformers.GPT2LMHeadModel(config)
+        copy.load_state_dict(self.bare.state_dict())
+        copy.config.architectures = ["GPT2LMHeadModel"]
+        self.bridge = TransformerBridge.boot_transformers(
+            "gpt2", hf_model=copy, tokenizer=_tokenizer(), device="cpu", dtype=torch.float32
+        )
+        self.model = from_bridge(self.bridge, name=f"gpt2-shaped-{n_layers}")
+
+    def data(self, n: int, first_difference: int, n_positions: int = N_POSITIONS) -> Dataset:
+        """Random prompts that differ in one token."""
+        generator = torch.Generator().manual_seed(1)
+        clean = torch.randint(1000, 50000, (n, n_positions), generator=generator)
+        corrupted = clean.clone()
+        corrupted[:, first_difference] += 1
+        answers = torch.randint(1000, 50000, (n, 2), generator=generator).tolist()
+        examples = [
+            Example(tuple(c), tuple(d), (a,), (b,))
+            for c, d, (a, b) in zip(clean.tolist(), corrupted.tolist(), answers, strict=True)
+        ]
+        return Dataset("random", tuple(examples))
+
+
+def _tokenizer() -> transformers.PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models
+
+    words = {"<bos>": 0}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<bos>")),
+        bos_token="<bos>", eos_token="<bos>", unk_token="<bos>", pad_token="<bos>",
+        name_or_path="bench", add_bos_token=True,
+    )  # fmt: skip
+
+
+def tensors(data: Dataset) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Clean and corrupted tokens, correct and incorrect answers."""
+    clean, corrupted = (
+        torch.tensor([getattr(e, side) for e in data.examples]) for side in ("clean", "corrupted")
+    )
+    right, wrong = (
+        torch.tensor([getattr(e, side)[0] for e in data.examples])
+        for side in ("correct", "incorrect")
+    )
+    return clean, corrupted, right, wrong
+
+
+def logit_diff_loss(right: Tensor, wrong: Tensor) -> Callable[[Tensor], Tensor]:
+    """Sum over examples of the logit difference."""
+    rows = torch.arange(len(right))
+    return lambda logits: (logits[rows, right] - logits[rows, wrong]).sum()
+
+
+def floor_runs(bare: Any, data: Dataset) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The bare model's forward pass, and its forward and backward pass to the embedding."""
+    clean, _, right, wrong = tensors(data)
+    loss = logit_diff_loss(right, wrong)
+    embedding = bare.get_input_embeddings()(clean)
+
+    def forward() -> None:
+        with torch.no_grad():
+            bare(clean, use_cache=False)
+
+    def both() -> None:
+        start = embedding.detach().requires_grad_()
+        logits = bare(inputs_embeds=start, use_cache=False).logits
+        torch.autograd.grad(loss(logits[:, -1]), start)
+
+    return forward, both
+
+
+# ---- the parts -----------------------------------------------------------------------------------
+
+
+def attribution(bench: Bench, repeats: int) -> list[Row]:
+    """EAP and EAP-IG against the floor and against the split way."""
+    rows = []
+    for first, where in ((1, "position 1"), (8, "the middle"), (10, "two thirds")):
+        data = bench.data(16, first)
+        clean, corrupted, right, wrong = tensors(data)
+        loss, config = logit_diff_loss(right, wrong), bench.model.config
+        forward, both = floor_runs(bench.bare, data)
+        for method, points in (("EAP", [1.0]), ("EAP-IG", [k / 5 for k in range(1, 6)])):
+
+            def ours(method: str = method, data: Dataset = data) -> None:
+                eap.attribute(bench.model, data, method=method, steps=5, batch_size=16)
+
+            def floor(n: int = len(points), forward: Any = forward, both: Any = both) -> None:
+                forward()
+                forward()
+                for _ in range(n):
+                    both()
+
+            def split(
+                points: list[float] = points, c: Any = clean, d: Any = corrupted, f: Any = loss
+            ) -> None:
+                eap_ig(bench.bridge, config, c, d, f, points)
+
+            pairs = side_by_side(ours, floor, repeats)
+            inverse = [(other, own) for own, other in pairs]
+            limit = {1: "<= 1.25", 10: "<= 0.6"}.get(first, "") if method == "EAP-IG" else ""
+            name = f"{method}, difference at {where}"
+            rows.append(ratio("floor", f"{name}: time of the floor's", inverse, target=limit))
+            prepare(bench.bridge)
+            pairs = side_by_side(ours, split, repeats)
+            plain(bench.bridge)
+            limit = {1: ">= 1.6", 10: ">= 4"}.get(first, "") if method == "EAP-IG" else ""
+            rows.append(ratio("split", f"{name}: faster than split", pairs, target=limit))
+    return rows
+
+
+def sweep(bench: Bench, repeats: int) -> list[Row]:
+    """A Pareto sweep of 51 circuits on 64 pairs, against each circuit alone the split way."""
+    rows = []
+    sizes = [*range(30, 100, 10), *range(100, 1001, 100)]
+    for first, where, limit in ((1, "position 1", ">= 3"), (10, "two thirds", ">= 7")):
+        data = bench.data(64, first)
+        clean, corrupted, _, _ = tensors(data)
+        scored = [
+            eap.attribute(bench.model, data.head(16), method=method, metric=metric)
+            for method, metric in (
+                ("EAP", "logit_diff"),
+                ("EAP-IG", "logit_diff"),
+                ("EAP-IG", "kl"),
+            )
+        ]
+        circuits = [graph.greedy(n).prune() for graph in scored for n in sizes]
+        sample = circuits[::10]  # the split way is timed on every tenth circuit
+
+        def ours(data: Dataset = data, circuits: list[Graph] = circuits) -> None:
+            eap.evaluate(bench.model, circuits, data, metrics=["logit_diff"])
+
+        def split(c: Tensor = clean, d: Tensor = corrupted, sample: list[Graph] = sample) -> None:
+            for circuit in sample:
+                for start in range(0, len(c), 16):
+                    part = slice(start, start + 16)
+                    evaluate(bench.bridge, bench.model.config, c[part], d[part], circuit.in_graph)
+
+        prepare(bench.bridge)
+        pairs = side_by_side(ours, split, max(1, repeats // 2))
+        plain(bench.bridge)
+        share = len(circuits) / len(sample)
+        scaled = [(own, other * share) for own, other in pairs]
+        name = f"51 circuits, 64 pairs, difference at {where}: faster than one by one, split"
+        rows.append(ratio("sweep", name, scaled, target=limit))
+    return rows
+
+
+def peak_rate() -> float:
+    """Multiply-adds per second of a plain large matrix product, here and now."""
+    a, b = torch.randn(2048, 768), torch.randn(768, 3072)
+    for _ in range(3):
+        a @ b
+    times = [seconds(lambda: [a @ b for _ in range(4)]) / 4 for _ in range(5)]
+    return 2048 * 768 * 3072 / statistics.median(times)
+
+
+def exact(bench: Bench, repeats: int) -> list[Row]:
+    """Exact patching against one split run per edge, and the share of the peak it reaches."""
+    rows = []
+    n_sampled = 24
+    for first, where, limit in ((10, "position 10", ">= 20"), (1, "position 1", ">= 9")):
+        data = bench.data(8, first)
+        clean, corrupted, _, _ = tensors(data)
+        config = bench.model.config
+        graph = Graph.from_model(bench.model)
+        every = graph.edge_exists.nonzero()
+        generator = torch.Generator().manual_seed(0)
+        # Ours: a random tenth of each sender's edges, so that whole runs are timed as in use.
+        chosen = torch.rand(graph.edge_exists.shape, generator=generator) < 0.04
+        chosen &= graph.edge_exists
+        sampled = every[torch.randperm(len(every), generator=generator)[:n_sampled]].tolist()
+        on_clean, _ = record_senders(bench.bridge, config, clean)
+        on_corrupted, _ = record_senders(bench.bridge, config, corrupted)
+        differences = on_corrupted - on_clean
+        answers = eap.metrics.Answers.of(data.examples, range(len(data)), torch.device("cpu"))
+
+        def ours(data: Dataset = data, chosen: Tensor = chosen) -> None:
+            patch_edges(bench.model, data, metrics=ALL_METRICS, edges=chosen)
+
+        def split(
+            c: Tensor = clean, differences: Tensor = differences,
+            sampled: list[list[int]] = sampled, answers: Any = answers,
+        ) -> None:  # fmt: skip
+            base = bench.bridge(c, prepend_bos=False)[:, -1]
+            for u, v in sampled:
+                logits = patch_edge(bench.bridge, config, c, differences, u, v)
+                for name in ALL_METRICS:
+                    METRICS[name](logits, base, answers)
+
+        prepare(bench.bridge)
+        pairs = side_by_side(ours, split, max(3, repeats // 2))
+        plain(bench.bridge)
+        n_ours = int(chosen.sum())
+        scaled = [(own / n_ours, other / len(sampled)) for own, other in pairs]
+        name = f"exact patching, difference at {where}: edges per second against one run per edge"
+        rows.append(ratio("exact", name, scaled, target=limit))
+        plan = make_plan(bench.model, data, ALL_METRICS, chosen, None, None)
+        operations = count_operations(bench.model, data, plan, plan.units)
+        shares = [operations / own / peak_rate() for own, _ in pairs]
+        rows.append(
+            plain_value(
+                "exact", f"exact patching, difference at {where}: share of the matrix peak", shares,
+                unit="", target=">= 0.6" if first == 10 else "",
+            )
+        )  # fmt: skip
+    return rows
+
+
+def layers(_: Bench, repeats: int) -> list[Row]:
+    """Exact patching by number of layers, beside the predicted count of operations."""
+    rows = []
+    base: tuple[float, int] | None = None
+    for n_layers in (2, 4, 8, 12):
+        bench = Bench(n_layers)
+        data = bench.data(8, 10)
+        graph = Graph.from_model(bench.model)
+        generator = torch.Generator().manual_seed(0)
+        share = min(1.0, 1500 / graph.n_edges)
+        chosen = (
+            torch.rand(graph.edge_exists.shape, generator=generator) < share
+        ) & graph.edge_exists
+        plan = make_plan(bench.model, data, ALL_METRICS, chosen, None, None)
+        operations = count_operations(bench.model, data, plan, plan.units)
+        patch = lambda: patch_edges(bench.model, data, metrics=ALL_METRICS, edges=chosen)
+        patch()
+        times = [seconds(patch) for _ in range(max(3, repeats // 2))]
+        each = statistics.median(times) / plan.wanted.sum().item()
+        per_edge = operations / plan.wanted.sum().item()
+        base = base or (each, per_edge)
+        rows.append(
+            plain_value(
+                "layers", f"exact patching, {n_layers} layers: time per edge of that with 2 layers",
+                [t / plan.wanted.sum().item() / base[0] for t in times],
+                detail={"predicted": per_edge / base[1], "milliseconds": 1000 * each},
+            )
+        )  # fmt: skip
+    return rows
+
+
+def graphs(_: Bench, repeats: int) -> list[Row]:
+    """Construction, selection, pruning and files of large graphs."""
+    rows = []
+    shapes = {
+        "32 thousand": (GraphConfig(12, 12, 768, 12), 1000),
+        "2.2 million": (GraphConfig(48, 25, 1600, 25), 90_000),
+        "10 million": (GraphConfig(80, 32, 4096, 32), 400_000),
+    }
+    folder = Path("/tmp") if Path("/tmp").is_dir() else Path()
+    for name, (config, n) in shapes.items():
+        for cached in ("_edge_exists", "_receiver_of"):
+            getattr(eap.graph, cached).cache_clear()
+        build = seconds(lambda config=config: Graph.from_config(config))
+        graph = Graph.from_config(config)
+        generator = torch.Generator().manual_seed(0)
+        scores = torch.randn(graph.scores.shape, generator=generator)
+        graph = Graph(config, scores, graph.in_graph)
+        select = [seconds(lambda g=graph, n=n: g.greedy(n).prune()) for _ in range(repeats)]
+        path = folder / "benchmark-graph.safetensors"
+        save = [seconds(lambda g=graph, p=path: g.save(p)) for _ in range(repeats)]
+        load = [seconds(lambda p=path: Graph.load(p)) for _ in range(repeats)]
+        path.unlink()
+        big = name == "2.2 million"
+        row = lambda what, values, target: plain_value(
+            "graphs", f"graph of {name} edges: {what}", values, unit="s", target=target
+        )
+        rows += [
+            row("build", [build], "<= 0.5" if big else ""),
+            row(f"greedy {n:,} and prune", select, "<= 2" if big else ""),
+            row("save", save, "<= 1" if big else ""),
+            row("load", load, "<= 1" if big else ""),
+        ]
+    return rows
+
+
+def toy(_: Bench, repeats: int) -> list[Row]:
+    """Overhead on a small model: one step of EAP-IG, and exact patching of all edges."""
+    model = load_model("toy", device="cpu")
+    data = load_dataset("ioi", model.tokenizer).head(32)
+    bare = transformers.AutoModelForCausalLM.from_pretrained(
+        eap.models.TOY_MODEL, dtype=torch.float32, attn_implementation="sdpa"
+    ).eval().requires_grad_(False)  # fmt: skip
+    group = one_group(data.examples)
+    data = Dataset(data.task, tuple(e for e in data.examples if len(e.clean) == group.end))
+    _, both = floor_runs(bare, data)
+    steps = 5
+
+    def ours() -> None:
+        eap.attribute(model, data, method="EAP-IG", steps=steps, batch_size=32)
+
+    def floor() -> None:
+        for _ in range(steps):
+            both()
+
+    pairs = [(other, own) for own, other in side_by_side(ours, floor, repeats)]
+    rows = [
+        ratio(
+            "toy", "toy, one step of EAP-IG on a batch: time of the floor's", pairs, target="<= 2"
+        )
+    ]
+    hundred = load_dataset("ioi", model.tokenizer).head(100)
+    exact_seconds = [
+        seconds(lambda: patch_edges(model, hundred, metrics=ALL_METRICS)) for _ in range(2)
+    ]
+    what = "toy, exact values of all edges, 100 ioi pairs"
+    return [*rows, plain_value("toy", what, exact_seconds, unit="s", target="<= 60")]
+
+
+def growth(bench: Bench, _: int) -> list[Row]:
+    """How time grows with layers, examples, length and circuits: fitted exponents."""
+
+    def fit(xs: Sequence[float], ys: Sequence[float]) -> float:
+        return float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
+
+    def attribute_seconds(model: Any, data: Dataset) -> float:
+        run = lambda: eap.attribute(model, data, method="EAP-IG", batch_size=16)
+        run()
+        return statistics.median(seconds(run) for _ in range(3))
+
+    rows = []
+    counts = [8, 16, 32, 64]
+    times = [attribute_seconds(bench.model, bench.data(n, 1)) for n in counts]
+    rows.append(("EAP-IG with examples", fit(counts, times)))
+    lengths = [8, 16, 32, 64]
+    times = [attribute_seconds(bench.model, bench.data(8, 1, n)) for n in lengths]
+    rows.append(("EAP-IG with sequence length", fit([n - 1 for n in lengths], times)))
+    n_layers = [3, 6, 12]
+    times = []
+    for n in n_layers:
+        own = Bench(n)
+        times.append(attribute_seconds(own.model, own.data(16, 1)))
+    rows.append(("EAP-IG with layers", fit(n_layers, times)))
+    data = bench.data(16, 1)
+    graph = eap.attribute(bench.model, data, method="EAP")
+    numbers = [4, 16, 48]
+    times = []
+    for n in numbers:
+        circuits = [graph.greedy(300).prune()] * n
+        times.append(seconds(lambda c=circuits: eap.evaluate(bench.model, c, data)))
+    rows.append(("evaluation with circuits", fit(numbers, times)))
+    return [Row("growth", what, value, value, value, unit="exponent") for what, value in rows]
+
+
+def memory(bench: Bench, _: int) -> list[Row]:
+    """Peak memory of EAP-IG beside the budget it was given."""
+    budget = 2**30
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    eap.attribute(bench.model, bench.data(256, 1), method="EAP-IG", memory_budget=budget)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    share = (after - before) / budget
+    return [
+        Row(
+            "memory", "EAP-IG: growth of peak memory, of a budget of 1 GiB", share, share, share,
+            unit="", target="<= 1",
+        )
+    ]  # fmt: skip
+
+
+PARTS: dict[str, Callable[[Bench, int], list[Row]]] = {
+    "memory": memory,  # first: peaks only grow
+    "graphs": graphs,
+    "toy": toy,
+    "attribution": attribution,
+    "sweep": sweep,
+    "exact": exact,
+    "layers": layers,
+    "growth": growth,
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = cli.OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--repeats", type=cli.positive, default=5)
+    parser.add_argument("--threads", type=cli.positive, help="default: as torch chooses")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/<machine>.json")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    bench = Bench()
+    rows: list[Row] = []
+    for part in args.only:
+        for row in PARTS[part](bench, args.repeats):
+            rows.append(row)
+            spread = "" if row.low == row.high else f" ({row.low:.3g} to {row.high:.3g})"
+            target = f"   [{row.target}]" if row.target else ""
+            print(f"{row.what}: {row.value:.3g}{row.unit}{spread}{target}", flush=True)
+    name = platform.node() or platform.machine()
+    path = args.output or Path(__file__).resolve().parent / "results" / f"{name}.json"
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    with write_atomically(path) as temporary:
+        document = {"machine": machine, "rows": [asdict(row) for row in rows]}
+        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf8")
+    print(f"wrote {cli.shown(path)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
