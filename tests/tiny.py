@@ -207,8 +207,10 @@ def _exact_rotary_tables(model: Any) -> None:
     d_rotary = model.config.rotary_dim
     frequencies = 1.0 / 10000 ** (torch.arange(0, d_rotary, 2) / d_rotary)
     angles = torch.arange(MAX_POSITIONS).double()[:, None] * frequencies.double()
-    for block in model.transformer.h:
-        block.attn.embed_positions = torch.cat([angles.sin(), angles.cos()], dim=-1)
+    table = torch.cat([angles.sin(), angles.cos()], dim=-1)
+    for module in model.modules():  # one table in all, or one a layer in older versions
+        if hasattr(module, "embed_positions"):
+            module.embed_positions = table.to(module.embed_positions.device)
 
 
 def tiny_bridge(
