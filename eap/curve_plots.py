@@ -16,6 +16,7 @@ from eap.plotting import (
     METRIC_NAMES,
     SKY,
     display_name,
+    label_y,
     model_folder,
     panels,
     read_table,
@@ -110,7 +111,7 @@ def total_edges(model: str, *tables: pd.DataFrame | None) -> int | None:
 
 def edges_label(total: int | None) -> str:
     """Label of the axis of edges."""
-    return "edges in the circuit" if total is None else f"edges in the circuit (of {total:,})"
+    return "edges in circuit" if total is None else f"edges in circuit (of {total:,})"
 
 
 def curve_figure(
@@ -138,9 +139,10 @@ def curve_figure(
         ax.set_xlabel(edges_label(total_edges(model, frame, own)))
         if normalise:
             limit_outliers(ax)
-            ax.set_ylabel("normalised faithfulness")
         else:
             ax.set_ylabel(METRIC_NAMES[TASKS[task].metric] if task in TASKS else "metric")
+    if normalise:
+        label_y(axes, "normalised faithfulness")
     shared_legend(figure, axes)
     return figure
 

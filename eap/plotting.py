@@ -24,8 +24,8 @@ from eap.graph import Graph
 from eap.tasks import PARETO_TASKS, TASKS
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+BLACK, ORANGE, SKY, GREEN, BLUE, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#CC79A7",
 )  # fmt: skip
 GREY = "#8C8C8C"
 
@@ -40,8 +40,13 @@ METHODS: dict[str, tuple[str, str, str, str]] = {
 }
 """How each method is drawn, everywhere."""
 
+# Paul Tol's muted colours: safe as well, and none of them means a method.
 TASK_COLOURS = dict(
-    zip(TASKS, (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, "#A6761D"), strict=True)
+    zip(
+        TASKS,
+        ("#332288", "#CC6677", "#117733", "#DDCC77", "#AA4499", "#88CCEE", "#882255", "#999933"),
+        strict=True,
+    )
 )
 """How each task is drawn, everywhere."""
 
@@ -220,6 +225,14 @@ def panels(n: int, *, columns: int = 3, height: float = 2.2) -> tuple[Figure, li
     for ax in flat[n:]:
         ax.remove()
     return figure, flat[:n]
+
+
+def label_y(axes: Sequence[Axes], text: str) -> None:
+    """Label the axes at the left of a figure whose panels all have the same one."""
+    for ax in axes:
+        place = ax.get_subplotspec()
+        if place is None or place.is_first_col():
+            ax.set_ylabel(text)
 
 
 def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 3) -> None:

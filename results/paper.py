@@ -1,70 +1,141 @@
 """Every experiment and every figure of the paper for one model, from one command.
 
-    python results/paper.py --model toy --head 100
+    python results/paper.py --model toy
 
-Runs what is missing or older than what it is made from, and ends with results/<model>/report.html.
-A second run does no model work; deleting a file redoes it and what depends on it.
+Runs what is missing, what was run with other settings and what is older than what it is made from;
+ends with one page, results/<model>/report.html. A second run does no model work. Delete a file, and
+it and what depends on it are made anew.
 """
 
 import argparse
-import subprocess
+import json
+import runpy
+import shlex
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from eap import cli, plotting
 from eap.errors import UserError
+from eap.files import write_atomically
+from eap.models import TOY_MODEL, load_config
 from eap.tasks import PARETO_TASKS, TASKS
 
-ROOT = Path(__file__).resolve().parent.parent
+# Pairs of every task that keep the toy model's run on two cores within ten minutes.
+TOY_HEAD = 100
+# Those of the paper's Figure 7.
+IG_TASKS = ("ioi", "greater-than", "gender-bias")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command, what it reads and what it writes."""
+    """A script with its arguments, what it reads and what it writes."""
 
     command: tuple[str, ...]
     reads: tuple[Path, ...]
     writes: tuple[Path, ...]
 
-    @property
-    def is_done(self) -> bool:
-        """Whether all it writes is there and no older than what it reads."""
-        if not all(path.exists() for path in self.writes):
-            return False
-        oldest = min(path.stat().st_mtime for path in self.writes)
-        return all(path.stat().st_mtime <= oldest for path in self.reads if path.exists())
+    def why(self, record: dict[str, dict]) -> str | None:
+        """Why it has to run; None if it need not.
+
+        `record` has what ran before: by the first file written, the command and when it ended.
+        """
+        if missing := [path for path in self.writes if not present(path).exists()]:
+            return f"{missing[0].name} is missing"
+        ran = record.get(str(self.writes[0]))
+        if ran is None or ran["command"] != list(self.command):
+            return "made with other settings, or not by this script"
+        newer = [path for path in map(present, self.reads) if modified(path) > ran["ended"]]
+        return f"{newer[0].name} is newer" if newer else None
+
+
+def present(path: Path) -> Path:
+    """A graph's path, by the suffix that it has."""
+    large = path.with_suffix(".safetensors")
+    return large if path.suffix == ".json" and large.exists() else path
+
+
+def modified(path: Path) -> float:
+    """When a file was written, in seconds; 0 if it is not there."""
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def main() -> None:
-    """Run all steps in order."""
+    """Run the steps that have to run, in order."""
     parser = plotting.make_parser(__doc__, tasks=tuple(TASKS))
-    parser.add_argument("--head", type=cli.positive, help="pairs of every task (default: all)")
+    parser.add_argument(
+        "--head",
+        type=cli.positive,
+        help=f"pairs of every task (default: {TOY_HEAD} for the toy model, else all)",
+    )
     parser.add_argument("--batch_size", type=cli.positive, help="passed on to the experiments")
     parser.add_argument("--device", help="passed on to the experiments")
     parser.add_argument("--dtype", help="passed on to the experiments")
-    parser.add_argument("--no-exact", action="store_true", help="leave exact patching out")
-    args = parser.parse_args()
-    begun = time.monotonic()
-    steps = plan(args)
-    ran = 0
-    for number, step in enumerate(steps, start=1):
-        if step.is_done:
-            continue
-        print(f"[{number}/{len(steps)}] python {' '.join(step.command)}", flush=True)
-        result = subprocess.run([sys.executable, *step.command], cwd=ROOT, check=False)
-        if result.returncode:
-            raise UserError(f"python {' '.join(step.command)} ended with {result.returncode}")
-        ran += 1
-    print(
-        f"{len(steps) - ran} of {len(steps)} steps were done before, {ran} ran "
-        f"({cli.duration(time.monotonic() - begun)}): "
-        f"{cli.shown(args.output / 'results' / Path(args.model).name / 'report.html')}"
+    parser.add_argument("--no_exact", action="store_true", help="leave exact patching out")
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="for models like gpt2-xl: sizes of pareto_big.py, and no exact patching",
     )
+    args = parser.parse_args()
+    args.no_exact |= args.large
+    if args.head is None and args.model == "toy":
+        args.head = TOY_HEAD
+    args.output = args.output.resolve()
+    if unknown := [task for task in args.tasks if task not in TASKS]:
+        raise UserError(f"unknown task {', '.join(unknown)}; known are {', '.join(TASKS)}")
+
+    begun = time.monotonic()
+    page = args.output / "results" / Path(args.model).name / "report.html"
+    path = page.with_name("steps.json")
+    record = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
+    steps, ran, failed = plan(args, page), 0, []
+    for number, step in enumerate(steps, start=1):
+        why = step.why(record)
+        if why is None:
+            continue
+        cli.say(f"\n[{number}/{len(steps)}] python {shlex.join(step.command)}   ({why})")
+        try:
+            run_script(step.command)
+        except UserError as error:
+            cli.say(f"error: {error}")
+            failed.append(step.command[0])
+            continue
+        ran += 1
+        record[str(step.writes[0])] = {"command": list(step.command), "ended": time.time()}
+        with write_atomically(path) as temporary:
+            temporary.write_text(json.dumps(record, indent=1), encoding="utf8")
+    cli.say(
+        f"\n{ran} steps ran in {cli.duration(time.monotonic() - begun)}, "
+        f"{len(steps) - ran - len(failed)} were done before: {cli.shown(page)}"
+    )
+    if failed:
+        raise UserError(f"{len(failed)} steps failed: {', '.join(failed)} (see above)")
 
 
-def plan(args: argparse.Namespace) -> list[Step]:
+def run_script(command: Sequence[str]) -> None:
+    """Run a script of this repository in this process: no model library is loaded twice."""
+    script = cli.ROOT / command[0]
+    with arguments(script, command[1:]):
+        runpy.run_path(str(script))["main"]()
+
+
+@contextmanager
+def arguments(script: Path, given: Sequence[str]):  # noqa: ANN201
+    """What Python gives a script: its arguments, and the modules beside it."""
+    before = sys.argv, list(sys.path)
+    sys.argv = [str(script), *given]
+    sys.path.insert(0, str(script.parent))
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:] = before
+
+
+def plan(args: argparse.Namespace, page: Path) -> list[Step]:
     """All steps in order."""
     name = Path(args.model).name
     results, graphs = args.output / "results", args.output / "graphs" / name
@@ -73,108 +144,114 @@ def plan(args: argparse.Namespace) -> list[Step]:
     for option in ("head", "batch_size", "device", "dtype"):
         if getattr(args, option) is not None:
             run += [f"--{option}", str(getattr(args, option))]
-    tasks = [task for task in args.tasks if task in TASKS]
+    tasks = list(args.tasks)
     main_tasks = [task for task in tasks if task in PARETO_TASKS] or tasks
-    chosen = ["--tasks", *tasks]
+    directory = TOY_MODEL if args.model == "toy" else Path(args.model).expanduser()
+    weights = sorted(directory.glob("*.safetensors")) if directory.is_dir() else []
+    steps: list[Step] = []
+
+    def add(command: list[str], reads: Sequence[Path], writes: Sequence[Path]) -> None:
+        steps.append(Step(tuple(command), tuple(reads), tuple(writes)))
+
+    def data(*names: str) -> list[Path]:
+        return [*weights, *(p for n in names for p in (cli.ROOT / "data" / n).glob("*.csv"))]
 
     def csv(study: str, table: str) -> Path:
         return results / study / name / "csv" / f"{table}.csv"
 
-    def pictures(study: str, *names: str) -> tuple[Path, ...]:
-        folder = results / study / name
-        return tuple(folder / kind / f"{n}.{kind}" for n in names for kind in ("png", "pdf"))
-
     def graph(table: str) -> Path:
-        large = graphs / f"{table}.safetensors"
-        return large if large.exists() else graphs / f"{table}.json"
+        return graphs / f"{table}.json"
 
-    steps: list[Step] = []
+    def pictures(study: str, *names: str) -> list[Path]:
+        folder = results / study / name
+        return [folder / kind / f"{n}.{kind}" for n in names for kind in ("png", "pdf")]
 
-    def add(command: list[str], reads: list[Path], writes: list[Path] | tuple[Path, ...]) -> None:
-        steps.append(Step(tuple(command), tuple(reads), tuple(writes)))
-
-    # Experiments.
+    # ---- experiments
+    pareto = "pareto_big.py" if args.large else "pareto.py"
     for task in tasks:
         scored = [graph(f"{task}_{suffix}") for suffix in ("vanilla", "task", "kl")]
-        add(["pareto.py", "--task", task, *run], [], [csv("pareto", task), *scored])
-    if not args.no_exact:
-        for task in main_tasks:
-            metric = TASKS[task].metric
-            made = [graph(f"real_test/{task}_{metric}_{s}") for s in ("real", "vanilla", "ig")]
-            made += [graph(f"real_test/{task}_kl_{s}") for s in ("real", "ig")]
-            add(["get_real_values.py", "--task", task, *run], [], [csv("real", task), *made])
-    for task in main_tasks:
-        table = f"{task}_{TASKS[task].metric}_ig_test"
-        add(["test_ig_iterations.py", "--task", task, *run], [], [csv("ig_test", table)])
-    circuits = [graph(f"{task}_circuit") for task in tasks]
+        add([pareto, "--task", task, *run], data(task), [csv("pareto", task), *scored])
+    exact: dict[str, list[Path]] = {}
+    for task in [] if args.no_exact else main_tasks:
+        kinds = {"real": ("real", "vanilla", "ig"), "kl": ("real", "ig")}
+        exact[task] = [graph(f"real_test/{task}_{TASKS[task].metric}_{k}") for k in kinds["real"]]
+        kl = [graph(f"real_test/{task}_kl_{k}") for k in kinds["kl"]]
+        made = [csv("real", task), *exact[task], *kl]
+        add(["get_real_values.py", "--task", task, *run], data(task), made)
+    ig_tables = {
+        task: csv("ig_test", f"{task}_{TASKS[task].metric}_ig_test")
+        for task in IG_TASKS
+        if task in tasks
+    }
+    for task, table in ig_tables.items():
+        add(["test_ig_iterations.py", "--task", task, *run], data(task), [table])
     jaccard = [
-        csv("jaccard", f"{k}_{t}") for k in ("edge", "node") for t in ("ious", "iou_ps", "overlap")
+        csv("jaccard", f"{kind}_{table}")
+        for kind in ("edge", "node")
+        for table in ("ious", "iou_ps", "overlap")
     ]
+    circuits = [graph(f"{task}_circuit") for task in tasks]
+    chosen = ["--tasks", *tasks, *run]
     scored = [graph(f"{task}_task") for task in tasks]
-    add(["overlap_heatmaps.py", *chosen, *run], scored, [*jaccard, *circuits])
+    add(["overlap_heatmaps.py", *chosen], scored, [*jaccard, *circuits])
     faithfulness = csv("cross-task", "faithfulness")
-    add(["all_cross_task_faithfulness.py", *chosen, *run], circuits, [faithfulness])
+    add(["all_cross_task_faithfulness.py", *chosen], circuits, [faithfulness])
 
-    # Figures.
-    curves = [csv("pareto", task) for task in main_tasks]
+    # ---- figures
+    curves = {task: csv("pareto", task) for task in tasks}
+    main_curves = [curves[task] for task in main_tasks]
     figure = ["--tasks", *main_tasks, *given]
-    if "fact-retrieval-comma" in tasks:
-        add(
-            ["results/first_figure/first_figure.py", *given],
-            [csv("pareto", "fact-retrieval-comma")],
-            pictures("first_figure", "first_figure"),
-        )
-    small = main_tasks[0]
+    first = "fact-retrieval-comma" if "fact-retrieval-comma" in tasks else main_tasks[0]
     add(
-        ["results/circuit/plot_circuit.py", "--tasks", small, *given],
-        [graph(f"{small}_task")],
-        pictures("circuit", f"{small}_circuit"),
+        ["results/first_figure/first_figure.py", "--tasks", first, *given],
+        [curves[first]],
+        pictures("first_figure", "first_figure"),
     )
-    for script, picture in (
-        ("plot_pareto", "pareto"),
-        ("plot_pareto_normalized", "pareto_normalized"),
-    ):
-        add([f"results/pareto/{script}.py", *figure], curves, pictures("pareto", picture))
-    variants = [task for task in ("greater-than-price", "greater-than-sequence") if task in tasks]
-    if variants:
+    add(
+        ["results/circuit/plot_circuit.py", "--tasks", main_tasks[0], *given],
+        [graph(f"{main_tasks[0]}_task")],
+        pictures("circuit", f"{main_tasks[0]}_circuit"),
+    )
+    scripts = {"plot_pareto": "pareto", "plot_pareto_normalized": "pareto_normalized"}
+    scripts |= {"plot_pareto_big": "pareto_big"} if args.large else {}
+    for script, picture in scripts.items():
+        made = pictures("pareto", picture)
+        add([f"results/pareto/{script}.py", *figure], main_curves, made)
+    if variants := [task for task in tasks if task not in main_tasks]:
         add(
             ["results/pareto/plot_pareto_normalized_single.py", "--tasks", *variants, *given],
-            [csv("pareto", task) for task in variants],
+            [curves[task] for task in variants],
             pictures("pareto", f"pareto_normalized_{'_'.join(variants)}"),
         )
-    exact = [] if args.no_exact else [csv("real", task) for task in main_tasks]
     add(
         ["results/real_pareto_combined/plot_real_pareto_normalized.py", *figure],
-        [*curves, *exact],
+        [*main_curves, *(csv("real", task) for task in exact)],
         pictures("real_pareto_combined", "real_pareto_normalized"),
     )
-    if not args.no_exact:
-        metric_of = {task: TASKS[task].metric for task in main_tasks}
-        values = [graph(f"real_test/{task}_{metric}_real") for task, metric in metric_of.items()]
-        tables = [csv("real_rank", t) for t in ("all-overlap", "edge-overlap", "node-overlap")]
-        add(["results/real_rank/compare_real.py", *figure], values, tables)
+    if exact:
+        ranks = [csv("real_rank", f"{kind}-overlap") for kind in ("all", "edge", "node")]
+        ranks.append(ranks[0].parent.with_name("correlations.json"))
+        values = [path for own in exact.values() for path in own]
+        add(["results/real_rank/compare_real.py", *figure], values, ranks)
         for script, picture in (
             ("plot_overlap", "correlation_overlap"),
             ("plot_kendall", "kendall_difference"),
             ("node_edge_overlap_plot", "node_edge_overlap"),
         ):
-            add([f"results/real_rank/{script}.py", *figure], tables, pictures("real_rank", picture))
-    add(
-        ["results/cross-task/make_all_heatmaps.py", *given],
-        [*jaccard, faithfulness],
-        pictures("cross-task", "cross_task"),
-    )
-    add(
-        ["results/cross-task/recall_heatmaps.py", "--tasks", *tasks, *given],
-        circuits,
-        pictures("cross-task", "recall"),
-    )
-    add(
-        ["results/ig_test/plot_ig_test.py", *figure],
-        [csv("ig_test", f"{task}_{TASKS[task].metric}_ig_test") for task in main_tasks],
-        pictures("ig_test", "ig_test"),
-    )
-    if has_gpt2_shape(args, graph(f"{tasks[0]}_task")):
+            made = pictures("real_rank", picture)
+            add([f"results/real_rank/{script}.py", *figure], ranks, made)
+    cross = [*jaccard, faithfulness]
+    made = pictures("cross-task", "cross_task", "cross_task_own")
+    add(["results/cross-task/make_all_heatmaps.py", *given], cross, made)
+    made = pictures("cross-task", "recall")
+    add(["results/cross-task/recall_heatmaps.py", *given], cross, made)
+    if ig_tables:
+        add(
+            ["results/ig_test/plot_ig_test.py", "--tasks", *ig_tables, *given],
+            list(ig_tables.values()),
+            pictures("ig_test", "ig_test"),
+        )
+    if load_config(args.model) == (12, 12):  # the shape of the hand-made circuits' model
         for script, task in (("ioi_overlap", "ioi"), ("greater_than_overlap", "greater-than")):
             if task in tasks:
                 add(
@@ -183,21 +260,9 @@ def plan(args: argparse.Namespace) -> list[Step]:
                     pictures("manual_overlap", f"{task}_precision_recall"),
                 )
 
-    report = results / name / "report.html"
-    drawn = [path for step in steps for path in step.writes if path.suffix == ".png"]
-    add(["results/report.py", *given], [*drawn, *curves, *exact], [report])
+    shown = [path for step in steps for path in step.writes if path.suffix in (".png", ".csv")]
+    add(["results/report.py", *given], shown, [page])
     return steps
-
-
-def has_gpt2_shape(args: argparse.Namespace, scored: Path) -> bool:
-    """Whether the model has 12 layers of 12 heads, as the hand-made circuits need."""
-    from eap.graph import Graph
-    from eap.models import load_config
-
-    if scored.exists():
-        config = Graph.load(scored).config
-        return (config.n_layers, config.n_heads) == (12, 12)
-    return load_config(args.model) == (12, 12)
 
 
 if __name__ == "__main__":

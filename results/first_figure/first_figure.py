@@ -1,8 +1,8 @@
 """Figure 1: why integrated gradients help, and that they do, on Country-Capital.
 
 Left: where GELU is flat at the clean input, its gradient there says that corrupting the input
-changes nothing; the mean gradient along the path says how much it does. Right: faithfulness of
-circuits on Country-Capital.
+changes nothing (EAP); the mean gradient along the path says how much it does (EAP-IG). Right:
+faithfulness of circuits on Country-Capital (results of pareto.py).
 """
 
 import torch
@@ -24,46 +24,40 @@ def main() -> None:
     frames = plotting.read_tasks(args, "pareto", command)
     (task, frame), *_ = frames.items()
     bands = curve_plots.read_bands(args, "pareto", [task]).get(task)
-    figure, (left, right) = plotting.panels(2, columns=2, height=2.8)
+    figure, (left, right) = plotting.panels(2, columns=2, height=2.6)
     draw_gelu(left)
-    curve_plots.draw_curves(right, frame, bands=bands)
+    curve_plots.draw_curves(right, frame, bands=bands, methods=["EAP", "EAP-IG"])
     curve_plots.limit_outliers(right)
-    right.set_title(plotting.display_name(task))
+    right.set_title(f"Faithfulness of circuits: {plotting.display_name(task)}")
     right.set_xlabel(curve_plots.edges_label(curve_plots.total_edges(args.model, frame, bands)))
     right.set_ylabel("normalised faithfulness")
-    plotting.shared_legend(figure, [right])
+    right.legend()
     plotting.save_figure(figure, plotting.model_folder(args, "first_figure"), "first_figure")
 
 
 def draw_gelu(ax: Axes) -> None:
     """GELU between a clean input where it is flat and a corrupted one, and both estimates."""
-    x = torch.linspace(-4.2, 2.4, 200)
-    ax.plot(x, F.gelu(x), color=plotting.BLACK)
+    x = torch.linspace(-4.2, 2.2, 200)
+    ax.plot(x, F.gelu(x), color=plotting.BLACK, label="GELU")
     ends = torch.tensor([CLEAN, CORRUPTED], dtype=torch.float64)
     clean, corrupted = F.gelu(ends).tolist()
-    ax.annotate(
-        "", xy=(2.15, corrupted), xytext=(2.15, clean), arrowprops={"arrowstyle": "<->", "lw": 0.8}
-    )
-    ax.text(2.25, (clean + corrupted) / 2, "true\nchange", va="center", fontsize="small")
-    points = {"EAP": [(1.0, 1.0)], "EAP-IG": RULES["paper"](5)}
-    for method, own in points.items():
-        _, colour, _, _ = plotting.METHODS[method]
-        slope = sum(weight * gelu_slope(CORRUPTED + t * (CLEAN - CORRUPTED)) for t, weight in own)
-        ax.plot(
-            ends, [clean, clean + slope * (CORRUPTED - CLEAN)], "--", color=colour, linewidth=1.2
+    for method, points in (("EAP", [(1.0, 1.0)]), ("EAP-IG", RULES["paper"](5))):
+        label, colour, _, marker = plotting.METHODS[method]
+        slope = sum(
+            weight * gelu_slope(CORRUPTED + t * (CLEAN - CORRUPTED)) for t, weight in points
         )
-        ax.text(
-            CORRUPTED + 0.05, clean + slope * (CORRUPTED - CLEAN) - 0.2, method, color=colour,
-            ha="right", va="top", fontsize="small",
+        ax.plot(
+            ends, [clean, clean + slope * (CORRUPTED - CLEAN)], "--", color=colour,
+            marker=marker, markevery=[1], markersize=5, label=f"change estimated by {label}",
         )  # fmt: skip
-    ax.plot(ends, [clean, corrupted], "o", color=plotting.BLACK)
-    ax.text(CLEAN, clean + 0.12, "clean", ha="center", fontsize="small")
-    ax.text(CORRUPTED - 0.1, corrupted + 0.08, "corrupted", ha="right", fontsize="small")
-    ax.set_xlim(-4.2, 3.2)
-    ax.set_ylim(-0.6, 2.0)
-    ax.set_xlabel("input")
-    ax.set_ylabel("GELU")
+    ax.plot(ends, [clean, corrupted], "o", color=plotting.BLACK, markersize=5)
+    ax.text(CLEAN, clean - 0.16, "clean", ha="center", va="top")
+    ax.text(CORRUPTED - 0.15, corrupted, "corrupted", ha="right", va="bottom")
+    ax.set_ylim(-0.6, 2.8)
+    ax.set_xlabel("activation")
+    ax.set_ylabel("metric")
     ax.set_title("Gradient at one point, and along the path")
+    ax.legend(loc="upper left")
 
 
 def gelu_slope(x: float) -> float:

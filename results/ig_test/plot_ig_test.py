@@ -26,7 +26,6 @@ def draw(ax: Axes, frame: pd.DataFrame) -> None:
     for share, line in ((1, "-"), (0, ":")):
         ax.axhline(share, color=plotting.GREY, linewidth=0.8, linestyle=line, zorder=0)
     curve_plots.limit_outliers(ax)
-    ax.set_ylabel("normalised faithfulness")
 
 
 def main() -> None:
@@ -55,6 +54,7 @@ def main() -> None:
         bands = plotting.read_table(path) if path.exists() else None
         ax.set_title(plotting.display_name(task))
         ax.set_xlabel(curve_plots.edges_label(curve_plots.total_edges(args.model, frame, bands)))
+    plotting.label_y(axes, "normalised faithfulness")
     plotting.shared_legend(figure, axes, columns=5)
     plotting.save_figure(figure, plotting.model_folder(args, "ig_test"), "ig_test")
 

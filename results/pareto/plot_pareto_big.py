@@ -20,7 +20,7 @@ def main() -> None:
         ax.xaxis.set_major_formatter(PercentFormatter(xmax=total, decimals=None))
         ax.set_title(plotting.display_name(task))
         ax.set_xlabel(f"share of all {total:,} edges")
-        ax.set_ylabel("normalised faithfulness")
+    plotting.label_y(axes, "normalised faithfulness")
     plotting.shared_legend(figure, axes)
     plotting.save_figure(figure, plotting.model_folder(args, "pareto"), "pareto_big")
 

@@ -32,7 +32,7 @@ def main() -> None:
         curve_plots.limit_outliers(ax)
         ax.set_title(plotting.display_name(task))
         ax.set_xlabel(curve_plots.edges_label(curve_plots.total_edges(args.model, frame, own)))
-        ax.set_ylabel("normalised faithfulness")
+    plotting.label_y(axes, "normalised faithfulness")
     plotting.shared_legend(figure, axes)
     folder = plotting.model_folder(args, "real_pareto_combined")
     plotting.save_figure(figure, folder, "real_pareto_normalized")

@@ -29,8 +29,8 @@ def main() -> None:
         ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         ax.set_title("Mean |difference|")
     plotting.draw_method_bars(last, correlations, tasks, suffix="_kendall")
-    last.set_ylabel("Kendall's tau of absolute scores")
-    last.set_title("Rank agreement")
+    last.set_ylabel("Kendall's tau")
+    last.set_title("Ranks of absolute scores")
     plotting.shared_legend(figure, list(axes.flat))
     plotting.save_figure(figure, plotting.model_folder(args, "real_rank"), "kendall_difference")
 

@@ -14,8 +14,8 @@ def main() -> None:
 
     figure, (left, right) = plotting.panels(2, columns=2, height=2.9)
     plotting.draw_method_bars(left, correlations, tasks, suffix="")
-    left.set_ylabel("Pearson's r of absolute scores")
-    left.set_title("Correlation with exact values")
+    left.set_ylabel("Pearson's r")
+    left.set_title("Absolute scores against exact ones")
     plotting.draw_task_lines(right, overlaps, tasks, {"EAP": "vanilla", "EAP-IG": "ig"}, start=4)
     right.set_xlabel("n edges with the highest absolute scores")
     right.set_ylabel("average overlap")
