@@ -1,7 +1,7 @@
 """One self-contained page of a model's results: results/<model>/report.html.
 
-Shows every figure that has been made, with a line on what it shows, the tables behind them, and the
-settings they were made with. Pictures are inside the page, so that it can be sent as one file.
+Shows every figure that has been made with a line on what it shows, the tables behind it, and the
+settings that all was made with. Pictures are inside the page, so that it can be sent as one file.
 """
 
 import argparse
@@ -10,182 +10,270 @@ import html
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from eap import cli, plotting
+from eap import cli, curve_plots, plotting
 from eap.errors import UserError
 from eap.files import write_atomically
 from eap.tasks import TASKS
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; }
-img { max-width: 100%; }
-figure { margin: 1rem 0 2rem; }
-figcaption { color: #444; }
-table { border-collapse: collapse; font-size: 13px; }
-td, th { padding: 2px 8px; text-align: right; }
-tr:nth-child(even) { background: #f4f4f4; } details { margin: .5rem 0; } summary { cursor: pointer; }
-code, pre { background: #f4f4f4; font-size: 13px; } pre { padding: .6rem; overflow-x: auto; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+img { max-width: 100%; display: block; margin: 0 auto; }
+figure { margin: 1rem 0; }
+h2 { margin-top: 2.5rem; }
+table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto; }
+td, th { padding: 2px 8px; text-align: right; white-space: nowrap; }
+tr:nth-child(even) { background: #f4f4f4; }
+details { margin: .5rem 0; }
+summary { cursor: pointer; }
+code, pre { background: #f4f4f4; font-size: 13px; }
+pre { padding: .6rem; overflow-x: auto; }
 """
+
+SIZES = (100, 200, 500, 1000)
+ROWS = 40
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure of the page: its title, what it shows, and the pictures and tables it is made of."""
+class Section:
+    """A figure of the page: its title, what it shows, its pictures and tables (by pattern)."""
 
     title: str
     shows: str
     study: str
-    pictures: str  # a pattern
-    tables: str = ""  # a pattern; "": none
+    pictures: tuple[str, ...]
+    tables: tuple[str, ...] = ()
 
 
-FIGURES = (
-    Figure(
-        "Figure 1", "Integrated gradients on GELU; faithfulness on Country-Capital.",
-        "first_figure", "first_figure",
+SECTIONS = (
+    Section(
+        "Figure 1",
+        "Left: where a GELU is flat at the clean input, its gradient there (EAP) says that nothing "
+        "would change; the mean gradient along the path (EAP-IG) says better. Right: what that "
+        "does for the faithfulness of circuits.",
+        "first_figure",
+        ("first_figure",),
     ),
-    Figure("Figure 2", "A small circuit as a graph, layers upwards.", "circuit", "*_circuit"),
-    Figure(
-        "Figure 3", "Normalised faithfulness by size: estimates beside exact patching.",
-        "real_pareto_combined", "real_pareto_normalized",
+    Section(
+        "Figure 2",
+        "A small circuit, layers upwards. Lines into a head end at the left (q), middle (k) or "
+        "right (v) of its box; the wider a line, the larger the edge's score.",
+        "circuit",
+        ("*_circuit",),
     ),
-    Figure(
-        "Figure 4", "Estimates against exact values: correlation, and overlap of the best edges.",
-        "real_rank", "correlation_overlap", "all-overlap",
+    Section(
+        "Figure 3",
+        "Normalised faithfulness of circuits by size: 1 is the whole model, 0 the corrupted run. "
+        "Bands: 95% confidence over examples; grey: circuits of random scores, 5th to 95th "
+        "percentile.",
+        "real_pareto_combined",
+        ("real_pareto_normalized",),
     ),
-    Figure(
-        "Figure 5", "Overlap of the tasks' circuits beside how well each does the other tasks.",
-        "cross-task", "cross_task", "faithfulness",
+    Section(
+        "Figure 4",
+        "How the estimates' absolute scores agree with exact ones: correlation over all edges, and "
+        "average overlap of the edges that rank highest.",
+        "real_rank",
+        ("correlation_overlap",),
+        ("all-overlap",),
     ),
-    Figure(
-        "Figure 6", "Precision and recall against circuits that people found by hand.",
-        "manual_overlap", "*_precision_recall", "*_precision_recall",
+    Section(
+        "Figure 5",
+        "Overlap of the tasks' circuits beside the faithfulness of each circuit (column) on each "
+        "task (row): first as a share of the whole model's, then of the task's own circuit's.",
+        "cross-task",
+        ("cross_task", "cross_task_own"),
+        ("faithfulness",),
     ),
-    Figure(
-        "Figure 7", "Effect of the number of steps of integrated gradients.",
-        "ig_test", "ig_test", "*_ig_test",
+    Section(
+        "Figure 6",
+        "The edges that rank highest against circuits that people found by hand.",
+        "manual_overlap",
+        ("*_precision_recall",),
+        ("*_precision_recall",),
     ),
-    Figure(
-        "Figure 8", "Mean difference and rank correlation of estimates with exact values.",
-        "real_rank", "kendall_difference",
+    Section(
+        "Figure 7",
+        "Normalised faithfulness by the number of steps of integrated gradients.",
+        "ig_test",
+        ("ig_test",),
+        ("*_ig_test",),
     ),
-    Figure(
-        "Figure 9", "Overlap of circuits from exact values and from estimates, by size.",
-        "real_rank", "node_edge_overlap", "*e-overlap",
+    Section(
+        "Figure 8",
+        "Mean absolute difference of estimates from exact values, and rank agreement with them.",
+        "real_rank",
+        ("kendall_difference",),
     ),
-    Figure(
-        "Figure 10", "Normalised faithfulness on the variants of greater-than.",
-        "pareto", "pareto_normalized_greater*",
+    Section(
+        "Figure 9",
+        "Nodes and edges that circuits from estimates share with circuits from exact values.",
+        "real_rank",
+        ("node_edge_overlap",),
+        ("node-overlap", "edge-overlap"),
     ),
-    Figure(
-        "Pareto curves", "The metric itself, by size; grey: random circuits of the same size.",
-        "pareto", "pareto", "[!.]*",
+    Section(
+        "Figure 10",
+        "As Figure 3 without the exact curves, for the variants of greater-than.",
+        "pareto",
+        ("pareto_normalized_*",),
     ),
-    Figure(
-        "Appendix I", "How much of one task's circuit another's has.", "cross-task", "recall"
+    Section(
+        "Figure 11",
+        "As Figure 3 without the exact curves; large models have sizes up to a share of all edges.",
+        "pareto",
+        ("pareto_normalized", "pareto_big"),
     ),
-    Figure(
-        "Overlap", "Overlap of the tasks' circuits, and how likely it is by chance.",
-        "jaccard", "*", "*",
+    Section(
+        "The metrics themselves",
+        "As Figure 3, not normalised: solid line the clean run, dotted line the corrupted one.",
+        "pareto",
+        ("pareto",),
+        ("*",),
     ),
-)  # fmt: skip
+    Section(
+        "Appendix I",
+        "The share of a task's circuit (row) that another's (column) has, beside faithfulness.",
+        "cross-task",
+        ("recall",),
+    ),
+    Section(
+        "Overlap, and chance",
+        "Intersection over union of the tasks' circuits, the share of the row's circuit in the "
+        "column's, and the probability of an overlap this large by chance (hypergeometric).",
+        "jaccard",
+        ("*",),
+        ("*",),
+    ),
+    Section("Exact values", "The curves of Figure 3 from exact values.", "real", (), ("*",)),
+)
+NO_FIGURE_6 = (
+    "<h2>Figure 6</h2><p>Left out: the hand-made circuits are of GPT-2 small (12 layers of 12 "
+    "heads), and this model has another shape.</p>"
+)
 
 
 def main() -> None:
     """Write the page."""
     args = plotting.make_parser(__doc__, tasks=()).parse_args()
     name = Path(args.model).name
-    sections = [section for figure in FIGURES if (section := figure_section(args, figure))]
-    if not sections:
-        raise UserError(
-            f"no figures of {name} yet; make them with: python results/paper.py --model {args.model}"
-        )
+    sections = [show(args, section) for section in SECTIONS]
+    if not any(sections):
+        command = f"python results/paper.py --model {args.model}"
+        raise UserError(f"no figures of {name} yet; make them with: {command}")
+    provenances = read_provenances(args)
+    title = f"{html.escape(name)}: circuits and their faithfulness"
     page = [
-        "<!doctype html><html lang='en'><head><meta charset='utf8'>",
-        f"<title>{html.escape(name)}: circuits and their faithfulness</title>",
-        f"<style>{STYLE}</style></head><body>",
-        f"<h1>{html.escape(name)}: circuits and their faithfulness</h1>",
-        summary(args),
-        *sections,
-        settings(args),
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>",
+        f"<style>{STYLE}</style></head><body><h1>{title}</h1>",
+        overview(args, provenances),
+        *(section or (NO_FIGURE_6 if own.title == "Figure 6" else "")
+          for own, section in zip(SECTIONS, sections, strict=True)),
+        settings(args, provenances),
         "</body></html>",
-    ]
+    ]  # fmt: skip
     path = args.output / "results" / name / "report.html"
     with write_atomically(path) as temporary:
-        temporary.write_text("\n".join(page), encoding="utf8")
-    print(f"wrote {cli.shown(path)}")
+        temporary.write_text("\n".join(part for part in page if part), encoding="utf-8")
+    cli.say(f"wrote {cli.shown(path)}")
 
 
-def figure_section(args: argparse.Namespace, figure: Figure) -> str:
-    """A figure with its pictures and the tables behind it; "" if it has not been made."""
-    folder = plotting.model_folder(args, figure.study)
-    pictures = sorted((folder / "png").glob(f"{figure.pictures}.png"))
-    if not pictures:
-        if figure.title == "Figure 6":
-            return (
-                "<h2>Figure 6</h2><p>Left out: the hand-made circuits are of GPT-2 small "
-                "(12 layers of 12 heads), and this model has another shape.</p>"
-            )
+def show(args: argparse.Namespace, section: Section) -> str:
+    """A figure with its pictures and the tables behind it; "" if nothing of it has been made."""
+    folder = plotting.model_folder(args, section.study)
+
+    def files(kind: str, patterns: tuple[str, ...]) -> list[Path]:
+        return [p for own in patterns for p in sorted((folder / kind).glob(f"{own}.{kind}"))]
+
+    pictures, tables = files("png", section.pictures), files("csv", section.tables)
+    tables = [path for path in tables if not path.stem.endswith("_bands")]
+    if not pictures and not (tables and not section.pictures):
         return ""
-    parts = [f"<h2>{figure.title}</h2><figure>"]
-    for picture in pictures:
-        data = base64.b64encode(picture.read_bytes()).decode()
-        parts.append(f"<img alt='{html.escape(picture.stem)}' src='data:image/png;base64,{data}'>")
-    parts.append(f"<figcaption>{figure.shows}</figcaption></figure>")
-    if figure.tables:
-        for path in sorted((folder / "csv").glob(f"{figure.tables}.csv")):
-            if not path.stem.endswith("_bands"):
-                parts.append(table(path))
-    return "\n".join(parts)
+    parts = [f"<h2>{section.title}</h2><p>{section.shows}</p>"]
+    for path in pictures:
+        data = base64.b64encode(path.read_bytes()).decode()
+        source = f"data:image/png;base64,{data}"
+        parts.append(f"<figure><img alt='{html.escape(path.stem)}' src='{source}'></figure>")
+    return "\n".join([*parts, *map(show_table, tables)])
 
 
-def table(path: Path) -> str:
-    """A CSV as a table that opens on a click; long ones by their first rows, and where to find them."""
+def show_table(path: Path) -> str:
+    """A CSV that opens on a click; of a long one the first rows."""
     frame = pd.read_csv(path)
-    shown = frame.head(40)
-    text = shown.to_html(index=False, border=0, float_format=lambda x: f"{x:.6g}", na_rep="")
-    more = "" if len(frame) == len(shown) else f"<p>and {len(frame) - len(shown)} more rows</p>"
-    where = f"{path.parent.parent.parent.name}/{path.stem}.csv"
+    more = f"<p>and {len(frame) - ROWS} more rows in the file</p>" if len(frame) > ROWS else ""
+    where = "/".join(path.parts[-4:])
+    text = as_html(frame[:ROWS], 6)
     return f"<details><summary>{html.escape(where)}</summary>{text}{more}</details>"
 
 
-def summary(args: argparse.Namespace) -> str:
-    """Normalised faithfulness at a few sizes: EAP, EAP-IG and EAP-IG-KL."""
+def as_html(frame: pd.DataFrame, digits: int) -> str:
+    """A table of numbers with so many significant digits."""
+    return frame.to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.{digits}g}")
+
+
+def overview(args: argparse.Namespace, provenances: dict[str, dict[str, Any]]) -> str:
+    """How many pairs and edges, and normalised faithfulness at a few sizes."""
     rows = []
     for task in TASKS:
         path = plotting.model_folder(args, "pareto") / "csv" / f"{task}.csv"
         if not path.exists():
             continue
-        frame = pd.read_csv(path)
-        clean, corrupted = frame["baseline"].iloc[0], frame["corrupted_baseline"].iloc[0]
-        for size in (100, 200, 500, 1000):
-            own = frame[frame["edges"] == size]
-            if len(own):
-                shares = {
-                    name: (own[f"loss_{name}"].iloc[0] - corrupted) / (clean - corrupted)
-                    for name in ("EAP", "EAP-IG", "EAP-IG-KL")
-                }
-                rows.append({"task": plotting.display_name(task), "edges": size, **shares})
+        frame = plotting.read_table(path, needs=["edges", "baseline", "corrupted_baseline"])
+        clean, corrupted = curve_plots.baselines(frame)
+        for size in SIZES:
+            at = frame[frame["edges"] == size]
+            if at.empty or clean == corrupted:
+                continue
+            row: dict[str, Any] = {
+                "task": plotting.display_name(task),
+                "metric": provenances.get(task, {}).get("metric", ""),
+                "pairs": count_pairs(provenances.get(task, {})),
+                "clean": clean,
+                "corrupted": corrupted,
+                "edges selected": size,
+            }
+            for method in curve_plots.methods_of(frame):
+                value = float(at[f"loss_{method}"].iloc[0])
+                row[method] = curve_plots.normalised(value, clean, corrupted)
+            rows.append(row)
     if not rows:
         return ""
-    text = pd.DataFrame(rows).to_html(index=False, border=0, float_format=lambda x: f"{x:.2f}")
-    return f"<h2>Normalised faithfulness</h2>{text}"
+    return f"<h2>Normalised faithfulness</h2>{as_html(pd.DataFrame(rows), 3)}"
 
 
-def settings(args: argparse.Namespace) -> str:
-    """Where the scores come from, as the graphs say."""
-    folder = args.output / "graphs" / Path(args.model).name
+def count_pairs(provenance: dict[str, Any]) -> int | str:
+    """How many pairs of its task a graph was made with."""
+    data = provenance.get("data", {})
+    known = [data[key] for key in ("pairs", "head") if data.get(key) is not None]
+    return min(known) if known else ""
+
+
+def read_provenances(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Where the EAP-IG scores of every task come from."""
+    found = {}
+    for task in TASKS:
+        try:
+            found[task] = plotting.find_graph(args, f"{task}_task").provenance
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def settings(args: argparse.Namespace, provenances: dict[str, dict[str, Any]]) -> str:
+    """Model, data, method, versions and command of every task's scores; all commands that ran."""
     parts = ["<h2>Settings</h2>"]
-    for path in sorted(folder.glob("*_task.json")):
-        provenance = json.loads(path.read_text(encoding="utf8")).get("provenance", {})
-        pairs = provenance.get("data", {}).get("head") or provenance.get("data", {}).get("pairs")
+    for task, provenance in provenances.items():
         text = html.escape(json.dumps(provenance, indent=2))
-        title = html.escape(path.stem.removesuffix("_task"))
-        parts.append(
-            f"<details><summary>{title}: {pairs} pairs</summary><pre>{text}</pre></details>"
-        )
+        title = f"{plotting.display_name(task)}: {count_pairs(provenance)} pairs"
+        parts.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
+    path = args.output / "results" / Path(args.model).name / "steps.json"
+    if path.exists():
+        steps = json.loads(path.read_text(encoding="utf-8")).values()
+        text = html.escape("\n".join(f"python {' '.join(step['command'])}" for step in steps))
+        parts.append(f"<details><summary>commands</summary><pre>{text}</pre></details>")
     return "\n".join(parts)
 
 
