@@ -109,14 +109,19 @@ def run(main: Callable[[], None]) -> None:
         )
     except BrokenPipeError:  # the reader of our output is gone
         os._exit(1)
+    except RuntimeError as error:
+        if processes.count() == 1 or "onnect" not in str(error):
+            raise
+        fail("another process ended, so this run cannot go on", status=1)
     finally:
         processes.stop()
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
-    """Print one line to standard error and exit."""
-    where = f" (process {processes.rank()} of {processes.count()})" if processes.count() > 1 else ""
-    print(f"error{where}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    """Print one line to standard error (once, if several processes fail) and exit."""
+    if processes.is_first_to_fail():
+        where = f" (process {processes.rank()})" if processes.count() > 1 else ""
+        print(f"error{where}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(status)
 
 

@@ -5,6 +5,7 @@ TransformerLens' `TransformerBridge` is the model layer; `eap.families` reads it
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,8 +208,9 @@ def check_against_bridge(model: Model, *, n_positions: int = 12) -> None:
 def find_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, if it is there; None: CUDA, else MPS, else the CPU."""
     if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
+        if torch.cuda.is_available():  # each of torchrun's processes has a device of its own
+            number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+            return torch.device("cuda", number)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         found = torch.device(device)

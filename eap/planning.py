@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from eap import processes
 from eap.batches import group_examples
 from eap.data import Example
 from eap.errors import UserError
@@ -22,10 +23,10 @@ ENOUGH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32768}
 
 
 def default_budget(device: torch.device) -> int:
-    """Half of the memory that is free on `device`, in bytes."""
+    """Half of the memory that is free on `device` (a process's share of it), in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
-    return psutil.virtual_memory().available // 2
+    return psutil.virtual_memory().available // 2 // processes.count()
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def choose_batch_size(
             f"{per_example / 2**20:,.0f} MiB for one example of {n_keys} tokens"
         )
     enough = max(1, ENOUGH_TOKENS[model.device.type] // n_positions)
-    return max(1, min(budget // per_example, enough))
+    return processes.smallest(max(1, min(budget // per_example, enough)))
 
 
 def points_per_run(model: "Model", batch: int, n_positions: int) -> int:
@@ -155,7 +156,8 @@ def patching_tokens(
             f"batch of {batch_size}: {(fixed + per_edge) / 2**20:,.0f} MiB is the least"
         )
     n_edges = (budget - fixed) // per_edge
-    return min(ENOUGH_TOKENS[model.device.type], n_edges * batch_size * n_positions)
+    most = n_edges * batch_size * n_positions
+    return processes.smallest(min(ENOUGH_TOKENS[model.device.type], most))
 
 
 # ---- operations ----------------------------------------------------------------------------------

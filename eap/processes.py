@@ -6,7 +6,7 @@ and sums or lists are combined, so that every process ends with the numbers of o
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -54,13 +54,23 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def gather_over_processes(item: Any) -> list[Any]:
-    """What every process gives, in order of rank; must be picklable."""
+def smallest(number: int) -> int:
+    """The smallest of the processes' numbers: what depends on free memory must be agreed on."""
     if count() == 1:
-        return [item]
-    gathered: list[Any] = [None] * count()
-    dist.all_gather_object(gathered, item)
-    return gathered
+        return number
+    agreed = torch.tensor(number)
+    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+    return int(agreed)
+
+
+def is_first_to_fail() -> bool:
+    """Whether no other process has failed before: an error that all meet is said once."""
+    if not dist.is_initialized():
+        return True
+    try:
+        return dist.distributed_c10d._get_default_store().add("failures", 1) == 1
+    except RuntimeError:  # the first process, which keeps the count, is gone
+        return False
 
 
 def wait_for_all() -> None:
