@@ -1,0 +1,547 @@
+"""Graphs: names and counts, selections and pruning against literal twins, and files."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+import torch
+import twins
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+from split_run import Shape, existing_edges, receiver_names, sender_names
+
+from eap import Graph, GraphConfig, UserError
+
+GPT2 = GraphConfig(n_layers=12, n_heads=12, d_model=768, n_kv_heads=12)
+GPT2_XL = GraphConfig(n_layers=48, n_heads=25, d_model=1600, n_kv_heads=25)
+SMOLLM2 = GraphConfig(n_layers=30, n_heads=9, d_model=576, n_kv_heads=3)
+PYTHIA = GraphConfig(n_layers=12, n_heads=12, d_model=768, n_kv_heads=12, parallel_attn_mlp=True)
+SMALL = GraphConfig(n_layers=2, n_heads=2, d_model=8, n_kv_heads=2)
+
+CONFIGS = st.builds(
+    lambda n_layers, heads, parallel, expanded: GraphConfig(
+        n_layers=n_layers,
+        n_heads=heads[0],
+        d_model=8,
+        n_kv_heads=heads[1],
+        parallel_attn_mlp=parallel,
+        expanded_kv=expanded,
+    ),
+    st.integers(1, 3),
+    st.sampled_from([(1, 1), (2, 2), (2, 1), (4, 2), (3, 3), (6, 2)]),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@st.composite
+def graphs(draw):
+    """Random scores; whole numbers among them, so that there are ties."""
+    graph = Graph.from_config(draw(CONFIGS))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    scores = torch.randn(graph.scores.shape, generator=generator)
+    if draw(st.booleans()):
+        scores = scores.round()
+    circuit = torch.rand(scores.shape, generator=generator) < draw(st.floats(0, 1))
+    graph = replace(graph, scores=scores * graph.edge_exists)
+    return graph.with_edges(circuit & graph.edge_exists)
+
+
+def receivers_of_node(graph, node):
+    """Every receiver that a node reads, by the definition of the names."""
+    config = graph.config
+    if node.startswith("m") or node == "logits":
+        return {node}
+    if node == "input":
+        return set()
+    layer, head = (int(part[1:]) for part in node.split("."))
+    kv_head = head // (config.n_heads // config.n_kv_receivers)
+    kv = "h" if config.n_kv_receivers == config.n_heads else "kv"
+    return {f"a{layer}.h{head}<q>", f"a{layer}.{kv}{kv_head}<k>", f"a{layer}.{kv}{kv_head}<v>"}
+
+
+def named_edges(table, graph):
+    return [(graph.sender_names[u], graph.receiver_names[v]) for u, v in table.nonzero().tolist()]
+
+
+# ---- names, order, counts ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "n_edges"),
+    [
+        (GPT2, 32_491),
+        (GPT2_XL, 2_235_025),
+        (SMOLLM2, 70_651),
+        (replace(SMOLLM2, expanded_kv=True), 123_211),
+        # Without the edges from heads to the MLP of their layer.
+        (PYTHIA, 32_491 - 12 * 12),
+    ],
+)
+def test_models_have_the_published_numbers_of_edges(config, n_edges):
+    graph = Graph.from_config(config)
+    assert graph.n_edges == n_edges
+    assert graph.count_edges() == n_edges
+    assert graph.empty().count_edges() == 0
+
+
+def test_senders_and_receivers_are_named_in_order():
+    graph = Graph.from_config(SMALL)
+    assert graph.sender_names == ("input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1")
+    assert " ".join(graph.receiver_names) == (
+        "a0.h0<q> a0.h1<q> a0.h0<k> a0.h1<k> a0.h0<v> a0.h1<v> m0 "
+        "a1.h0<q> a1.h1<q> a1.h0<k> a1.h1<k> a1.h0<v> a1.h1<v> m1 logits"
+    )
+
+
+def test_shared_key_value_heads_have_names_of_their_own():
+    grouped = GraphConfig(n_layers=1, n_heads=4, d_model=8, n_kv_heads=2)
+    names = Graph.from_config(grouped).receiver_names
+    assert " ".join(names[4:8]) == "a0.kv0<k> a0.kv1<k> a0.kv0<v> a0.kv1<v>"
+    expanded = Graph.from_config(replace(grouped, expanded_kv=True)).receiver_names
+    assert expanded[4:8] == ("a0.h0<k>", "a0.h1<k>", "a0.h2<k>", "a0.h3<k>")
+
+
+@given(CONFIGS)
+def test_shape_names_and_edges_are_those_of_the_oracle(config):
+    graph = Graph.from_config(config)
+    shape = Shape(config.n_layers, config.n_heads, config.n_kv_receivers, config.parallel_attn_mlp)
+    assert (graph.n_forward, graph.n_backward) == (shape.n_forward, shape.n_backward)
+    assert list(graph.sender_names) == sender_names(shape)
+    assert list(graph.receiver_names) == receiver_names(shape)
+    assert torch.equal(graph.edge_exists, existing_edges(shape))
+    assert torch.equal(graph.in_graph, graph.edge_exists)
+
+
+@pytest.mark.parametrize(("family", "expanded"), twins.FORMS)
+def test_a_loaded_model_has_the_shape_of_the_oracle(family, expanded):
+    graph = Graph.from_model(twins.load(family), expanded_kv=expanded)
+    assert torch.equal(graph.edge_exists, twins.edges_of(family, expanded=expanded))
+
+
+@given(graphs())
+def test_edges_are_found_by_name(graph):
+    names = graph.edge_names()
+    assert len(names) == graph.count_edges() == len(set(names))
+    for edge in list(graph.edges(in_graph_only=False))[::7]:
+        u, v = graph.index(edge.name)
+        assert (edge.sender, edge.receiver) == (graph.sender_names[u], graph.receiver_names[v])
+        assert graph.score(edge.name) == edge.score == float(graph.scores[u, v])
+        assert (edge.name in graph) == edge.in_graph == (edge.name in names)
+    assert [edge.name for edge in graph.edges()] == names
+
+
+@pytest.mark.parametrize(
+    "name", ["m1->a0.h0<q>", "a0.h0->a0.h1<q>", "input", "input->", "x->y", "logits->m0", ""]
+)
+def test_what_is_no_edge_is_refused_by_name(name):
+    graph = Graph.from_config(SMALL)
+    for ask in (graph.index, graph.score, graph.__contains__):
+        with pytest.raises(UserError, match="no edge"):
+            ask(name)
+
+
+@given(graphs())
+def test_nodes_in_graph_are_those_with_an_edge(graph):
+    expected = set()
+    for sender, receiver in named_edges(graph.in_graph, graph):
+        expected.add(sender)
+        expected |= {
+            node
+            for node in (*graph.sender_names, "logits")
+            if receiver in receivers_of_node(graph, node)
+        }
+    assert graph.nodes_in_graph() == expected
+    assert graph.count_nodes() == len(expected)
+
+
+def test_graphs_are_frozen_and_selections_make_new_ones():
+    graph = Graph.from_config(SMALL)
+    with pytest.raises(FrozenInstanceError):
+        graph.scores = torch.zeros(1)
+    scores = torch.randn(graph.scores.shape) * graph.edge_exists
+    graph = replace(graph, scores=scores.clone())
+    for select in (
+        lambda: graph.top_n(3),
+        lambda: graph.greedy(3),
+        lambda: graph.threshold(0.5),
+        lambda: graph.empty(),
+        lambda: graph.empty().prune(),
+    ):
+        selected = select()
+        assert selected is not graph
+        assert selected.count_edges() < graph.count_edges() == graph.n_edges
+        assert torch.equal(graph.scores, scores)
+        selected.in_graph[:] = True  # theirs alone
+        assert graph.empty().count_edges() == 0
+
+
+def test_a_circuit_of_another_shape_or_with_pairs_that_are_no_edges_is_refused():
+    graph = Graph.from_config(SMALL)
+    with pytest.raises(UserError, match="only where edge_exists is"):
+        graph.with_edges(torch.ones_like(graph.edge_exists))
+    with pytest.raises(UserError, match=r"\[7, 15\]"):
+        graph.with_edges(graph.edge_exists[:3])
+
+
+# ---- selections against literal twins ------------------------------------------------------------
+
+
+def rank(graph, absolute):
+    """(score, receiver, sender) of every edge."""
+    scores = graph.scores.abs() if absolute else graph.scores
+    return {(u, v): float(scores[u, v]) for u, v in graph.edge_exists.nonzero().tolist()}
+
+
+@given(graphs(), st.floats(0, 1), st.booleans())
+def test_top_n_takes_the_highest_scores(graph, share, absolute):
+    n = int(share * graph.n_edges)
+    scores = rank(graph, absolute)
+    best = sorted(scores, key=lambda edge: (-scores[edge], edge))[:n]
+    selected = graph.top_n(n, absolute=absolute)
+    assert selected.in_graph.nonzero().tolist() == sorted(map(list, best))
+
+
+@given(graphs(), st.floats(0, 2), st.booleans())
+def test_threshold_takes_all_scores_at_least_that_large(graph, minimum, absolute):
+    scores = rank(graph, absolute)
+    # The threshold is compared as the scores are: in float32.
+    minimum = float(torch.tensor(minimum))
+    expected = sorted(list(edge) for edge, score in scores.items() if score >= minimum)
+    selected = graph.threshold(minimum, absolute=absolute)
+    assert selected.in_graph.nonzero().tolist() == expected
+
+
+def greedy_twin(graph, n, absolute):
+    """n times: of the edges whose receiver belongs to a node in the circuit, add the best."""
+    scores, nodes, chosen = rank(graph, absolute), {"logits"}, []
+    for _ in range(n):
+        readable = set().union(*(receivers_of_node(graph, node) for node in nodes))
+        candidates = [
+            (u, v)
+            for u, v in scores
+            if (u, v) not in chosen and graph.receiver_names[v] in readable
+        ]
+        best = min(candidates, key=lambda edge: (-scores[edge], edge[1], edge[0]))
+        chosen.append(best)
+        nodes.add(graph.sender_names[best[0]])
+    return chosen
+
+
+@given(graphs(), st.integers(0, 60), st.booleans())
+def test_greedy_adds_the_best_edge_into_the_circuit_each_time(graph, n, absolute):
+    n = min(n, graph.n_edges)
+    selected = graph.greedy(n, absolute=absolute)
+    assert selected.count_edges() == n
+    expected = sorted(list(edge) for edge in greedy_twin(graph, n, absolute))
+    assert selected.in_graph.nonzero().tolist() == expected
+
+
+@given(graphs())
+def test_greedy_can_take_every_edge(graph):
+    assert torch.equal(graph.greedy(graph.n_edges).in_graph, graph.edge_exists)
+    assert torch.equal(graph.top_n(graph.n_edges).in_graph, graph.edge_exists)
+
+
+def test_greedy_never_takes_an_edge_that_does_not_lead_to_the_logits():
+    graph = Graph.from_config(SMALL)
+    scores = torch.zeros(graph.scores.shape)
+    scores[graph.index("input->a0.h0<q>")] = 9.0  # best of all, but its head is not in the circuit
+    scores[graph.index("a1.h1->logits")] = 1.0
+    scores[graph.index("a0.h1->a1.h1<v>")] = -2.0
+    scores[graph.index("input->a0.h1<k>")] = 0.5
+    graph = replace(graph, scores=scores)
+    assert set(graph.greedy(3).edge_names()) == {
+        "a1.h1->logits",
+        "a0.h1->a1.h1<v>",
+        "input->a0.h1<k>",
+    }
+    # By signed scores the negative one is worse than nothing at all.
+    assert "a0.h1->a1.h1<v>" not in graph.greedy(3, absolute=False)
+
+
+def prune_twin(graph):
+    """Keep the edges on some path: forward from the input, backward from the logits."""
+    edges = named_edges(graph.in_graph, graph)
+    nodes = [*graph.sender_names, "logits"]
+    reads = {node: receivers_of_node(graph, node) for node in nodes}
+    reached, reaching = {"input"}, {"logits"}
+    for _ in nodes:
+        reached |= {
+            node
+            for node in nodes
+            for sender, receiver in edges
+            if sender in reached and receiver in reads[node]
+        }
+        reaching |= {
+            sender for node in reaching for sender, receiver in edges if receiver in reads[node]
+        }
+    alive = reached & reaching
+    return {
+        f"{sender}->{receiver}"
+        for sender, receiver in edges
+        if sender in alive and any(receiver in reads[node] for node in alive)
+    }
+
+
+@given(graphs())
+def test_pruning_keeps_what_lies_on_a_path_from_the_input_to_the_logits(graph):
+    assert set(graph.prune().edge_names()) == prune_twin(graph)
+
+
+@given(graphs(), st.integers(1, 25))
+def test_pruning_keeps_what_lies_on_a_path_in_small_greedy_circuits(graph, n):
+    circuit = graph.greedy(min(n, graph.n_edges))
+    assert set(circuit.prune().edge_names()) == prune_twin(circuit)
+
+
+@given(graphs())
+def test_pruning_twice_changes_nothing_more(graph):
+    once = graph.prune()
+    assert torch.equal(once.prune().in_graph, once.in_graph)
+    assert not (once.in_graph & ~graph.in_graph).any()
+    assert torch.equal(once.scores, graph.scores)
+
+
+def test_pruning_removes_chains_that_begin_or_end_nowhere():
+    graph = Graph.from_config(SMALL)
+
+    def circuit(*edges):
+        in_graph = torch.zeros_like(graph.edge_exists)
+        for edge in edges:
+            in_graph[graph.index(edge)] = True
+        return graph.with_edges(in_graph)
+
+    path = ("input->a0.h0<k>", "a0.h0->m0", "m0->a1.h1<v>", "a1.h1->logits")
+    assert set(circuit(*path).prune().edge_names()) == set(path)
+    for missing in range(len(path)):
+        broken = [edge for index, edge in enumerate(path) if index != missing]
+        assert circuit(*broken).prune().count_edges() == 0
+    dangling = ("input->a0.h1<q>", "a0.h1->a1.h0<q>", "m0->m1")
+    assert set(circuit(*path, *dangling).prune().edge_names()) == set(path)
+
+
+@pytest.mark.parametrize("n", [-1, 10_000])
+def test_a_selection_of_more_edges_than_there_are_is_refused(n):
+    graph = Graph.from_config(SMALL)
+    for select in (graph.top_n, graph.greedy):
+        with pytest.raises(UserError, match="cannot select"):
+            select(n)
+
+
+def test_a_selection_by_unknown_scores_is_refused():
+    graph = Graph.from_config(SMALL)
+    scores = torch.zeros(graph.scores.shape)
+    scores[0, 0] = math.nan
+    for select in (
+        lambda g: g.top_n(1),
+        lambda g: g.greedy(1),
+        lambda g: g.threshold(0.0),
+    ):
+        with pytest.raises(UserError, match="NaN"):
+            select(replace(graph, scores=scores))
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+@given(graphs(), st.sampled_from(["json", "safetensors"]), st.booleans())
+def test_a_saved_graph_is_loaded_as_it_was(tmp_path_factory, graph, suffix, known):
+    path = tmp_path_factory.mktemp("graphs") / f"graph.{suffix}"
+    provenance = {"model": "tiny", "steps": 5, "versions": {"torch": "2"}}
+    graph = replace(
+        graph,
+        scores=graph.scores * 1e-5,
+        standard_errors=graph.scores.abs() / 3 if known else None,
+        is_exact=graph.in_graph & (graph.scores > 0) if known else None,
+        provenance=provenance,
+    )
+    graph.save(path)
+    loaded = Graph.load(path)
+    assert loaded.config == graph.config
+    assert loaded.provenance == provenance
+    for name in ("scores", "in_graph", "standard_errors", "is_exact"):
+        own, other = getattr(graph, name), getattr(loaded, name)
+        assert (own is None) == (other is None)
+        if own is not None:
+            assert torch.equal(own, other)
+
+
+def test_a_graph_of_two_million_edges_is_saved_and_loaded(tmp_path):
+    graph = Graph.from_config(GPT2_XL)
+    scores = torch.randn(graph.scores.shape) * graph.edge_exists
+    graph = replace(graph, scores=scores).greedy(5000).prune()
+    graph.save(tmp_path / "xl.safetensors")
+    loaded = Graph.load(tmp_path / "xl.safetensors")
+    assert torch.equal(loaded.scores, scores)
+    assert torch.equal(loaded.in_graph, graph.in_graph)
+
+
+def test_unknown_scores_survive_json(tmp_path):
+    graph = Graph.from_config(SMALL)
+    scores = torch.where(graph.edge_exists & (torch.rand(graph.scores.shape) < 0.5), math.nan, 0.0)
+    replace(graph, scores=scores).save(tmp_path / "graph.json")
+    assert torch.equal(Graph.load(tmp_path / "graph.json").scores.isnan(), scores.isnan())
+
+
+def test_the_json_file_has_the_published_schema(tmp_path):
+    graph = Graph.from_config(SMALL)
+    scores = torch.arange(float(graph.scores.numel())).view_as(graph.scores) * graph.edge_exists
+    circuit = replace(graph, scores=scores).greedy(4)
+    circuit.save(tmp_path / "graph.json")
+    document = json.loads((tmp_path / "graph.json").read_text())
+    assert {"n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False, "d_model": 8}.items() <= (
+        document["cfg"].items()
+    )
+    assert set(document["nodes"]) == {*graph.sender_names, "logits"}
+    assert {name for name, present in document["nodes"].items() if present} == (
+        circuit.nodes_in_graph()
+    )
+    assert list(document["edges"]) == graph.edge_names()
+    for edge in circuit.edges(in_graph_only=False):
+        info = document["edges"][edge.name]
+        assert (info["score"], info["in_graph"]) == (edge.score, edge.in_graph)
+
+
+def published(config, *, nodes_as="bools", extra=()):
+    """A file as the paper's code ("bools") or the EAP-IG library ("objects") writes it."""
+    graph = Graph.from_config(replace(config, expanded_kv=True))
+    names = graph.edge_names()
+    nodes = dict.fromkeys((*graph.sender_names, "logits"), True)
+    return {
+        "cfg": {
+            "n_layers": config.n_layers,
+            "n_heads": config.n_heads,
+            "parallel_attn_mlp": config.parallel_attn_mlp,
+            "d_model": config.d_model,
+            **dict(extra),
+        },
+        "nodes": (nodes if nodes_as == "bools" else {name: {"in_graph": True} for name in nodes}),
+        # In no particular order.
+        "edges": {
+            name: {"score": float(len(name) * index), "in_graph": index % 3 == 0}
+            for index, name in reversed(list(enumerate(names)))
+        },
+    }
+
+
+@pytest.mark.parametrize("nodes_as", ["bools", "objects"])
+@pytest.mark.parametrize(
+    "extra", [(), (("model_name", "gpt2"), ("d_vocab", 50257), ("seed", None))]
+)
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, parallel_attn_mlp=True)])
+def test_published_files_are_read(tmp_path, config, extra, nodes_as):
+    document = published(config, nodes_as=nodes_as, extra=extra)
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(document))
+    graph = Graph.load(path)
+    assert graph.config == config
+    for name, info in document["edges"].items():
+        assert graph.score(name) == info["score"]
+        assert (name in graph) == info["in_graph"]
+
+
+def test_edges_without_a_score_are_read_as_unknown(tmp_path):
+    document = published(SMALL)
+    document["edges"]["input->logits"]["score"] = None
+    (tmp_path / "graph.json").write_text(json.dumps(document))
+    assert math.isnan(Graph.load(tmp_path / "graph.json").score("input->logits"))
+
+
+def _without(document, *keys):
+    for key in keys[:-1]:
+        document = document[key]
+    del document[keys[-1]]
+
+
+def _rename(edges, old, new):
+    edges[new] = edges.pop(old)
+
+
+BROKEN = {
+    "no cfg": lambda d: _without(d, "cfg"),
+    "no edges": lambda d: _without(d, "edges"),
+    "no number of heads": lambda d: _without(d, "cfg", "n_heads"),
+    "an edge is missing": lambda d: _without(d, "edges", "m0->m1"),
+    "another shape": lambda d: d["cfg"].update(n_layers=3),
+    "a head too many": lambda d: _rename(d["edges"], "input->a0.h0<q>", "input->a0.h7<q>"),
+    "an unknown sender": lambda d: _rename(d["edges"], "input->a0.h0<q>", "in->a0.h0<q>"),
+    "a pair that is no edge": lambda d: _rename(d["edges"], "input->a0.h0<q>", "m1->a0.h0<q>"),
+    "a score that is no number": lambda d: d["edges"]["m0->m1"].update(score="high"),
+    "cfg is no object": lambda d: d.update(cfg=3),
+    "edges are a list": lambda d: d.update(edges=[1, 2]),
+    "heads are no number": lambda d: d["cfg"].update(n_heads="two"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_json_file_is_refused_in_one_line_that_names_it(tmp_path, what):
+    document = published(SMALL)
+    BROKEN[what](document)
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"broken\.json") as error:
+        Graph.load(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["graph.json", "graph.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not a graph", b"\xff\xfe\x00", b"[1, 2]", b"3"])
+def test_a_file_of_something_else_is_refused_in_one_line_that_names_it(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=name) as error:
+        Graph.load(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"scores": torch.zeros(2, 2), "in_graph": torch.zeros(2, 2, dtype=torch.bool)},
+        {"scores": torch.zeros(7, 15)},
+        {"scores": torch.zeros(7, 15), "in_graph": torch.ones(7, 15, dtype=torch.bool)},
+        {
+            "scores": torch.zeros(7, 15),
+            "in_graph": torch.zeros(7, 15, dtype=torch.bool),
+            "x": torch.zeros(1),
+        },
+    ],
+    ids=["another shape", "no circuit", "pairs that are no edges", "an unknown tensor"],
+)
+def test_a_safetensors_file_that_does_not_fit_its_shape_is_refused(tmp_path, tensors):
+    path = tmp_path / "graph.safetensors"
+    Graph.from_config(SMALL).save(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(UserError, match=r"graph\.safetensors"):
+        Graph.load(path)
+
+
+def test_files_that_are_not_there_and_names_that_say_nothing_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no graph at"):
+        Graph.load(tmp_path / "nothing.json")
+    with pytest.raises(UserError, match="no graph at"):
+        Graph.load(tmp_path / "nothing.safetensors")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        Graph.load(tmp_path)
+    with pytest.raises(UserError, match=r"use \.json or \.safetensors"):
+        Graph.from_config(SMALL).save(tmp_path / "graph.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path):
+    path = tmp_path / "graph.json"
+    graph = Graph.from_config(SMALL)
+    graph.save(path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        replace(graph, provenance={"model": object()}).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
