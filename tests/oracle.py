@@ -154,13 +154,13 @@ def exact_edge_values(
 def receiver_gradients(
     model: PreTrainedModel,
     tokens: Sequence[int],
-    metric: Metric,
+    metrics: Sequence[Metric],
     clean_logits: Float[Tensor, " d_vocab"],
     *,
     expanded: bool = False,
     embedding: Float[Tensor, "pos d_model"] | None = None,
-) -> Float[Tensor, "n_backward pos d_model"]:
-    """Gradient of the metric with respect to each receiver's own input, by autograd."""
+) -> Float[Tensor, "metric n_backward pos d_model"]:
+    """Gradients of the metrics with respect to each receiver's own input, by autograd."""
     shape = shape_of(model, expanded=expanded)
     plain = plain_input(shape)
     probes: dict[int, Tensor] = {}
@@ -176,21 +176,24 @@ def receiver_gradients(
         logits, _ = split_run(
             model, token_batch(model, tokens), receiver_input, expanded=expanded, embedding=batch
         )
-        value = metric(logits[0], clean_logits)
         ordered = [probes[v] for v in range(shape.n_backward)]
-        return torch.cat(torch.autograd.grad(value, ordered)).detach()
+        gradients = []
+        for metric in metrics:
+            value = metric(logits[0], clean_logits)
+            gradients.append(torch.cat(torch.autograd.grad(value, ordered, retain_graph=True)))
+    return torch.stack(gradients)
 
 
 def attribution_scores(
     model: PreTrainedModel,
     clean: Sequence[int],
     corrupted: Sequence[int],
-    metric: Metric,
+    metrics: Sequence[Metric],
     points: Sequence[float],
     weights: Sequence[float],
     *,
     expanded: bool = False,
-) -> Float[Tensor, "n_forward n_backward"]:
+) -> Float[Tensor, "metric n_forward n_backward"]:
     """(corrupted - clean output) . weighted sum of the gradients at points of the path of inputs.
 
     `points` are fractions of the clean embedding: 1 is the clean prompt, 0 the corrupted one. EAP
@@ -205,14 +208,14 @@ def attribution_scores(
         * receiver_gradients(
             model,
             clean,
-            metric,
+            metrics,
             clean_logits,
             expanded=expanded,
             embedding=on_corrupted[0] + point * (on_clean[0] - on_corrupted[0]),
         )
         for point, weight in zip(points, weights, strict=True)
     )
-    scores = torch.einsum("fpd,bpd->fb", on_corrupted - on_clean, gradients)
+    scores = torch.einsum("fpd,mbpd->mfb", on_corrupted - on_clean, gradients)
     return scores.masked_fill(~existing_edges(shape), torch.nan)
 
 

@@ -74,15 +74,20 @@ def odd_circuits(family, *, expanded=False):
     return circuits
 
 
-def check_circuits(family, dtype, circuits, examples, metrics=METRICS, *, expanded=False, **more):
-    model, circuits = twins.load(family, dtype), list(circuits)
-    with twins.precision(family, dtype):
-        found = eap.evaluate(model, circuits, dataset_of(examples), metrics=metrics, **more)
+def check_circuits(family, circuits, examples, metrics=METRICS, *, expanded=False, **more):
+    """In both precisions."""
+    circuits = list(circuits)
     edges = torch.stack([circuit.in_graph for circuit in circuits])
     expected = twins.oracle_circuits(family, examples, edges, metrics, expanded=expanded)
-    assert list(found) == list(metrics)
-    for name, values in zip(metrics, expected, strict=True):
-        assert_close(found[name], values, RELATIVE[dtype])
+    for dtype in DTYPES:
+        model = twins.load(family, dtype)
+        with twins.precision(family, dtype):
+            found = eap.evaluate(model, circuits, dataset_of(examples), metrics=metrics, **more)
+        assert list(found) == list(metrics)
+        for name, values in zip(metrics, expected, strict=True):
+            # The divergence of the whole graph is zero; in float32 a sum of rounded numbers.
+            scale = max(1.0, float(values.abs().max())) if dtype == torch.float32 else 0.0
+            assert_close(found[name], values, RELATIVE[dtype], at_least=scale)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -107,35 +112,30 @@ def test_baselines_equal_the_oracle(family, dtype):
             assert error <= RELATIVE[dtype] * largest
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("family", "expanded"), FORMS)
-def test_random_circuits_equal_the_oracle(family, expanded, dtype):
+def test_random_circuits_equal_the_oracle(family, expanded):
     circuits = random_circuits(family, expanded=expanded)
-    check_circuits(family, dtype, circuits, EXAMPLES, expanded=expanded)
+    check_circuits(family, circuits, EXAMPLES, expanded=expanded)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("family", "expanded"), FORMS)
-def test_odd_circuits_equal_the_oracle(family, expanded, dtype):
+def test_odd_circuits_equal_the_oracle(family, expanded):
     circuits = odd_circuits(family, expanded=expanded).values()
-    check_circuits(family, dtype, circuits, twins.RAGGED, expanded=expanded)
+    check_circuits(family, circuits, twins.RAGGED, expanded=expanded)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_circuits_equal_the_oracle_at_each_first_difference(family):
     examples = random_examples([6] * 6, range(6), seed=5)
     for batch_size in (1, 4):
-        check_circuits(
-            family, torch.float64, random_circuits(family), examples, batch_size=batch_size
-        )
+        check_circuits(family, random_circuits(family), examples, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 64])
 @pytest.mark.parametrize("family", MAIN_FAMILIES)
 def test_circuits_equal_the_oracle_at_every_batch_size(family, batch_size):
-    check_circuits(
-        family, torch.float32, random_circuits(family, seed=7), EXAMPLES, batch_size=batch_size
-    )
+    circuits = random_circuits(family, seed=7)
+    check_circuits(family, circuits, EXAMPLES, batch_size=batch_size)
 
 
 def test_circuits_of_the_micro_model_have_the_values_of_pen_and_paper():
@@ -185,7 +185,6 @@ def test_any_circuit_on_any_examples_equals_the_oracle(rows, seed, family, densi
     drawn = torch.rand(graph.scores.shape, generator=generator) < density
     check_circuits(
         family,
-        torch.float64,
         [graph.with_edges(graph.edge_exists & drawn)],
         random_examples(lengths, firsts, seed=seed),
         ("logit_diff", "kl"),
@@ -277,7 +276,7 @@ def test_any_token_may_be_in_a_prompt_that_is_shorter_than_others():
         eap.Example(clean=(1, 1), corrupted=(0, 0), correct=(D_VOCAB - 1,), incorrect=(0, 2)),
     )
     for family in FAMILIES:
-        check_circuits(family, torch.float64, random_circuits(family), examples)
+        check_circuits(family, random_circuits(family), examples)
 
 
 # ---- what is refused -----------------------------------------------------------------------------

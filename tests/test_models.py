@@ -161,10 +161,10 @@ def test_variants_within_a_family_equal_the_oracle(family, config):
                 hf,
                 own.clean,
                 own.corrupted,
-                metric_of("prob_diff", own.correct, own.incorrect),
+                [metric_of("prob_diff", own.correct, own.incorrect)],
                 [1.0],
                 [1.0],
-            ).nan_to_num(0.0)
+            )[0].nan_to_num(0.0)
             for own in twins.RAGGED
         ]
     assert_close(found.scores, torch.stack(expected).mean(0), 1e-9)

@@ -87,8 +87,8 @@ def test_scores_are_derivatives_of_runs_in_which_one_edge_moves(family, expanded
         for step in (h, -h)
     )
     scores = attribution_scores(
-        model, EXAMPLE.clean, EXAMPLE.corrupted, prob_diff, [1.0], [1.0], expanded=expanded
-    )[exists]
+        model, EXAMPLE.clean, EXAMPLE.corrupted, [prob_diff], [1.0], [1.0], expanded=expanded
+    )[0, exists]
     assert ((up - down) / (2 * h) - scores).abs().max() < 1e-6 * scores.abs().max()
 
 
@@ -99,7 +99,7 @@ def test_gradients_sum_over_receivers_to_that_of_the_embedding(family):
     exists = existing_edges(shape_of(model))
     metric = metric_of("logit_diff", EXAMPLE.correct, EXAMPLE.incorrect)
     clean_logits = last_logits(model, EXAMPLE.clean)
-    gradients = receiver_gradients(model, EXAMPLE.clean, metric, clean_logits)
+    (gradients,) = receiver_gradients(model, EXAMPLE.clean, [metric], clean_logits)
     embedding = sender_outputs(model, EXAMPLE.clean)[0]
     direction = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(0)).double()
     h = 1e-5
@@ -144,7 +144,7 @@ def test_the_oracle_solves_the_micro_model_as_pen_and_paper_do():
         (("midpoint", 1), micro.MIDDLE),
         (("paper", 2), micro.TWO_STEPS),
     ]:
-        scores = attribution_scores(model, pair.clean, pair.corrupted, metric, *RULES[rule])
+        (scores,) = attribution_scores(model, pair.clean, pair.corrupted, [metric], *RULES[rule])
         assert micro_scores(scores) == pytest.approx(with_zeros(expected), abs=1e-9)
 
 

@@ -65,17 +65,19 @@ def load(family: str, dtype: torch.dtype = torch.float32) -> Model:
         return from_bridge(bridge_of(hf), name="tiny")
 
 
+def _metrics(example: Example) -> list[oracle.Metric]:
+    return [oracle.metric_of(name, example.correct, example.incorrect) for name in METRICS]
+
+
 @lru_cache(maxsize=4096)
-def _attribution(
-    family: str, example: Example, metric: str, points, weights, expanded: bool
-) -> Tensor:
+def _attribution(family: str, example: Example, points, weights, expanded: bool) -> Tensor:
     model = hf_model(family)
     with oracle.Float64():
         return oracle.attribution_scores(
             model,
             example.clean,
             example.corrupted,
-            oracle.metric_of(metric, example.correct, example.incorrect),
+            _metrics(example),
             points,
             weights,
             expanded=expanded,
@@ -93,33 +95,28 @@ def oracle_attribution(
 ) -> Float[Tensor, "example n_forward n_backward"]:
     """Scores of every example; 0 where there is no edge."""
     points, weights = tuple(points), tuple(weights)
-    return torch.stack(
-        [_attribution(family, own, metric, points, weights, expanded) for own in examples]
-    )
+    scores = [_attribution(family, own, points, weights, expanded) for own in examples]
+    return torch.stack([own[METRICS.index(metric)] for own in scores])
 
 
 @lru_cache(maxsize=1024)
-def _exact(family: str, example: Example, metrics: tuple[str, ...], expanded: bool) -> Tensor:
+def _exact(family: str, example: Example, expanded: bool) -> Tensor:
     model = hf_model(family)
     with oracle.Float64():
         return oracle.exact_edge_values(
             model,
             example.clean,
             example.corrupted,
-            [oracle.metric_of(name, example.correct, example.incorrect) for name in metrics],
+            _metrics(example),
             expanded=expanded,
         ).nan_to_num(0.0)
 
 
 def oracle_exact(
-    family: str,
-    examples: Sequence[Example],
-    metrics: Sequence[str] = METRICS,
-    *,
-    expanded: bool = False,
+    family: str, examples: Sequence[Example], *, expanded: bool = False
 ) -> Float[Tensor, "metric example n_forward n_backward"]:
-    """Exact values of every edge on every example; 0 where there is no edge."""
-    return torch.stack([_exact(family, own, tuple(metrics), expanded) for own in examples], dim=1)
+    """Exact values of every edge on every example, of all METRICS; 0 where there is no edge."""
+    return torch.stack([_exact(family, own, expanded) for own in examples], dim=1)
 
 
 def oracle_circuits(
@@ -148,10 +145,15 @@ def edges_of(family: str, *, expanded: bool = False) -> Bool[Tensor, "n_forward 
     return existing_edges(shape_of(hf_model(family), expanded=expanded))
 
 
-def assert_close(found: Tensor, expected: Tensor, relative: float) -> None:
-    """Equal within `relative` of the largest expected value (and, in float64, within 1e-14)."""
+def assert_close(
+    found: Tensor, expected: Tensor, relative: float, *, at_least: float = 0.0
+) -> None:
+    """Equal within `relative` of the largest expected value, or of `at_least` if it is larger.
+
+    In float64 a difference of 1e-14 is none.
+    """
     assert found.shape == expected.shape
     nothing = 1e-14 if found.dtype == torch.float64 else 0.0
-    largest = float(expected.abs().max())
+    largest = max(float(expected.abs().max()), at_least)
     error = float((found.double() - expected.double()).abs().max())
     assert error <= relative * largest + nothing, f"error {error:.2e}, largest value {largest:.2e}"
