@@ -73,10 +73,19 @@ def test_eap_equals_the_oracle(family, expanded):
 
 @pytest.mark.parametrize(("family", "expanded"), FORMS)
 def test_eap_ig_equals_the_oracle(family, expanded):
-    path = RULES["paper", 3]
+    """All as one batch, which begins at the first token, and in batches with prefixes."""
+    path, batch_size = RULES["paper", 3], {torch.float32: 4, torch.float64: 64}
     for metric, dtype in product(METRICS, DTYPES):
         check_scores(
-            family, dtype, EXAMPLES, metric, path, expanded=expanded, method="EAP-IG", steps=3
+            family,
+            dtype,
+            EXAMPLES,
+            metric,
+            path,
+            expanded=expanded,
+            method="EAP-IG",
+            steps=3,
+            batch_size=batch_size[dtype],
         )
 
 

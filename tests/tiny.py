@@ -253,7 +253,7 @@ def tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def _randomise(model: torch.nn.Module, seed: int, *, gain: float) -> None:
+def _randomise(model: transformers.PreTrainedModel, seed: int, *, gain: float) -> None:
     """Fill every parameter: matrices with `gain`, biases 0.3, norm weights about their centre."""
     generator = torch.Generator().manual_seed(seed)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
@@ -262,7 +262,8 @@ def _randomise(model: torch.nn.Module, seed: int, *, gain: float) -> None:
         for _, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
             if id(parameter) in embeddings:
-                parameter.copy_(noise)
+                # Where they are the unembedding too, larger ones would make logits too far apart.
+                parameter.copy_(noise * (0.5 if model.config.tie_word_embeddings else 1.0))
             elif parameter.ndim == 2:
                 parameter.copy_(noise * gain / math.sqrt(min(parameter.shape)))
             else:
