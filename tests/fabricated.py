@@ -1,4 +1,4 @@
-"""Results and graphs as the experiments write them, made of random numbers, for the figure scripts."""
+"""Results and graphs as the experiments write them, of random numbers, for the figure scripts."""
 
 from __future__ import annotations
 

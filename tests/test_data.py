@@ -66,11 +66,13 @@ def test_shipped_files_are_balanced_and_varied(family):
     def read(task):
         return pd.read_csv(DATA / task / f"{family}.csv", dtype=str, keep_default_na=False)
 
-    assert read("gender-bias")["label"].value_counts().nunique() == 1
+    males, females = read("gender-bias")["label"].value_counts()
+    assert males == females
     assert read("hypernymy-comma")["hypernym"].nunique() >= 24
     sva = read("sva")
     assert sva["group"].nunique() >= 13
-    assert sva["plural"].value_counts().nunique() == 1
+    singular, plural = sva["plural"].value_counts()
+    assert singular == plural
     pairs = set(zip(sva["clean"], sva["corrupted"], strict=True))
     assert all((corrupted, clean) in pairs for clean, corrupted in pairs)
     labels = read("greater-than")["correct_idx"].value_counts()
@@ -119,7 +121,8 @@ def write(folder: Path, text: str | bytes) -> Path:
 
 GOOD = "When Ann and Bob"
 HEADER = "clean,corrupted,correct,incorrect\n"
-ROW = '"Then, Mary and John met. John gave a ball to","Then, Mary and John met. Tom gave a ball to", Mary, John\n'
+PROMPT = "Then, Mary and John met. {} gave a ball to"
+ROW = f'"{PROMPT.format("John")}","{PROMPT.format("Tom")}", Mary, John\n'
 
 
 def test_a_generic_csv_is_a_task_of_its_own(tmp_path, tokenizer):

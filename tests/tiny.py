@@ -195,7 +195,7 @@ def tiny_hf(
     # The bridge chooses its adapter by this name.
     model.config.architectures = [type(model).__name__]
     # GPT-Neo does not scale its attention scores; smaller weights make up for it.
-    _randomise(model, seed, gain=1.1 if family == "gpt_neo" else 1.5)
+    _randomise(model, seed, gain=0.9 if family == "gpt_neo" else 1.2)
     model = model.to(dtype).eval().requires_grad_(False)
     if family == "gptj" and dtype == torch.float64:
         _exact_rotary_tables(model)
