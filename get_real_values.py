@@ -12,6 +12,8 @@ from exact scores and from estimates, results/real/<model>/csv/<task>.csv.
 import argparse
 from dataclasses import replace
 
+from torch import Tensor
+
 from eap import cli
 from eap.checkpoint import Checkpoint
 from eap.curves import curve_summary, faithfulness_curves
@@ -19,7 +21,8 @@ from eap.data import Dataset
 from eap.graph import Graph
 from eap.metrics import get_metric
 from eap.models import Model
-from eap.patching import make_plan, measure_seconds, patch_edges
+from eap.patching import make_plan, measure_seconds, run_plan
+from eap.planning import patching_memory
 from eap.verify import choose_edges, merge, report
 
 METRICS = ("logit_diff", "prob_diff", "kl", "js")
@@ -35,6 +38,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--sample", type=cli.positive, default=200, help="others to patch with --verify"
+    )
+    parser.add_argument(
+        "--save_every", type=float, default=10.0, metavar="SECONDS", help="how often to save"
     )
     cli.add_ig_arguments(parser)
     args = parser.parse_args()
@@ -89,27 +95,7 @@ def exact_values(args: argparse.Namespace, model: Model, dataset: Dataset) -> di
     }
     if all(found.values()):
         return {name: graph for name, graph in found.items() if graph is not None}
-    plan = make_plan(model, dataset, METRICS, None, args.batch_size, args.memory)
-    seconds = measure_seconds(model, dataset, plan)
-    cli.say(
-        f"exact values: {int(plan.wanted.sum()):,} edges x {len(dataset)} pairs in "
-        f"{len(plan.units):,} pieces of up to {plan.tokens_per_run:,} tokens; "
-        f"about {cli.duration(seconds)}"
-    )
-    checkpoint = Checkpoint(
-        paths["kl"].with_name(f"{args.task}.part.safetensors"),
-        {
-            **{key: value for key, value in wanted["kl"].items() if key != "command"},
-            "metrics": METRICS,
-            "code": cli.code_hash(),
-            "batch_size": max(len(rows) for rows in plan.rows_of),
-            "tokens_per_run": plan.tokens_per_run,
-        },
-    )
-    graphs = patch_edges(
-        model, dataset, metrics=METRICS, batch_size=args.batch_size, memory_budget=args.memory,
-        checkpoint=checkpoint, quiet=False,
-    )  # fmt: skip
+    graphs, checkpoint = patch(args, model, dataset, edges=None, name=args.task)
     graphs = {name: replace(graph, provenance=wanted[name]) for name, graph in graphs.items()}
     for name, graph in graphs.items():
         cli.save_graph(graph, paths[name])
@@ -123,16 +109,9 @@ def verify(
     """Exact values of the edges that an estimate ranks highest, and of a sample of the others."""
     metric, estimate = next(iter(estimates.items()))
     chosen = choose_edges(estimate, top=args.verify, sample=args.sample, seed=args.seed)
-    plan = make_plan(model, dataset, METRICS, chosen.all, args.batch_size, args.memory)
-    seconds = measure_seconds(model, dataset, plan)
-    cli.say(
-        f"exact values: {int(chosen.all.sum()):,} of {estimate.n_edges:,} edges x {len(dataset)} "
-        f"pairs; about {cli.duration(seconds)}"
+    exact, checkpoint = patch(
+        args, model, dataset, edges=chosen.all, name=f"{args.task}_verify_{args.verify}"
     )
-    exact = patch_edges(
-        model, dataset, metrics=METRICS, edges=chosen.all, batch_size=args.batch_size,
-        memory_budget=args.memory, quiet=False,
-    )  # fmt: skip
     for name, own in estimates.items():
         path = cli.graph_path(args, model, f"real_test/{args.task}_{name}_verified")
         source = cli.provenance(
@@ -140,7 +119,33 @@ def verify(
             steps=args.ig_steps, rule=args.ig_rule, verify=args.verify, sample=args.sample,
         )  # fmt: skip
         cli.save_graph(replace(merge(own, exact[name]), provenance=source), path)
+    checkpoint.delete()
     cli.say(f"\n{metric}\n{report(estimate, exact[metric], chosen)}")
+
+
+def patch(
+    args: argparse.Namespace, model: Model, dataset: Dataset, *, edges: Tensor | None, name: str
+) -> tuple[dict[str, Graph], Checkpoint]:
+    """Exact values of all edges (None) or some: says the cost, goes on where a run was stopped."""
+    source = cli.provenance(model, dataset, metrics=METRICS, code=cli.code_hash())
+    del source["command"]
+    path = cli.graph_path(args, model, f"real_test/{name}").with_suffix(".part.safetensors")
+    checkpoint = Checkpoint(path, source, seconds=args.save_every)
+    # Sizes that were chosen by the memory that was free stay what they were.
+    tokens_per_run, batch_size = map(checkpoint.setting, ("tokens_per_run", "batch_size"))
+    plan = make_plan(
+        model, dataset, METRICS, edges, args.batch_size or batch_size, args.memory,
+        tokens_per_run=tokens_per_run,
+    )  # fmt: skip
+    memory = patching_memory(model, dataset.examples, plan.batch_size, plan.tokens_per_run)
+    seconds = measure_seconds(model, dataset, plan)
+    cli.say(
+        f"exact values: {int(plan.wanted.sum()):,} edges x {len(dataset)} pairs in "
+        f"{len(plan.units):,} pieces, {plan.tokens_per_run:,} tokens at a time; up to "
+        f"{memory / 2**20:,.0f} MiB beside the weights, about {cli.duration(seconds)}"
+        + ("; going on where an earlier run was stopped" if tokens_per_run else "")
+    )
+    return run_plan(model, dataset, plan, checkpoint=checkpoint, quiet=False), checkpoint
 
 
 if __name__ == "__main__":

@@ -44,6 +44,12 @@ class Checkpoint:
         name = f"{self.path.stem}-{processes.rank()}of{processes.count()}{self.path.suffix}"
         return self.path.with_name(name)
 
+    def setting(self, name: str) -> int | None:
+        """A number of the interrupted run (on any process): what depended on its free memory."""
+        path = self.own_path
+        number = self._read(path)[0]["identity"].get(name, 0) if path.exists() else 0
+        return processes.largest(number) or None
+
     def resume(self, totals: Float64[Tensor, "..."]) -> int:
         """Fill `totals` from the file and return how many units it holds; 0 if there is none.
 
@@ -53,14 +59,7 @@ class Checkpoint:
         path = self.own_path
         if not path.exists():
             return 0
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads(file.metadata()["progress"])
-                saved = file.get_tensor("totals")
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path} is not a checkpoint ({error}); delete it to start anew"
-            ) from None
+        header, saved = self._read(path)
         if header["identity"] != self._identity():
             mine, other = self._identity(), header["identity"]
             keys = sorted(key for key in {*mine, *other} if mine.get(key) != other.get(key))
@@ -73,6 +72,18 @@ class Checkpoint:
             )
         totals.copy_(saved)
         return header["done"]
+
+    @staticmethod
+    def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
+        """What the file is of, and its sums."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads(file.metadata()["progress"])
+                return header, file.get_tensor("totals")
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is not a checkpoint ({error}); delete it to start anew"
+            ) from None
 
     def save(self, totals: Float64[Tensor, "..."], done: int, *, now: bool = False) -> None:
         """Write the progress, unless the last time was less than `seconds` ago."""

@@ -21,6 +21,8 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        with temporary.open("rb") as file:  # on the disk before it has its name: power may fail
+            os.fsync(file.fileno())
         # mkstemp makes files private; results are meant to be shared like any other file.
         umask = os.umask(0)
         os.umask(umask)

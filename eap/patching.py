@@ -13,9 +13,11 @@ From there on many edges are stacked along the batch dimension and the rest of t
 the positions from the first difference on. All metrics are read from one run.
 """
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -100,12 +102,27 @@ def patch_edges(
     plan = make_plan(
         model, dataset, metrics, edges, batch_size, memory_budget, expanded_kv=expanded_kv
     )
+    return run_plan(model, dataset, plan, checkpoint=checkpoint, quiet=quiet)
+
+
+def run_plan(
+    model: Model,
+    dataset: Dataset,
+    plan: "Plan",
+    *,
+    checkpoint: Checkpoint | None = None,
+    quiet: bool = True,
+) -> dict[str, Graph]:
+    """What `patch_edges` returns, by a plan of `make_plan` for the same model and data."""
     config, wanted = plan.config, plan.wanted
     # Sums over examples of the values and of their squares.
     shape = (2, len(plan.metrics), config.n_forward, config.n_backward)
     totals = torch.zeros(shape, dtype=torch.float64)
     work = processes.own_share(plan.units)
-    done = 0 if checkpoint is None else checkpoint.resume(totals)
+    done = 0
+    if checkpoint is not None:
+        checkpoint = replace(checkpoint, identity={**checkpoint.identity, **plan.identity})
+        done = checkpoint.resume(totals)
     patcher, loaded = None, None
     remaining = progress_bar(work[done:], "exact values", quiet=quiet, done=done)
     for number, unit in enumerate(remaining, start=done + 1):
@@ -155,6 +172,21 @@ class Plan:
     units: list[Unit]
     tokens_per_run: int
 
+    @property
+    def batch_size(self) -> int:
+        """Of the largest batch."""
+        return max(len(rows) for rows in self.rows_of)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this plan's progress from another's: units are known by their number."""
+        units = repr([(unit, self.rows_of[unit.batch]) for unit in self.units])
+        return {
+            "batch_size": self.batch_size,
+            "tokens_per_run": self.tokens_per_run,
+            "units": hashlib.sha256(units.encode()).hexdigest()[:16],
+        }
+
 
 def make_plan(
     model: Model,
@@ -165,8 +197,12 @@ def make_plan(
     memory_budget: int | None,
     *,
     expanded_kv: bool = False,
+    tokens_per_run: int | None = None,
 ) -> Plan:
-    """The work that `patch_edges` does for these arguments (which see)."""
+    """The work that `patch_edges` does for these arguments (which see).
+
+    `tokens_per_run` is how many tokens are stacked in one run; None: as many as the budget allows.
+    """
     found = [get_metric(m) for m in ([metrics] if isinstance(metrics, str | Metric) else metrics)]
     config = replace(model.config, expanded_kv=expanded_kv)
     graph = Graph.from_config(config)
@@ -175,7 +211,8 @@ def make_plan(
         batch_size = choose_batch_size(
             model, dataset.examples, purpose="patching", budget=memory_budget
         )
-    tokens_per_run = patching_tokens(model, dataset.examples, batch_size, memory_budget)
+    if tokens_per_run is None:
+        tokens_per_run = patching_tokens(model, dataset.examples, batch_size, memory_budget)
     rows_of = plan_batches(dataset.examples, batch_size)
     units = plan_units(config, dataset, rows_of, wanted, tokens_per_run)
     return Plan(config, found, wanted, rows_of, units, tokens_per_run)

@@ -136,6 +136,14 @@ def points_per_run(model: "Model", batch: int, n_positions: int) -> int:
     return max(1, ENOUGH_TOKENS[model.device.type] // (batch * n_positions))
 
 
+def patching_memory(
+    model: "Model", examples: Sequence[Example], batch_size: int, tokens_per_run: int
+) -> int:
+    """Bytes that exact patching takes at the most, beside the weights."""
+    fixed, per_edge, n_positions = _patching_costs(model, examples, batch_size)
+    return fixed + per_edge * max(1, tokens_per_run // (batch_size * n_positions))
+
+
 def patching_tokens(
     model: "Model", examples: Sequence[Example], batch_size: int, budget: int | None
 ) -> int:
@@ -144,12 +152,8 @@ def patching_tokens(
     Raises:
         UserError: not even one patched run fits beside the clean run; says what would.
     """
-    shapes, budget = Shapes.of(model), default_budget(model.device) if budget is None else budget
-    groups = group_examples(examples)
-    n_positions = max(group.n_positions for group in groups)
-    n_keys = max(group.end for group in groups)
-    fixed = batch_size * shapes.patching(n_positions, n_keys)
-    per_edge = batch_size * shapes.patched_run(n_positions, n_keys)
+    budget = default_budget(model.device) if budget is None else budget
+    fixed, per_edge, n_positions = _patching_costs(model, examples, batch_size)
     if fixed + per_edge > budget:
         raise UserError(
             f"a memory budget of {budget / 2**20:,.0f} MiB is too small to patch one edge in a "
@@ -158,6 +162,17 @@ def patching_tokens(
     n_edges = (budget - fixed) // per_edge
     most = n_edges * batch_size * n_positions
     return processes.smallest(min(ENOUGH_TOKENS[model.device.type], most))
+
+
+def _patching_costs(
+    model: "Model", examples: Sequence[Example], batch_size: int
+) -> tuple[int, int, int]:
+    """Bytes of a batch, bytes of one patched run of it, and the most positions of a run."""
+    shapes, groups = Shapes.of(model), group_examples(examples)
+    n_positions = max(group.n_positions for group in groups)
+    n_keys = max(group.end for group in groups)
+    fixed = batch_size * shapes.patching(n_positions, n_keys)
+    return fixed, batch_size * shapes.patched_run(n_positions, n_keys), n_positions
 
 
 # ---- operations ----------------------------------------------------------------------------------

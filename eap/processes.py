@@ -56,10 +56,15 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
 
 def smallest(number: int) -> int:
     """The smallest of the processes' numbers: what depends on free memory must be agreed on."""
+    return -largest(-number)
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers."""
     if count() == 1:
         return number
     agreed = torch.tensor(number)
-    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+    dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
     return int(agreed)
 
 

@@ -10,7 +10,7 @@ Prices and sequences of years are the same question in another setting; what the
 import re
 from random import Random
 
-from eap.tasks.task import AnswerSets, Keep, Row, Task, keep_all
+from eap.tasks.task import AnswerSets, Keep, Row, Task, draw_pairs, keep_all
 from eap.vocabulary import Vocabulary
 
 EVENTS = tuple(
@@ -54,18 +54,19 @@ def number_pairs(
         for label in last
     }
     labels = [label for label in last if valid[label]]
-    rows: dict[str, dict[str, str]] = {}
-    while len(rows) < n:
-        label = labels[len(rows) % len(labels)]
+    if not labels or not fitting:
+        return []
+
+    def draw(number: int) -> dict[str, str]:
+        label = labels[number % len(labels)]
         head, word = random.choice(valid[label]), random.choice(fitting)
         clean, corrupted = (
             template.format(word=word, start=f"{head}{end:0{digits}d}", head=head)
             for end in (label, lowest)
         )
-        row = {"clean": clean, "corrupted": corrupted, "correct_idx": str(label)}
-        if clean not in rows and keep(row):
-            rows[clean] = row
-    pairs = list(rows.values())
+        return {"clean": clean, "corrupted": corrupted, "correct_idx": str(label)}
+
+    pairs = draw_pairs(n, draw, keep)
     random.shuffle(pairs)
     return pairs
 

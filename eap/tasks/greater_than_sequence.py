@@ -7,7 +7,7 @@ digits are single tokens), and the sixth begins there.
 from random import Random
 
 from eap.tasks.greater_than import answers
-from eap.tasks.task import Keep, Task, keep_all
+from eap.tasks.task import Keep, Task, draw_pairs, keep_all
 from eap.vocabulary import Vocabulary
 
 
@@ -20,24 +20,27 @@ def generate(
     reach = 30 if digits == 2 else 3
     valid = {year for year in range(1000, 1930) if vocabulary.splits_number(year)}
     starts = sorted(year for year in valid if year < 1900)
-    rows: dict[str, dict[str, str]] = {}
-    while len(rows) < n:
+    if not starts:
+        return []
+
+    def draw(_: int) -> dict[str, str] | None:
         years = [random.choice(starts)]
         while len(years) < 5:
             following = [y for y in range(years[-1] + 1, years[-1] + reach) if y in valid]
             if not following:
-                break
+                return None
             years.append(random.choice(following))
-        if len(years) < 5 or not 2 <= years[4] % base <= base - 2:
-            continue
+        if not 2 <= years[4] % base <= base - 2:
+            return None
         jumped = (years[3] // base + 1) * base + 1
         if jumped >= 1900 or jumped not in valid:
-            continue
+            return None
         clean, corrupted = (_write([*years[:4], fifth], base) for fifth in (years[4], jumped))
-        row = {"clean": clean, "corrupted": corrupted, "correct_idx": str(years[4] % base)}
-        if clean != corrupted and keep(row):
-            rows[clean] = row
-    return list(rows.values())
+        if clean == corrupted:
+            return None
+        return {"clean": clean, "corrupted": corrupted, "correct_idx": str(years[4] % base)}
+
+    return draw_pairs(n, draw, keep)
 
 
 def _write(years: list[int], base: int) -> str:

@@ -8,7 +8,7 @@ import re
 from functools import partial
 from random import Random
 
-from eap.tasks.task import AnswerSets, Keep, Row, Task, keep_all
+from eap.tasks.task import AnswerSets, Keep, Row, Task, draw_pairs, keep_all
 from eap.vocabulary import Vocabulary
 
 NAMES = tuple(
@@ -45,23 +45,24 @@ def generate(
     names, places, objects = (
         vocabulary.one_token_words(words) for words in (NAMES, PLACES, OBJECTS)
     )
-    rows: dict[str, dict[str, str]] = {}
-    while len(rows) < n:
+    if len(names) < 3 or not places or not objects:
+        return []
+
+    def draw(_: int) -> dict[str, str]:
         indirect_object, subject, third = random.sample(names, 3)
         first, second = random.sample([indirect_object, subject], 2)
         template, place, thing = (random.choice(own) for own in (TEMPLATES, places, objects))
 
         fill = partial(template.format, A=first, B=second, place=place, object=thing)
-        row = {
+        return {
             "clean": fill(S=subject),
             "corrupted": fill(S=third),
             "corrupted_hard": fill(S=indirect_object),
             "correct_idx": str(vocabulary.token(f" {indirect_object}")),
             "incorrect_idx": str(vocabulary.token(f" {subject}")),
         }
-        if keep(row):
-            rows[row["clean"]] = row
-    return list(rows.values())
+
+    return draw_pairs(n, draw, keep)
 
 
 def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:

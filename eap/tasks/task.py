@@ -21,6 +21,30 @@ def keep_all(row: Row) -> bool:
     return True
 
 
+# So many draws in a row that give nothing new: there is nothing more to draw.
+ENOUGH_DRAWS = 2000
+
+
+def draw_pairs(
+    n: int, draw: Callable[[int], dict[str, str] | None], keep: Keep
+) -> list[dict[str, str]]:
+    """`n` pairs with different clean prompts, or as many as there are.
+
+    Args:
+        n: how many.
+        draw: given how many there are, draws a pair, or None if what it drew is none.
+        keep: which pairs are wanted.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    fruitless = 0
+    while len(rows) < n and fruitless < ENOUGH_DRAWS:
+        before, row = len(rows), draw(len(rows))
+        if row is not None and keep(row):
+            rows[row["clean"]] = row
+        fruitless = 0 if len(rows) > before else fruitless + 1
+    return list(rows.values())
+
+
 @dataclass(frozen=True)
 class Task:
     """A task: how its pairs are made, and how a row of its CSV is read.

@@ -1,0 +1,56 @@
+"""Does a model do the tasks? Clean and corrupted metric and accuracy of every task, as a table.
+
+    python data/score_model.py --model toy
+    python data/score_model.py --model path/to/hf-directory --head 200
+
+Accuracy is the share of pairs whose correct answers have more probability than the incorrect ones.
+"""
+
+import pandas as pd
+
+from eap import cli
+from eap.errors import UserError
+from eap.evaluate import evaluate_baselines
+from eap.tasks import TASKS, get_task
+
+
+def main() -> None:
+    """Print a row per task, in Markdown."""
+    parser = cli.make_parser(__doc__, task=False)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="tasks to score")
+    args = parser.parse_args()
+    tasks = [get_task(name) for name in args.tasks]
+    model = cli.load_model_of(args)
+    rows = []
+    for task in tasks:
+        try:
+            dataset = cli.load_task(args, model, task.name)
+        except UserError as error:  # the task cannot be posed in this tokenizer
+            cli.say(f"left out: {error}")
+            continue
+        clean, corrupted = evaluate_baselines(
+            model, dataset, metrics=[task.metric, "accuracy"],
+            batch_size=args.batch_size, memory_budget=args.memory,
+        )  # fmt: skip
+        rows.append(
+            {
+                "task": task.name,
+                "pairs": len(dataset),
+                "accuracy": f"{float(clean['accuracy'].mean()):.3f}",
+                "metric": task.metric,
+                "clean": f"{float(clean[task.metric].mean()):.3f}",
+                "corrupted": f"{float(corrupted[task.metric].mean()):.3f}",
+            }
+        )
+    cli.say()
+    cli.say(as_markdown(pd.DataFrame(rows)))
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown has it."""
+    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)

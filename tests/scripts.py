@@ -1,0 +1,74 @@
+"""Running the scripts as a person does: in this process (quick), or in one of their own."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = (
+    "pareto.py",
+    "pareto_big.py",
+    "get_real_values.py",
+    "overlap_heatmaps.py",
+    "all_cross_task_faithfulness.py",
+    "test_ig_iterations.py",
+)
+FIGURES = tuple(
+    sorted(
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "results").rglob("*.py")
+        if path.name != "manual_overlap.py"  # shared by the two scripts beside it
+    )
+)
+
+
+def call(script: str, *arguments: object) -> int:
+    """Run a script in this process, as `python script ...` would; its exit status."""
+    path = ROOT / script
+    before = sys.argv, list(sys.path)
+    sys.argv = [str(path), *map(str, arguments)]
+    sys.path.insert(0, str(path.parent))
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv, sys.path[:] = before
+    return 0
+
+
+def start(*command: object, cwd: Path) -> subprocess.Popen[str]:
+    """Start a script in a process of its own: `start("pareto.py", "--task", "ioi", cwd=...)`."""
+    script, *arguments = map(str, command)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def torchrun(n: int, *command: object, cwd: Path) -> subprocess.Popen[str]:
+    """Start a script in `n` processes."""
+    script, *arguments = map(str, command)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
+    return subprocess.Popen(
+        [sys.executable, *launch, str(ROOT / script), *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def files_below(folder: Path) -> set[str]:
+    """Names of all files below a folder, hidden and temporary ones included."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,165 @@
+"""get_real_values.py: what it says, what it writes, and that it can be stopped at any moment."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pandas as pd
+import pytest
+import torch
+import twins
+from scripts import call, files_below, start
+from twins import dataset_of
+
+import eap
+from eap.checkpoint import Checkpoint
+
+METRICS = ("logit_diff", "prob_diff", "kl", "js")
+OPTIONS = ("--model", "toy", "--task", "ioi", "--head", 4, "--end", 101, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run."""
+    output = tmp_path_factory.mktemp("real")
+    assert call("get_real_values.py", *OPTIONS, "--output", output) == 0
+    return output
+
+
+def test_all_files_are_written_and_nothing_else(run):
+    graphs = [f"{metric}_real" for metric in METRICS]
+    graphs += ["logit_diff_vanilla", "logit_diff_ig", "kl_ig"]
+    assert files_below(run) == {
+        *(f"graphs/toy/real_test/ioi_{name}.json" for name in graphs),
+        "results/real/toy/csv/ioi.csv",
+        "results/real/toy/csv/ioi_bands.csv",
+    }
+
+
+def test_curves_of_exact_and_estimated_scores_stand_side_by_side(run):
+    frame = pd.read_csv(run / "results/real/toy/csv/ioi.csv")
+    names = ("real", "real-KL", "EAP-IG", "EAP-IG-KL", "EAP")
+    pairs = [column for name in names for column in (f"edges_{name}", f"loss_{name}")]
+    assert list(frame) == ["baseline", "corrupted_baseline", "edges", *pairs]
+
+
+def test_scores_are_exact_and_say_so(run):
+    graph = eap.Graph.load(run / "graphs/toy/real_test/ioi_kl_real.json")
+    assert graph.is_exact.equal(graph.edge_exists)
+    assert graph.provenance["method"] == "activation patching"
+    model = eap.load_model("toy", device="cpu")
+    dataset = eap.load_dataset("ioi", model.tokenizer, head=4)
+    clean, _ = eap.evaluate_baselines(model, dataset, metrics=["logit_diff"])
+    exact = eap.Graph.load(run / "graphs/toy/real_test/ioi_logit_diff_real.json")
+    for name in ("input->a0.h0<q>", "m3->logits", "a1.h3->a3.h2<k>"):
+        without = exact.in_graph.clone()
+        without[exact.index(name)] = False
+        patched = eap.evaluate(model, exact.with_edges(without), dataset)["logit_diff"]
+        value = float((patched - clean["logit_diff"]).mean())
+        assert exact.score(name) == pytest.approx(value, abs=2e-5)
+
+
+def test_the_cost_is_said_first_and_finished_values_are_reused(run, tmp_path, capfd):
+    assert call("get_real_values.py", *OPTIONS, "--output", run) == 0
+    out = capfd.readouterr().out
+    assert out.count("reusing ") == 7
+    assert "about" not in out
+    assert call("get_real_values.py", *OPTIONS, "--output", tmp_path) == 0
+    out = capfd.readouterr().out
+    assert "edges x 4 pairs" in out
+    assert "about" in out
+    assert "MiB" in out
+
+
+def test_verified_edges_are_exact_the_others_estimates(run, tmp_path, capfd):
+    options = (*OPTIONS, "--verify", 50, "--sample", 30, "--output", tmp_path)
+    assert call("get_real_values.py", *options) == 0
+    out = capfd.readouterr().out
+    assert "the 50 edges with the highest estimates" in out
+    assert "sampled: 30 of the" in out
+    assert "with 95% confidence at most" in out
+    graph = eap.Graph.load(tmp_path / "graphs/toy/real_test/ioi_logit_diff_verified.json")
+    estimate = eap.Graph.load(tmp_path / "graphs/toy/real_test/ioi_logit_diff_ig.json")
+    exact = eap.Graph.load(run / "graphs/toy/real_test/ioi_logit_diff_real.json")
+    known = graph.is_exact
+    assert int(known.sum()) == 80
+    assert (known & estimate.top_n(50).in_graph).sum() == 50
+    torch.testing.assert_close(graph.scores[known], exact.scores[known], rtol=1e-4, atol=2e-6)
+    assert graph.scores[~known].equal(estimate.scores[~known])
+
+
+# ---- stopping ------------------------------------------------------------------------------------
+
+
+def test_killed_ten_times_it_ends_with_the_numbers_of_an_undisturbed_run(tmp_path):
+    """`kill -9` at random moments, in child processes of this one."""
+    model, dataset = twins.load("llama"), dataset_of(twins.RAGGED * 6)
+    options = {"metrics": METRICS, "batch_size": 4}
+    expected = eap.patch_edges(model, dataset, **options)
+    begun = time.monotonic()
+    eap.patch_edges(model, dataset, **options)
+    whole = time.monotonic() - begun
+    path = tmp_path / "run.part.safetensors"
+    source = random.Random(0)
+    kills = 0
+    while kills < 10:
+        child = os.fork()
+        if child == 0:
+            checkpoint = Checkpoint(path, {"run": "this"}, seconds=0.0)
+            eap.patch_edges(model, dataset, checkpoint=checkpoint, **options)
+            os._exit(0)
+        time.sleep(source.uniform(0.02, 0.12) * whole)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            break  # it was done before we got to it
+        kills += 1
+    assert kills >= 5
+    assert path.exists()
+    found = eap.patch_edges(model, dataset, checkpoint=Checkpoint(path, {"run": "this"}), **options)
+    for name, graph in expected.items():
+        assert found[name].scores.equal(graph.scores)
+        assert found[name].standard_errors.equal(graph.standard_errors)
+
+
+def test_the_script_goes_on_after_a_kill_and_after_ctrl_c(run, tmp_path):
+    command = ("get_real_values.py", *OPTIONS, "--save_every", 0, "--output", tmp_path)
+    part = tmp_path / "graphs/toy/real_test/ioi.part.safetensors"
+    for signal_number in (signal.SIGKILL, signal.SIGINT):
+        process = start(*command, cwd=tmp_path)
+        written = part.stat().st_mtime_ns if part.exists() else 0
+        while not part.exists() or part.stat().st_mtime_ns == written:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(signal_number)
+        process.communicate(timeout=60)
+        assert process.returncode in (-signal.SIGKILL, 130)
+    process = start(*command, cwd=tmp_path)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "going on" in out
+    assert not part.exists()
+    for metric in METRICS:
+        name = f"graphs/toy/real_test/ioi_{metric}_real.json"
+        found, expected = (eap.Graph.load(folder / name) for folder in (tmp_path, run))
+        assert found.scores.equal(expected.scores)
+
+
+def test_progress_of_other_data_is_named_and_refused(run, tmp_path, capfd):
+    command = ("get_real_values.py", *OPTIONS, "--save_every", 0, "--output", tmp_path)
+    process = start(*command, cwd=tmp_path)
+    part = tmp_path / "graphs/toy/real_test/ioi.part.safetensors"
+    while not part.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    saved = part.read_bytes()
+    assert call(*command, "--head", 5) == 2
+    error = capfd.readouterr().err
+    assert "holds the progress of another run" in error
+    assert "data" in error
+    assert part.read_bytes() == saved
