@@ -10,13 +10,12 @@ from eap import cli
 from eap.circuits import task_circuit
 from eap.curves import normalised
 from eap.evaluate import evaluate, evaluate_baselines
-from eap.tasks import TASKS, get_task
+from eap.tasks import get_task
 
 
 def main() -> None:
     """Run the experiment that the command line describes."""
-    parser = cli.make_parser(__doc__, task=False)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="tasks to compare")
+    parser = cli.make_parser(__doc__, tasks=True)
     cli.add_ig_arguments(parser)
     args = parser.parse_args()
 

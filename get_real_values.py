@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eap import cli
 from eap.checkpoint import Checkpoint
-from eap.curves import curve_summary, faithfulness_curves
+from eap.curves import curve_summary, faithfulness_curves, pareto_sizes
 from eap.data import Dataset
 from eap.graph import Graph
 from eap.metrics import get_metric
@@ -47,6 +47,7 @@ def main() -> None:
 
     metric = get_metric(args.metric or cli.default_metric(args.task)).name
     model, dataset = cli.load(args)
+    sizes = pareto_sizes(args.end, Graph.from_model(model).n_edges)
 
     # 1. Estimates, which also say which edges to verify.
     def estimate(method: str, of: str, suffix: str) -> Graph:
@@ -69,8 +70,6 @@ def main() -> None:
     # 3. Faithfulness of circuits from either.
     graphs = {"real": exact[metric], "real-KL": exact["kl"]}
     graphs |= {"EAP-IG": ig, "EAP-IG-KL": kl_ig, "EAP": vanilla}
-    sizes = [*range(30, min(100, args.end), 10), *range(100, args.end, 100)]
-    sizes = [size for size in sizes if size <= ig.n_edges]
     frame, bands = faithfulness_curves(
         model, graphs, dataset, metric=metric, sizes=sizes,
         batch_size=args.batch_size, memory_budget=args.memory,

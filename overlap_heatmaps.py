@@ -9,7 +9,6 @@ import pandas as pd
 from eap import cli, plotting, processes
 from eap.circuits import task_circuit
 from eap.compare import edge_overlap, node_overlap
-from eap.tasks import TASKS
 
 TABLES = {
     "ious": ("IoU", lambda overlap: overlap.iou),
@@ -20,8 +19,7 @@ TABLES = {
 
 def main() -> None:
     """Run the experiment that the command line describes."""
-    parser = cli.make_parser(__doc__, task=False)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="tasks to compare")
+    parser = cli.make_parser(__doc__, tasks=True)
     cli.add_ig_arguments(parser)
     args = parser.parse_args()
 

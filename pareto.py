@@ -6,7 +6,7 @@ Writes results/pareto/<model>/csv/<task>.csv and graphs/<model>/<task>_{vanilla,
 """
 
 from eap import cli
-from eap.curves import curve_summary, faithfulness_curves
+from eap.curves import curve_summary, faithfulness_curves, pareto_sizes
 from eap.graph import Graph
 from eap.metrics import get_metric
 
@@ -16,15 +16,16 @@ def main() -> None:
     parser = cli.make_parser(__doc__)
     parser.add_argument("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
     parser.add_argument("--end", type=cli.positive, default=1001, help="sizes stay below this")
-    parser.add_argument("--n_random", type=int, default=5, help="random circuits of every size")
+    parser.add_argument(
+        "--n_random", type=cli.not_negative, default=5, help="random circuits of every size"
+    )
     cli.add_ig_arguments(parser)
     args = parser.parse_args()
 
     metric = get_metric(args.metric or cli.default_metric(args.task)).name
     model, dataset = cli.load(args)
     whole = Graph.from_model(model)
-    sizes = [*range(30, min(100, args.end), 10), *range(100, args.end, 100)]
-    sizes = [size for size in sizes if size <= whole.n_edges]
+    sizes = pareto_sizes(args.end, whole.n_edges)
     csv = cli.csv_path(args, "pareto", model, args.task)
     cli.say(
         f"{args.task} by {metric} on {model.name}: {len(dataset)} pairs, {whole.n_edges:,} edges, "

@@ -20,7 +20,9 @@ def main() -> None:
     parser.add_argument("--eval_batch_size", type=cli.positive, help="of evaluation, if another")
     parser.add_argument("--end_proportion", type=proportion, default=0.04, help="of all edges")
     parser.add_argument("--n_steps", type=cli.positive, default=10, help="number of sizes")
-    parser.add_argument("--n_random", type=int, default=5, help="random circuits of every size")
+    parser.add_argument(
+        "--n_random", type=cli.not_negative, default=5, help="random circuits of every size"
+    )
     cli.add_ig_arguments(parser)
     args = parser.parse_args()
 

@@ -5,7 +5,8 @@ results/ig_test/<model>/csv/<task>_<eval_metric>_ig_test.csv. (An experiment, no
 """
 
 from eap import cli
-from eap.curves import curve_summary, faithfulness_curves
+from eap.curves import curve_summary, faithfulness_curves, pareto_sizes
+from eap.graph import Graph
 from eap.metrics import get_metric
 
 STEPS = (2, 3, 5, 7, 10, 15, 20, 30, 50)
@@ -25,6 +26,7 @@ def main() -> None:
     attribution = get_metric(args.attribution_metric or own)
     evaluation = get_metric(args.eval_metric or own)
     model, dataset = cli.load(args)
+    sizes = pareto_sizes(args.end, Graph.from_model(model).n_edges)
 
     # 1. Score every edge with each number of steps.
     graphs = {}
@@ -43,11 +45,9 @@ def main() -> None:
         )  # fmt: skip
 
     # 2. Select circuits and measure them.
-    n_edges = graphs[str(args.steps[0])].n_edges
-    sizes = [*range(30, min(100, args.end), 10), *range(100, args.end, 100)]
     frame, bands = faithfulness_curves(
         model, graphs, dataset, metric=evaluation.name,
-        sizes=[size for size in sizes if size <= n_edges],
+        sizes=sizes,
         batch_size=args.batch_size, memory_budget=args.memory,
     )  # fmt: skip
 

@@ -11,13 +11,12 @@ import pandas as pd
 from eap import cli
 from eap.errors import UserError
 from eap.evaluate import evaluate_baselines
-from eap.tasks import TASKS, get_task
+from eap.tasks import get_task
 
 
 def main() -> None:
     """Print a row per task, in Markdown."""
-    parser = cli.make_parser(__doc__, task=False)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="tasks to score")
+    parser = cli.make_parser(__doc__, tasks=True)
     args = parser.parse_args()
     tasks = [get_task(name) for name in args.tasks]
     model = cli.load_model_of(args)

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap import processes
-from eap.batches import Batch, load_batch, plan_batches
+from eap.batches import Batch, check_examples, load_batch, plan_batches
 from eap.data import Dataset
 from eap.errors import UserError
 from eap.families import Attention, Norm
@@ -136,6 +136,7 @@ def attribute(
             f"{'' if method == 'EAP' else f'with {steps} step '}takes it; use EAP-IG with at "
             "least 2 steps"
         )
+    check_examples(model, dataset.examples)
     config = replace(model.config, expanded_kv=expanded_kv)
     if batch_size is None:
         batch_size = choose_batch_size(

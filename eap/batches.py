@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
@@ -17,6 +18,9 @@ from torch import Tensor
 from eap.data import Dataset, Example
 from eap.errors import UserError
 from eap.metrics import Answers
+
+if TYPE_CHECKING:
+    from eap.models import Model
 
 # A batch has a fixed cost beside its tokens, about that of this many tokens.
 BATCH_OVERHEAD = 64
@@ -77,6 +81,36 @@ class Group:
         return Group(start, end, self.rows + other.rows)
 
 
+def check_examples(model: "Model", examples: Sequence[Example]) -> None:
+    """Whether a model can run these examples.
+
+    Raises:
+        UserError: there are none, or one has prompts of different lengths or none at all, an empty
+            answer set, a token that the weights do not have, or more tokens than positions.
+    """
+    if not examples:
+        raise UserError("there are no examples to run")
+    d_vocab = len(model.W_E)
+    n_ctx = None if model.W_pos is None else len(model.W_pos)
+    for row, example in enumerate(examples):
+        n = len(example.clean)
+        if not n or n != len(example.corrupted):
+            raise UserError(
+                f"example {row}: the prompts have {n} and {len(example.corrupted)} tokens; they "
+                "must be equally long, and not empty"
+            )
+        if not example.correct or not example.incorrect:
+            raise UserError(f"example {row} has an empty answer set")
+        if n_ctx is not None and n > n_ctx:
+            raise UserError(f"example {row} has {n} tokens; {model.name} takes at most {n_ctx}")
+        largest = max(max(tokens) for tokens in vars(example).values())
+        if largest >= d_vocab:
+            raise UserError(
+                f"example {row} has token {largest}, but the weights have {d_vocab} tokens: this "
+                f"tokenizer does not belong to {model.name}"
+            )
+
+
 def first_difference(example: Example) -> int:
     """First position in which the prompts differ; the last position if they are equal."""
     pairs = zip(example.clean, example.corrupted, strict=True)
@@ -112,10 +146,8 @@ def plan_batches(examples: Sequence[Example], batch_size: int) -> list[tuple[int
     """Which rows run together, at most `batch_size` of them.
 
     Raises:
-        UserError: no examples, or a batch size below 1.
+        UserError: a batch size below 1.
     """
-    if not examples:
-        raise UserError("there are no examples to run")
     if batch_size < 1:
         raise UserError(f"batch size {batch_size} is too small; it must be at least 1")
     return [

@@ -41,23 +41,30 @@ class OneLineParser(argparse.ArgumentParser):
         fail(f"{message} (see {self.prog} --help)")
 
 
-def make_parser(description: str | None, *, task: bool = True) -> argparse.ArgumentParser:
-    """A parser with the arguments that every experiment has; `task`: and one task's."""
+def make_parser(description: str | None, *, tasks: bool = False) -> argparse.ArgumentParser:
+    """A parser with the arguments that every experiment has, for one task or for several."""
     parser = OneLineParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
     add("-m", "--model", default="toy", help="toy, a Hugging Face directory, or a hub name")
-    if task:
+    if tasks:
+        add("--tasks", nargs="+", type=known_task, default=list(TASKS), help="tasks to work on")
+    else:
         add("-t", "--task", default="ioi", help=f"one of {', '.join(TASKS)}, or a name of your own")
         add("--data", type=Path, help="a CSV of your own to use instead of the task's")
+    add(
+        "--prepend_bos",
+        action=argparse.BooleanOptionalAction,
+        help="begin prompts with the BOS token (default: if the tokenizer has one)",
+    )
     add("--head", type=positive, help="use only this many pairs of the task (default: all)")
     add("--batch_size", type=positive, help="pairs at a time (default: what the memory allows)")
     add("--seed", type=int, default=0, help="of drawn data and random circuits")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--dtype", default="float32", help="of the weights: float32, bfloat16, float16, float64")
     add("--memory", type=gigabytes, metavar="GB", help="budget beside the weights (default: half)")
-    add("--output", type=Path, default=ROOT, help="folder in which results/ and graphs/ are made")
+    add("--output", type=folder, default=ROOT, help="folder in which results/ and graphs/ are made")
     add("--overwrite", action="store_true", help="do not reuse finished graphs")
     return parser
 
@@ -78,6 +85,28 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return number
+
+
+def not_negative(text: str) -> int:
+    """A whole number of at least 0."""
+    return 0 if text.strip() == "0" else positive(text)
+
+
+def known_task(text: str) -> str:
+    """The name of a task."""
+    try:
+        return get_task(text).name
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def folder(text: str) -> Path:
+    """A folder that is there and can be written to, or can be made."""
+    path = Path(text).expanduser()
+    there = next(own for own in (path, *path.absolute().parents) if own.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{there} is not a folder that can be written to")
+    return path
 
 
 def gigabytes(text: str) -> int:
@@ -162,6 +191,7 @@ def load_task(args: argparse.Namespace, model: Model, task: str) -> Dataset:
         path=getattr(args, "data", None),
         head=args.head,
         seed=args.seed,
+        prepend_bos=args.prepend_bos,
     )
     say(dataset.summary())
     return dataset

@@ -81,8 +81,7 @@ def _overlap(first: Tensor, second: Tensor, n_all: int) -> Overlap:
 
 
 def _check_shapes(first: Graph, second: Graph) -> None:
-    same = first.receiver_names == second.receiver_names and first.n_edges == second.n_edges
-    if not same:
+    if first.config.shape != second.config.shape:
         raise UserError(f"{first} and {second} are of different shapes and cannot be compared")
 
 

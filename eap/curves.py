@@ -10,9 +10,26 @@ import torch
 from torch import Tensor
 
 from eap.data import Dataset
+from eap.errors import UserError
 from eap.evaluate import evaluate, evaluate_baselines
 from eap.graph import Graph
 from eap.models import Model
+
+
+def pareto_sizes(end: int, n_edges: int) -> list[int]:
+    """Edges to select: 30 to 90 by 10, then by 100 to below `end`, none above `n_edges`.
+
+    Raises:
+        UserError: there is no such size.
+    """
+    sizes = [*range(30, min(100, end), 10), *range(100, end, 100)]
+    sizes = [size for size in sizes if size <= n_edges]
+    if not sizes:
+        raise UserError(
+            f"no size to measure: sizes begin at 30, below --end ({end}) and up to all "
+            f"{n_edges:,} edges"
+        )
+    return sizes
 
 
 def random_circuits(graph: Graph, n: int, count: int, *, seed: int) -> list[Graph]:

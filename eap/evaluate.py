@@ -10,14 +10,14 @@ Clean and corrupted runs are made once per batch and shared by all circuits and 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from eap import processes
-from eap.batches import load_batch, plan_batches
+from eap.batches import check_examples, load_batch, plan_batches
 from eap.data import Dataset
 from eap.errors import UserError
 from eap.families import Attention
@@ -73,11 +73,9 @@ def evaluate(
         graphs are not modified; edges on no path from the input to the logits change nothing.
     """
     graphs = [circuits] if isinstance(circuits, Graph) else list(circuits)
-    for graph in graphs:
-        if graph.config != graphs[0].config or graph.n_forward != model.config.n_forward:
-            raise UserError(
-                f"{graph} is not a circuit of {model}, or not of one shape with the rest"
-            )
+    graphs = [_of_model(graph, model) for graph in graphs]
+    if len({graph.config for graph in graphs}) > 1:
+        raise UserError("circuits that are evaluated together must be of one shape")
     values = _run(model, graphs, dataset, metrics, batch_size, memory_budget, quiet)
     # The first two rows are the baselines.
     which = 2 if isinstance(circuits, Graph) else slice(2, None)
@@ -99,6 +97,15 @@ def evaluate_baselines(
     return clean, {name: own[1] for name, own in values.items()}
 
 
+def _of_model(graph: Graph, model: Model) -> Graph:
+    """The graph with the model's own config: a published one knows no key/value heads."""
+    expanded = graph.config.n_kv_receivers != model.config.n_kv_heads
+    config = replace(model.config, expanded_kv=expanded)
+    if graph.config.shape != config.shape:
+        raise UserError(f"{graph} is not a circuit of {model}")
+    return replace(graph, config=config)
+
+
 def _run(
     model: Model,
     graphs: Sequence[Graph],
@@ -112,6 +119,7 @@ def _run(
     if isinstance(metrics, str | Metric):
         metrics = [metrics]
     found = [get_metric(metric) for metric in metrics]
+    check_examples(model, dataset.examples)
     if batch_size is None:
         batch_size = choose_batch_size(
             model, dataset.examples, purpose="evaluation", budget=memory_budget

@@ -41,6 +41,11 @@ class GraphConfig:
     expanded_kv: bool = False
 
     @property
+    def shape(self) -> tuple[int, int, int, bool]:
+        """What two graphs must agree on to have the same edges."""
+        return self.n_layers, self.n_heads, self.n_kv_receivers, self.parallel_attn_mlp
+
+    @property
     def n_kv_receivers(self) -> int:
         """How many k (and how many v) receivers a layer has."""
         return self.n_heads if self.expanded_kv else self.n_kv_heads
@@ -467,6 +472,8 @@ class Graph:
             return cls._from_document(json.loads(path.read_text(encoding="utf8")))
         except FileNotFoundError:
             raise UserError(f"no graph at {path}") from None
+        except OSError as error:
+            raise UserError(f"cannot read a graph from {path}: {error.strerror}") from None
         except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
             if isinstance(error, UserError):
                 raise UserError(f"{path}: {error}") from None
@@ -480,7 +487,12 @@ class Graph:
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["graph"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return cls(GraphConfig(**header["cfg"]), provenance=header["provenance"], **tensors)
+        graph = cls(GraphConfig(**header["cfg"]), provenance=header["provenance"], **tensors)
+        for name, tensor in tensors.items():
+            if tensor.shape != graph.edge_exists.shape:
+                wanted = list(graph.edge_exists.shape)
+                raise UserError(f"{name} is {list(tensor.shape)}; this graph is {wanted}")
+        return graph.with_edges(graph.in_graph)
 
     @classmethod
     def _from_document(cls, document: dict[str, Any]) -> "Graph":
@@ -497,6 +509,9 @@ class Graph:
             receivers = torch.tensor([graph._receiver_index[receiver] for _, _, receiver in split])
         except KeyError as error:
             raise UserError(f"unknown node {error} for this shape") from None
+        if not graph.edge_exists[senders, receivers].all():
+            wrong = int((~graph.edge_exists[senders, receivers]).nonzero()[0])
+            raise UserError(f"{names[wrong]} is no edge of this shape")
 
         def column(key: str, default: Any, dtype: torch.dtype) -> Tensor:
             values = [info.get(key) for info in infos]

@@ -5,8 +5,11 @@ TransformerLens' `TransformerBridge` is the model layer; `eap.families` reads it
 """
 
 import hashlib
+import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ TOY_MODEL = Path(__file__).resolve().parent.parent / "data" / "toy-model"
 
 # Largest difference from the bridge's logits, relative to their range, that rounding explains.
 LOGIT_TOLERANCE = {
-    torch.float64: 1e-9,
+    torch.float64: 1e-5,  # Hugging Face computes parts in float32 whatever the weights
     torch.float32: 1e-4,
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
@@ -108,11 +111,17 @@ def load_model(
     elif name == "toy" or name.startswith((".", "/", "~")):
         raise UserError(f"no model directory at {path}; give a directory, a hub name or 'toy'")
     try:
-        bridge = TransformerBridge.boot_transformers(
-            str(path) if is_directory else name, device=device, dtype=dtype
-        )
+        with _missing_weights() as missing:
+            bridge = TransformerBridge.boot_transformers(
+                str(path) if is_directory else name, device=device, dtype=dtype
+            )
     except Exception as error:  # every library below raises its own kind
         raise UserError(f"cannot load model {name!r}: {_first_line(error)}") from error
+    if missing:
+        raise UserError(
+            f"cannot load model {name!r}: its weights lack {missing[0]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+        )
     if is_directory:
         source = {"directory": path.name, "weights_sha256": _hash_weights(path)}
     else:
@@ -193,7 +202,13 @@ def check_against_bridge(model: Model, *, n_positions: int = 12) -> None:
     tokens = torch.randint(model.W_U.shape[0], (2, n_positions), generator=generator)
     tokens = tokens.to(model.device)
     with torch.no_grad():
-        expected = model.bridge(tokens, prepend_bos=False)[:, -1].to(model.residual_dtype)
+        try:
+            expected = model.bridge(tokens, prepend_bos=False)[:, -1].to(model.residual_dtype)
+        except RuntimeError as failure:
+            raise UserError(
+                f"{model.name}: TransformerLens cannot run it in {model.dtype}: "
+                f"{_first_line(failure)}"
+            ) from failure
         found = run_tokens(model, tokens)
     error = float((found - expected).abs().max() / (expected.max() - expected.min()))
     tolerance = LOGIT_TOLERANCE[model.dtype]
@@ -247,6 +262,25 @@ def _check_directory(path: Path) -> None:
     }.items():
         if not any(file for pattern in patterns for file in path.glob(pattern)):
             raise UserError(f"{path} is not a Hugging Face model directory: it has no {needed}")
+
+
+@contextmanager
+def _missing_weights() -> Iterator[list[str]]:
+    """Names of the parameters that Hugging Face makes up while it loads: it only warns of them."""
+    missing: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            plain = re.sub(r"\x1b\[[\d;]*m", "", record.getMessage())  # without colours
+            rows = [line.split("|") for line in plain.splitlines()]
+            missing.extend(row[0].strip() for row in rows if "MISSING" in "".join(row[1:]))
+
+    logger, listener = logging.getLogger("transformers"), Listener()
+    logger.addHandler(listener)
+    try:
+        yield missing
+    finally:
+        logger.removeHandler(listener)
 
 
 def _hash_weights(path: Path) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from eap import processes
 from eap.attribute import Differences, run_both
-from eap.batches import load_batch, one_group, plan_batches
+from eap.batches import check_examples, load_batch, one_group, plan_batches
 from eap.checkpoint import Checkpoint
 from eap.data import Dataset
 from eap.forward import (
@@ -204,6 +204,7 @@ def make_plan(
     `tokens_per_run` is how many tokens are stacked in one run; None: as many as the budget allows.
     """
     found = [get_metric(m) for m in ([metrics] if isinstance(metrics, str | Metric) else metrics)]
+    check_examples(model, dataset.examples)
     config = replace(model.config, expanded_kv=expanded_kv)
     graph = Graph.from_config(config)
     wanted = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph
@@ -211,9 +212,9 @@ def make_plan(
         batch_size = choose_batch_size(
             model, dataset.examples, purpose="patching", budget=memory_budget
         )
+    rows_of = plan_batches(dataset.examples, batch_size)
     if tokens_per_run is None:
         tokens_per_run = patching_tokens(model, dataset.examples, batch_size, memory_budget)
-    rows_of = plan_batches(dataset.examples, batch_size)
     units = plan_units(config, dataset, rows_of, wanted, tokens_per_run)
     return Plan(config, found, wanted, rows_of, units, tokens_per_run)
 

@@ -17,7 +17,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eap.cli import ROOT, OneLineParser, shown
+from eap.cli import ROOT, OneLineParser, folder, shown
 from eap.errors import UserError
 from eap.files import write_atomically
 from eap.graph import Graph
@@ -74,7 +74,7 @@ def make_parser(
     parser.add_argument("-m", "--model", default="toy", help="the model whose results to draw")
     parser.add_argument("--tasks", nargs="+", default=list(tasks), help="those present are drawn")
     parser.add_argument(
-        "--output", type=Path, default=ROOT, help="folder with results/ and graphs/"
+        "--output", type=folder, default=ROOT, help="folder with results/ and graphs/"
     )
     return parser
 
