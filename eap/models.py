@@ -275,12 +275,15 @@ def _missing_weights() -> Iterator[list[str]]:
             rows = [line.split("|") for line in plain.splitlines()]
             missing.extend(row[0].strip() for row in rows if "MISSING" in "".join(row[1:]))
 
-    logger, listener = logging.getLogger("transformers"), Listener()
-    logger.addHandler(listener)
+    logger = logging.getLogger("transformers")
+    handlers, level = logger.handlers, logger.level
+    logger.handlers = [Listener()]
+    logger.setLevel(logging.WARNING)
     try:
         yield missing
     finally:
-        logger.removeHandler(listener)
+        logger.handlers = handlers
+        logger.setLevel(level)
 
 
 def _hash_weights(path: Path) -> str:
