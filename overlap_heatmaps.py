@@ -43,8 +43,10 @@ def main() -> None:
             cli.save_csv(table, path, index=True)
             if processes.is_first():
                 figure, (ax,) = plotting.panels(1, height=4.2)
-                decimals = 3 if name == "iou_ps" else 2
-                plotting.draw_heatmap(ax, table, title=f"{kind}s: {title}", decimals=decimals)
+                plotting.draw_heatmap(
+                    ax, table, title=f"{kind}s: {title}",
+                    number_format=".0e" if name == "iou_ps" else ".2f",
+                )  # fmt: skip
                 plotting.save_figure(figure, path.parent.parent, f"{kind}_{name}")
     cli.say("\nedge IoU:")
     cli.say(

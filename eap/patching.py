@@ -45,7 +45,7 @@ from eap.forward import (
 from eap.graph import Graph, GraphConfig
 from eap.metrics import Answers, Metric, get_metric
 from eap.models import Model
-from eap.planning import choose_batch_size, patching_operations, patching_tokens
+from eap.planning import Shapes, choose_batch_size, patching_operations, patching_tokens
 from eap.progress import progress_bar
 
 
@@ -223,6 +223,7 @@ def count_operations(model: Model, dataset: Dataset, plan: Plan, units: Sequence
     """Multiply-adds of matrix products that some units take."""
     answers_only = all(metric.answers_only for metric in plan.metrics)
     groups = [one_group([dataset.examples[row] for row in rows]) for rows in plan.rows_of]
+    shapes = Shapes.of(model)
     total = 0
     for unit in units:
         group = groups[unit.batch]
@@ -233,7 +234,7 @@ def count_operations(model: Model, dataset: Dataset, plan: Plan, units: Sequence
             int(edges)
             * len(group.rows)
             * patching_operations(
-                model,
+                shapes,
                 unit.layer,
                 unit.kind,
                 n_positions=group.n_positions,

@@ -31,31 +31,50 @@ def default_budget(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The sizes that memory depends on."""
+    """The sizes of a model that memory and time depend on."""
 
     n_layers: int
     n_heads: int
-    n_forward: int
-    n_receivers_per_layer: int
+    n_kv_heads: int
     d_model: int
+    d_head: int
     d_mlp: int
     d_vocab: int
-    bytes: int  # of a number
+    gated: bool  # the MLP has a third matrix
+    parallel: bool  # attention and MLP read the same input
+    bytes: int = 4  # of a number of a residual stream
 
     @classmethod
     def of(cls, model: "Model") -> "Shapes":
         """Of a model."""
-        config, mlp = model.config, model.blocks[0].mlp
+        config, block = model.config, model.blocks[0]
         return cls(
             n_layers=config.n_layers,
             n_heads=config.n_heads,
-            n_forward=config.n_forward,
-            n_receivers_per_layer=3 * config.n_heads,
+            n_kv_heads=config.n_kv_heads,
             d_model=config.d_model,
-            d_mlp=mlp.W_in.shape[0] * (1 if mlp.W_gate is None else 2),
+            d_head=block.attention.W_Q.shape[2],
+            d_mlp=block.mlp.W_in.shape[0],
             d_vocab=model.W_U.shape[0],
+            gated=block.mlp.W_gate is not None,
+            parallel=config.parallel_attn_mlp,
             bytes=torch.finfo(model.residual_dtype).bits // 8,
         )
+
+    @property
+    def n_forward(self) -> int:
+        """Senders."""
+        return 1 + self.n_layers * (self.n_heads + 1)
+
+    @property
+    def n_receivers_per_layer(self) -> int:
+        """At the most: one q, k and v per head."""
+        return 3 * self.n_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """Numbers that an MLP's first products make of a token."""
+        return self.d_mlp * (2 if self.gated else 1)
 
     def trace(self, n_positions: int, n_keys: int) -> int:
         """What one run keeps per example when every layer's internals are kept."""
@@ -64,7 +83,7 @@ class Shapes:
 
     def saved_for_backward(self, n_positions: int, n_keys: int) -> int:
         """What autograd keeps per example."""
-        per_token = 18 * self.d_model + 4 * self.d_mlp + 5 * self.n_heads * n_keys
+        per_token = 18 * self.d_model + 4 * self.mlp_width + 5 * self.n_heads * n_keys
         return self.bytes * (self.n_layers * n_positions * per_token + 6 * self.d_vocab)
 
     def attribution(self, n_positions: int, n_keys: int, n_points: int) -> int:
@@ -81,7 +100,7 @@ class Shapes:
         """What `eap.evaluate` takes per example: two traces, and one circuit at a time."""
         token = self.bytes * n_positions
         deltas = token * (self.n_forward + 2 * self.n_receivers_per_layer) * self.d_model
-        return 2 * self.trace(n_positions, n_keys) + deltas + token * 2 * self.d_mlp
+        return 2 * self.trace(n_positions, n_keys) + deltas + token * 2 * self.mlp_width
 
     def patching(self, n_positions: int, n_keys: int) -> int:
         """What `eap.patch_edges` takes per example, beside its runs."""
@@ -90,7 +109,7 @@ class Shapes:
 
     def patched_run(self, n_positions: int, n_keys: int) -> int:
         """What one patched run of one example takes."""
-        per_token = 12 * self.d_model + 3 * self.d_mlp + 4 * self.n_heads * n_keys
+        per_token = 12 * self.d_model + 3 * self.mlp_width + 4 * self.n_heads * n_keys
         keys = 6 * n_keys * self.d_model
         return self.bytes * (n_positions * per_token + keys + 6 * self.d_vocab)
 
@@ -178,39 +197,45 @@ def _patching_costs(
 # ---- operations ----------------------------------------------------------------------------------
 
 
+def layer_operations(shapes: Shapes, *, n_queries: int, n_positions: int, n_keys: int) -> int:
+    """Multiply-adds of one layer on one example: all keys and values, the rest at `n_queries`."""
+    keys_and_values = 2 * n_positions * shapes.d_model * shapes.n_kv_heads * shapes.d_head
+    all_heads = shapes.n_heads * shapes.d_head
+    heads = 2 * n_queries * all_heads * (shapes.d_model + n_keys)
+    return keys_and_values + heads + n_queries * mlp_operations(shapes)
+
+
+def mlp_operations(shapes: Shapes) -> int:
+    """Multiply-adds of one MLP on one token."""
+    return (3 if shapes.gated else 2) * shapes.d_model * shapes.d_mlp
+
+
 def patching_operations(
-    model: "Model", layer: int, kind: str, *, n_positions: int, n_keys: int, n_tokens: int
+    shapes: Shapes, layer: int, kind: str, *, n_positions: int, n_keys: int, n_tokens: int
 ) -> int:
     """Multiply-adds of matrix products for one patched edge on one example.
 
     Args:
-        model: whose edge.
+        shapes: of the model.
         layer: of the receiver.
         kind: of the receiver: 'q', 'k', 'v', 'mlp' or 'logits'.
         n_positions: that are computed.
         n_keys: positions of the whole prompt.
         n_tokens: that are unembedded.
     """
-    config = model.config
-    attention, mlp = model.blocks[0].attention, model.blocks[0].mlp
-    d_model, d_head = config.d_model, attention.W_Q.shape[2]
-    n_heads, n_kv = config.n_heads, attention.W_K.shape[0]
-    mlp_token = (2 if mlp.W_gate is None else 3) * d_model * mlp.W_in.shape[0]
-    last = config.n_layers - 1
-
-    def whole_layer(at: int) -> int:
-        queries = 1 if at == last else n_positions
-        keys_and_values = 2 * n_positions * d_model * n_kv * d_head
-        heads = 2 * queries * d_model * n_heads * d_head + 2 * queries * n_keys * n_heads * d_head
-        return keys_and_values + heads + queries * mlp_token
-
-    unembedding = d_model * n_tokens
+    unembedding = shapes.d_model * n_tokens
     if kind == "logits":
         return unembedding
+    last = shapes.n_layers - 1
     queries = 1 if layer == last else n_positions
-    rest = sum(whole_layer(at) for at in range(layer + 1, config.n_layers)) + unembedding
+    rest = unembedding
+    for at in range(layer + 1, shapes.n_layers):
+        own_queries = 1 if at == last else n_positions
+        rest += layer_operations(
+            shapes, n_queries=own_queries, n_positions=n_positions, n_keys=n_keys
+        )
     if kind == "mlp":
-        return queries * mlp_token + rest
-    own = n_positions * d_model * d_head + 2 * queries * n_keys * d_head
-    own += queries * d_head * d_model
-    return own + (0 if config.parallel_attn_mlp else queries * mlp_token) + rest
+        return queries * mlp_operations(shapes) + rest
+    own = n_positions * shapes.d_model * shapes.d_head + 2 * queries * n_keys * shapes.d_head
+    own += queries * shapes.d_head * shapes.d_model
+    return own + (0 if shapes.parallel else queries * mlp_operations(shapes)) + rest

@@ -309,7 +309,7 @@ def draw_heatmap(
     title: str,
     low: float = 0.0,
     high: float = 1.0,
-    decimals: int = 2,
+    number_format: str = ".2f",
     colour_bar: bool = True,
 ) -> None:
     """A square table with its numbers written in; rows and columns by display name.
@@ -323,7 +323,7 @@ def draw_heatmap(
         vmax=high,
         cmap="Blues",
         annot=True,
-        fmt=f".{decimals}f",
+        fmt=number_format,
         annot_kws={"size": "x-small"},
         cbar=colour_bar,
         cbar_kws={"shrink": 0.8} if colour_bar else None,

@@ -8,5 +8,11 @@ from manual_overlap import run
 
 from eap import cli
 
+
+def main() -> None:
+    """Draw results/manual_overlap/<model>/{png,pdf}/greater-than_precision_recall."""
+    run(__doc__, "greater-than")
+
+
 if __name__ == "__main__":
-    cli.run(lambda: run(__doc__, "greater-than"))
+    cli.run(main)

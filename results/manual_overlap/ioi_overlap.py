@@ -8,5 +8,11 @@ from manual_overlap import run
 
 from eap import cli
 
+
+def main() -> None:
+    """Draw results/manual_overlap/<model>/{png,pdf}/ioi_precision_recall."""
+    run(__doc__, "ioi")
+
+
 if __name__ == "__main__":
-    cli.run(lambda: run(__doc__, "ioi"))
+    cli.run(main)

@@ -1,0 +1,39 @@
+"""What the README and the notebook show works."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import matplotlib.pyplot as plt
+from scripts import ROOT
+
+README = (ROOT / "README.md").read_text("utf8")
+
+
+def run(code: str, folder, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    exec(compile(code, "documentation", "exec"), {})
+
+
+def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    run(code, tmp_path, monkeypatch)
+    assert "faithfulness" in capsys.readouterr().out
+    assert (tmp_path / "ioi.json").exists()
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
+    notebook = json.loads((ROOT / "notebooks" / "tour.ipynb").read_text("utf8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    code = "\n".join(line for line in "\n".join(cells).splitlines() if not line.startswith("%"))
+    monkeypatch.setattr(plt, "show", lambda: None)
+    run(code, tmp_path, monkeypatch)
+    assert "exact" in capsys.readouterr().out
+
+
+def test_files_and_scripts_that_the_readme_names_are_there():
+    for path in re.findall(r"\]\((results/[^)]+|[a-z]+/[^)]+\.md)\)", README):
+        assert (ROOT / path).exists(), path
+    for script in re.findall(r"python ((?:\w[\w/.-]*)?\w+\.py)", README):
+        assert (ROOT / script).exists(), script
