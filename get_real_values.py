@@ -47,7 +47,7 @@ def main() -> None:
 
     metric = get_metric(args.metric or cli.default_metric(args.task)).name
     model, dataset = cli.load(args)
-    sizes = pareto_sizes(args.end, Graph.from_model(model).n_edges)
+    sizes = pareto_sizes(args.end, cli.whole_graph(args, model).n_edges)
 
     # 1. Estimates, which also say which edges to verify.
     def estimate(method: str, of: str, suffix: str) -> Graph:
@@ -86,7 +86,9 @@ def exact_values(args: argparse.Namespace, model: Model, dataset: Dataset) -> di
         name: cli.graph_path(args, model, f"real_test/{args.task}_{name}_real") for name in METRICS
     }
     wanted = {
-        name: cli.provenance(model, dataset, method="activation patching", metric=name)
+        name: cli.provenance(
+            model, dataset, method="activation patching", metric=name, expanded_kv=args.expanded_kv
+        )
         for name in METRICS
     }
     found = {
@@ -126,7 +128,9 @@ def patch(
     args: argparse.Namespace, model: Model, dataset: Dataset, *, edges: Tensor | None, name: str
 ) -> tuple[dict[str, Graph], Checkpoint]:
     """Exact values of all edges (None) or some: says the cost, goes on where a run was stopped."""
-    source = cli.provenance(model, dataset, metrics=METRICS, code=cli.code_hash())
+    source = cli.provenance(
+        model, dataset, metrics=METRICS, expanded_kv=args.expanded_kv, code=cli.code_hash()
+    )
     del source["command"]
     path = cli.graph_path(args, model, f"real_test/{name}").with_suffix(".part.safetensors")
     checkpoint = Checkpoint(path, source, seconds=args.save_every)
@@ -134,7 +138,7 @@ def patch(
     tokens_per_run, batch_size = map(checkpoint.setting, ("tokens_per_run", "batch_size"))
     plan = make_plan(
         model, dataset, METRICS, edges, args.batch_size or batch_size, args.memory,
-        tokens_per_run=tokens_per_run,
+        expanded_kv=args.expanded_kv, tokens_per_run=tokens_per_run,
     )  # fmt: skip
     memory = patching_memory(model, dataset.examples, plan.batch_size, plan.tokens_per_run)
     seconds = measure_seconds(model, dataset, plan)

@@ -7,7 +7,6 @@ Writes results/pareto/<model>/csv/<task>.csv and graphs/<model>/<task>_{vanilla,
 
 from eap import cli
 from eap.curves import curve_summary, faithfulness_curves, pareto_sizes
-from eap.graph import Graph
 from eap.metrics import get_metric
 
 
@@ -24,7 +23,7 @@ def main() -> None:
 
     metric = get_metric(args.metric or cli.default_metric(args.task)).name
     model, dataset = cli.load(args)
-    whole = Graph.from_model(model)
+    whole = cli.whole_graph(args, model)
     sizes = pareto_sizes(args.end, whole.n_edges)
     csv = cli.csv_path(args, "pareto", model, args.task)
     cli.say(

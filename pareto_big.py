@@ -9,7 +9,6 @@ import argparse
 
 from eap import cli
 from eap.curves import curve_summary, faithfulness_curves
-from eap.graph import Graph
 from eap.metrics import get_metric
 
 
@@ -28,7 +27,7 @@ def main() -> None:
 
     metric = get_metric(args.metric or cli.default_metric(args.task)).name
     model, dataset = cli.load(args)
-    n_edges = Graph.from_model(model).n_edges
+    n_edges = cli.whole_graph(args, model).n_edges
     largest = max(1, int(args.end_proportion * n_edges))
     sizes = sorted({max(1, largest * step // args.n_steps) for step in range(1, args.n_steps + 1)})
     csv = cli.csv_path(args, "pareto", model, args.task)

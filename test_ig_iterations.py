@@ -6,7 +6,6 @@ results/ig_test/<model>/csv/<task>_<eval_metric>_ig_test.csv. (An experiment, no
 
 from eap import cli
 from eap.curves import curve_summary, faithfulness_curves, pareto_sizes
-from eap.graph import Graph
 from eap.metrics import get_metric
 
 STEPS = (2, 3, 5, 7, 10, 15, 20, 30, 50)
@@ -26,7 +25,7 @@ def main() -> None:
     attribution = get_metric(args.attribution_metric or own)
     evaluation = get_metric(args.eval_metric or own)
     model, dataset = cli.load(args)
-    sizes = pareto_sizes(args.end, Graph.from_model(model).n_edges)
+    sizes = pareto_sizes(args.end, cli.whole_graph(args, model).n_edges)
 
     # 1. Score every edge with each number of steps.
     graphs = {}

@@ -64,6 +64,11 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--dtype", default="float32", help="of the weights: float32, bfloat16, float16, float64")
     add("--memory", type=gigabytes, metavar="GB", help="budget beside the weights (default: half)")
+    add(
+        "--expanded_kv",
+        action="store_true",
+        help="one k and v per query head where heads share them, as earlier work has it",
+    )
     add("--output", type=folder, default=ROOT, help="folder in which results/ and graphs/ are made")
     add("--overwrite", action="store_true", help="do not reuse finished graphs")
     return parser
@@ -197,6 +202,11 @@ def load_task(args: argparse.Namespace, model: Model, task: str) -> Dataset:
     return dataset
 
 
+def whole_graph(args: argparse.Namespace, model: Model) -> Graph:
+    """The model's graph, in the form that the arguments ask for."""
+    return Graph.from_model(model, expanded_kv=args.expanded_kv)
+
+
 def default_metric(task: str) -> str:
     """The metric of the Pareto study for a task; a task of one's own has `logit_diff`."""
     return get_task(task).metric if task in TASKS else "logit_diff"
@@ -295,7 +305,9 @@ def attributed(
 ) -> Graph:
     """The graph at `path` if it is of the same provenance; else score it and save it there."""
     ig = {"steps": steps, "rule": rule} if method == "EAP-IG" else {}
-    wanted = provenance(model, dataset, method=method, metric=metric, **ig)
+    wanted = provenance(
+        model, dataset, method=method, metric=metric, expanded_kv=args.expanded_kv, **ig
+    )
     if (found := reusable(path, wanted, overwrite=args.overwrite)) is not None:
         return found
     graph = attribute(
@@ -307,6 +319,7 @@ def attributed(
         rule=rule,
         batch_size=args.batch_size,
         memory_budget=args.memory,
+        expanded_kv=args.expanded_kv,
         quiet=False,
     )
     graph = replace(graph, provenance=wanted)

@@ -18,6 +18,10 @@ from eap.errors import UserError
 if TYPE_CHECKING:
     from eap.models import Model
 
+# An allocator holds more than the tensors that are alive: for every byte of those, measured on
+# glibc as growth of the resident set, up to 1.46 (backward passes) and 0.96 of the estimates below.
+HELD = {"attribution": 1.6, "evaluation": 1.2, "patching": 1.2}
+
 # Beyond this many tokens a batch gains nothing from being larger.
 ENOUGH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32768}
 
@@ -141,6 +145,7 @@ def choose_batch_size(
         per_example = shapes.evaluation(n_positions, n_keys)
     else:
         per_example = shapes.patching(n_positions, n_keys)
+    per_example = int(per_example * HELD[purpose])
     if per_example > budget:
         raise UserError(
             f"a memory budget of {budget / 2**20:,.0f} MiB is too small: {purpose} takes "
@@ -190,8 +195,9 @@ def _patching_costs(
     shapes, groups = Shapes.of(model), group_examples(examples)
     n_positions = max(group.n_positions for group in groups)
     n_keys = max(group.end for group in groups)
-    fixed = batch_size * shapes.patching(n_positions, n_keys)
-    return fixed, batch_size * shapes.patched_run(n_positions, n_keys), n_positions
+    held = batch_size * HELD["patching"]
+    fixed = int(held * shapes.patching(n_positions, n_keys))
+    return fixed, int(held * shapes.patched_run(n_positions, n_keys)), n_positions
 
 
 # ---- operations ----------------------------------------------------------------------------------

@@ -1,0 +1,115 @@
+"""What large models take, on paper: bytes, passes and time on one GPU of 80 GB.
+
+    python benchmarks/plan_large.py
+
+Bytes are the planner's (`eap.planning`), which is what chooses batch sizes; operations are counted.
+Time assumes that matrix products reach a share of the peak of an A100: 40% of 312 TFLOPS in
+bfloat16 for the model, 60% of 19.5 TFLOPS in float32 for the contraction. Nothing here was run.
+"""
+
+from dataclasses import dataclass
+
+from eap.graph import Graph, GraphConfig
+from eap.planning import HELD, Shapes, layer_operations, patching_operations
+
+GPU_BYTES = 80e9
+BFLOAT16_RATE, FLOAT32_RATE = 0.4 * 312e12, 0.6 * 19.5e12
+PAIRS, N_KEYS, N_POSITIONS, STEPS = 1000, 16, 6, 5
+MOST_TOKENS = 32768
+
+
+@dataclass(frozen=True)
+class Large:
+    """A published model: name, number of parameters, shapes."""
+
+    name: str
+    parameters: float
+    shapes: Shapes
+
+
+MODELS = (
+    Large("GPT-2 XL", 1.56e9, Shapes(48, 25, 25, 1600, 64, 6400, 50257, False, False)),
+    Large("Pythia 2.8B", 2.78e9, Shapes(32, 32, 32, 2560, 80, 10240, 50304, False, True)),
+    Large("Llama 3 8B", 8.03e9, Shapes(32, 32, 8, 4096, 128, 14336, 128256, True, False)),
+)
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    print(
+        f"{PAIRS} pairs of {N_KEYS} tokens that differ from position {N_KEYS - N_POSITIONS} on; "
+        f"EAP-IG with {STEPS} steps; weights in bfloat16.\n"
+    )
+    columns = ["model", "edges", "weights", "bytes per pair", "batch", "memory", "passes"]
+    columns += ["EAP-IG", "50 circuits", "all edges, exact"]
+    print(f"| {' | '.join(columns)} |\n| {' | '.join(['---'] * len(columns))} |")
+    for model in MODELS:
+        print(f"| {' | '.join(row(model))} |")
+
+
+def row(model: Large) -> list[str]:
+    """One model's line."""
+    shapes = model.shapes
+    graph = Graph.from_config(
+        GraphConfig(
+            shapes.n_layers, shapes.n_heads, shapes.d_model, shapes.n_kv_heads, shapes.parallel
+        )
+    )
+    weights = 2 * model.parameters
+    per_pair = HELD["attribution"] * shapes.attribution(N_POSITIONS, N_KEYS, STEPS)
+    batch = int(min((GPU_BYTES - weights) / 2 / per_pair, MOST_TOKENS / N_POSITIONS, PAIRS))
+    passes = -(-PAIRS // batch) * (2 + STEPS + STEPS + 1)
+
+    def layers(n_positions: int) -> float:
+        own = layer_operations(
+            shapes, n_queries=n_positions, n_positions=n_positions, n_keys=N_KEYS
+        )
+        return 2 * shapes.n_layers * own
+
+    prefix, suffix = layers(N_KEYS - N_POSITIONS), layers(N_POSITIONS)
+    unembedding = 2 * shapes.d_model * shapes.d_vocab
+    run = PAIRS * (prefix + (2 + 2 * STEPS) * suffix + 2 * STEPS * unembedding)
+    contraction = PAIRS * 2 * graph.n_edges * N_POSITIONS * shapes.d_model
+    attribution = run / BFLOAT16_RATE + contraction / FLOAT32_RATE
+    # A circuit of a tenth of all edges runs most of the nodes.
+    circuits = 50 * PAIRS * (suffix + unembedding + 0.1 * contraction / PAIRS) / BFLOAT16_RATE
+    exact = PAIRS * exact_operations(shapes, graph.config) / BFLOAT16_RATE
+    return [
+        model.name,
+        f"{graph.n_edges:,}",
+        f"{weights / 1e9:.1f} GB",
+        f"{per_pair / 1e6:.0f} MB",
+        str(batch),
+        f"{(weights + batch * per_pair) / 1e9:.0f} GB",
+        str(passes),
+        spoken(attribution),
+        spoken(circuits),
+        spoken(exact),
+    ]
+
+
+def exact_operations(shapes: Shapes, config: GraphConfig) -> float:
+    """Operations of patching every edge on one pair."""
+    total = 0
+    for layer in range(config.n_layers):
+        counts = {kind: config.n_receivers(kind) for kind in "qkv"}
+        edges = {k: n * config.senders_before(layer, "attention") for k, n in counts.items()}
+        edges["mlp"] = config.senders_before(layer, "mlp")
+        for kind, n in edges.items():
+            total += n * patching_operations(
+                shapes, layer, kind, n_positions=N_POSITIONS, n_keys=N_KEYS,
+                n_tokens=shapes.d_vocab,
+            )  # fmt: skip
+    return 2.0 * (total + config.n_forward * shapes.d_model * shapes.d_vocab)
+
+
+def spoken(seconds: float) -> str:
+    """A time as a person says it."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    main()
