@@ -365,7 +365,7 @@ def contract(
         gradients: dict[int, Float[Tensor, "n batch pos d_model"]],
     ) -> None:
         """Score the edges from the first senders to the receivers that begin at each key."""
-        G = torch.cat(list(gradients.values()))
+        G = torch.cat(list(gradients.values())).to(D.device)
         # One [sender, receiver] product per example, over positions and d_model.
         D_rows = D.permute(1, 0, 2, 3).flatten(2)  # [batch, sender, pos * d_model]
         scores = D_rows @ G.permute(1, 2, 3, 0).flatten(1, 2)  # [batch, sender, receiver]

@@ -62,6 +62,7 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
     add("--batch_size", type=positive, help="pairs at a time (default: what the memory allows)")
     add("--seed", type=int, default=0, help="of drawn data and random circuits")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    add("--device_map", help="layers on several devices instead: auto, balanced, sequential")
     add("--dtype", default="float32", help="of the weights: float32, bfloat16, float16, float64")
     add("--memory", type=gigabytes, metavar="GB", help="budget beside the weights (default: half)")
     add(
@@ -185,7 +186,7 @@ def load(args: argparse.Namespace) -> tuple[Model, Dataset]:
 
 def load_model_of(args: argparse.Namespace) -> Model:
     """The model that the arguments name."""
-    return load_model(args.model, device=args.device, dtype=args.dtype)
+    return load_model(args.model, device=args.device, dtype=args.dtype, device_map=args.device_map)
 
 
 def load_task(args: argparse.Namespace, model: Model, task: str) -> Dataset:

@@ -302,14 +302,15 @@ def plan_circuit(model: Model, graph: Graph) -> CircuitPlan:
         mlp_column = torch.tensor([config.mlp_receiver(layer)])
         runs_mlp = bool(active[mlp] and edges[:, mlp_column].any())
         sends = active[heads].nonzero().flatten()
+        device = model.blocks[layer].device
         layers.append(
             LayerPlan(
-                receivers={kind: own.to(model.device) for kind, own in receivers.items()},
+                receivers={kind: own.to(device) for kind, own in receivers.items()},
                 attention_edges=edges_into(
                     torch.cat(columns), config.senders_before(layer, "attention")
                 ),
-                changed=changed.nonzero().flatten().to(model.device),
-                sends=sends.to(model.device),
+                changed=changed.nonzero().flatten().to(device),
+                sends=sends.to(device),
                 first_sender=place[heads.start + int(sends[0])] if len(sends) else 0,
                 mlp_edges=(
                     edges_into(mlp_column, config.senders_before(layer, "mlp"))
@@ -350,7 +351,7 @@ def run_circuit(
             )
         if own.mlp_edges is not None:
             base = corrupted.layers[layer]
-            x = base.mlp_in + _mix(own.mlp_edges, changes)[0]
+            x = base.mlp_in + _mix(own.mlp_edges, changes)[0].to(base.mlp_in.device)
             changes[own.mlp_sender] = run_mlp(model.blocks[layer], x) - base.mlp_out
     return corrupted.final + _mix(plan.logits_edges, changes)[0, :, 0]
 
@@ -377,7 +378,8 @@ def _changed_heads(
     """What the circuit's heads of one layer add, minus what they add in the corrupted run."""
     block, last_only = model.blocks[layer], layer == config.n_layers - 1
     attention = block.attention
-    x = base.x + _mix(plan.attention_edges, changes)  # [n_receivers, batch, pos, d_model]
+    mixed = _mix(plan.attention_edges, changes)
+    x = base.x + mixed.to(base.x.device)  # [n_receivers, batch, pos, d_model]
     normed = apply_norm(block.ln1, x).split([len(plan.receivers[kind]) for kind in "qkv"])
     start, heads = suffix.start, plan.changed
     kv_heads = heads * config.n_kv_receivers // config.n_heads
@@ -395,7 +397,7 @@ def _changed_heads(
             into[:, chosen, start:] = prepare_keys(attention, projected, suffix)
         else:
             into[:, chosen, start:] = prepare_values(attention, projected)
-    mask = suffix.mask(attention.window, last_only=last_only)
+    mask = suffix.mask(attention.window, x.device, last_only=last_only)
     z = base.z.clone()
     z[:, :, heads] = attend(attention, q[:, heads], k[:, kv_heads], v[:, kv_heads], mask)
     raw = combine_heads(attention, z) if block.post_attention_norm is not None else base.raw

@@ -83,6 +83,11 @@ class Block:
     mlp: MLP
     post_mlp_norm: Norm | None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the layer's weights are: with a device map, not all layers are in one place."""
+        return self.attention.W_Q.device
+
     @cached_property
     def head_output_weights(self) -> Float[Tensor, "n_heads d_head d_model"]:
         """`W_O`, with the weight of the norm that follows attention where there is one."""

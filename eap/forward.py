@@ -46,23 +46,25 @@ class Suffix:
 
     def at_last(self, x: Float[Tensor, "rows pos *rest"]) -> Float[Tensor, "rows 1 *rest"]:
         """The position of each row's last token alone."""
-        last = self.last.repeat(x.shape[0] // len(self.last))
+        last = self.last.to(x.device).repeat(x.shape[0] // len(self.last))
         return x[torch.arange(x.shape[0], device=x.device), last][:, None]
 
-    def mask(self, window: int | None, *, last_only: bool) -> Float[Tensor, "*rows query key"]:
+    def mask(
+        self, window: int | None, device: torch.device, *, last_only: bool
+    ) -> Float[Tensor, "*rows query key"]:
         """0 where a query may look, minus infinity where not.
 
         [pos, key]; for the last tokens alone [batch, 1, 1, key].
         """
-        keys = torch.arange(self.start + self.n_positions, device=self.last.device)
+        keys = torch.arange(self.start + self.n_positions, device=device)
         if last_only:
-            queries = (self.start + self.last)[:, None, None, None]
+            queries = (self.start + self.last.to(device))[:, None, None, None]
         else:
             queries = keys[self.start :, None]
         hidden = keys > queries
         if window is not None:
             hidden = hidden | (keys <= queries - window)
-        return torch.zeros(hidden.shape, device=keys.device).masked_fill(hidden, -torch.inf)
+        return torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +132,9 @@ def rotate(
     tables = attention.rotary(suffix.start + suffix.n_positions)
     if last_only:
         last = (suffix.start + suffix.last).repeat(x.shape[0] // len(suffix.last))
-        cos, sin = (table[last][:, None, None].to(x.dtype) for table in tables)  # [b, 1, 1, d_rot]
+        cos, sin = (table[last][:, None, None].to(x) for table in tables)  # [b, 1, 1, d_rot]
     else:
-        cos, sin = (table[suffix.start :, None].to(x.dtype) for table in tables)  # [pos, 1, d_rot]
+        cos, sin = (table[suffix.start :, None].to(x) for table in tables)  # [pos, 1, d_rot]
     d_rotary = cos.shape[-1]
     turned, rest = x[..., :d_rotary], x[..., d_rotary:]
     if attention.rotary_interleaved:
@@ -221,7 +223,7 @@ def attend_to(
         prepare_queries(attention, q, suffix, last_only=last_only),
         after_prefix(suffix.keys[layer], prepare_keys(attention, k, suffix)),
         after_prefix(suffix.values[layer], prepare_values(attention, v)),
-        suffix.mask(attention.window, last_only=last_only),
+        suffix.mask(attention.window, q.device, last_only=last_only),
     )
 
 
@@ -277,7 +279,7 @@ def run_block(
             be taken at each.
     """
     block, last_only = model.blocks[layer], layer == len(model.blocks) - 1
-    attention = block.attention
+    attention, x = block.attention, x.to(block.device)
     normed = apply_norm(block.ln1, x)
     q = project(attention, "q", suffix.at_last(normed) if last_only else normed)
     k, v = project(attention, "k", normed), project(attention, "v", normed)
@@ -309,7 +311,7 @@ def run_layers(
     """The residual stream at the last token after all layers, from `first_layer`'s input."""
     for layer in range(first_layer, len(model.blocks)):
         x = run_block(model, layer, x, suffix, trace=trace, expanded_kv=expanded_kv)
-    return x[:, 0]
+    return x[:, 0].to(suffix.last.device)
 
 
 def embed(model: "Model", tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
@@ -323,7 +325,7 @@ def position_embedding(
     """What is added to the token embeddings at positions from `start` on; 0.0 if nothing is."""
     if model.W_pos is None:
         return 0.0
-    return model.W_pos[start : start + n_positions].to(model.residual_dtype)
+    return model.W_pos[start : start + n_positions].to(model.device, model.residual_dtype)
 
 
 def unembed(
@@ -334,8 +336,10 @@ def unembed(
     """Final norm and logits: of the whole vocabulary, or of `token_ids` only."""
     W, b = model.W_U, model.b_U
     if token_ids is not None:
+        token_ids = token_ids.to(W.device)
         W, b = W[token_ids], None if b is None else b[token_ids]
-    logits = F.linear(apply_norm(model.ln_final, x).to(W.dtype), W, b).to(x.dtype)
+    normed = apply_norm(model.ln_final, x.to(W.device))
+    logits = F.linear(normed.to(W.dtype), W, b).to(x)
     cap = model.logit_softcap
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -350,10 +354,8 @@ def run_prefix(
     """The suffix that follows `prefix`: runs the prefix once and keeps its keys and values."""
     batch, start = prefix.shape
     empty = [
-        torch.empty(
-            batch, a.W_K.shape[0], 0, a.W_K.shape[2], dtype=model.dtype, device=model.device
-        )
-        for a in (block.attention for block in model.blocks)
+        torch.empty(batch, W_K.shape[0], 0, W_K.shape[2], dtype=W_K.dtype, device=W_K.device)
+        for W_K in (block.attention.W_K for block in model.blocks)
     ]
     if start == 0:
         return Suffix(0, n_positions, last, tuple(empty), tuple(empty))
@@ -366,7 +368,7 @@ def run_prefix(
             x = run_block(model, layer, x, own, trace=trace)
             k, v = trace[0].k, trace[0].v
         else:
-            normed = apply_norm(block.ln1, x)
+            normed = apply_norm(block.ln1, x.to(block.device))
             k, v = (project(block.attention, kind, normed) for kind in "kv")
         keys.append(prepare_keys(block.attention, k, own))
         values.append(prepare_values(block.attention, v))

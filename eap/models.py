@@ -90,7 +90,11 @@ class Model:
 
 
 def load_model(
-    name: str, *, device: str | torch.device | None = None, dtype: str | torch.dtype = "float32"
+    name: str,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "float32",
+    device_map: str | dict[str, str | int] | None = None,
 ) -> Model:
     """Load `toy`, a Hugging Face directory, or a model of the hub, and check the engine against it.
 
@@ -98,12 +102,19 @@ def load_model(
         name: `toy`, a path, or a hub name such as `gpt2` or `EleutherAI/pythia-160m`.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: the fastest that is there.
         dtype: of the weights: float32, bfloat16, float16 or float64.
+        device_map: layers on several devices, as transformers has it (`"auto"`, `"balanced"`, or a
+            dict); instead of `device`. Every layer must be on a device: nothing is offloaded.
 
     Raises:
         UserError: unknown name, broken directory, missing device, unsupported architecture, or
             logits that differ from the bridge's.
     """
-    device, dtype = find_device(device), find_dtype(dtype)
+    dtype = find_dtype(dtype)
+    if device_map is not None and device is not None:
+        raise UserError("give a device or a device map, not both")
+    where: dict[str, Any] = (
+        {"device": find_device(device)} if device_map is None else {"device_map": device_map}
+    )
     path = TOY_MODEL if name == "toy" else Path(name).expanduser()
     is_directory = path.is_dir()
     if is_directory:
@@ -113,7 +124,7 @@ def load_model(
     try:
         with _missing_weights() as missing:
             bridge = TransformerBridge.boot_transformers(
-                str(path) if is_directory else name, device=device, dtype=dtype
+                str(path) if is_directory else name, dtype=dtype, **where
             )
     except Exception as error:  # every library below raises its own kind
         raise UserError(f"cannot load model {name!r}: {_first_line(error)}") from error
@@ -139,6 +150,11 @@ def from_bridge(
     `UserError`. Its parameters are frozen and dropout is off from here on.
     """
     hf = bridge.original_model
+    if any(parameter.is_meta for parameter in hf.parameters()):
+        raise UserError(
+            f"{name}: parts of the weights are offloaded; give a device map that has every layer "
+            "on a device"
+        )
     bridge.eval()
     hf.requires_grad_(False)
     architectures = getattr(hf.config, "architectures", None) or [type(hf).__name__]

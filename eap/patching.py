@@ -130,9 +130,9 @@ def run_plan(
             patcher = BatchPatcher.load(model, dataset, plan.rows_of[unit.batch], plan)
             loaded = unit.batch
         for senders, receivers, values in patcher.run(unit):
-            sums = values.double().sum(-1), values.double().square().sum(-1)
-            for total, own in zip(totals, sums, strict=True):
-                total[:, senders, receivers] += own.cpu()
+            own = values.cpu().double()  # [metric, n, batch]
+            totals[0][:, senders, receivers] += own.sum(-1)
+            totals[1][:, senders, receivers] += own.square().sum(-1)
         if checkpoint is not None:
             checkpoint.save(totals, number)
     processes.sum_over_processes(totals)
@@ -386,7 +386,7 @@ class BatchPatcher:
         """Final residual streams when the layer's MLP reads the senders' corrupted outputs."""
         clean, last_only = self.trace[layer], layer == self.plan.config.n_layers - 1
         deltas = self.differences.at_last if last_only else self.differences.everywhere
-        x = clean.mlp_in + deltas[senders]  # [n, batch, pos, d_model]
+        x = clean.mlp_in + deltas[senders].to(clean.mlp_in.device)  # [n, batch, pos, d_model]
         mlp_out = run_mlp(self.model.blocks[layer], x.flatten(0, 1))
         after = self._after_attention(layer, clean.attention_raw)
         return self._run_rest(layer, (after + mlp_out.view_as(x)).flatten(0, 1))
@@ -425,7 +425,8 @@ class BatchPatcher:
         """
         block, clean = self.model.blocks[layer], self.trace[layer]
         attention, last_only = block.attention, layer == self.plan.config.n_layers - 1
-        x = (clean.x + self.differences.everywhere[senders]).flatten(0, 1)
+        deltas = self.differences.everywhere[senders].to(clean.x.device)
+        x = (clean.x + deltas).flatten(0, 1)
         normed = apply_norm(block.ln1, x)
         if kind == "q" and last_only:
             normed = self.suffix.at_last(normed)
@@ -453,7 +454,7 @@ class BatchPatcher:
     ) -> Float[Tensor, "n batch d_model"]:
         """The final residual stream from that after `layer`."""
         if layer == self.plan.config.n_layers - 1:
-            final = x[:, 0]
+            final = x[:, 0].to(self.model.device)
         else:
             final = run_layers(self.model, x, self.suffix, first_layer=layer + 1)
         return final.unflatten(0, (-1, len(self.suffix.last)))

@@ -336,6 +336,24 @@ def test_the_device_is_looked_at_before_anything_is_loaded():
     assert "this machine has" in refusal("no-such-owner/no-such-model", device="cuda:99")
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_device_map_computes_the_same(family, tmp_path):
+    path = str(save(tiny_hf(family), tmp_path / "model"))
+    dataset = dataset_of(twins.RAGGED)
+    one = eap.load_model(path, device="cpu")
+    several = eap.load_model(path, device_map={"": "cpu"})
+    for run in (
+        lambda model: eap.attribute(model, dataset).scores,
+        lambda model: eap.patch_edges(model, dataset)["logit_diff"].scores,
+        lambda model: eap.evaluate(model, eap.Graph.from_model(model), dataset)["logit_diff"],
+    ):
+        assert run(one).equal(run(several))
+
+
+def test_a_device_and_a_device_map_are_one_too_many():
+    assert "not both" in refusal("toy", device_map="auto")
+
+
 @pytest.mark.parametrize("dtype", ["int8", "fp16", "", "Tensor", torch.int32])
 def test_a_precision_that_is_none_is_refused_with_those_that_are(dtype):
     with pytest.raises(eap.UserError, match="float32, float16, bfloat16"):

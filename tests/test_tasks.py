@@ -13,7 +13,7 @@ from eap.metrics import METRICS, Answers
 from eap.models import TOY_MODEL
 from eap.tasks import TASKS, get_task
 from eap.tasks.sva import third_person, verb_sets
-from eap.tasks.task import keep_all
+from eap.tasks.task import draw_pairs, keep_all
 from eap.vocabulary import Vocabulary
 
 
@@ -70,6 +70,24 @@ def test_a_tokenizer_without_numbers_is_refused():
     plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
     with pytest.raises(UserError, match="greater-than"):
         _ = Vocabulary(plain).digits_per_piece
+
+
+@pytest.mark.parametrize("task", ["ioi", "gender-bias", "hypernymy-comma", "sva"])
+def test_a_tokenizer_without_the_words_is_refused_not_waited_for(task):
+    """Every character is a token: no name, noun or verb is one."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.add_tokens(list(" ,.abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"))
+    plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    with pytest.raises(UserError, match=f"{task}: only"):
+        load_dataset(task, plain)
+
+
+def test_pairs_are_drawn_until_there_are_no_new_ones():
+    source = Random(0)
+    rows = draw_pairs(
+        100, lambda _: {"clean": str(source.randrange(7))}, lambda row: row["clean"] != "3"
+    )
+    assert sorted(row["clean"] for row in rows) == ["0", "1", "2", "4", "5", "6"]
 
 
 def test_ioi_rows_name_the_subject_twice_and_a_third_person_once(toy):
