@@ -237,7 +237,7 @@ def sweep(bench: Bench, repeats: int) -> list[Row]:
                     evaluate(bench.bridge, bench.model.config, c[part], d[part], circuit.in_graph)
 
         prepare(bench.bridge)
-        pairs = side_by_side(ours, split, max(1, repeats // 2))
+        pairs = side_by_side(ours, split, repeats)
         plain(bench.bridge)
         share = len(circuits) / len(sample)
         scaled = [(own, other * share) for own, other in pairs]
@@ -289,7 +289,7 @@ def exact(bench: Bench, repeats: int) -> list[Row]:
                     METRICS[name](logits, base, answers)
 
         prepare(bench.bridge)
-        pairs = side_by_side(ours, split, max(3, repeats // 2))
+        pairs = side_by_side(ours, split, repeats)
         plain(bench.bridge)
         n_ours = int(chosen.sum())
         scaled = [(own / n_ours, other / len(sampled)) for own, other in pairs]
@@ -324,7 +324,7 @@ def layers(_: Bench, repeats: int) -> list[Row]:
         operations = count_operations(bench.model, data, plan, plan.units)
         patch = lambda: patch_edges(bench.model, data, metrics=ALL_METRICS, edges=chosen)
         patch()
-        times = [seconds(patch) for _ in range(max(3, repeats // 2))]
+        times = [seconds(patch) for _ in range(repeats)]
         each = statistics.median(times) / plan.wanted.sum().item()
         per_edge = operations / plan.wanted.sum().item()
         base = base or (each, per_edge)
@@ -488,17 +488,30 @@ def main() -> None:
             spread = "" if row.low == row.high else f" ({row.low:.3g} to {row.high:.3g})"
             target = f"   [{row.target}]" if row.target else ""
             print(f"{row.what}: {row.value:.3g}{row.unit}{spread}{target}", flush=True)
-    name = platform.node() or platform.machine()
-    path = args.output or Path(__file__).resolve().parent / "results" / f"{name}.json"
     machine = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+    name = f"{machine['processor']} {machine['threads']} threads".lower().replace(" ", "-")
+    path = args.output or Path(__file__).resolve().parent / "results" / f"{name}.json"
+    measured = [asdict(row) for row in rows]
+    if path.exists():  # of parts that were not measured now, the earlier rows stay
+        now = {row["part"] for row in measured}
+        earlier = json.loads(path.read_text(encoding="utf8"))["rows"]
+        measured = [row for row in earlier if row["part"] not in now] + measured
     with write_atomically(path) as temporary:
-        document = {"machine": machine, "rows": [asdict(row) for row in rows]}
+        document = {"machine": machine, "rows": measured}
         temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf8")
     print(f"wrote {cli.shown(path)}")
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.processor() or platform.machine()])[0]
 
 
 if __name__ == "__main__":
