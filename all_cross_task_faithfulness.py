@@ -8,7 +8,7 @@ import pandas as pd
 
 from eap import cli
 from eap.circuits import task_circuit
-from eap.curves import normalised
+from eap.compare import normalised
 from eap.evaluate import evaluate, evaluate_baselines
 from eap.tasks import get_task
 
@@ -20,7 +20,7 @@ def main() -> None:
     args = parser.parse_args()
 
     model = cli.load_model_of(args)
-    datasets = {task: cli.load_task(args, model, task) for task in args.tasks}
+    datasets = cli.load_tasks(args, model)
     circuits = {task: task_circuit(args, model, task, own) for task, own in datasets.items()}
 
     rows = {}
@@ -41,7 +41,7 @@ def main() -> None:
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
     cli.save_csv(table, cli.csv_path(args, "cross-task", model, "faithfulness"), index=True)
-    shares = table[args.tasks].apply(
+    shares = table[list(circuits)].apply(
         lambda column: normalised(column, table["baseline"], table["corrupted_baseline"])
     )
     cli.say("\nnormalised faithfulness (row: task, column: whose circuit):")

@@ -18,11 +18,12 @@ from eap import cli
 from eap.checkpoint import Checkpoint
 from eap.curves import curve_summary, faithfulness_curves, pareto_sizes
 from eap.data import Dataset
+from eap.errors import UserError
 from eap.graph import Graph
 from eap.metrics import get_metric
 from eap.models import Model
 from eap.patching import make_plan, measure_seconds, run_plan
-from eap.planning import patching_memory
+from eap.planning import default_budget, patching_memory
 from eap.verify import choose_edges, merge, report
 
 METRICS = ("logit_diff", "prob_diff", "kl", "js")
@@ -46,6 +47,8 @@ def main() -> None:
     args = parser.parse_args()
 
     metric = get_metric(args.metric or cli.default_metric(args.task)).name
+    if metric not in METRICS:
+        raise UserError(f"exact values are of {', '.join(METRICS)}, not of {metric}")
     model, dataset = cli.load(args)
     sizes = pareto_sizes(args.end, cli.whole_graph(args, model).n_edges)
 
@@ -57,7 +60,9 @@ def main() -> None:
             steps=args.ig_steps, rule=args.ig_rule,
         )  # fmt: skip
 
-    vanilla = estimate("EAP", metric, "vanilla")
+    estimates = {}
+    if not get_metric(metric).flat_at_clean:
+        estimates["EAP"] = estimate("EAP", metric, "vanilla")
     ig = estimate("EAP-IG", metric, "ig")
     kl_ig = estimate("EAP-IG", "kl", "ig")
 
@@ -69,7 +74,7 @@ def main() -> None:
 
     # 3. Faithfulness of circuits from either.
     graphs = {"real": exact[metric], "real-KL": exact["kl"]}
-    graphs |= {"EAP-IG": ig, "EAP-IG-KL": kl_ig, "EAP": vanilla}
+    graphs |= {"EAP-IG": ig, "EAP-IG-KL": kl_ig, **estimates}
     frame, bands = faithfulness_curves(
         model, graphs, dataset, metric=metric, sizes=sizes,
         batch_size=args.batch_size, memory_budget=args.memory,
@@ -94,9 +99,11 @@ def exact_values(args: argparse.Namespace, model: Model, dataset: Dataset) -> di
     found = {
         name: cli.reusable(paths[name], wanted[name], overwrite=args.overwrite) for name in METRICS
     }
+    checkpoint = checkpoint_of(args, model, dataset, args.task)
     if all(found.values()):
+        checkpoint.delete()
         return {name: graph for name, graph in found.items() if graph is not None}
-    graphs, checkpoint = patch(args, model, dataset, edges=None, name=args.task)
+    graphs = patch(args, model, dataset, checkpoint, edges=None)
     graphs = {name: replace(graph, provenance=wanted[name]) for name, graph in graphs.items()}
     for name, graph in graphs.items():
         cli.save_graph(graph, paths[name])
@@ -110,30 +117,39 @@ def verify(
     """Exact values of the edges that an estimate ranks highest, and of a sample of the others."""
     metric, estimate = next(iter(estimates.items()))
     chosen = choose_edges(estimate, top=args.verify, sample=args.sample, seed=args.seed)
-    exact, checkpoint = patch(
-        args, model, dataset, edges=chosen.all, name=f"{args.task}_verify_{args.verify}"
-    )
+    checkpoint = checkpoint_of(args, model, dataset, f"{args.task}_verify_{args.verify}")
+    exact = patch(args, model, dataset, checkpoint, edges=chosen.all)
     for name, own in estimates.items():
         path = cli.graph_path(args, model, f"real_test/{args.task}_{name}_verified")
         source = cli.provenance(
             model, dataset, method="EAP-IG, verified", metric=name,
-            steps=args.ig_steps, rule=args.ig_rule, verify=args.verify, sample=args.sample,
+            steps=args.ig_steps, rule=args.ig_rule, expanded_kv=args.expanded_kv,
+            verify=args.verify, sample=args.sample, seed=args.seed,
         )  # fmt: skip
         cli.save_graph(replace(merge(own, exact[name]), provenance=source), path)
     checkpoint.delete()
     cli.say(f"\n{metric}\n{report(estimate, exact[metric], chosen)}")
 
 
-def patch(
-    args: argparse.Namespace, model: Model, dataset: Dataset, *, edges: Tensor | None, name: str
-) -> tuple[dict[str, Graph], Checkpoint]:
-    """Exact values of all edges (None) or some: says the cost, goes on where a run was stopped."""
-    source = cli.provenance(
-        model, dataset, metrics=METRICS, expanded_kv=args.expanded_kv, code=cli.code_hash()
-    )
+def checkpoint_of(
+    args: argparse.Namespace, model: Model, dataset: Dataset, name: str
+) -> Checkpoint:
+    """Where the progress of a run is kept."""
+    source = cli.provenance(model, dataset, expanded_kv=args.expanded_kv, code=cli.code_hash())
     del source["command"]
     path = cli.graph_path(args, model, f"real_test/{name}").with_suffix(".part.safetensors")
-    checkpoint = Checkpoint(path, source, seconds=args.save_every)
+    return Checkpoint(path, source, seconds=args.save_every)
+
+
+def patch(
+    args: argparse.Namespace,
+    model: Model,
+    dataset: Dataset,
+    checkpoint: Checkpoint,
+    *,
+    edges: Tensor | None,
+) -> dict[str, Graph]:
+    """Exact values of all edges (None) or some: says the cost, goes on where a run was stopped."""
     # Sizes that were chosen by the memory that was free stay what they were.
     tokens_per_run, batch_size = map(checkpoint.setting, ("tokens_per_run", "batch_size"))
     plan = make_plan(
@@ -141,14 +157,20 @@ def patch(
         expanded_kv=args.expanded_kv, tokens_per_run=tokens_per_run,
     )  # fmt: skip
     memory = patching_memory(model, dataset.examples, plan.batch_size, plan.tokens_per_run)
+    budget = default_budget(model.device) if args.memory is None else args.memory
+    if memory > budget:
+        raise UserError(
+            f"{cli.shown(checkpoint.own_path)} was begun with {memory / 2**20:,.0f} MiB, more than "
+            f"the {budget / 2**20:,.0f} MiB of now; give --memory, or delete the file to begin anew"
+        )
     seconds = measure_seconds(model, dataset, plan)
     cli.say(
         f"exact values: {int(plan.wanted.sum()):,} edges x {len(dataset)} pairs in "
         f"{len(plan.units):,} pieces, {plan.tokens_per_run:,} tokens at a time; up to "
-        f"{memory / 2**20:,.0f} MiB beside the weights, about {cli.duration(seconds)}"
+        f"{memory / 2**20:,.0f} MiB beside the weights, about {cli.duration(seconds)} in all"
         + ("; going on where an earlier run was stopped" if tokens_per_run else "")
     )
-    return run_plan(model, dataset, plan, checkpoint=checkpoint, quiet=False), checkpoint
+    return run_plan(model, dataset, plan, checkpoint=checkpoint, quiet=False)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,8 @@ def main() -> None:
     args = parser.parse_args()
 
     model = cli.load_model_of(args)
-    circuits = {}
-    for task in args.tasks:
-        circuits[task] = task_circuit(args, model, task, cli.load_task(args, model, task))
+    datasets = cli.load_tasks(args, model)
+    circuits = {task: task_circuit(args, model, task, own) for task, own in datasets.items()}
 
     plotting.set_style()
     for kind, compare in (("edge", edge_overlap), ("node", node_overlap)):

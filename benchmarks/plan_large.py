@@ -71,8 +71,8 @@ def row(model: Large) -> list[str]:
     run = PAIRS * (prefix + (2 + 2 * STEPS) * suffix + 2 * STEPS * unembedding)
     contraction = PAIRS * 2 * graph.n_edges * N_POSITIONS * shapes.d_model
     attribution = run / BFLOAT16_RATE + contraction / FLOAT32_RATE
-    # A circuit of a tenth of all edges runs most of the nodes.
-    circuits = 50 * PAIRS * (suffix + unembedding + 0.1 * contraction / PAIRS) / BFLOAT16_RATE
+    # At the most: circuits that run every node, each reading from all senders before it.
+    circuits = 50 * (PAIRS * (suffix + unembedding) / BFLOAT16_RATE + contraction / FLOAT32_RATE)
     exact = PAIRS * exact_operations(shapes, graph.config) / BFLOAT16_RATE
     return [
         model.name,

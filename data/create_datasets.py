@@ -3,6 +3,7 @@
     python data/create_datasets.py --model gpt2                 all tasks -> data/<task>/gpt2.csv
     python data/create_datasets.py --model path/to/dir --task ioi --seed 1
     python data/create_datasets.py --model toy --check          one line per problem
+    python data/create_datasets.py --model gpt2 --task sva --check --data my.csv
 
 The file of the toy model has only pairs that its training never showed (see data/toy-model).
 """
@@ -40,13 +41,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--family", help="name of the file (default: the model's last name)")
     parser.add_argument("--check", action="store_true", help="check the files, write nothing")
+    parser.add_argument("--data", type=Path, help="with --check and --task: a file of your own")
     args = parser.parse_args()
+    if args.data is not None and not (args.check and args.task):
+        raise UserError("--data names a file to check: give --check and --task with it")
     tasks = [get_task(args.task)] if args.task else list(TASKS.values())
     family = args.family or Path(args.model).name
     vocabulary = Vocabulary(load_tokenizer(args.model))
     bad = 0
     for task in tasks:
-        path = DATA / task.name / f"{family}.csv"
+        path = args.data or DATA / task.name / f"{family}.csv"
         if not args.check:
             keep = partial(is_held_out, task.name) if family == "toy" else keep_all
             rows = task.generate(Random(args.seed), vocabulary, keep)

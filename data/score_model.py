@@ -9,7 +9,6 @@ Accuracy is the share of pairs whose correct answers have more probability than 
 import pandas as pd
 
 from eap import cli
-from eap.errors import UserError
 from eap.evaluate import evaluate_baselines
 from eap.tasks import get_task
 
@@ -18,15 +17,10 @@ def main() -> None:
     """Print a row per task, in Markdown."""
     parser = cli.make_parser(__doc__, tasks=True)
     args = parser.parse_args()
-    tasks = [get_task(name) for name in args.tasks]
     model = cli.load_model_of(args)
     rows = []
-    for task in tasks:
-        try:
-            dataset = cli.load_task(args, model, task.name)
-        except UserError as error:  # the task cannot be posed in this tokenizer
-            cli.say(f"left out: {error}")
-            continue
+    for name, dataset in cli.load_tasks(args, model).items():
+        task = get_task(name)
         clean, corrupted = evaluate_baselines(
             model, dataset, metrics=[task.metric, "accuracy"],
             batch_size=args.batch_size, memory_budget=args.memory,

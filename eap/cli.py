@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pandas as pd
+import torch
 
 from eap import processes
 from eap.attribute import RULES, attribute
@@ -140,10 +141,18 @@ def run(main: Callable[[], None]) -> None:
         fail(str(error))
     except KeyboardInterrupt:
         fail(
-            "interrupted; files that were finished are whole, nothing else was written", status=130
+            "interrupted; finished files are whole, and exact patching goes on where it was with "
+            "the same command",
+            status=130,
         )
+    except (MemoryError, torch.OutOfMemoryError):
+        fail("out of memory; give a smaller --memory or --batch_size", status=1)
     except BrokenPipeError:  # the reader of our output is gone
         os._exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.strerror}: {error.filename}", status=1)
     except RuntimeError as error:
         if processes.count() == 1 or "onnect" not in str(error):
             raise
@@ -201,6 +210,23 @@ def load_task(args: argparse.Namespace, model: Model, task: str) -> Dataset:
     )
     say(dataset.summary())
     return dataset
+
+
+def load_tasks(args: argparse.Namespace, model: Model) -> dict[str, Dataset]:
+    """The data of the tasks that the arguments name; says which cannot be posed to this model.
+
+    Raises:
+        UserError: none can.
+    """
+    datasets = {}
+    for task in args.tasks:
+        try:
+            datasets[task] = load_task(args, model, task)
+        except UserError as error:
+            say(f"left out: {error}")
+    if not datasets:
+        raise UserError(f"none of {', '.join(args.tasks)} can be posed to {model.name}")
+    return datasets
 
 
 def whole_graph(args: argparse.Namespace, model: Model) -> Graph:

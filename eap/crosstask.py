@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from eap.compare import normalised
 from eap.errors import UserError
 from eap.plotting import model_folder, required_table
 
@@ -32,7 +33,7 @@ def read_faithfulness(args: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFr
     metric = _with_rows(table.drop(columns=BASELINES), path.name)
     clean, corrupted = (table[name].to_numpy()[:, None] for name in BASELINES)
     own = np.diag(metric)[:, None]
-    return (metric - corrupted) / (clean - corrupted), (metric - corrupted) / (own - corrupted)
+    return normalised(metric, clean, corrupted), normalised(metric, own, corrupted)
 
 
 def _with_rows(table: pd.DataFrame, name: str) -> pd.DataFrame:

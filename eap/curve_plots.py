@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eap.errors import UserError
+from eap.compare import normalised
 from eap.plotting import (
     GREY,
     METHODS,
@@ -37,19 +37,6 @@ def methods_of(frame: pd.DataFrame) -> list[str]:
 def baselines(frame: pd.DataFrame) -> tuple[float, float]:
     """The metric of the clean and of the corrupted run."""
     return float(frame["baseline"].iloc[0]), float(frame["corrupted_baseline"].iloc[0])
-
-
-def normalised(values: Any, clean: float, corrupted: float) -> Any:
-    """As a share of what lies between the corrupted run (0) and the clean one (1).
-
-    Raises:
-        UserError: the two are equal.
-    """
-    if clean == corrupted:
-        raise UserError(
-            f"nothing to normalise by: the clean and the corrupted run both have {clean:.4g}"
-        )
-    return (values - corrupted) / (clean - corrupted)
 
 
 def draw_curves(

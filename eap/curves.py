@@ -1,5 +1,6 @@
 """Faithfulness curves: the metric of circuits of many sizes, from several methods' scores."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
+from eap.compare import normalised
 from eap.data import Dataset
 from eap.errors import UserError
 from eap.evaluate import evaluate, evaluate_baselines
@@ -33,13 +34,17 @@ def pareto_sizes(end: int, n_edges: int) -> list[int]:
 
 
 def random_circuits(graph: Graph, n: int, count: int, *, seed: int) -> list[Graph]:
-    """Circuits of about `n` edges, selected greedily by random scores and pruned."""
+    """Circuits of `n` edges (or few more) after pruning, selected greedily by random scores."""
     generator = torch.Generator().manual_seed(seed)
-    random = [
-        replace(graph, scores=torch.rand(graph.scores.shape, generator=generator))
-        for _ in range(count)
-    ]
-    return [own.greedy(n).prune() for own in random]
+    found = []
+    for _ in range(count):
+        random = replace(graph, scores=torch.rand(graph.scores.shape, generator=generator))
+        # Greedy selections are nested, and so are pruned ones: the smallest that is large enough.
+        select = bisect_left(
+            range(graph.n_edges), n, key=lambda m: random.greedy(m).prune().count_edges()
+        )
+        found.append(random.greedy(select).prune())
+    return found
 
 
 def faithfulness_curves(
@@ -68,8 +73,8 @@ def faithfulness_curves(
         corrupted_baseline (means of the metric on the clean and the corrupted run), edges
         (selected), then for each method X edges_X (after pruning) and loss_X (mean of the metric).
         What surrounds them: edges, total_edges, stderr_X (of loss_X, over examples) and, with
-        random circuits, edges_random and loss_random (means), loss_random_low and _high (5th and
-        95th percentile over circuits).
+        random circuits, edges_random and loss_random (means), loss_random_low and _high (the lowest
+        and the highest of them).
     """
     chosen = {name: [graph.greedy(n).prune() for n in sizes] for name, graph in graphs.items()}
     first = next(iter(graphs.values()))
@@ -99,9 +104,8 @@ def faithfulness_curves(
         of_random = values[len(chosen) * len(sizes) :].mean(axis=1).reshape(len(sizes), n_random)
         bands["edges_random"] = [np.mean([c.count_edges() for c in own]) for own in drawn]
         bands["loss_random"] = of_random.mean(axis=1)
-        bands["loss_random_low"], bands["loss_random_high"] = np.percentile(
-            of_random, [5, 95], axis=1
-        )
+        bands["loss_random_low"] = of_random.min(axis=1)
+        bands["loss_random_high"] = of_random.max(axis=1)
     return pd.DataFrame(table), pd.DataFrame(bands)
 
 
@@ -109,11 +113,6 @@ def _standard_error(values: np.ndarray) -> np.ndarray:
     """Of the mean over examples (the last axis); NaN for one example."""
     n = values.shape[-1]
     return values.std(axis=-1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(values), np.nan)
-
-
-def normalised(values: Any, clean: float | Tensor, corrupted: float | Tensor) -> Any:
-    """Faithfulness as a share: 1 is the clean run, 0 the corrupted one."""
-    return (values - corrupted) / (clean - corrupted)
 
 
 def curve_summary(frame: pd.DataFrame, methods: Sequence[str]) -> str:

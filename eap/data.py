@@ -137,6 +137,8 @@ def load_dataset(
         "pairs": len(examples),
         "dropped": dict(Counter(problem.kind for problem in harmful)),
         "prepend_bos": prepend_bos,
+        # What is measured on: also where pairs are generated, or a tokenizer changes.
+        "tokens_sha256": hashlib.sha256(repr(examples).encode()).hexdigest(),
     }
     if known is not None and task.startswith("greater-than") and vocabulary.digits_per_piece == 1:
         provenance["unit_digit"] = True

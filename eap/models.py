@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +134,11 @@ def load_model(
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
         )
     if is_directory:
-        source = {"directory": path.name, "weights_sha256": _hash_weights(path)}
+        source = {
+            "directory": path.name,
+            "weights_sha256": _hash_files(path, "*.safetensors", "*.bin"),
+            "settings_sha256": _hash_files(path, "*.json", "*.model", "*.txt"),
+        }
     else:
         revision = getattr(bridge.original_model.config, "_commit_hash", None)
         source = {"hub": name, "revision": str(revision)}
@@ -239,10 +243,12 @@ def check_against_bridge(model: Model, *, n_positions: int = 12) -> None:
 def find_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, if it is there; None: CUDA, else MPS, else the CPU."""
     if device is None:
-        if torch.cuda.is_available():  # each of torchrun's processes has a device of its own
-            number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-            return torch.device("cuda", number)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        device = "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else device
+    if str(device) == "cuda" and torch.cuda.is_available():
+        # Each of torchrun's processes has a device of its own.
+        number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        return torch.device("cuda", number)
     try:
         found = torch.device(device)
         torch.empty(1, device=found)
@@ -302,11 +308,10 @@ def _missing_weights() -> Iterator[list[str]]:
         logger.setLevel(level)
 
 
-def _hash_weights(path: Path) -> str:
-    """SHA-256 over the names and contents of a directory's weight files."""
+def _hash_files(folder: Path, *patterns: str) -> str:
+    """SHA-256 over the names and contents of a folder's files."""
     digest = hashlib.sha256()
-    files: Sequence[Path] = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
-    for file in files:
+    for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 22):

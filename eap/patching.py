@@ -118,7 +118,7 @@ def run_plan(
     # Sums over examples of the values and of their squares.
     shape = (2, len(plan.metrics), config.n_forward, config.n_backward)
     totals = torch.zeros(shape, dtype=torch.float64)
-    work = processes.own_share(plan.units)
+    work = processes.own_share(plan.units, costs=_costs(model, dataset, plan, plan.units))
     done = 0
     if checkpoint is not None:
         checkpoint = replace(checkpoint, identity={**checkpoint.identity, **plan.identity})
@@ -181,10 +181,13 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What tells this plan's progress from another's: units are known by their number."""
         units = repr([(unit, self.rows_of[unit.batch]) for unit in self.units])
+        edges = self.wanted.numpy().tobytes()
         return {
+            "metrics": [metric.name for metric in self.metrics],
             "batch_size": self.batch_size,
             "tokens_per_run": self.tokens_per_run,
             "units": hashlib.sha256(units.encode()).hexdigest()[:16],
+            "edges": hashlib.sha256(edges).hexdigest()[:16],
         }
 
 
@@ -221,28 +224,30 @@ def make_plan(
 
 def count_operations(model: Model, dataset: Dataset, plan: Plan, units: Sequence[Unit]) -> int:
     """Multiply-adds of matrix products that some units take."""
+    return sum(_costs(model, dataset, plan, units))
+
+
+def _costs(model: Model, dataset: Dataset, plan: Plan, units: Sequence[Unit]) -> list[int]:
+    """Of each unit, its multiply-adds."""
     answers_only = all(metric.answers_only for metric in plan.metrics)
     groups = [one_group([dataset.examples[row] for row in rows]) for rows in plan.rows_of]
     shapes = Shapes.of(model)
-    total = 0
+    costs = []
     for unit in units:
         group = groups[unit.batch]
         edges = plan.wanted[
             unit.start : unit.stop, _receivers(plan.config, unit.layer, unit.kind)
         ].sum()
-        total += (
-            int(edges)
-            * len(group.rows)
-            * patching_operations(
-                shapes,
-                unit.layer,
-                unit.kind,
-                n_positions=group.n_positions,
-                n_keys=group.end,
-                n_tokens=2 if answers_only else model.W_U.shape[0],
-            )
+        one = patching_operations(
+            shapes,
+            unit.layer,
+            unit.kind,
+            n_positions=group.n_positions,
+            n_keys=group.end,
+            n_tokens=2 if answers_only else model.W_U.shape[0],
         )
-    return total
+        costs.append(int(edges) * len(group.rows) * one)
+    return costs
 
 
 def measure_seconds(model: Model, dataset: Dataset, plan: Plan, *, n_units: int = 4) -> float:

@@ -29,7 +29,8 @@ ENOUGH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32768}
 def default_budget(device: torch.device) -> int:
     """Half of the memory that is free on `device` (a process's share of it), in bytes."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
+        sharing = -(-processes.count() // torch.cuda.device_count())
+        return torch.cuda.mem_get_info(device)[0] // 2 // sharing
     return psutil.virtual_memory().available // 2 // processes.count()
 
 
@@ -143,8 +144,9 @@ def choose_batch_size(
         per_example = shapes.attribution(n_positions, n_keys, n_points)
     elif purpose == "evaluation":
         per_example = shapes.evaluation(n_positions, n_keys)
-    else:
+    else:  # and one patched run, at the least
         per_example = shapes.patching(n_positions, n_keys)
+        per_example += shapes.patched_run(n_positions, n_keys)
     per_example = int(per_example * HELD[purpose])
     if per_example > budget:
         raise UserError(
@@ -152,7 +154,7 @@ def choose_batch_size(
             f"{per_example / 2**20:,.0f} MiB for one example of {n_keys} tokens"
         )
     enough = max(1, ENOUGH_TOKENS[model.device.type] // n_positions)
-    return processes.smallest(max(1, min(budget // per_example, enough)))
+    return processes.smallest(max(1, min(budget // per_example, enough, len(examples))))
 
 
 def points_per_run(model: "Model", batch: int, n_positions: int) -> int:

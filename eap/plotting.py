@@ -7,6 +7,7 @@ missing total number of edges are all fine.
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,8 @@ METHODS: dict[str, tuple[str, str, str, str]] = {
 """How each method is drawn, everywhere."""
 
 # Paul Tol's muted colours: safe as well, and none of them means a method.
-TASK_COLOURS = dict(
-    zip(
-        TASKS,
-        ("#332288", "#CC6677", "#117733", "#DDCC77", "#AA4499", "#88CCEE", "#882255", "#999933"),
-        strict=True,
-    )
-)
+_MUTED = ("#332288", "#CC6677", "#117733", "#DDCC77", "#AA4499", "#88CCEE", "#882255", "#999933")
+TASK_COLOURS = dict(zip(TASKS, cycle(_MUTED), strict=False))
 """How each task is drawn, everywhere."""
 
 METRIC_NAMES = {

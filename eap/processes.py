@@ -6,6 +6,7 @@ and sums or lists are combined, so that every process ends with the numbers of o
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -18,7 +19,8 @@ T = TypeVar("T")
 def start() -> None:
     """Join the other processes, if `torchrun` started more than one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        # What is exchanged is on the CPU. A process may have to wait long for the others.
+        dist.init_process_group("gloo", timeout=timedelta(days=7))
 
 
 def stop() -> None:
@@ -42,9 +44,20 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def own_share(items: Sequence[T]) -> Sequence[T]:
-    """Every `count()`-th item, beginning with this process's."""
-    return items[rank() :: count()]
+def own_share(items: Sequence[T], costs: Sequence[int] | None = None) -> Sequence[T]:
+    """This process's items, in their order: every process has as many, or (`costs`) as much to do.
+
+    The dearest items are dealt first, each to the process that has least so far.
+    """
+    if costs is None or count() == 1:
+        return items[rank() :: count()]
+    loads, own = [0] * count(), []
+    for item in sorted(range(len(items)), key=lambda item: -costs[item]):
+        process = loads.index(min(loads))
+        loads[process] += costs[item]
+        if process == rank():
+            own.append(item)
+    return [items[item] for item in sorted(own)]
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

@@ -69,18 +69,19 @@ def report(estimate: Graph, exact: Graph, chosen: Chosen) -> str:
     sampled = exact.scores[chosen.sample].abs().double().numpy()
     if not len(sampled):
         return "\n".join([*lines, "no other edges: nothing can have been missed"])
-    weakest = float(np.median(truth))
-    above = int((sampled > weakest).sum())
-    missed = upper_share(above, len(sampled)) * n_rest
-    mean, spread = sampled.mean(), sampled.std(ddof=1) if len(sampled) > 1 else 0.0
-    most = (mean + 1.645 * spread / np.sqrt(len(sampled))) * n_rest
-    total = float(truth.sum())
+    typical = float(np.median(truth))
+    above = int((sampled > typical).sum())
+    missed = float(above)
+    if len(sampled) < n_rest:
+        missed = upper_share(above, len(sampled)) * n_rest
+    total, others = float(truth.sum()), float(sampled.mean()) * n_rest
+    unsure = float(stats.sem(sampled)) * n_rest if 1 < len(sampled) < n_rest else 0.0
     lines += [
         f"sampled: {len(sampled):,} of the {n_rest:,} others",
         f"  largest exact value there {sampled.max():.2e} (among the verified: {truth.max():.2e})",
-        f"  {above} above the median verified value {weakest:.2e}; with 95% confidence at most "
+        f"  {above} above the median verified value {typical:.2e}; with 95% confidence at most "
         f"{missed:,.0f} such edges were missed",
-        f"  their absolute values sum to at most {most:.3g} with 95% confidence; the verified ones "
-        f"to {total:.3g}",
+        f"  absolute values of all others sum to about {others:.3g} (standard error {unsure:.2g}), "
+        f"of the verified ones to {total:.3g}",
     ]
     return "\n".join(lines)

@@ -26,8 +26,10 @@ from eap.tasks import PARETO_TASKS, TASKS
 
 # Pairs of every task that keep the toy model's run on two cores within ten minutes.
 TOY_HEAD = 100
-# Those of the paper's Figure 7.
+# Those of the paper's Figure 7, and its numbers of steps.
 IG_TASKS = ("ioi", "greater-than", "gender-bias")
+IG_STEPS = (2, 3, 5, 7, 10, 15, 20, 30, 50)
+METRICS = ("logit_diff", "prob_diff", "kl", "js")
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,18 @@ class Step:
     def why(self, record: dict[str, dict]) -> str | None:
         """Why it has to run; None if it need not.
 
-        `record` has what ran before: by the first file written, the command and when it ended.
+        `record` has what ran before: by the first file written, the command, when it ended, and
+        when each file was written.
         """
         if missing := [path for path in self.writes if not present(path).exists()]:
             return f"{missing[0].name} is missing"
         ran = record.get(str(self.writes[0]))
         if ran is None or ran["command"] != list(self.command):
             return "made with other settings, or not by this script"
-        newer = [path for path in map(present, self.reads) if modified(path) > ran["ended"]]
+        wrote = ran["wrote"]
+        if changed := [path for path in self.writes if wrote.get(str(path)) != modified(path)]:
+            return f"{changed[0].name} was written by something else"
+        newer = [path for path in self.reads if modified(path) > ran["ended"]]
         return f"{newer[0].name} is newer" if newer else None
 
 
@@ -60,6 +66,7 @@ def present(path: Path) -> Path:
 
 def modified(path: Path) -> float:
     """When a file was written, in seconds; 0 if it is not there."""
+    path = present(path)
     return path.stat().st_mtime if path.exists() else 0.0
 
 
@@ -105,7 +112,11 @@ def main() -> None:
             failed.append(step.command[0])
             continue
         ran += 1
-        record[str(step.writes[0])] = {"command": list(step.command), "ended": time.time()}
+        record[str(step.writes[0])] = {
+            "command": list(step.command),
+            "ended": time.time(),
+            "wrote": {str(own): modified(own) for own in step.writes},
+        }
         with write_atomically(path) as temporary:
             temporary.write_text(json.dumps(record, indent=1), encoding="utf8")
     cli.say(
@@ -170,13 +181,15 @@ def plan(args: argparse.Namespace, page: Path) -> list[Step]:
     pareto = "pareto_big.py" if args.large else "pareto.py"
     for task in tasks:
         scored = [graph(f"{task}_{suffix}") for suffix in ("vanilla", "task", "kl")]
-        add([pareto, "--task", task, *run], data(task), [csv("pareto", task), *scored])
+        tables = [csv("pareto", task), csv("pareto", f"{task}_bands")]
+        add([pareto, "--task", task, *run], data(task), [*tables, *scored])
     exact: dict[str, list[Path]] = {}
     for task in [] if args.no_exact else main_tasks:
-        kinds = {"real": ("real", "vanilla", "ig"), "kl": ("real", "ig")}
-        exact[task] = [graph(f"real_test/{task}_{TASKS[task].metric}_{k}") for k in kinds["real"]]
-        kl = [graph(f"real_test/{task}_kl_{k}") for k in kinds["kl"]]
-        made = [csv("real", task), *exact[task], *kl]
+        kinds = ("real", "vanilla", "ig")
+        exact[task] = [graph(f"real_test/{task}_{TASKS[task].metric}_{kind}") for kind in kinds]
+        others = {graph(f"real_test/{task}_{name}_real") for name in METRICS} - {*exact[task]}
+        others.add(graph(f"real_test/{task}_kl_ig"))
+        made = [csv("real", task), csv("real", f"{task}_bands"), *exact[task], *sorted(others)]
         add(["get_real_values.py", "--task", task, *run], data(task), made)
     ig_tables = {
         task: csv("ig_test", f"{task}_{TASKS[task].metric}_ig_test")
@@ -184,7 +197,9 @@ def plan(args: argparse.Namespace, page: Path) -> list[Step]:
         if task in tasks
     }
     for task, table in ig_tables.items():
-        add(["test_ig_iterations.py", "--task", task, *run], data(task), [table])
+        names = [f"ig_test/{task}_{TASKS[task].metric}_{n}" for n in ("vanilla", *IG_STEPS)]
+        made = [table, table.with_stem(f"{table.stem}_bands"), *map(graph, names)]
+        add(["test_ig_iterations.py", "--task", task, *run], data(task), made)
     jaccard = [
         csv("jaccard", f"{kind}_{table}")
         for kind in ("edge", "node")
@@ -193,7 +208,8 @@ def plan(args: argparse.Namespace, page: Path) -> list[Step]:
     circuits = [graph(f"{task}_circuit") for task in tasks]
     chosen = ["--tasks", *tasks, *run]
     scored = [graph(f"{task}_task") for task in tasks]
-    add(["overlap_heatmaps.py", *chosen], scored, [*jaccard, *circuits])
+    heatmaps = pictures("jaccard", *(path.stem for path in jaccard))
+    add(["overlap_heatmaps.py", *chosen], scored, [*jaccard, *circuits, *heatmaps])
     faithfulness = csv("cross-task", "faithfulness")
     add(["all_cross_task_faithfulness.py", *chosen], circuits, [faithfulness])
 
@@ -257,7 +273,10 @@ def plan(args: argparse.Namespace, page: Path) -> list[Step]:
                 add(
                     [f"results/manual_overlap/{script}.py", *given],
                     [graph(f"{task}_vanilla"), graph(f"{task}_task")],
-                    pictures("manual_overlap", f"{task}_precision_recall"),
+                    [
+                        *pictures("manual_overlap", f"{task}_precision_recall"),
+                        csv("manual_overlap", f"{task}_node_edge_precision_recall"),
+                    ],
                 )
 
     shown = [path for step in steps for path in step.writes if path.suffix in (".png", ".csv")]

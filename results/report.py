@@ -67,8 +67,8 @@ SECTIONS = (
     Section(
         "Figure 3",
         "Normalised faithfulness of circuits by size: 1 is the whole model, 0 the corrupted run. "
-        "Bands: 95% confidence over examples; grey: circuits of random scores, 5th to 95th "
-        "percentile.",
+        "Bands: 95% confidence over examples; grey: from the lowest to the highest of a few "
+        "circuits of the same size that were selected by random scores.",
         "real_pareto_combined",
         ("real_pareto_normalized",),
     ),
@@ -202,7 +202,7 @@ def show(args: argparse.Namespace, section: Section) -> str:
 
 def show_table(path: Path) -> str:
     """A CSV that opens on a click; of a long one the first rows."""
-    frame = pd.read_csv(path)
+    frame = plotting.read_table(path)
     more = f"<p>and {len(frame) - ROWS} more rows in the file</p>" if len(frame) > ROWS else ""
     where = "/".join(path.parts[-4:])
     text = as_html(frame[:ROWS], 6)

@@ -76,7 +76,7 @@ def test_some_metrics_alone_equal_one_run_per_edge(family):
         check_values(family, torch.float64, twins.RAGGED, metrics)
 
 
-@pytest.mark.parametrize("memory_budget", [400_000, 700_000, 2_000_000])
+@pytest.mark.parametrize("memory_budget", [500_000, 900_000, 2_000_000])
 @pytest.mark.parametrize(
     ("family", "expanded"), [("gpt2", False), ("neox", False), ("llama", True)]
 )

@@ -8,8 +8,8 @@
    give. Pairs that `eap.tasks.split` holds out are left out.
 3. Training on the last position of each prompt; on ioi prompts also on every other position, which
    is how the model learns to copy names.
-4. The shipped data, `data/<task>/toy.csv`, is made for the tokenizer from held-out pairs, the model
-   is scored on it, and everything is written to this folder.
+4. Model, tokenizer and settings are written to this folder. `data/create_datasets.py --model toy`
+   then makes `data/<task>/toy.csv` from held-out pairs; `data/score_model.py` scores the model on it.
 """
 
 import argparse

@@ -28,7 +28,14 @@ TASKS: dict[str, Task] = {
 }
 """Every task, the six of the paper's main figures first."""
 
-PARETO_TASKS: tuple[str, ...] = tuple(TASKS)[:6]
+PARETO_TASKS: tuple[str, ...] = (
+    "ioi",
+    "greater-than",
+    "gender-bias",
+    "fact-retrieval-comma",
+    "sva",
+    "hypernymy-comma",
+)
 """The six tasks of the main figures; the other two appear in the cross-task study."""
 
 
