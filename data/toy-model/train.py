@@ -9,7 +9,7 @@
 3. Training on the last position of each prompt; on ioi prompts also on every other position, which
    is how the model learns to copy names.
 4. Model, tokenizer and settings are written to this folder. `data/create_datasets.py --model toy`
-   then makes `data/<task>/toy.csv` from held-out pairs; `data/score_model.py` scores the model on it.
+   then makes `data/<task>/toy.csv` from held-out pairs, and `data/score_model.py` scores it.
 """
 
 import argparse
