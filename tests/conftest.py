@@ -9,6 +9,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import hypothesis
+import pytest
 import torch
 
 # Idle threads of several test processes spin; the models here are too small for more than one.
@@ -18,3 +19,8 @@ hypothesis.settings.register_profile(
     "eap", deadline=None, derandomize=True, max_examples=25, database=None
 )
 hypothesis.settings.load_profile("eap")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no process ends with them alone."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)

@@ -17,9 +17,6 @@ import eap
 from eap.models import TOY_MODEL
 from eap.tasks import PARETO_TASKS, TASKS
 
-# One process runs these: they share two long runs.
-pytestmark = pytest.mark.xdist_group("paper")
-
 CURVES = ["baseline", "corrupted_baseline", "edges"]
 STEPS = ["vanilla", "2", "3", "5", "7", "10", "15", "20", "30", "50"]
 PICTURES = {
@@ -39,6 +36,9 @@ PICTURES = {
 
 def methods(*names):
     return [column for name in names for column in (f"edges_{name}", f"loss_{name}")]
+
+
+# Tests of one run stay in one process.
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,7 @@ def columns(frame) -> list[str]:
     return [name for name in frame if not name.startswith("Unnamed")]
 
 
+@pytest.mark.xdist_group("toy")
 def test_every_table_has_exactly_its_columns(toy):
     estimates = ("EAP", "EAP-IG", "EAP-IG-KL")
     for task in TASKS:
@@ -106,6 +107,7 @@ def test_every_table_has_exactly_its_columns(toy):
         assert list(frame["depth"]) == list(range(25, 601))
 
 
+@pytest.mark.xdist_group("toy")
 def test_every_graph_is_there(toy):
     folder = toy / "graphs" / "toy"
     for task in TASKS:
@@ -123,6 +125,7 @@ def test_every_graph_is_there(toy):
             eap.Graph.load(folder / "ig_test" / f"{task}_{TASKS[task].metric}_{step}.json")
 
 
+@pytest.mark.xdist_group("toy")
 def test_every_figure_is_made_and_not_blank(toy):
     for study, names in PICTURES.items():
         for name in names:
@@ -133,6 +136,7 @@ def test_every_figure_is_made_and_not_blank(toy):
             assert picture.std() > 0.02, f"{name} is blank"
 
 
+@pytest.mark.xdist_group("toy")
 def test_baselines_agree_between_studies(toy):
     for task in PARETO_TASKS:
         pareto, real = csv(toy, "pareto", task), csv(toy, "real", task)
@@ -140,6 +144,7 @@ def test_baselines_agree_between_studies(toy):
             np.testing.assert_allclose(pareto[column], real[column], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.xdist_group("toy")
 def test_a_circuit_overlaps_itself_and_does_its_own_task(toy):
     faithfulness = csv(toy, "cross-task", "faithfulness")
     model = eap.load_model("toy", device="cpu")
@@ -155,6 +160,7 @@ def test_a_circuit_overlaps_itself_and_does_its_own_task(toy):
         assert (own - low) / (high - low) >= 0.85
 
 
+@pytest.mark.xdist_group("toy")
 def test_the_page_shows_every_figure_and_the_numbers_of_the_tables(toy):
     page = (toy / "results" / "toy" / "report.html").read_text("utf8")
     assert page.count("<figure>") >= sum(map(len, PICTURES.values()))
@@ -168,6 +174,7 @@ def test_the_page_shows_every_figure_and_the_numbers_of_the_tables(toy):
     assert "http" not in page.replace("http://www.w3.org", "")  # self-contained
 
 
+@pytest.mark.xdist_group("toy")
 def test_a_second_run_does_nothing_and_a_deleted_table_is_remade_with_what_needs_it(toy, capfd):
     command = ("results/paper.py", "--model", "toy", "--head", 6, "--output", toy)
     capfd.readouterr()
@@ -184,6 +191,7 @@ def test_a_second_run_does_nothing_and_a_deleted_table_is_remade_with_what_needs
     assert "reusing" in out  # the graphs were still there
 
 
+@pytest.mark.xdist_group("gpt2-shaped")
 def test_the_shape_of_gpt2_gives_figure_6_and_all_others(gpt2_shaped):
     name = "random"
     for task in ("ioi", "greater-than"):
@@ -210,6 +218,7 @@ def test_the_shape_of_gpt2_gives_figure_6_and_all_others(gpt2_shaped):
     assert "another shape" not in page
 
 
+@pytest.mark.xdist_group("gpt2-shaped")
 def test_the_published_wiring_is_an_option(gpt2_shaped, capfd):
     script = "results/manual_overlap/ioi_overlap.py"
     options = ("--model", gpt2_shaped / "random", "--output", gpt2_shaped)
@@ -219,9 +228,23 @@ def test_the_published_wiring_is_an_option(gpt2_shaped, capfd):
     assert (gpt2_shaped / path).read_bytes() != corrected
 
 
+@pytest.mark.xdist_group("toy")
 def test_settings_of_a_run_are_on_record(toy):
     record = json.loads((toy / "results" / "toy" / "steps.json").read_text("utf8"))
     assert all(step["command"] for step in record.values())
+
+
+@pytest.mark.xdist_group("toy")
+def test_what_a_person_overwrites_is_noticed(toy, capfd):
+    """A figure's table from another run is not shown as this run's."""
+    path = toy / "results/cross-task/toy/csv/faithfulness.csv"
+    before = path.read_bytes()
+    options = ("--model", "toy", "--head", 3, "--output", toy)
+    assert call("all_cross_task_faithfulness.py", *options, "--overwrite") == 0
+    assert path.read_bytes() != before
+    assert call("results/paper.py", "--model", "toy", "--head", 6, "--output", toy) == 0
+    assert "faithfulness.csv was written by something else" in capfd.readouterr().out
+    assert path.read_bytes() == before
 
 
 def test_an_unknown_task_is_refused(tmp_path, capfd):

@@ -247,6 +247,24 @@ def test_progress_of_another_run_is_refused_by_name(tmp_path):
         patch("gpt2", torch.float32, twins.RAGGED, checkpoint=checkpoint_at(path, "that run"))
 
 
+def test_progress_of_other_edges_is_refused(tmp_path):
+    """The same senders and receivers' layers, so the same units of work, but other edges."""
+    path = tmp_path / "part.safetensors"
+    every = twins.edges_of("gpt2")
+    receivers = torch.arange(every.shape[1])
+    some, others = every & (receivers % 4 != 0), every & (receivers % 4 != 1)
+    options = {"edges": some, "checkpoint": checkpoint_at(path)}
+    patch("gpt2", torch.float32, twins.RAGGED, **options)
+    with pytest.raises(eap.UserError, match="another run: edges"):
+        patch("gpt2", torch.float32, twins.RAGGED, **{**options, "edges": others})
+
+
+@pytest.mark.parametrize("budget", [200_000, 300_000, 450_000, 700_000, 1_500_000, 10_000_000])
+def test_a_batch_is_chosen_that_leaves_room_for_a_run(budget):
+    graph = patch("gpt2", torch.float64, twins.RAGGED, memory_budget=budget)["logit_diff"]
+    assert_close(graph.scores, twins.oracle_exact("gpt2", twins.RAGGED)[0].mean(0), 1e-9)
+
+
 def test_progress_with_another_batch_size_is_never_mixed_in(tmp_path):
     """Units of work are numbered; another batch size makes others of them."""
     path = tmp_path / "part.safetensors"
