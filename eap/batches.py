@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from eap.data import Dataset, Example
+from eap.data import Dataset, Example, first_difference
 from eap.errors import UserError
 from eap.metrics import Answers
 
@@ -109,13 +109,6 @@ def check_examples(model: "Model", examples: Sequence[Example]) -> None:
                 f"example {row} has token {largest}, but the weights have {d_vocab} tokens: this "
                 f"tokenizer does not belong to {model.name}"
             )
-
-
-def first_difference(example: Example) -> int:
-    """First position in which the prompts differ; the last position if they are equal."""
-    pairs = zip(example.clean, example.corrupted, strict=True)
-    differing = (i for i, (clean, corrupted) in enumerate(pairs) if clean != corrupted)
-    return next(differing, len(example.clean) - 1)
 
 
 def one_group(examples: Sequence[Example]) -> Group:

@@ -338,10 +338,15 @@ def _check_answers(
             )
 
 
+def first_difference(example: Example) -> int:
+    """First position in which the prompts differ; the last position if they are equal."""
+    pairs = zip(example.clean, example.corrupted, strict=True)
+    differing = (i for i, (clean, corrupted) in enumerate(pairs) if clean != corrupted)
+    return next(differing, len(example.clean) - 1)
+
+
 def statistics(examples: Sequence[Example]) -> Mapping[str, Any]:
     """Lengths, first differences and answer-set sizes of examples: {what: {value: count}}."""
-    from eap.batches import first_difference  # batches imports this module's types
-
     return {
         "tokens": Counter(len(e.clean) for e in examples),
         "first difference": Counter(first_difference(e) for e in examples),

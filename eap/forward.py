@@ -410,3 +410,61 @@ def head_outputs(
     batch, pos, n, d_head = shares.shape
     flat = shares.permute(2, 0, 1, 3).reshape(n, batch * pos, d_head).to(W.dtype)
     return torch.bmm(flat, W).view(n, batch, pos, -1)
+
+
+# ---- activation differences ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """What every sender adds to the residual stream, corrupted minus clean.
+
+    Attributes:
+        everywhere: of the senders before the last layer.
+        at_last: of all senders, at the last token.
+    """
+
+    everywhere: Float[Tensor, "n_before_last batch pos d_model"]
+    at_last: Float[Tensor, "n_forward batch 1 d_model"]
+
+
+@torch.no_grad()
+def run_both(
+    model: "Model",
+    clean: Float[Tensor, "batch pos d_model"],
+    corrupted: Float[Tensor, "batch pos d_model"],
+    suffix: Suffix,
+    *,
+    clean_trace: list[LayerTrace] | None = None,
+    expanded_kv: bool = False,
+) -> tuple[Differences, Float[Tensor, "batch d_model"]]:
+    """Clean and corrupted run as one: the senders' differences, and the clean final residual.
+
+    Args:
+        clean_trace: if given, the clean run's layers are appended to it.
+        expanded_kv: for that trace.
+    """
+    config, n_layers = model.config, len(model.blocks)
+    batch, n_positions, d_model = clean.shape
+    trace: list[LayerTrace] = []
+    stacked = torch.cat([clean, corrupted])
+    final = run_layers(model, stacked, suffix, trace=trace, expanded_kv=expanded_kv)
+    everywhere = clean.new_empty(config.heads(n_layers - 1).start, batch, n_positions, d_model)
+    at_last = clean.new_empty(config.n_forward, batch, 1, d_model)
+    everywhere[0] = corrupted - clean  # position embeddings cancel
+    for layer, own in enumerate(trace):
+        block = model.blocks[layer]
+        into = everywhere if layer < n_layers - 1 else at_last
+        shares = head_shares(block, own.z, own.attention_raw).to(clean.dtype)
+        into[config.heads(layer)] = head_outputs(block, _second_minus_first(shares)).to(clean.dtype)
+        into[config.mlp_sender(layer)] = _second_minus_first(own.mlp_out)
+    index = torch.arange(batch, device=clean.device)
+    at_last[: len(everywhere)] = everywhere[:, index, suffix.last][:, :, None]
+    if clean_trace is not None:
+        clean_trace += [own.first_rows(batch) for own in trace]
+    return Differences(everywhere, at_last), final[:batch]
+
+
+def _second_minus_first(x: Tensor) -> Tensor:
+    first, second = x.chunk(2)
+    return second - first

@@ -24,11 +24,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from eap import processes
-from eap.attribute import Differences, run_both
 from eap.batches import check_examples, load_batch, one_group, plan_batches
 from eap.checkpoint import Checkpoint
 from eap.data import Dataset
 from eap.forward import (
+    Differences,
     LayerTrace,
     Suffix,
     apply_norm,
@@ -37,6 +37,7 @@ from eap.forward import (
     finish_attention,
     position_embedding,
     project,
+    run_both,
     run_layers,
     run_mlp,
     run_prefix,
