@@ -163,6 +163,11 @@ def patch(
             f"{cli.shown(checkpoint.own_path)} was begun with {memory / 2**20:,.0f} MiB, more than "
             f"the {budget / 2**20:,.0f} MiB of now; give --memory, or delete the file to begin anew"
         )
+    if model.dtype != model.residual_dtype:
+        cli.say(
+            f"note: in {args.dtype} a run's rounding is larger than the values of most edges; "
+            "float32 tells small values apart"
+        )
     seconds = measure_seconds(model, dataset, plan)
     cli.say(
         f"exact values: {int(plan.wanted.sum()):,} edges x {len(dataset)} pairs in "
