@@ -424,7 +424,7 @@ def growth(bench: Bench, _: int) -> list[Row]:
     def attribute_seconds(model: Any, data: Dataset) -> float:
         run = lambda: eap.attribute(model, data, method="EAP-IG", batch_size=16)
         run()
-        return statistics.median(seconds(run) for _ in range(3))
+        return seconds(run)
 
     rows = []
     counts = [8, 16, 32, 64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 
 import matplotlib.pyplot as plt
 from scripts import ROOT
@@ -37,3 +38,9 @@ def test_files_and_scripts_that_the_readme_names_are_there():
         assert (ROOT / path).exists(), path
     for script in re.findall(r"python ((?:\w[\w/.-]*)?\w+\.py)", README):
         assert (ROOT / script).exists(), script
+
+
+def test_the_table_of_speed_is_that_of_the_measurements():
+    table = runpy.run_path(str(ROOT / "benchmarks" / "table.py"))
+    (path,) = (ROOT / "benchmarks" / "results").glob("*.json")
+    assert table["in_readme"](README, json.loads(path.read_text("utf8"))) == README
