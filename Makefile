@@ -25,7 +25,7 @@ demo: env
 	$(BIN)/python results/pareto/plot_pareto_normalized_single.py --model toy --tasks ioi
 
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 # The same tests with the oldest TransformerLens that is supported.
 test-older: constraints.txt
@@ -34,7 +34,7 @@ test-older: constraints.txt
 	$(VENV)-older/bin/python -m pip install --quiet --constraint $(VENV)-older/constraints.txt torch
 	$(VENV)-older/bin/python -m pip install --quiet --constraint $(VENV)-older/constraints.txt \
 	    'transformer_lens==3.9.0' --editable '.[dev]'
-	OMP_NUM_THREADS=1 $(VENV)-older/bin/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(VENV)-older/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: env
 	$(BIN)/ruff check .

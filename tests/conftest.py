@@ -22,5 +22,6 @@ hypothesis.settings.load_profile("eap")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, so that no process ends with them alone."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """The longest files first, so that no process ends with them alone."""
+    longest = ("test_processes.py", "test_paper.py")
+    items.sort(key=lambda item: item.path.name not in longest)

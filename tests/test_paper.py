@@ -38,9 +38,6 @@ def methods(*names):
     return [column for name in names for column in (f"edges_{name}", f"loss_{name}")]
 
 
-# Tests of one run stay in one process.
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """A finished run on the toy model, with few pairs."""
@@ -76,7 +73,6 @@ def columns(frame) -> list[str]:
     return [name for name in frame if not name.startswith("Unnamed")]
 
 
-@pytest.mark.xdist_group("toy")
 def test_every_table_has_exactly_its_columns(toy):
     estimates = ("EAP", "EAP-IG", "EAP-IG-KL")
     for task in TASKS:
@@ -107,7 +103,6 @@ def test_every_table_has_exactly_its_columns(toy):
         assert list(frame["depth"]) == list(range(25, 601))
 
 
-@pytest.mark.xdist_group("toy")
 def test_every_graph_is_there(toy):
     folder = toy / "graphs" / "toy"
     for task in TASKS:
@@ -125,7 +120,6 @@ def test_every_graph_is_there(toy):
             eap.Graph.load(folder / "ig_test" / f"{task}_{TASKS[task].metric}_{step}.json")
 
 
-@pytest.mark.xdist_group("toy")
 def test_every_figure_is_made_and_not_blank(toy):
     for study, names in PICTURES.items():
         for name in names:
@@ -136,7 +130,6 @@ def test_every_figure_is_made_and_not_blank(toy):
             assert picture.std() > 0.02, f"{name} is blank"
 
 
-@pytest.mark.xdist_group("toy")
 def test_baselines_agree_between_studies(toy):
     for task in PARETO_TASKS:
         pareto, real = csv(toy, "pareto", task), csv(toy, "real", task)
@@ -144,7 +137,6 @@ def test_baselines_agree_between_studies(toy):
             np.testing.assert_allclose(pareto[column], real[column], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.xdist_group("toy")
 def test_a_circuit_overlaps_itself_and_does_its_own_task(toy):
     faithfulness = csv(toy, "cross-task", "faithfulness")
     model = eap.load_model("toy", device="cpu")
@@ -160,7 +152,6 @@ def test_a_circuit_overlaps_itself_and_does_its_own_task(toy):
         assert (own - low) / (high - low) >= 0.85
 
 
-@pytest.mark.xdist_group("toy")
 def test_the_page_shows_every_figure_and_the_numbers_of_the_tables(toy):
     page = (toy / "results" / "toy" / "report.html").read_text("utf8")
     assert page.count("<figure>") >= sum(map(len, PICTURES.values()))
@@ -174,7 +165,6 @@ def test_the_page_shows_every_figure_and_the_numbers_of_the_tables(toy):
     assert "http" not in page.replace("http://www.w3.org", "")  # self-contained
 
 
-@pytest.mark.xdist_group("toy")
 def test_a_second_run_does_nothing_and_a_deleted_table_is_remade_with_what_needs_it(toy, capfd):
     command = ("results/paper.py", "--model", "toy", "--head", 6, "--output", toy)
     capfd.readouterr()
@@ -191,7 +181,6 @@ def test_a_second_run_does_nothing_and_a_deleted_table_is_remade_with_what_needs
     assert "reusing" in out  # the graphs were still there
 
 
-@pytest.mark.xdist_group("gpt2-shaped")
 def test_the_shape_of_gpt2_gives_figure_6_and_all_others(gpt2_shaped):
     name = "random"
     for task in ("ioi", "greater-than"):
@@ -218,7 +207,6 @@ def test_the_shape_of_gpt2_gives_figure_6_and_all_others(gpt2_shaped):
     assert "another shape" not in page
 
 
-@pytest.mark.xdist_group("gpt2-shaped")
 def test_the_published_wiring_is_an_option(gpt2_shaped, capfd):
     script = "results/manual_overlap/ioi_overlap.py"
     options = ("--model", gpt2_shaped / "random", "--output", gpt2_shaped)
@@ -228,13 +216,11 @@ def test_the_published_wiring_is_an_option(gpt2_shaped, capfd):
     assert (gpt2_shaped / path).read_bytes() != corrected
 
 
-@pytest.mark.xdist_group("toy")
 def test_settings_of_a_run_are_on_record(toy):
     record = json.loads((toy / "results" / "toy" / "steps.json").read_text("utf8"))
     assert all(step["command"] for step in record.values())
 
 
-@pytest.mark.xdist_group("toy")
 def test_what_a_person_overwrites_is_noticed(toy, capfd):
     """A figure's table from another run is not shown as this run's."""
     path = toy / "results/cross-task/toy/csv/faithfulness.csv"
