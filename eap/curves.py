@@ -16,6 +16,9 @@ from eap.evaluate import evaluate, evaluate_baselines
 from eap.graph import Graph
 from eap.models import Model
 
+# A band of random circuits needs no more pairs than this.
+RANDOM_PAIRS = 200
+
 
 def pareto_sizes(end: int, n_edges: int) -> list[int]:
     """Edges to select: 30 to 90 by 10, then by 100 to below `end`, none above `n_edges`.
@@ -79,7 +82,7 @@ def faithfulness_curves(
     chosen = {name: [graph.greedy(n).prune() for n in sizes] for name, graph in graphs.items()}
     first = next(iter(graphs.values()))
     drawn = [random_circuits(first, n, n_random, seed=seed + n) for n in sizes]
-    circuits = [c for own in [*chosen.values(), *drawn] for c in own]
+    circuits = [circuit for own in chosen.values() for circuit in own]
     options: dict[str, Any] = {
         "metrics": [metric],
         "batch_size": batch_size,
@@ -101,7 +104,9 @@ def faithfulness_curves(
         table[f"loss_{name}"] = of_method.mean(axis=1)
         bands[f"stderr_{name}"] = _standard_error(of_method)
     if n_random:
-        of_random = values[len(chosen) * len(sizes) :].mean(axis=1).reshape(len(sizes), n_random)
+        random = [circuit for own in drawn for circuit in own]
+        some = evaluate(model, random, dataset.head(RANDOM_PAIRS), **options)[metric].numpy()
+        of_random = some.mean(axis=1).reshape(len(sizes), n_random)
         bands["edges_random"] = [np.mean([c.count_edges() for c in own]) for own in drawn]
         bands["loss_random"] = of_random.mean(axis=1)
         bands["loss_random_low"] = of_random.min(axis=1)
