@@ -85,9 +85,9 @@ class Checkpoint:
                 f"{path} is not a checkpoint ({error}); delete it to start anew"
             ) from None
 
-    def save(self, totals: Float64[Tensor, "..."], done: int, *, now: bool = False) -> None:
+    def save(self, totals: Float64[Tensor, "..."], done: int) -> None:
         """Write the progress, unless the last time was less than `seconds` ago."""
-        if not now and time.monotonic() - self._written < self.seconds:
+        if time.monotonic() - self._written < self.seconds:
             return
         header = {"identity": self._identity(), "done": done}
         with write_atomically(self.own_path) as temporary:
