@@ -76,8 +76,8 @@ def faithfulness_curves(
         corrupted_baseline (means of the metric on the clean and the corrupted run), edges
         (selected), then for each method X edges_X (after pruning) and loss_X (mean of the metric).
         What surrounds them: edges, total_edges, stderr_X (of loss_X, over examples) and, with
-        random circuits (on the first 200 pairs), edges_random and loss_random (means), loss_random_low and _high (the lowest
-        and the highest of them).
+        random circuits, edges_random and loss_random (means over circuits, on the first 200 pairs),
+        loss_random_low and _high (the lowest and the highest of them).
     """
     chosen = {name: [graph.greedy(n).prune() for n in sizes] for name, graph in graphs.items()}
     first = next(iter(graphs.values()))
