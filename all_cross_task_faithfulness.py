@@ -6,27 +6,27 @@ whose circuit is used, then the baselines of the row's task. Values are means of
 
 import pandas as pd
 
-from eap import cli
-from eap.circuits import task_circuit
+from eap.circuits import evaluate, evaluate_baselines
 from eap.compare import normalised
-from eap.evaluate import evaluate, evaluate_baselines
-from eap.tasks import get_task
+from eap.data.tasks import get_task
+from eap.studies import shell
+from eap.studies.task_circuits import task_circuit
 
 
 def main() -> None:
     """Run the experiment that the command line describes."""
-    parser = cli.make_parser(__doc__, tasks=True)
-    cli.add_ig_arguments(parser)
+    parser = shell.make_parser(__doc__, tasks=True)
+    shell.add_ig_arguments(parser)
     args = parser.parse_args()
 
-    model = cli.load_model_of(args)
-    datasets = cli.load_tasks(args, model)
+    model = shell.load_model_of(args)
+    datasets = shell.load_tasks(args, model)
     circuits = {task: task_circuit(args, model, task, own) for task, own in datasets.items()}
 
     rows = {}
     for task, dataset in datasets.items():
         metric = get_task(task).cross_task_metric
-        cli.say(f"{task} by {metric}, under the circuits of {len(circuits)} tasks")
+        shell.say(f"{task} by {metric}, under the circuits of {len(circuits)} tasks")
         options = {
             "metrics": [metric],
             "batch_size": args.batch_size,
@@ -40,13 +40,13 @@ def main() -> None:
             "corrupted_baseline": float(corrupted[metric].mean()),
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
-    cli.save_csv(table, cli.csv_path(args, "cross-task", model, "faithfulness"), index=True)
+    shell.save_csv(table, shell.csv_path(args, "cross-task", model, "faithfulness"), index=True)
     shares = table[list(circuits)].apply(
         lambda column: normalised(column, table["baseline"], table["corrupted_baseline"])
     )
-    cli.say("\nnormalised faithfulness (row: task, column: whose circuit):")
-    cli.say(shares.round(2).to_string())
+    shell.say("\nnormalised faithfulness (row: task, column: whose circuit):")
+    shell.say(shares.round(2).to_string())
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

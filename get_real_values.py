@@ -14,48 +14,48 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from eap import cli
-from eap.checkpoint import Checkpoint
-from eap.curves import curve_summary, faithfulness_curves, pareto_sizes
-from eap.data import Dataset
+from eap.data.dataset import Dataset
 from eap.errors import UserError
-from eap.graph import Graph
+from eap.graph.graph import Graph
 from eap.metrics import get_metric
-from eap.models import Model
+from eap.model.loading import Model
 from eap.patching import make_plan, measure_seconds, run_plan
-from eap.planning import default_budget, patching_memory
-from eap.verify import choose_edges, merge, report
+from eap.runtime.checkpoint import Checkpoint
+from eap.runtime.memory import default_budget, patching_memory
+from eap.screening import choose_edges, merge, report
+from eap.studies import shell
+from eap.studies.sweep import curve_summary, faithfulness_curves, pareto_sizes
 
 METRICS = ("logit_diff", "prob_diff", "kl", "js")
 
 
 def main() -> None:
     """Run the experiment that the command line describes."""
-    parser = cli.make_parser(__doc__)
+    parser = shell.make_parser(__doc__)
     parser.add_argument("--metric", help="of the estimates and curves (default: the task's own)")
-    parser.add_argument("--end", type=cli.positive, default=1001, help="sizes stay below this")
+    parser.add_argument("--end", type=shell.positive, default=1001, help="sizes stay below this")
     parser.add_argument(
-        "--verify", type=cli.positive, metavar="K", help="exact for the best K only"
+        "--verify", type=shell.positive, metavar="K", help="exact for the best K only"
     )
     parser.add_argument(
-        "--sample", type=cli.positive, default=200, help="others to patch with --verify"
+        "--sample", type=shell.positive, default=200, help="others to patch with --verify"
     )
     parser.add_argument(
         "--save_every", type=float, default=10.0, metavar="SECONDS", help="how often to save"
     )
-    cli.add_ig_arguments(parser)
+    shell.add_ig_arguments(parser)
     args = parser.parse_args()
 
-    metric = get_metric(args.metric or cli.default_metric(args.task)).name
+    metric = get_metric(args.metric or shell.default_metric(args.task)).name
     if metric not in METRICS:
         raise UserError(f"exact values are of {', '.join(METRICS)}, not of {metric}")
-    model, dataset = cli.load(args)
-    sizes = pareto_sizes(args.end, cli.whole_graph(args, model).n_edges)
+    model, dataset = shell.load(args)
+    sizes = pareto_sizes(args.end, shell.whole_graph(args, model).n_edges)
 
     # 1. Estimates, which also say which edges to verify.
     def estimate(method: str, of: str, suffix: str) -> Graph:
-        path = cli.graph_path(args, model, f"real_test/{args.task}_{of}_{suffix}")
-        return cli.attributed(
+        path = shell.graph_path(args, model, f"real_test/{args.task}_{of}_{suffix}")
+        return shell.attributed(
             args, model, dataset, path=path, method=method, metric=of,
             steps=args.ig_steps, rule=args.ig_rule,
         )  # fmt: skip
@@ -79,25 +79,27 @@ def main() -> None:
         model, graphs, dataset, metric=metric, sizes=sizes,
         batch_size=args.batch_size, memory_budget=args.memory,
     )  # fmt: skip
-    csv = cli.csv_path(args, "real", model, args.task)
-    cli.save_csv(frame, csv)
-    cli.save_csv(bands, csv.with_stem(f"{args.task}_bands"))
-    cli.say(f"\nnormalised faithfulness by {metric}:\n{curve_summary(frame, list(graphs))}")
+    csv = shell.csv_path(args, "real", model, args.task)
+    shell.save_csv(frame, csv)
+    shell.save_csv(bands, csv.with_stem(f"{args.task}_bands"))
+    shell.say(f"\nnormalised faithfulness by {metric}:\n{curve_summary(frame, list(graphs))}")
 
 
 def exact_values(args: argparse.Namespace, model: Model, dataset: Dataset) -> dict[str, Graph]:
     """The exact graphs of all metrics: reused if finished, continued if begun."""
     paths = {
-        name: cli.graph_path(args, model, f"real_test/{args.task}_{name}_real") for name in METRICS
+        name: shell.graph_path(args, model, f"real_test/{args.task}_{name}_real")
+        for name in METRICS
     }
     wanted = {
-        name: cli.provenance(
+        name: shell.provenance(
             model, dataset, method="activation patching", metric=name, expanded_kv=args.expanded_kv
         )
         for name in METRICS
     }
     found = {
-        name: cli.reusable(paths[name], wanted[name], overwrite=args.overwrite) for name in METRICS
+        name: shell.reusable(paths[name], wanted[name], overwrite=args.overwrite)
+        for name in METRICS
     }
     checkpoint = checkpoint_of(args, model, dataset, args.task)
     if all(found.values()):
@@ -106,7 +108,7 @@ def exact_values(args: argparse.Namespace, model: Model, dataset: Dataset) -> di
     graphs = patch(args, model, dataset, checkpoint, edges=None)
     graphs = {name: replace(graph, provenance=wanted[name]) for name, graph in graphs.items()}
     for name, graph in graphs.items():
-        cli.save_graph(graph, paths[name])
+        shell.save_graph(graph, paths[name])
     checkpoint.delete()
     return graphs
 
@@ -120,24 +122,24 @@ def verify(
     checkpoint = checkpoint_of(args, model, dataset, f"{args.task}_verify_{args.verify}")
     exact = patch(args, model, dataset, checkpoint, edges=chosen.all)
     for name, own in estimates.items():
-        path = cli.graph_path(args, model, f"real_test/{args.task}_{name}_verified")
-        source = cli.provenance(
+        path = shell.graph_path(args, model, f"real_test/{args.task}_{name}_verified")
+        source = shell.provenance(
             model, dataset, method="EAP-IG, verified", metric=name,
             steps=args.ig_steps, rule=args.ig_rule, expanded_kv=args.expanded_kv,
             verify=args.verify, sample=args.sample, seed=args.seed,
         )  # fmt: skip
-        cli.save_graph(replace(merge(own, exact[name]), provenance=source), path)
+        shell.save_graph(replace(merge(own, exact[name]), provenance=source), path)
     checkpoint.delete()
-    cli.say(f"\n{metric}\n{report(estimate, exact[metric], chosen)}")
+    shell.say(f"\n{metric}\n{report(estimate, exact[metric], chosen)}")
 
 
 def checkpoint_of(
     args: argparse.Namespace, model: Model, dataset: Dataset, name: str
 ) -> Checkpoint:
     """Where the progress of a run is kept."""
-    source = cli.provenance(model, dataset, expanded_kv=args.expanded_kv, code=cli.code_hash())
+    source = shell.provenance(model, dataset, expanded_kv=args.expanded_kv, code=shell.code_hash())
     del source["command"]
-    path = cli.graph_path(args, model, f"real_test/{name}").with_suffix(".part.safetensors")
+    path = shell.graph_path(args, model, f"real_test/{name}").with_suffix(".part.safetensors")
     return Checkpoint(path, source, seconds=args.save_every)
 
 
@@ -160,23 +162,24 @@ def patch(
     budget = default_budget(model.device) if args.memory is None else args.memory
     if memory > budget:
         raise UserError(
-            f"{cli.shown(checkpoint.own_path)} was begun with {memory / 2**20:,.0f} MiB, more than "
-            f"the {budget / 2**20:,.0f} MiB of now; give --memory, or delete the file to begin anew"
+            f"{shell.shown(checkpoint.own_path)} was begun with {memory / 2**20:,.0f} MiB, "
+            f"more than the {budget / 2**20:,.0f} MiB of now; give --memory, or delete the file "
+            "to begin anew"
         )
     if model.dtype != model.residual_dtype:
-        cli.say(
+        shell.say(
             f"note: in {args.dtype} a run's rounding is larger than the values of most edges; "
             "float32 tells small values apart"
         )
     seconds = measure_seconds(model, dataset, plan)
-    cli.say(
+    shell.say(
         f"exact values: {int(plan.wanted.sum()):,} edges x {len(dataset)} pairs in "
         f"{len(plan.units):,} pieces, {plan.tokens_per_run:,} tokens at a time; up to "
-        f"{memory / 2**20:,.0f} MiB beside the weights, about {cli.duration(seconds)} in all"
+        f"{memory / 2**20:,.0f} MiB beside the weights, about {shell.duration(seconds)} in all"
         + ("; going on where an earlier run was stopped" if tokens_per_run else "")
     )
     return run_plan(model, dataset, plan, checkpoint=checkpoint, quiet=False)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

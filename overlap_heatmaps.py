@@ -6,9 +6,11 @@ task; overlap is the share of the row's circuit that the column's has), and heat
 
 import pandas as pd
 
-from eap import cli, plotting, processes
-from eap.circuits import task_circuit
 from eap.compare import edge_overlap, node_overlap
+from eap.figures import style
+from eap.runtime import distributed
+from eap.studies import shell
+from eap.studies.task_circuits import task_circuit
 
 TABLES = {
     "ious": ("IoU", lambda overlap: overlap.iou),
@@ -19,15 +21,15 @@ TABLES = {
 
 def main() -> None:
     """Run the experiment that the command line describes."""
-    parser = cli.make_parser(__doc__, tasks=True)
-    cli.add_ig_arguments(parser)
+    parser = shell.make_parser(__doc__, tasks=True)
+    shell.add_ig_arguments(parser)
     args = parser.parse_args()
 
-    model = cli.load_model_of(args)
-    datasets = cli.load_tasks(args, model)
+    model = shell.load_model_of(args)
+    datasets = shell.load_tasks(args, model)
     circuits = {task: task_circuit(args, model, task, own) for task, own in datasets.items()}
 
-    plotting.set_style()
+    style.set_style()
     for kind, compare in (("edge", edge_overlap), ("node", node_overlap)):
         for name, (title, measure) in TABLES.items():
             table = pd.DataFrame(
@@ -38,17 +40,17 @@ def main() -> None:
                     for column, second in circuits.items()
                 }
             )
-            path = cli.csv_path(args, "jaccard", model, f"{kind}_{name}")
-            cli.save_csv(table, path, index=True)
-            if processes.is_first():
-                figure, (ax,) = plotting.panels(1, height=4.2)
-                plotting.draw_heatmap(
+            path = shell.csv_path(args, "jaccard", model, f"{kind}_{name}")
+            shell.save_csv(table, path, index=True)
+            if distributed.is_first():
+                figure, (ax,) = style.panels(1, height=4.2)
+                style.draw_heatmap(
                     ax, table, title=f"{kind}s: {title}",
                     number_format=".0e" if name == "iou_ps" else ".2f",
                 )  # fmt: skip
-                plotting.save_figure(figure, path.parent.parent, f"{kind}_{name}")
-    cli.say("\nedge IoU:")
-    cli.say(
+                style.save_figure(figure, path.parent.parent, f"{kind}_{name}")
+    shell.say("\nedge IoU:")
+    shell.say(
         pd.DataFrame(
             {b: {a: edge_overlap(circuits[a], circuits[b]).iou for a in circuits} for b in circuits}
         )
@@ -58,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

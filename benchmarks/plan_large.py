@@ -9,8 +9,8 @@ bfloat16 for the model, 60% of 19.5 TFLOPS in float32 for the contraction. Nothi
 
 from dataclasses import dataclass
 
-from eap.graph import Graph, GraphConfig
-from eap.planning import HELD, Shapes, layer_operations, patching_operations
+from eap.graph.graph import Graph, GraphConfig
+from eap.runtime.memory import HELD, Shapes, layer_operations, patching_operations
 
 GPU_BYTES = 80e9
 BFLOAT16_RATE, FLOAT32_RATE = 0.4 * 312e12, 0.6 * 19.5e12

@@ -28,14 +28,14 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 import eap
-from eap import cli
-from eap.batches import one_group
-from eap.data import Dataset, Example, load_dataset
-from eap.files import write_atomically
-from eap.graph import Graph, GraphConfig
+from eap.data.batches import one_group
+from eap.data.dataset import Dataset, Example, load_dataset
+from eap.graph.graph import Graph, GraphConfig
 from eap.metrics import METRICS
-from eap.models import from_bridge, load_model
+from eap.model.loading import TOY_MODEL, from_bridge, load_model
 from eap.patching import count_operations, make_plan, patch_edges
+from eap.runtime.atomic import write_atomically
+from eap.studies import shell
 
 N_POSITIONS = 16
 ALL_METRICS = ("logit_diff", "prob_diff", "kl", "js")
@@ -387,7 +387,7 @@ def toy(_: Bench, repeats: int) -> list[Row]:
     model = load_model("toy", device="cpu")
     data = load_dataset("ioi", model.tokenizer).head(32)
     bare = transformers.AutoModelForCausalLM.from_pretrained(
-        eap.models.TOY_MODEL, dtype=torch.float32, attn_implementation="sdpa"
+        TOY_MODEL, dtype=torch.float32, attn_implementation="sdpa"
     ).eval().requires_grad_(False)  # fmt: skip
     group = one_group(data.examples)
     data = Dataset(data.task, tuple(e for e in data.examples if len(e.clean) == group.end))
@@ -503,12 +503,12 @@ PARTS: dict[str, Callable[[Bench, int], list[Row]]] = {
 
 def main() -> None:
     """Measure and print."""
-    parser = cli.OneLineParser(
+    parser = shell.OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--repeats", type=cli.positive, default=5)
-    parser.add_argument("--threads", type=cli.positive, help="default: as torch chooses")
+    parser.add_argument("--repeats", type=shell.positive, default=5)
+    parser.add_argument("--threads", type=shell.positive, help="default: as torch chooses")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/<machine>.json")
     args = parser.parse_args()
     if args.threads:
@@ -536,7 +536,7 @@ def main() -> None:
     with write_atomically(path) as temporary:
         document = {"machine": machine, "rows": measured}
         temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf8")
-    print(f"wrote {cli.shown(path)}")
+    print(f"wrote {shell.shown(path)}")
 
 
 def processor() -> str:
@@ -548,4 +548,4 @@ def processor() -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eap.graph import GraphConfig
+from eap.graph.graph import GraphConfig
 
 Loss = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, ""]]
 

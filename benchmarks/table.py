@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eap import cli
-from eap.files import write_atomically
+from eap.runtime.atomic import write_atomically
+from eap.studies import shell
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- speed: made by benchmarks/table.py -->", "<!-- end of speed -->"
@@ -62,7 +62,7 @@ def in_readme(text: str, document: dict[str, Any]) -> str:
 
 def main() -> None:
     """Rewrite the README's table."""
-    parser = cli.OneLineParser(
+    parser = shell.OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path)
@@ -71,8 +71,8 @@ def main() -> None:
     text = in_readme(README.read_text(encoding="utf8"), document)
     with write_atomically(README) as temporary:
         temporary.write_text(text, encoding="utf8")
-    print(f"wrote {cli.shown(README)}")
+    print(f"wrote {shell.shown(README)}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

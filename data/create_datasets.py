@@ -20,15 +20,15 @@ from typing import Any
 import pandas as pd
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from eap import cli
-from eap.data import DATA, check_rows, fingerprint, read_csv, statistics
+from eap.data.dataset import DATA, check_rows, fingerprint, read_csv, statistics
+from eap.data.tasks import TASKS, get_task
+from eap.data.tasks.split import is_held_out
+from eap.data.tasks.task import keep_all
+from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError
-from eap.files import write_atomically
-from eap.models import TOY_MODEL
-from eap.tasks import TASKS, get_task
-from eap.tasks.split import is_held_out
-from eap.tasks.task import keep_all
-from eap.vocabulary import Vocabulary
+from eap.model.loading import TOY_MODEL
+from eap.runtime.atomic import write_atomically
+from eap.studies import shell
 
 
 def main() -> None:
@@ -60,8 +60,8 @@ def main() -> None:
         examples, problems = check_rows(task, rows, vocabulary)
         bad += len(problems)
         for problem in problems:
-            print(f"{cli.shown(path)}: {problem}")
-        print(f"{cli.shown(path)}: {len(rows)} rows, {len(problems)} problems")
+            print(f"{shell.shown(path)}: {problem}")
+        print(f"{shell.shown(path)}: {len(rows)} rows, {len(problems)} problems")
         for what, counts in statistics(examples).items():
             print(f"  {what}: {describe(counts)}")
     if not args.check:
@@ -113,4 +113,4 @@ def _gpt2_from_package() -> PreTrainedTokenizerFast:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

@@ -8,18 +8,18 @@ Accuracy is the share of pairs whose correct answers have more probability than 
 
 import pandas as pd
 
-from eap import cli
-from eap.evaluate import evaluate_baselines
-from eap.tasks import get_task
+from eap.circuits import evaluate_baselines
+from eap.data.tasks import get_task
+from eap.studies import shell
 
 
 def main() -> None:
     """Print a row per task, in Markdown."""
-    parser = cli.make_parser(__doc__, tasks=True)
+    parser = shell.make_parser(__doc__, tasks=True)
     args = parser.parse_args()
-    model = cli.load_model_of(args)
+    model = shell.load_model_of(args)
     rows = []
-    for name, dataset in cli.load_tasks(args, model).items():
+    for name, dataset in shell.load_tasks(args, model).items():
         task = get_task(name)
         clean, corrupted = evaluate_baselines(
             model, dataset, metrics=[task.metric, "accuracy"],
@@ -35,8 +35,8 @@ def main() -> None:
                 "corrupted": f"{float(corrupted[task.metric].mean()):.3f}",
             }
         )
-    cli.say()
-    cli.say(as_markdown(pd.DataFrame(rows)))
+    shell.say()
+    shell.say(as_markdown(pd.DataFrame(rows)))
 
 
 def as_markdown(table: pd.DataFrame) -> str:
@@ -46,4 +46,4 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

@@ -9,13 +9,13 @@ circuit = graph.greedy(200).prune()
 values = eap.evaluate(model, circuit, dataset, metrics=["logit_diff"])
 """
 
-from eap.attribute import attribute
-from eap.data import Dataset, Example, load_dataset
+from eap.attribution import attribute
+from eap.circuits import evaluate, evaluate_baselines
+from eap.data.dataset import Dataset, Example, load_dataset
 from eap.errors import UserError
-from eap.evaluate import evaluate, evaluate_baselines
-from eap.graph import Edge, Graph, GraphConfig
+from eap.graph.graph import Edge, Graph, GraphConfig
 from eap.metrics import Metric, from_sequence_metric
-from eap.models import Model, from_bridge, load_model
+from eap.model.loading import Model, from_bridge, load_model
 from eap.patching import patch_edges
 
 __all__ = [

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from eap.errors import UserError
-from eap.graph import Graph
+from eap.graph.graph import Graph
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eap.data import Example
+from eap.data.dataset import Example
 from eap.errors import UserError
 
 

@@ -23,11 +23,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eap import processes
-from eap.batches import check_examples, load_batch, one_group, plan_batches
-from eap.checkpoint import Checkpoint
-from eap.data import Dataset
-from eap.forward import (
+from eap.data.batches import check_examples, load_batch, one_group, plan_batches
+from eap.data.dataset import Dataset
+from eap.graph.graph import Graph, GraphConfig
+from eap.metrics import Answers, Metric, get_metric
+from eap.model.loading import Model
+from eap.model.runs import (
     Differences,
     LayerTrace,
     Suffix,
@@ -43,11 +44,10 @@ from eap.forward import (
     run_prefix,
     unembed,
 )
-from eap.graph import Graph, GraphConfig
-from eap.metrics import Answers, Metric, get_metric
-from eap.models import Model
-from eap.planning import Shapes, choose_batch_size, patching_operations, patching_tokens
-from eap.progress import progress_bar
+from eap.runtime import distributed
+from eap.runtime.checkpoint import Checkpoint
+from eap.runtime.memory import Shapes, choose_batch_size, patching_operations, patching_tokens
+from eap.runtime.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def run_plan(
     # Sums over examples of the values and of their squares.
     shape = (2, len(plan.metrics), config.n_forward, config.n_backward)
     totals = torch.zeros(shape, dtype=torch.float64)
-    work = processes.own_share(plan.units, costs=_costs(model, dataset, plan, plan.units))
+    work = distributed.own_share(plan.units, costs=_costs(model, dataset, plan, plan.units))
     done = 0
     if checkpoint is not None:
         checkpoint = replace(checkpoint, identity={**checkpoint.identity, **plan.identity})
@@ -136,7 +136,7 @@ def run_plan(
             totals[1][:, senders, receivers] += own.square().sum(-1)
         if checkpoint is not None:
             checkpoint.save(totals, number)
-    processes.sum_over_processes(totals)
+    distributed.sum_over_processes(totals)
     n_examples = len(dataset)
     means, squares = totals / n_examples
     graph = Graph.from_config(config)
@@ -267,7 +267,7 @@ def measure_seconds(model: Model, dataset: Dataset, plan: Plan, *, n_units: int 
     share = count_operations(model, dataset, plan, plan.units) / count_operations(
         model, dataset, plan, chosen
     )
-    return seconds * share / processes.count()
+    return seconds * share / distributed.count()
 
 
 def plan_units(

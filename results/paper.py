@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from eap import cli, plotting
+from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.errors import UserError
-from eap.files import write_atomically
-from eap.models import TOY_MODEL, load_config
-from eap.tasks import PARETO_TASKS, TASKS
+from eap.figures import style
+from eap.model.loading import TOY_MODEL, load_config
+from eap.runtime.atomic import write_atomically
+from eap.studies import shell
 
 # Pairs of every task that keep the toy model's run on two cores within ten minutes.
 TOY_HEAD = 100
@@ -72,13 +73,13 @@ def modified(path: Path) -> float:
 
 def main() -> None:
     """Run the steps that have to run, in order."""
-    parser = plotting.make_parser(__doc__, tasks=tuple(TASKS))
+    parser = style.make_parser(__doc__, tasks=tuple(TASKS))
     parser.add_argument(
         "--head",
-        type=cli.positive,
+        type=shell.positive,
         help=f"pairs of every task (default: {TOY_HEAD} for the toy model, else all)",
     )
-    parser.add_argument("--batch_size", type=cli.positive, help="passed on to the experiments")
+    parser.add_argument("--batch_size", type=shell.positive, help="passed on to the experiments")
     parser.add_argument("--device", help="passed on to the experiments")
     parser.add_argument("--dtype", help="passed on to the experiments")
     parser.add_argument("--no_exact", action="store_true", help="leave exact patching out")
@@ -104,11 +105,11 @@ def main() -> None:
         why = step.why(record)
         if why is None:
             continue
-        cli.say(f"\n[{number}/{len(steps)}] python {shlex.join(step.command)}   ({why})")
+        shell.say(f"\n[{number}/{len(steps)}] python {shlex.join(step.command)}   ({why})")
         try:
             run_script(step.command)
         except UserError as error:
-            cli.say(f"error: {error}")
+            shell.say(f"error: {error}")
             failed.append(step.command[0])
             continue
         ran += 1
@@ -119,9 +120,9 @@ def main() -> None:
         }
         with write_atomically(path) as temporary:
             temporary.write_text(json.dumps(record, indent=1), encoding="utf8")
-    cli.say(
-        f"\n{ran} steps ran in {cli.duration(time.monotonic() - begun)}, "
-        f"{len(steps) - ran - len(failed)} were done before: {cli.shown(page)}"
+    shell.say(
+        f"\n{ran} steps ran in {shell.duration(time.monotonic() - begun)}, "
+        f"{len(steps) - ran - len(failed)} were done before: {shell.shown(page)}"
     )
     if failed:
         raise UserError(f"{len(failed)} steps failed: {', '.join(failed)} (see above)")
@@ -129,7 +130,7 @@ def main() -> None:
 
 def run_script(command: Sequence[str]) -> None:
     """Run a script of this repository in this process: no model library is loaded twice."""
-    script = cli.ROOT / command[0]
+    script = shell.ROOT / command[0]
     with arguments(script, command[1:]):
         runpy.run_path(str(script))["main"]()
 
@@ -165,7 +166,7 @@ def plan(args: argparse.Namespace, page: Path) -> list[Step]:
         steps.append(Step(tuple(command), tuple(reads), tuple(writes)))
 
     def data(*names: str) -> list[Path]:
-        return [*weights, *(p for n in names for p in (cli.ROOT / "data" / n).glob("*.csv"))]
+        return [*weights, *(p for n in names for p in (shell.ROOT / "data" / n).glob("*.csv"))]
 
     def csv(study: str, table: str) -> Path:
         return results / study / name / "csv" / f"{table}.csv"
@@ -285,4 +286,4 @@ def plan(args: argparse.Namespace, page: Path) -> list[Step]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

@@ -14,10 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from eap import cli, curve_plots, plotting
+from eap.data.tasks import TASKS
 from eap.errors import UserError
-from eap.files import write_atomically
-from eap.tasks import TASKS
+from eap.figures import curves, style
+from eap.runtime.atomic import write_atomically
+from eap.studies import shell
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -158,7 +159,7 @@ NO_FIGURE_6 = (
 
 def main() -> None:
     """Write the page."""
-    args = plotting.make_parser(__doc__, tasks=()).parse_args()
+    args = style.make_parser(__doc__, tasks=()).parse_args()
     name = Path(args.model).name
     sections = [show(args, section) for section in SECTIONS]
     if not any(sections):
@@ -178,12 +179,12 @@ def main() -> None:
     path = args.output / "results" / name / "report.html"
     with write_atomically(path) as temporary:
         temporary.write_text("\n".join(part for part in page if part), encoding="utf-8")
-    cli.say(f"wrote {cli.shown(path)}")
+    shell.say(f"wrote {shell.shown(path)}")
 
 
 def show(args: argparse.Namespace, section: Section) -> str:
     """A figure with its pictures and the tables behind it; "" if nothing of it has been made."""
-    folder = plotting.model_folder(args, section.study)
+    folder = style.model_folder(args, section.study)
 
     def files(kind: str, patterns: tuple[str, ...]) -> list[Path]:
         return [p for own in patterns for p in sorted((folder / kind).glob(f"{own}.{kind}"))]
@@ -202,7 +203,7 @@ def show(args: argparse.Namespace, section: Section) -> str:
 
 def show_table(path: Path) -> str:
     """A CSV that opens on a click; of a long one the first rows."""
-    frame = plotting.read_table(path)
+    frame = style.read_table(path)
     more = f"<p>and {len(frame) - ROWS} more rows in the file</p>" if len(frame) > ROWS else ""
     where = "/".join(path.parts[-4:])
     text = as_html(frame[:ROWS], 6)
@@ -218,26 +219,26 @@ def overview(args: argparse.Namespace, provenances: dict[str, dict[str, Any]]) -
     """How many pairs and edges, and normalised faithfulness at a few sizes."""
     rows = []
     for task in TASKS:
-        path = plotting.model_folder(args, "pareto") / "csv" / f"{task}.csv"
+        path = style.model_folder(args, "pareto") / "csv" / f"{task}.csv"
         if not path.exists():
             continue
-        frame = plotting.read_table(path, needs=["edges", "baseline", "corrupted_baseline"])
-        clean, corrupted = curve_plots.baselines(frame)
+        frame = style.read_table(path, needs=["edges", "baseline", "corrupted_baseline"])
+        clean, corrupted = curves.baselines(frame)
         for size in SIZES:
             at = frame[frame["edges"] == size]
             if at.empty or clean == corrupted:
                 continue
             row: dict[str, Any] = {
-                "task": plotting.display_name(task),
+                "task": style.display_name(task),
                 "metric": provenances.get(task, {}).get("metric", ""),
                 "pairs": count_pairs(provenances.get(task, {})),
                 "clean": clean,
                 "corrupted": corrupted,
                 "edges selected": size,
             }
-            for method in curve_plots.methods_of(frame):
+            for method in curves.methods_of(frame):
                 value = float(at[f"loss_{method}"].iloc[0])
-                row[method] = curve_plots.normalised(value, clean, corrupted)
+                row[method] = curves.normalised(value, clean, corrupted)
             rows.append(row)
     if not rows:
         return ""
@@ -256,7 +257,7 @@ def read_provenances(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     found = {}
     for task in TASKS:
         try:
-            found[task] = plotting.find_graph(args, f"{task}_task").provenance
+            found[task] = style.find_graph(args, f"{task}_task").provenance
         except FileNotFoundError:
             continue
     return found
@@ -267,7 +268,7 @@ def settings(args: argparse.Namespace, provenances: dict[str, dict[str, Any]]) -
     parts = ["<h2>Settings</h2>"]
     for task, provenance in provenances.items():
         text = html.escape(json.dumps(provenance, indent=2))
-        title = f"{plotting.display_name(task)}: {count_pairs(provenance)} pairs"
+        title = f"{style.display_name(task)}: {count_pairs(provenance)} pairs"
         parts.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
     path = args.output / "results" / Path(args.model).name / "steps.json"
     if path.exists():
@@ -278,4 +279,4 @@ def settings(args: argparse.Namespace, provenances: dict[str, dict[str, Any]]) -
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from eap.batches import first_difference, group_examples, plan_batches
-from eap.data import DATA, Example, check_rows, load_dataset, read_csv
+from eap.data.batches import first_difference, group_examples, plan_batches
+from eap.data.dataset import DATA, Example, check_rows, load_dataset, read_csv
+from eap.data.tasks import TASKS
+from eap.data.tasks.split import HELD_OUT, is_held_out
+from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError
-from eap.models import TOY_MODEL
-from eap.tasks import TASKS
-from eap.tasks.split import HELD_OUT, is_held_out
-from eap.vocabulary import Vocabulary
+from eap.model.loading import TOY_MODEL
 
 
 @pytest.fixture(scope="module")

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from itertools import product
 
-import micro
 import pytest
 import torch
-import twins
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import RULES, Float64
-from tiny import D_VOCAB, FAMILIES, MAIN_FAMILIES, random_examples
-from twins import DTYPES, EXAMPLES, FORMS, METRICS, RELATIVE, assert_close, dataset_of
+from models.tiny import D_VOCAB, FAMILIES, MAIN_FAMILIES, random_examples
+from reference import micro, twins
+from reference.oracle import RULES, Float64
+from reference.twins import DTYPES, EXAMPLES, FORMS, METRICS, RELATIVE, assert_close, dataset_of
 
 import eap
-from eap.attribute import RULES as PACKAGE_RULES
-from eap.forward import run_tokens
+from eap.attribution import RULES as PACKAGE_RULES
 from eap.metrics import METRICS as PACKAGE_METRICS
+from eap.model.runs import run_tokens
 
 AT_CLEAN = ([1.0], [1.0])
 AT_BOTH_ENDS = ([0.0, 1.0], [0.5, 0.5])

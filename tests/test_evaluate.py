@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import micro
 import pytest
 import torch
-import twins
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import Float64, metric_of
-from tiny import D_VOCAB, FAMILIES, MAIN_FAMILIES, random_examples
-from twins import DTYPES, EXAMPLES, FORMS, RELATIVE, assert_close, dataset_of
+from models.tiny import D_VOCAB, FAMILIES, MAIN_FAMILIES, random_examples
+from reference import micro, twins
+from reference.oracle import Float64, metric_of
+from reference.twins import DTYPES, EXAMPLES, FORMS, RELATIVE, assert_close, dataset_of
 
 import eap
 

@@ -10,12 +10,12 @@ import time
 import pandas as pd
 import pytest
 import torch
-import twins
+from reference import twins
+from reference.twins import dataset_of
 from scripts import call, files_below, start
-from twins import dataset_of
 
 import eap
-from eap.checkpoint import Checkpoint
+from eap.runtime.checkpoint import Checkpoint
 
 METRICS = ("logit_diff", "prob_diff", "kl", "js")
 OPTIONS = ("--model", "toy", "--task", "ioi", "--head", 4, "--end", 101, "--device", "cpu")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fabricated
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import GPT2_SHAPE, SMALL
 from matplotlib import image
+from models import fabricated
+from models.fabricated import GPT2_SHAPE, SMALL
 from scripts import call, files_below
 
-from eap.graph import Graph, GraphConfig
-from eap.tasks import PARETO_TASKS, TASKS
+from eap.data.tasks import PARETO_TASKS, TASKS
+from eap.graph.graph import Graph, GraphConfig
 
 SCRIPTS = {
     "results/first_figure/first_figure.py": ["first_figure"],

@@ -8,12 +8,12 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
-import twins
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import twins
+from reference.split_run import Shape, existing_edges, receiver_names, sender_names
 from safetensors import safe_open
 from safetensors.torch import save_file
-from split_run import Shape, existing_edges, receiver_names, sender_names
 
 from eap import Graph, GraphConfig, UserError
 

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-import twins
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import metric_of
-from twins import assert_close, dataset_of
+from reference import twins
+from reference.oracle import metric_of
+from reference.twins import assert_close, dataset_of
 
 import eap
 from eap.metrics import METRICS, Answers, get_metric

@@ -9,9 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-import twins
-from oracle import Float64, attribution_scores, metric_of
-from tiny import (
+from models.tiny import (
     D_VOCAB,
     FAMILIES,
     GROUPED_FAMILIES,
@@ -23,11 +21,13 @@ from tiny import (
     tiny_hf,
     tiny_tokenizer,
 )
-from twins import assert_close, dataset_of
+from reference import twins
+from reference.oracle import Float64, attribution_scores, metric_of
+from reference.twins import assert_close, dataset_of
 
 import eap
-from eap.families import FAMILIES as PACKAGE_FAMILIES
-from eap.models import find_device, find_dtype
+from eap.model.families import FAMILIES as PACKAGE_FAMILIES
+from eap.model.loading import find_device, find_dtype
 
 
 def save(model, path, tokenizer=None):

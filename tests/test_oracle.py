@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import micro
 import pytest
 import torch
-from oracle import (
+from models.tiny import FAMILIES, GROUPED_FAMILIES, PARALLEL_FAMILIES, random_examples, tiny_hf
+from reference import micro
+from reference.oracle import (
     RULES,
     Float64,
     attribution_scores,
@@ -17,8 +18,7 @@ from oracle import (
     run_with_senders,
     sender_outputs,
 )
-from split_run import existing_edges, receiver_names, sender_names, shape_of
-from tiny import FAMILIES, GROUPED_FAMILIES, PARALLEL_FAMILIES, random_examples, tiny_hf
+from reference.split_run import existing_edges, receiver_names, sender_names, shape_of
 
 FORMS = [
     *((family, False) for family in FAMILIES),

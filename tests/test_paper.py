@@ -14,8 +14,8 @@ from scripts import call, files_below
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import eap
-from eap.models import TOY_MODEL
-from eap.tasks import PARETO_TASKS, TASKS
+from eap.data.tasks import PARETO_TASKS, TASKS
+from eap.model.loading import TOY_MODEL
 
 CURVES = ["baseline", "corrupted_baseline", "edges"]
 STEPS = ["vanilla", "2", "3", "5", "7", "10", "15", "20", "30", "50"]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 
-import micro
 import pytest
 import torch
-import twins
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import Float64
-from tiny import FAMILIES, MAIN_FAMILIES, random_examples
-from twins import DTYPES, EXAMPLES, FORMS, METRICS, RELATIVE, assert_close, dataset_of
+from models.tiny import FAMILIES, MAIN_FAMILIES, random_examples
+from reference import micro, twins
+from reference.oracle import Float64
+from reference.twins import DTYPES, EXAMPLES, FORMS, METRICS, RELATIVE, assert_close, dataset_of
 
 import eap
-from eap.checkpoint import Checkpoint
 from eap.metrics import METRICS as PACKAGE_METRICS
+from eap.runtime.checkpoint import Checkpoint
 
 
 def patch(family, dtype, examples, **arguments):

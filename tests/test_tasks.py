@@ -7,14 +7,14 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from eap.data import check_rows, load_dataset
+from eap.data.dataset import check_rows, load_dataset
+from eap.data.tasks import TASKS, get_task
+from eap.data.tasks.sva import third_person, verb_sets
+from eap.data.tasks.task import draw_pairs, keep_all
+from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError
 from eap.metrics import METRICS, Answers
-from eap.models import TOY_MODEL
-from eap.tasks import TASKS, get_task
-from eap.tasks.sva import third_person, verb_sets
-from eap.tasks.task import draw_pairs, keep_all
-from eap.vocabulary import Vocabulary
+from eap.model.loading import TOY_MODEL
 
 
 @pytest.fixture(scope="module")

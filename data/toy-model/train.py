@@ -5,7 +5,7 @@
 1. A byte-level BPE tokenizer in which every word of the tasks is one token and numbers are split
    into pieces of two digits.
 2. Pools of prompts for every task, each with the distribution of answers that the model should
-   give. Pairs that `eap.tasks.split` holds out are left out.
+   give. Pairs that `eap.data.tasks.split` holds out are left out.
 3. Training on the last position of each prompt; on ioi prompts also on every other position, which
    is how the model learns to copy names.
 4. Model, tokenizer and settings are written to this folder. `data/create_datasets.py --model toy`
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from eap.tasks import (
+from eap.data.tasks import (
     fact_retrieval,
     gender_bias,
     greater_than,
@@ -38,9 +38,9 @@ from eap.tasks import (
     ioi,
     sva,
 )
-from eap.tasks.split import is_held_out
-from eap.tasks.task import Row
-from eap.vocabulary import Vocabulary
+from eap.data.tasks.split import is_held_out
+from eap.data.tasks.task import Row
+from eap.data.vocabulary import Vocabulary
 
 BOS = "<|endoftext|>"
 

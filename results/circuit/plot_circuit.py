@@ -4,21 +4,24 @@ The width of a line is the size of an edge's score, its colour the sign. Lines i
 the left (q), middle (k) or right (v) of its box.
 """
 
-from eap import cli, plotting
-from eap.drawing import draw_circuit
 from eap.errors import UserError
+from eap.figures import style
+from eap.figures.circuit import draw_circuit
+from eap.studies import shell
 
 
 def main() -> None:
     """Draw results/circuit/<model>/{png,pdf}/<task>_circuit."""
-    parser = plotting.make_parser(__doc__, tasks=("ioi",))
-    parser.add_argument("--edges", type=cli.positive, default=40, help="to select, before pruning")
+    parser = style.make_parser(__doc__, tasks=("ioi",))
+    parser.add_argument(
+        "--edges", type=shell.positive, default=40, help="to select, before pruning"
+    )
     parser.add_argument("--graph", default="task", help="scores: vanilla, task or kl")
     args = parser.parse_args()
-    plotting.set_style()
+    style.set_style()
     for task in args.tasks:
         try:
-            graph = plotting.find_graph(args, f"{task}_{args.graph}")
+            graph = style.find_graph(args, f"{task}_{args.graph}")
         except FileNotFoundError as error:
             command = f"python pareto.py --model {args.model} --task {task}"
             raise UserError(f"no {error}; make it with: {command}") from None
@@ -28,12 +31,10 @@ def main() -> None:
                 f"no path from the input to the logits among the best {args.edges} edges of "
                 f"{task}; try a larger --edges"
             )
-        title = (
-            f"{plotting.display_name(task)}: {circuit.count_edges()} of {circuit.n_edges:,} edges"
-        )
+        title = f"{style.display_name(task)}: {circuit.count_edges()} of {circuit.n_edges:,} edges"
         figure = draw_circuit(circuit, title=title)
-        plotting.save_figure(figure, plotting.model_folder(args, "circuit"), f"{task}_circuit")
+        style.save_figure(figure, style.model_folder(args, "circuit"), f"{task}_circuit")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

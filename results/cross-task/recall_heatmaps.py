@@ -3,16 +3,17 @@
 Recall: the share of a task's circuit (row) that is in another task's circuit (column).
 """
 
-from eap import cli, plotting
-from eap.crosstask import read_faithfulness, read_square
+from eap.figures import style
+from eap.figures.cross_task import read_faithfulness, read_square
+from eap.studies import shell
 
 
 def main() -> None:
     """Draw results/cross-task/<model>/{png,pdf}/recall."""
-    args = plotting.make_parser(__doc__, tasks=()).parse_args()
-    plotting.set_style()
+    args = style.make_parser(__doc__, tasks=()).parse_args()
+    style.set_style()
     _, of_own = read_faithfulness(args)
-    figure, axes = plotting.heatmap_row(
+    figure, axes = style.heatmap_row(
         {
             "Node recall": read_square(args, "node_overlap"),
             "Edge recall": read_square(args, "edge_overlap"),
@@ -24,8 +25,8 @@ def main() -> None:
         ax.set_xlabel("found in this circuit")
     axes[2].set_xlabel("whose circuit")
     axes[2].set_ylabel("tested on")
-    plotting.save_figure(figure, plotting.model_folder(args, "cross-task"), "recall")
+    style.save_figure(figure, style.model_folder(args, "cross-task"), "recall")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

@@ -9,8 +9,9 @@ import torch
 from matplotlib.axes import Axes
 from torch.nn import functional as F
 
-from eap import cli, curve_plots, plotting
-from eap.attribute import RULES
+from eap.attribution import RULES
+from eap.figures import curves, style
+from eap.studies import shell
 
 TASK = "fact-retrieval-comma"
 CLEAN, CORRUPTED = -3.0, 1.5
@@ -18,31 +19,31 @@ CLEAN, CORRUPTED = -3.0, 1.5
 
 def main() -> None:
     """Draw results/first_figure/<model>/{png,pdf}/first_figure."""
-    args = plotting.make_parser(__doc__, tasks=(TASK,)).parse_args()
-    plotting.set_style()
+    args = style.make_parser(__doc__, tasks=(TASK,)).parse_args()
+    style.set_style()
     command = f"python pareto.py --model {args.model} --task {{task}}"
-    frames = plotting.read_tasks(args, "pareto", command)
+    frames = style.read_tasks(args, "pareto", command)
     (task, frame), *_ = frames.items()
-    bands = curve_plots.read_bands(args, "pareto", [task]).get(task)
-    figure, (left, right) = plotting.panels(2, columns=2, height=2.6)
+    bands = curves.read_bands(args, "pareto", [task]).get(task)
+    figure, (left, right) = style.panels(2, columns=2, height=2.6)
     draw_gelu(left)
-    curve_plots.draw_curves(right, frame, bands=bands, methods=["EAP", "EAP-IG"])
-    curve_plots.limit_outliers(right)
-    right.set_title(f"Faithfulness of circuits: {plotting.display_name(task)}")
-    right.set_xlabel(curve_plots.edges_label(curve_plots.total_edges(args.model, frame, bands)))
+    curves.draw_curves(right, frame, bands=bands, methods=["EAP", "EAP-IG"])
+    curves.limit_outliers(right)
+    right.set_title(f"Faithfulness of circuits: {style.display_name(task)}")
+    right.set_xlabel(curves.edges_label(curves.total_edges(args.model, frame, bands)))
     right.set_ylabel("normalised faithfulness")
     right.legend()
-    plotting.save_figure(figure, plotting.model_folder(args, "first_figure"), "first_figure")
+    style.save_figure(figure, style.model_folder(args, "first_figure"), "first_figure")
 
 
 def draw_gelu(ax: Axes) -> None:
     """GELU between a clean input where it is flat and a corrupted one, and both estimates."""
     x = torch.linspace(-4.2, 2.2, 200)
-    ax.plot(x, F.gelu(x), color=plotting.BLACK, label="GELU")
+    ax.plot(x, F.gelu(x), color=style.BLACK, label="GELU")
     ends = torch.tensor([CLEAN, CORRUPTED], dtype=torch.float64)
     clean, corrupted = F.gelu(ends).tolist()
     for method, points in (("EAP", [(1.0, 1.0)]), ("EAP-IG", RULES["paper"](5))):
-        label, colour, _, marker = plotting.METHODS[method]
+        label, colour, _, marker = style.METHODS[method]
         slope = sum(
             weight * gelu_slope(CORRUPTED + t * (CLEAN - CORRUPTED)) for t, weight in points
         )
@@ -50,7 +51,7 @@ def draw_gelu(ax: Axes) -> None:
             ends, [clean, clean + slope * (CORRUPTED - CLEAN)], "--", color=colour,
             marker=marker, markevery=[1], markersize=5, label=f"change estimated by {label}",
         )  # fmt: skip
-    ax.plot(ends, [clean, corrupted], "o", color=plotting.BLACK, markersize=5)
+    ax.plot(ends, [clean, corrupted], "o", color=style.BLACK, markersize=5)
     ax.text(CLEAN, clean - 0.16, "clean", ha="center", va="top")
     ax.text(CORRUPTED - 0.15, corrupted, "corrupted", ha="right", va="bottom")
     ax.set_ylim(-0.6, 2.8)
@@ -68,4 +69,4 @@ def gelu_slope(x: float) -> float:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

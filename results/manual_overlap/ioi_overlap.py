@@ -6,7 +6,7 @@ results/manual_overlap/<model>/csv/ioi_node_edge_precision_recall.csv and the fi
 
 from manual_overlap import run
 
-from eap import cli
+from eap.studies import shell
 
 
 def main() -> None:
@@ -15,4 +15,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

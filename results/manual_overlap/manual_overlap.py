@@ -5,10 +5,11 @@ What ioi_overlap.py and greater_than_overlap.py share.
 
 import pandas as pd
 
-from eap import cli, plotting
 from eap.compare import edge_overlap, node_overlap
 from eap.errors import UserError
-from eap.manual import load_manual_circuit
+from eap.figures import style
+from eap.hand_made import load_manual_circuit
+from eap.studies import shell
 
 GRAPHS = {"EAP": "vanilla", "EAP-IG": "task"}
 SIZES = range(1, 200)
@@ -16,7 +17,7 @@ SIZES = range(1, 200)
 
 def run(description: str | None, task: str) -> None:
     """Write the table and the figure of one hand-made circuit."""
-    parser = plotting.make_parser(description, tasks=[task])
+    parser = style.make_parser(description, tasks=[task])
     parser.add_argument(
         "--published_wiring",
         action="store_true",
@@ -25,8 +26,7 @@ def run(description: str | None, task: str) -> None:
     args = parser.parse_args()
     try:
         graphs = {
-            method: plotting.find_graph(args, f"{task}_{suffix}")
-            for method, suffix in GRAPHS.items()
+            method: style.find_graph(args, f"{task}_{suffix}") for method, suffix in GRAPHS.items()
         }
     except FileNotFoundError as error:
         command = f"python pareto.py --model {args.model} --task {task}"
@@ -45,14 +45,14 @@ def run(description: str | None, task: str) -> None:
                 row[f"{method}_{kind}_recall"] = overlap.recall
         rows.append(row)
     table = pd.DataFrame(rows)
-    folder = plotting.model_folder(args, "manual_overlap")
-    cli.save_csv(table, folder / "csv" / f"{task}_node_edge_precision_recall.csv")
-    cli.say(f"the hand-made circuit: {by_hand.source}")
+    folder = style.model_folder(args, "manual_overlap")
+    shell.save_csv(table, folder / "csv" / f"{task}_node_edge_precision_recall.csv")
+    shell.say(f"the hand-made circuit: {by_hand.source}")
 
-    plotting.set_style()
-    figure, (ax,) = plotting.panels(1, height=2.9)
+    style.set_style()
+    figure, (ax,) = style.panels(1, height=2.9)
     for method in GRAPHS:
-        label, colour, _, _ = plotting.METHODS[method]
+        label, colour, _, _ = style.METHODS[method]
         for kind, line in (("node", "-"), ("edge", ":")):
             ax.plot(
                 table[f"{method}_{kind}_recall"],
@@ -65,6 +65,6 @@ def run(description: str | None, task: str) -> None:
     ax.set_ylabel("precision")
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylim(-0.03, 1.05)
-    ax.set_title(plotting.display_name(task))
-    plotting.shared_legend(figure, [ax], columns=2)
-    plotting.save_figure(figure, folder, f"{task}_precision_recall")
+    ax.set_title(style.display_name(task))
+    style.shared_legend(figure, [ax], columns=2)
+    style.save_figure(figure, folder, f"{task}_precision_recall")

@@ -1,11 +1,12 @@
 """Normalised faithfulness of circuits against their size, a panel per task (of pareto.py)."""
 
-from eap import cli, curve_plots, plotting, published
+from eap.figures import curves, published, style
+from eap.studies import shell
 
 
 def main() -> None:
     """Draw results/pareto/<model>/{png,pdf}/pareto_normalized."""
-    parser = plotting.make_parser(__doc__)
+    parser = style.make_parser(__doc__)
     parser.add_argument(
         "--compare-paper",
         action="store_true",
@@ -13,16 +14,16 @@ def main() -> None:
         "exact values included",
     )
     args = parser.parse_args()
-    plotting.set_style()
-    frames = plotting.read_tasks(
+    style.set_style()
+    frames = style.read_tasks(
         args, "pareto", f"python pareto.py --model {args.model} --task {{task}}"
     )
-    bands = curve_plots.read_bands(args, "pareto", list(frames))
-    figure = curve_plots.curve_figure(frames, bands, normalise=True, model=args.model)
-    plotting.save_figure(figure, plotting.model_folder(args, "pareto"), "pareto_normalized")
+    bands = curves.read_bands(args, "pareto", list(frames))
+    figure = curves.curve_figure(frames, bands, normalise=True, model=args.model)
+    style.save_figure(figure, style.model_folder(args, "pareto"), "pareto_normalized")
     if args.compare_paper:
-        cli.say(published.compare(args))
+        shell.say(published.compare(args))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

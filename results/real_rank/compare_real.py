@@ -13,11 +13,12 @@ from itertools import combinations
 import pandas as pd
 from tqdm import tqdm
 
-from eap import cli, plotting
 from eap.compare import Overlap, agreement, average_overlap, edge_overlap, node_overlap
 from eap.errors import UserError
-from eap.files import write_atomically
-from eap.graph import Graph
+from eap.figures import style
+from eap.graph.graph import Graph
+from eap.runtime.atomic import write_atomically
+from eap.studies import shell
 
 GRAPHS = {"real": "real", "EAP": "vanilla", "EAP-IG": "ig"}
 DEPTHS = range(1, 401)
@@ -26,9 +27,9 @@ CIRCUITS = range(25, 601)
 
 def read_graphs(args: argparse.Namespace, task: str) -> dict[str, Graph]:
     """The exact values of a task's edges and both estimates of them."""
-    metric = args.metric or plotting.metric_of(task)
+    metric = args.metric or style.metric_of(task)
     return {
-        name: plotting.find_graph(args, f"real_test/{task}_{metric}_{suffix}")
+        name: style.find_graph(args, f"real_test/{task}_{metric}_{suffix}")
         for name, suffix in GRAPHS.items()
     }
 
@@ -49,7 +50,7 @@ def circuit_overlaps(graphs: dict[str, Graph], sizes: range) -> dict[str, list[l
 
 def main() -> None:
     """Compare the graphs of every task that has them."""
-    parser = plotting.make_parser(__doc__)
+    parser = style.make_parser(__doc__)
     parser.add_argument("--metric", help="of the scores compared (default: each task's own)")
     args = parser.parse_args()
 
@@ -59,7 +60,7 @@ def main() -> None:
         try:
             graphs[task] = read_graphs(args, task)
         except FileNotFoundError as error:
-            plotting.say_missing(error, command.format(task=task))
+            style.say_missing(error, command.format(task=task))
     if not graphs:
         raise UserError(
             f"nothing to compare for {args.model}; begin with: {command.format(task=args.tasks[0])}"
@@ -82,13 +83,13 @@ def main() -> None:
             nodes[f"{task}_{pair}"] = [node for node, _ in values]
             edges[f"{task}_{pair}"] = [edge for _, edge in values]
 
-    folder = plotting.model_folder(args, "real_rank")
+    folder = style.model_folder(args, "real_rank")
     for name, table in (("all", overlaps), ("node", nodes), ("edge", edges)):
-        cli.save_csv(pd.DataFrame(table), folder / "csv" / f"{name}-overlap.csv")
+        shell.save_csv(pd.DataFrame(table), folder / "csv" / f"{name}-overlap.csv")
     path = folder / "correlations.json"
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(correlations, indent=1), encoding="utf8")
-    cli.say(f"wrote {cli.shown(path)}\n\nPearson's r (Kendall's tau) of absolute scores:")
+    shell.say(f"wrote {shell.shown(path)}\n\nPearson's r (Kendall's tau) of absolute scores:")
     for task in graphs:
         shown = [
             f"{name} {correlations[f'{task}_{suffix}']:.2f} "
@@ -96,8 +97,8 @@ def main() -> None:
             for name, suffix in GRAPHS.items()
             if name != "real"
         ]
-        cli.say(f"  {plotting.display_name(task):16} {'   '.join(shown)}")
+        shell.say(f"  {style.display_name(task):16} {'   '.join(shown)}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    shell.run(main)

@@ -1,0 +1,175 @@
+"""Token batches: examples grouped by length and by the first position in which prompts differ.
+
+A batch computes from the earliest first difference of its rows to the longest row's end. Grouping
+rows that agree in both loses nothing to padding; small groups are merged where one larger batch
+costs less than two small ones.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from eap.data.dataset import Dataset, Example, first_difference
+from eap.errors import UserError
+from eap.metrics import Answers
+
+if TYPE_CHECKING:
+    from eap.model.loading import Model
+
+# A batch has a fixed cost beside its tokens, about that of this many tokens.
+BATCH_OVERHEAD = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Examples that run together, right-padded, split where the prompts begin to differ.
+
+    Attributes:
+        prefix: tokens before `start`, equal in both prompts; [batch, start].
+        clean, corrupted: the rest of both prompts; [batch, pos].
+        last: index of each row's last token in the rest.
+        answers: of its examples, with their rows in the dataset.
+    """
+
+    prefix: Int[Tensor, "batch start"]
+    clean: Int[Tensor, "batch pos"]
+    corrupted: Int[Tensor, "batch pos"]
+    last: Int[Tensor, " batch"]
+    answers: Answers
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Index of each example in its dataset."""
+        return self.answers.rows
+
+    @property
+    def n_positions(self) -> int:
+        """Of the part that is computed for every run."""
+        return self.clean.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.last)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that may share a batch: they compute positions `start` to `end`."""
+
+    start: int
+    end: int
+    rows: tuple[int, ...]
+
+    @property
+    def n_positions(self) -> int:
+        """Of the part that is computed for every run."""
+        return self.end - self.start
+
+    @property
+    def cost(self) -> int:
+        """In tokens of that part."""
+        return BATCH_OVERHEAD + len(self.rows) * self.n_positions
+
+    def merged(self, other: "Group") -> "Group":
+        """One group of the rows of both."""
+        start, end = min(self.start, other.start), max(self.end, other.end)
+        return Group(start, end, self.rows + other.rows)
+
+
+def check_examples(model: "Model", examples: Sequence[Example]) -> None:
+    """Whether a model can run these examples.
+
+    Raises:
+        UserError: there are none, or one has prompts of different lengths or none at all, an empty
+            answer set, a token that the weights do not have, or more tokens than positions.
+    """
+    if not examples:
+        raise UserError("there are no examples to run")
+    d_vocab = len(model.W_E)
+    n_ctx = None if model.W_pos is None else len(model.W_pos)
+    for row, example in enumerate(examples):
+        n = len(example.clean)
+        if not n or n != len(example.corrupted):
+            raise UserError(
+                f"example {row}: the prompts have {n} and {len(example.corrupted)} tokens; they "
+                "must be equally long, and not empty"
+            )
+        if not example.correct or not example.incorrect:
+            raise UserError(f"example {row} has an empty answer set")
+        if n_ctx is not None and n > n_ctx:
+            raise UserError(f"example {row} has {n} tokens; {model.name} takes at most {n_ctx}")
+        largest = max(max(tokens) for tokens in vars(example).values())
+        if largest >= d_vocab:
+            raise UserError(
+                f"example {row} has token {largest}, but the weights have {d_vocab} tokens: this "
+                f"tokenizer does not belong to {model.name}"
+            )
+
+
+def one_group(examples: Sequence[Example]) -> Group:
+    """All examples as one group."""
+    start = min(first_difference(example) for example in examples)
+    end = max(len(example.clean) for example in examples)
+    return Group(start, end, tuple(range(len(examples))))
+
+
+def group_examples(examples: Sequence[Example]) -> list[Group]:
+    """Groups by first difference and length, merged while that makes the sum of costs smaller."""
+    rows_of: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, example in enumerate(examples):
+        rows_of[first_difference(example), len(example.clean)].append(row)
+    groups = [Group(start, end, tuple(rows)) for (start, end), rows in sorted(rows_of.items())]
+    while len(groups) > 1:
+        savings = [
+            left.cost + right.cost - left.merged(right).cost for left, right in pairwise(groups)
+        ]
+        best = max(range(len(savings)), key=savings.__getitem__)
+        if savings[best] < 0:
+            break
+        groups[best : best + 2] = [groups[best].merged(groups[best + 1])]
+    return groups
+
+
+def plan_batches(examples: Sequence[Example], batch_size: int) -> list[tuple[int, ...]]:
+    """Which rows run together, at most `batch_size` of them.
+
+    Raises:
+        UserError: a batch size below 1.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size} is too small; it must be at least 1")
+    return [
+        group.rows[first : first + batch_size]
+        for group in group_examples(examples)
+        for first in range(0, len(group.rows), batch_size)
+    ]
+
+
+def load_batch(examples: Sequence[Example], rows: Sequence[int], device: torch.device) -> Batch:
+    """The tensors of one batch."""
+    chosen = [examples[row] for row in rows]
+    group = one_group(chosen)
+    start, n_positions = group.start, group.n_positions
+    clean, corrupted = torch.zeros(2, len(chosen), n_positions, dtype=torch.long)
+    for row, example in enumerate(chosen):
+        n = len(example.clean) - start
+        clean[row, :n] = torch.tensor(example.clean[start:])
+        corrupted[row, :n] = torch.tensor(example.corrupted[start:])
+    return Batch(
+        prefix=torch.tensor([example.clean[:start] for example in chosen], device=device).long(),
+        clean=clean.to(device),
+        corrupted=corrupted.to(device),
+        last=torch.tensor([len(example.clean) - 1 - start for example in chosen], device=device),
+        answers=Answers.of(chosen, rows, device),
+    )
+
+
+def batches(dataset: Dataset, batch_size: int, device: torch.device) -> Iterator[Batch]:
+    """All batches of a dataset."""
+    for rows in plan_batches(dataset.examples, batch_size):
+        yield load_batch(dataset.examples, rows, device)

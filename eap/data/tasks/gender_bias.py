@@ -1,0 +1,88 @@
+"""Gender bias: "The nurse said that" -> " she" above " he", as the stereotype has it.
+
+The corrupted prompt names a woman in place of a profession that is stereotyped as male, a man in
+place of one stereotyped as female.
+"""
+
+from random import Random
+
+from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
+from eap.data.vocabulary import Vocabulary
+
+MALE = tuple(
+    """actor architect astronaut author banker barber boss boxer broker builder butcher captain
+    carpenter chef chemist chief coach colonel commander cop detective director doctor driver engineer
+    farmer firefighter fisherman general guard guitarist hunter inspector judge king lawyer magician
+    major manager mechanic minister officer painter philosopher pilot plumber policeman politician
+    president priest prince producer professor programmer rapper scientist senator sergeant sheriff
+    soldier surgeon trader warrior wizard""".split()
+)
+FEMALE = tuple(
+    """nurse maid nanny secretary waitress princess queen dancer teacher librarian midwife actress
+    hostess housekeeper model stylist cheerleader receptionist ballerina babysitter hairdresser
+    dietitian florist seamstress socialite nun housewife clerk caregiver assistant singer counselor
+    therapist artist tutor cleaner attendant""".split()
+)
+TEMPLATES = (
+    "The {} said that",
+    "The {} thought that",
+    "The {} hoped that",
+    "The {} believed that",
+    "The {} shouted that",
+    "The {} claimed that",
+    "The {} promised that",
+    "The {} smiled because",
+    "The {} left because",
+    "The {} stopped because",
+    "The {} stayed because",
+    "The {} worried because",
+    "The {} waited because",
+    "The {} sang because",
+    "The {} was late because",
+    "The {} was tired because",
+    "The {} went away because",
+)
+
+
+def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
+    """Every template with every profession of one token, as many male as female ones."""
+    he, she = vocabulary.token(" he"), vocabulary.token(" she")
+    males, females = vocabulary.one_token_words(MALE), vocabulary.one_token_words(FEMALE)
+    n = min(len(males), len(females))
+    chosen = [(word, 1) for word in sorted(random.sample(males, n))]
+    chosen += [(word, 0) for word in sorted(random.sample(females, n))]
+    rows = [
+        {
+            "clean": template.format(word),
+            "corrupted": template.format("woman" if male else "man"),
+            "clean_answer_idx": str(he if male else she),
+            "corrupted_answer_idx": str(she if male else he),
+            "label": str(male),
+        }
+        for template in TEMPLATES
+        for word, male in chosen
+    ]
+    rows = [row for row in rows if keep(row)]
+    random.shuffle(rows)
+    return rows
+
+
+def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
+    """The pronoun of the stereotype, and the other one."""
+    if row["label"].strip() not in ("0", "1"):
+        raise ValueError(f"label {row['label']!r} is neither 0 (female) nor 1 (male)")
+    he, she = (" he",), (" she",)
+    return (he, she) if row["label"].strip() == "1" else (she, he)
+
+
+TASK = Task(
+    name="gender-bias",
+    display_name="Gender-Bias",
+    metric="logit_diff",
+    cross_task_metric="logit_diff",
+    columns=("label",),
+    generate=generate,
+    answers=answers,
+    answer_ids={"clean_answer_idx": "correct", "corrupted_answer_idx": "incorrect"},
+    circuit_size=200,
+)

@@ -1,0 +1,117 @@
+"""Greater-than: "The war lasted from the year 1732 to the year 17" -> any of "33" .. "99".
+
+The corrupted prompt begins in year 01, after which nearly every answer is right. Where a tokenizer
+has one token per digit, the question is asked about the last digit alone: "... from the year 1356
+to the year 135" -> any of "7" .. "9", corrupted 1350.
+
+Prices and sequences of years are the same question in another setting; what they share is here.
+"""
+
+import re
+from random import Random
+
+from eap.data.tasks.task import AnswerSets, Keep, Row, Task, draw_pairs, keep_all
+from eap.data.vocabulary import Vocabulary
+
+EVENTS = tuple(
+    """war siege battle campaign strike drought plague voyage conflict trial feud reign study project
+    mission crisis tour debate search journey dispute marriage alliance rule boom storm flood peace
+    revolt protest season career race program test process work course run show""".split()
+)
+TEMPLATE = "The {word} lasted from the year {start} to the year {head}"
+
+
+def number_pairs(
+    random: Random,
+    vocabulary: Vocabulary,
+    *,
+    template: str,
+    words: tuple[str, ...],
+    heads: range,
+    keep: Keep,
+    n: int,
+) -> list[dict[str, str]]:
+    """`n` different pairs of `template`; every last piece that can be asked about is as frequent.
+
+    Args:
+        heads: what comes before the last two digits.
+        keep: which pairs are wanted.
+    """
+    digits = vocabulary.digits_per_piece
+    fitting = vocabulary.one_token_words(words)
+    lowest = 1 if digits == 2 else 0  # of the corrupted prompt
+    # With one digit a piece, the head has the tens too: 13 -> 130 .. 139.
+    scale = 100 // 10**digits
+    all_heads = [head * scale + tens for head in heads for tens in range(scale)]
+    last = range(2, 99) if digits == 2 else range(1, 9)
+    valid = {
+        label: [
+            head
+            for head in all_heads
+            if vocabulary.splits_number(head * 10**digits + label)
+            and vocabulary.splits_number(head * 10**digits + lowest)
+        ]
+        for label in last
+    }
+    labels = [label for label in last if valid[label]]
+    if not labels or not fitting:
+        return []
+
+    def draw(number: int) -> dict[str, str]:
+        label = labels[number % len(labels)]
+        head, word = random.choice(valid[label]), random.choice(fitting)
+        clean, corrupted = (
+            template.format(word=word, start=f"{head}{end:0{digits}d}", head=head)
+            for end in (label, lowest)
+        )
+        return {"clean": clean, "corrupted": corrupted, "correct_idx": str(label)}
+
+    pairs = draw_pairs(n, draw, keep)
+    random.shuffle(pairs)
+    return pairs
+
+
+def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
+    """All last pieces above the label, and all others.
+
+    How many digits a piece has can be read off the prompt, which ends in all digits before it.
+    """
+    digits = vocabulary.digits_per_piece
+    numbers = re.findall(r"\d+", row["clean"])
+    if len(numbers) < 2 or len(numbers[-2]) - len(numbers[-1]) not in (1, 2):
+        raise ValueError("the clean prompt must end in the first digits of a number")
+    asked = len(numbers[-2]) - len(numbers[-1])
+    if asked != digits:
+        raise ValueError(
+            f"the prompt asks for {asked} digit(s) at once, and this tokenizer has {digits} to a token"
+        )
+    label = int(row["correct_idx"]) if row["correct_idx"].strip().isdigit() else -1
+    if not 0 <= label < 10**digits - 1:
+        raise ValueError(f"label {row['correct_idx']!r} is not in 0 .. {10**digits - 2}")
+    if int(numbers[-2][-digits:]) != label:
+        raise ValueError(f"label {label} is not how {numbers[-2]} ends")
+    pieces = [f"{piece:0{digits}d}" for piece in range(10**digits)]
+    return tuple(pieces[label + 1 :]), tuple(pieces[: label + 1])
+
+
+def generate(
+    random: Random, vocabulary: Vocabulary, keep: Keep = keep_all, *, n: int = 1000
+) -> list[dict[str, str]]:
+    """`n` pairs about years of the 12th to the 18th century."""
+    centuries = range(11, 18)
+    return number_pairs(
+        random, vocabulary, template=TEMPLATE, words=EVENTS, heads=centuries, keep=keep, n=n
+    )
+
+
+TASK = Task(
+    name="greater-than",
+    display_name="Greater-Than",
+    metric="prob_diff",
+    cross_task_metric="prob_diff",
+    columns=("correct_idx",),
+    generate=generate,
+    answers=answers,
+    answer_ids={},
+    circuit_size=200,
+)

@@ -1,0 +1,60 @@
+"""Greater-than, about growing sequences: "1208, 1216, 1223, 1233, 1256, 12" -> "57" .. "99".
+
+In the corrupted prompt the fifth number is the first of the next century (of the next ten where
+digits are single tokens), and the sixth begins there.
+"""
+
+from random import Random
+
+from eap.data.tasks.greater_than import answers
+from eap.data.tasks.task import Keep, Task, draw_pairs, keep_all
+from eap.data.vocabulary import Vocabulary
+
+
+def generate(
+    random: Random, vocabulary: Vocabulary, keep: Keep = keep_all, *, n: int = 820
+) -> list[dict[str, str]]:
+    """`n` sequences that begin between 1000 and 1899."""
+    digits = vocabulary.digits_per_piece
+    base = 10**digits
+    reach = 30 if digits == 2 else 3
+    valid = {year for year in range(1000, 1930) if vocabulary.splits_number(year)}
+    starts = sorted(year for year in valid if year < 1900)
+    if not starts:
+        return []
+
+    def draw(_: int) -> dict[str, str] | None:
+        years = [random.choice(starts)]
+        while len(years) < 5:
+            following = [y for y in range(years[-1] + 1, years[-1] + reach) if y in valid]
+            if not following:
+                return None
+            years.append(random.choice(following))
+        if not 2 <= years[4] % base <= base - 2:
+            return None
+        jumped = (years[3] // base + 1) * base + 1
+        if jumped >= 1900 or jumped not in valid:
+            return None
+        clean, corrupted = (_write([*years[:4], fifth], base) for fifth in (years[4], jumped))
+        if clean == corrupted:
+            return None
+        return {"clean": clean, "corrupted": corrupted, "correct_idx": str(years[4] % base)}
+
+    return draw_pairs(n, draw, keep)
+
+
+def _write(years: list[int], base: int) -> str:
+    return f"{', '.join(map(str, years))}, {years[-1] // base}"
+
+
+TASK = Task(
+    name="greater-than-sequence",
+    display_name="Greater-Than (Sequence)",
+    metric="prob_diff",
+    cross_task_metric="prob_diff",
+    columns=("correct_idx",),
+    generate=generate,
+    answers=answers,
+    answer_ids={},
+    circuit_size=200,
+)

@@ -1,0 +1,92 @@
+"""Indirect object identification: "Then, Ann and Bob went to the park. Bob gave a ball to" -> " Ann".
+
+The corrupted prompt names a third person where the subject is repeated, so that neither name is
+repeated and neither is the better answer.
+"""
+
+import re
+from functools import partial
+from random import Random
+
+from eap.data.tasks.task import AnswerSets, Keep, Row, Task, draw_pairs, keep_all
+from eap.data.vocabulary import Vocabulary
+
+NAMES = tuple(
+    """Adam Alan Albert Alex Alice Amanda Amy Andrew Angela Anna Anthony Arthur Barbara Ben Benjamin
+    Bill Bob Brandon Brian Bruce Carl Carol Charles Charlie Chris Christine Daniel David Dean Dennis
+    Diana Donald Edward Elizabeth Emily Emma Eric Frank Fred Gary George Grace Grant Greg Harry Helen
+    Henry Howard Ian Jack James Jamie Jane Jason Jennifer Jeremy Jessica Jim Joe John Jonathan Joseph
+    Josh Julia Justin Karen Kate Keith Kelly Kevin Kim Larry Laura Lee Lewis Linda Lisa Louis Luke
+    Marcus Margaret Maria Mark Martin Mary Matthew Max Melissa Michael Michelle Mike Nancy Neil
+    Nicholas Nick Oliver Oscar Patrick Paul Peter Philip Rachel Ralph Richard Robert Roger Rose Roy
+    Russell Ruth Ryan Sam Sara Sarah Scott Sean Simon Stephanie Stephen Steve Steven Susan Taylor
+    Thomas Tim Tom Tony Victoria Vincent Walter Wayne William""".split()
+)
+PLACES = tuple("park museum library market station airport garden beach theatre church".split())
+OBJECTS = tuple("book ring letter ball drink map ticket camera key basket".split())
+
+# {A} and {B} are the two people in the order in which they are named, {S} the one named again.
+TEMPLATES = (
+    "Then, {A} and {B} walked to the {place}. {S} handed a {object} to",
+    "Then, {A} and {B} spent the day at the {place}. {S} gave a {object} to",
+    "Then, {A} and {B} met at the {place}, and {S} offered a {object} to",
+    "When {A} and {B} found a {object} near the {place}, {S} passed it to",
+    "After {A} and {B} came back from the {place}, {S} lent a {object} to",
+    "While {A} and {B} waited outside the {place}, {S} showed a {object} to",
+    "Once {A} and {B} had left the {place}, {S} sold a {object} to",
+    "Yesterday, {A} and {B} talked for hours at the {place}. Later {S} said goodbye to",
+)
+
+
+def generate(
+    random: Random, vocabulary: Vocabulary, keep: Keep = keep_all, *, n: int = 1000
+) -> list[dict[str, str]]:
+    """`n` different pairs; about half name the subject first."""
+    names, places, objects = (
+        vocabulary.one_token_words(words) for words in (NAMES, PLACES, OBJECTS)
+    )
+    if len(names) < 3 or not places or not objects:
+        return []
+
+    def draw(_: int) -> dict[str, str]:
+        indirect_object, subject, third = random.sample(names, 3)
+        first, second = random.sample([indirect_object, subject], 2)
+        template, place, thing = (random.choice(own) for own in (TEMPLATES, places, objects))
+
+        fill = partial(template.format, A=first, B=second, place=place, object=thing)
+        return {
+            "clean": fill(S=subject),
+            "corrupted": fill(S=third),
+            "corrupted_hard": fill(S=indirect_object),
+            "correct_idx": str(vocabulary.token(f" {indirect_object}")),
+            "incorrect_idx": str(vocabulary.token(f" {subject}")),
+        }
+
+    return draw_pairs(n, draw, keep)
+
+
+def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
+    """The indirect object, and the subject: the name that the corrupted prompt replaces."""
+    clean, corrupted = (re.findall(r"\w+", row[side]) for side in ("clean", "corrupted"))
+    differing = {a for a, b in zip(clean, corrupted, strict=False) if a != b}
+    if len(clean) != len(corrupted) or len(differing) != 1:
+        raise ValueError("clean and corrupted must differ in one word, the repeated name")
+    (subject,) = differing
+    pair = re.search(rf"(\w+) and {subject}\b|\b{subject} and (\w+)", row["clean"])
+    if pair is None:
+        raise ValueError(f"no 'X and {subject}' or '{subject} and X' that names both people")
+    indirect_object = pair.group(1) or pair.group(2)
+    return (f" {indirect_object}",), (f" {subject}",)
+
+
+TASK = Task(
+    name="ioi",
+    display_name="IOI",
+    metric="logit_diff",
+    cross_task_metric="logit_diff",
+    columns=(),
+    generate=generate,
+    answers=answers,
+    answer_ids={"correct_idx": "correct", "incorrect_idx": "incorrect"},
+    circuit_size=800,
+)

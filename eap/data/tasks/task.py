@@ -1,0 +1,75 @@
+"""What a task is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from eap.data.vocabulary import Vocabulary
+
+Row = Mapping[str, str]
+"""One line of a task's CSV: a clean and a corrupted prompt, and what its answers follow from."""
+
+Keep = Callable[[Row], bool]
+"""Which of the pairs that could be made are wanted."""
+
+AnswerSets = tuple[tuple[str, ...], tuple[str, ...]]
+"""Texts of the correct and of the incorrect answers, with the space before them if there is one."""
+
+
+def keep_all(row: Row) -> bool:
+    """Every pair is wanted."""
+    return True
+
+
+# So many draws in a row that give nothing new: there is nothing more to draw.
+ENOUGH_DRAWS = 2000
+
+
+def draw_pairs(
+    n: int, draw: Callable[[int], dict[str, str] | None], keep: Keep
+) -> list[dict[str, str]]:
+    """`n` pairs with different clean prompts, or as many as there are.
+
+    Args:
+        n: how many.
+        draw: given how many there are, draws a pair, or None if what it drew is none.
+        keep: which pairs are wanted.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    fruitless = 0
+    while len(rows) < n and fruitless < ENOUGH_DRAWS:
+        before, row = len(rows), draw(len(rows))
+        if row is not None and keep(row):
+            rows[row["clean"]] = row
+        fruitless = 0 if len(rows) > before else fruitless + 1
+    return list(rows.values())
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: how its pairs are made, and how a row of its CSV is read.
+
+    Attributes:
+        name: as files and scripts have it.
+        display_name: as figures have it.
+        metric: of the Pareto study.
+        cross_task_metric: of the cross-task study.
+        columns: that a CSV must have beside `clean` and `corrupted`.
+        generate: `(random, vocabulary, keep) -> rows` that fit the vocabulary, in random order.
+        answers: `(row, vocabulary) -> texts` of the correct and incorrect answers; raises
+            `ValueError` with what is wrong with the row.
+        answer_ids: columns of token ids, and the answer set ('correct' or 'incorrect') they repeat.
+        first_token: answers of several tokens are represented by their first one.
+        circuit_size: edges of the cross-task study's circuit on GPT-2 small.
+    """
+
+    name: str
+    display_name: str
+    metric: str
+    cross_task_metric: str
+    columns: tuple[str, ...]
+    generate: Callable[[Random, Vocabulary, Keep], list[dict[str, str]]]
+    answers: Callable[[Row, Vocabulary], AnswerSets]
+    answer_ids: Mapping[str, str]
+    first_token: bool = False
+    circuit_size: int = 500

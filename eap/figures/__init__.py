@@ -1,0 +1,1 @@
+"""Tables and graphs read through one door, and every figure drawn from them."""

@@ -1,0 +1,5 @@
+"""The model as a graph: which nodes and edges exist, their scores, selections, and files."""
+
+from eap.graph.graph import Edge, Graph, GraphConfig
+
+__all__ = ["Edge", "Graph", "GraphConfig"]

@@ -1,0 +1,1 @@
+"""What every long run needs: memory, several processes, checkpoints, progress, whole files."""

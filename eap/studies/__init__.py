@@ -1,0 +1,1 @@
+"""What each experiment computes, where its files go, and the command line."""

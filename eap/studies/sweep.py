@@ -1,0 +1,129 @@
+"""Faithfulness curves: the metric of circuits of many sizes, from several methods' scores."""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from eap.circuits import evaluate, evaluate_baselines
+from eap.compare import normalised
+from eap.data.dataset import Dataset
+from eap.errors import UserError
+from eap.graph.graph import Graph
+from eap.model.loading import Model
+
+# A band of random circuits needs no more pairs than this.
+RANDOM_PAIRS = 200
+
+
+def pareto_sizes(end: int, n_edges: int) -> list[int]:
+    """Edges to select: 30 to 90 by 10, then by 100 to below `end`, none above `n_edges`.
+
+    Raises:
+        UserError: there is no such size.
+    """
+    sizes = [*range(30, min(100, end), 10), *range(100, end, 100)]
+    sizes = [size for size in sizes if size <= n_edges]
+    if not sizes:
+        raise UserError(
+            f"no size to measure: sizes begin at 30, below --end ({end}) and up to all "
+            f"{n_edges:,} edges"
+        )
+    return sizes
+
+
+def random_circuits(graph: Graph, n: int, count: int, *, seed: int) -> list[Graph]:
+    """Circuits of `n` edges (or few more) after pruning, selected greedily by random scores."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(count):
+        random = replace(graph, scores=torch.rand(graph.scores.shape, generator=generator))
+        # Greedy selections are nested, and so are pruned ones: the smallest that is large enough.
+        select = bisect_left(
+            range(graph.n_edges), n, key=lambda m: random.greedy(m).prune().count_edges()
+        )
+        found.append(random.greedy(select).prune())
+    return found
+
+
+def faithfulness_curves(
+    model: Model,
+    graphs: Mapping[str, Graph],
+    dataset: Dataset,
+    *,
+    metric: str,
+    sizes: Sequence[int],
+    n_random: int = 0,
+    seed: int = 0,
+    batch_size: int | None = None,
+    memory_budget: int | None = None,
+    quiet: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The metric of each method's circuits: greedy selection on absolute scores, then pruning.
+
+    Args:
+        graphs: scored graphs by method name.
+        sizes: edges to select; a row each.
+        n_random: circuits with random scores per size.
+        seed: of those.
+
+    Returns:
+        Two tables with a row per size. The curves, in the published schema: baseline,
+        corrupted_baseline (means of the metric on the clean and the corrupted run), edges
+        (selected), then for each method X edges_X (after pruning) and loss_X (mean of the metric).
+        What surrounds them: edges, total_edges, stderr_X (of loss_X, over examples) and, with
+        random circuits, edges_random and loss_random (means over circuits, on the first 200 pairs),
+        loss_random_low and _high (the lowest and the highest of them).
+    """
+    chosen = {name: [graph.greedy(n).prune() for n in sizes] for name, graph in graphs.items()}
+    first = next(iter(graphs.values()))
+    drawn = [random_circuits(first, n, n_random, seed=seed + n) for n in sizes]
+    circuits = [circuit for own in chosen.values() for circuit in own]
+    options: dict[str, Any] = {
+        "metrics": [metric],
+        "batch_size": batch_size,
+        "memory_budget": memory_budget,
+        "quiet": quiet,
+    }
+    clean, corrupted = evaluate_baselines(model, dataset, **options)
+    values = evaluate(model, circuits, dataset, **options)[metric].numpy()  # [circuit, example]
+
+    table: dict[str, Any] = {
+        "baseline": float(clean[metric].mean()),
+        "corrupted_baseline": float(corrupted[metric].mean()),
+        "edges": list(sizes),
+    }
+    bands: dict[str, Any] = {"edges": list(sizes), "total_edges": first.n_edges}
+    for number, (name, own) in enumerate(chosen.items()):
+        of_method = values[number * len(sizes) : (number + 1) * len(sizes)]
+        table[f"edges_{name}"] = [circuit.count_edges() for circuit in own]
+        table[f"loss_{name}"] = of_method.mean(axis=1)
+        bands[f"stderr_{name}"] = _standard_error(of_method)
+    if n_random:
+        random = [circuit for own in drawn for circuit in own]
+        some = evaluate(model, random, dataset.head(RANDOM_PAIRS), **options)[metric].numpy()
+        of_random = some.mean(axis=1).reshape(len(sizes), n_random)
+        bands["edges_random"] = [np.mean([c.count_edges() for c in own]) for own in drawn]
+        bands["loss_random"] = of_random.mean(axis=1)
+        bands["loss_random_low"] = of_random.min(axis=1)
+        bands["loss_random_high"] = of_random.max(axis=1)
+    return pd.DataFrame(table), pd.DataFrame(bands)
+
+
+def _standard_error(values: np.ndarray) -> np.ndarray:
+    """Of the mean over examples (the last axis); NaN for one example."""
+    n = values.shape[-1]
+    return values.std(axis=-1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(values), np.nan)
+
+
+def curve_summary(frame: pd.DataFrame, methods: Sequence[str]) -> str:
+    """Edges against normalised faithfulness, as a table to read."""
+    clean, corrupted = frame["baseline"].iloc[0], frame["corrupted_baseline"].iloc[0]
+    table = pd.DataFrame({"edges": frame["edges"]})
+    for name in methods:
+        table[name] = normalised(frame[f"loss_{name}"], clean, corrupted).round(3)
+    return table.to_string(index=False)

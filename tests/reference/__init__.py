@@ -1,0 +1,1 @@
+"""Slow, obviously correct twins of what the package does fast; they share no code with it."""
