@@ -7,8 +7,8 @@ whose circuit is used, then the baselines of the row's task. Values are means of
 import pandas as pd
 
 from eap.circuits import evaluate, evaluate_baselines
-from eap.compare import normalised
 from eap.data.tasks import get_task
+from eap.measures import normalised
 from eap.studies import shell
 from eap.studies.task_circuits import task_circuit
 

@@ -6,7 +6,6 @@ the logits belong to every circuit, so they are no evidence and never counted.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,20 +83,6 @@ def _overlap(first: Tensor, second: Tensor, n_all: int) -> Overlap:
 def _check_shapes(first: Graph, second: Graph) -> None:
     if first.config.shape != second.config.shape:
         raise UserError(f"{first} and {second} are of different shapes and cannot be compared")
-
-
-def normalised(values: Any, clean: Any, corrupted: Any) -> Any:
-    """Faithfulness as a share: 1 is the clean run, 0 the corrupted one (numbers or columns).
-
-    Raises:
-        UserError: the two are equal.
-    """
-    if np.any(np.equal(clean, corrupted)):
-        raise UserError(
-            "nothing to normalise by: the clean and the corrupted run both have "
-            f"{np.ravel(clean)[0]:.4g}"
-        )
-    return (values - corrupted) / (clean - corrupted)
 
 
 # ---- scores --------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from eap.compare import normalised
 from eap.errors import UserError
 from eap.figures.style import model_folder, required_table
+from eap.measures import normalised
 
 BASELINES = ["baseline", "corrupted_baseline"]
 

@@ -9,7 +9,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eap.compare import normalised
 from eap.data.tasks import TASKS
 from eap.figures.style import (
     GREY,
@@ -23,6 +22,7 @@ from eap.figures.style import (
     read_table,
     shared_legend,
 )
+from eap.measures import normalised
 
 # The published tables of GPT-2 small do not say how many edges it has.
 GPT2_EDGES = 32_491

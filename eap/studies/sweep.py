@@ -10,10 +10,10 @@ import pandas as pd
 import torch
 
 from eap.circuits import evaluate, evaluate_baselines
-from eap.compare import normalised
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
+from eap.measures import normalised
 from eap.model.loading import Model
 
 # A band of random circuits needs no more pairs than this.

@@ -4,10 +4,10 @@ import argparse
 from dataclasses import replace
 
 from eap.circuits import evaluate, evaluate_baselines
-from eap.compare import normalised
 from eap.data.dataset import Dataset
 from eap.data.tasks import get_task
 from eap.graph.graph import Graph
+from eap.measures import normalised
 from eap.model.loading import Model
 from eap.studies import shell
 
