@@ -17,8 +17,10 @@ from eap.graph.graph import Edge, Graph, GraphConfig
 from eap.metrics import Metric, from_sequence_metric
 from eap.model.loading import Model, from_bridge, load_model
 from eap.patching import patch_edges
+from eap.rankings import Areas, areas
 
 __all__ = [
+    "Areas",
     "Dataset",
     "Edge",
     "Example",
@@ -27,6 +29,7 @@ __all__ = [
     "Metric",
     "Model",
     "UserError",
+    "areas",
     "attribute",
     "evaluate",
     "evaluate_baselines",

@@ -1,11 +1,16 @@
-"""What a circuit's values amount to: faithfulness as a share. Arrays only, so that figures use it.
+"""What a circuit's values amount to: faithfulness as a share, areas, intervals, AUROC.
 
-The formula of normalised faithfulness stands here and nowhere else.
+Arrays only, so that figures use it without a model. The formula of normalised faithfulness stands
+here and nowhere else.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from eap.errors import UserError
 
@@ -22,3 +27,180 @@ def normalised(values: Any, clean: Any, corrupted: Any) -> Any:
             f"{np.ravel(clean)[0]:.4g}"
         )
     return (values - corrupted) / (clean - corrupted)
+
+
+# ---- areas under a curve of sizes ----------------------------------------------------------------
+
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Sizes of circuits, as shares of all edges, over which MIB takes its areas (arXiv 2504.13151)."""
+
+
+def circuit_sizes(n_edges: int, shares: Sequence[float] = SHARES) -> list[int]:
+    """How many edges MIB selects for every share of `n_edges`: rounded down, before pruning."""
+    return [int(share * n_edges) for share in check_shares(shares)]
+
+
+def area(values: Any, shares: Sequence[float] = SHARES, *, log: bool = False) -> Any:
+    """Area under a curve of sizes, by trapezoids between the nominal shares (Mueller et al. 2025).
+
+    Nothing is added below the first share, so that a curve that is 1 everywhere has .999 over
+    MIB's shares, and one that is 0 except at the whole model .25.
+
+    Args:
+        values: [.., share], such as faithfulness (whose area is CPR), or |1 - faithfulness| (CMD).
+        shares: where they were measured, growing, above 0 and at most 1.
+        log: over log share, divided by its range: the mean height of a curve with a logarithmic
+            axis. A curve that is 1 everywhere has 1.
+
+    Returns:
+        A number, or an array [..] of them.
+
+    Raises:
+        UserError: as many shares as values are needed, at least two, and they must grow.
+    """
+    heights = np.asarray(values, dtype=np.float64)
+    x = np.asarray(check_shares(shares))
+    if heights.ndim == 0 or heights.shape[-1] != len(x):
+        raise UserError(f"an area over {len(x)} sizes needs {len(x)} values, not {heights.shape}")
+    if log:
+        x = np.log(x) / np.log(x[-1] / x[0])
+    total = (np.diff(x) * (heights[..., 1:] + heights[..., :-1]) / 2).sum(axis=-1)
+    return total if total.ndim else float(total)
+
+
+def check_shares(shares: Sequence[float]) -> list[float]:
+    """The shares as a list.
+
+    Raises:
+        UserError: fewer than two, or not growing from above 0 to at most 1.
+    """
+    found = [float(share) for share in shares]
+    growing = all(a < b for a, b in pairwise(found))
+    if len(found) < 2 or not growing or found[0] <= 0 or found[-1] > 1:
+        raise UserError(
+            "sizes of circuits are at least two shares of all edges, growing, above 0 and at most "
+            f"1, not {', '.join(map(str, found[:10]))}"
+        )
+    return found
+
+
+# ---- intervals over examples ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured number, and where it lies when the examples are drawn again.
+
+    Attributes:
+        value: of the examples at hand.
+        low, high: percentiles of a bootstrap over examples (95% between them, unless said
+            otherwise). NaN where the resamples' clean and corrupted means do not keep their order:
+            then there is nothing to normalise by, and no interval either.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def resampled_counts(
+    n_examples: int, n_resamples: int, seed: int
+) -> Float[np.ndarray, "resample example"]:
+    """How often each example is drawn in resamples of `n_examples`, with replacement."""
+    even = np.full(n_examples, 1 / n_examples)
+    draws = np.random.default_rng(seed).multinomial(n_examples, even, size=n_resamples)
+    return draws.astype(np.float64)
+
+
+def interval_of_shares(
+    values: Float[np.ndarray, "*size example"],
+    clean: Float[np.ndarray, " example"],
+    corrupted: Float[np.ndarray, " example"],
+    measure: Callable[[Any], Any],
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """A measure of normalised faithfulness, and its interval over examples.
+
+    The means over a resample's examples come first and then the ratio, as for the number itself;
+    clean, corrupted and circuit values of an example are drawn together, as they vary together.
+
+    Args:
+        values: the metric, per circuit and example.
+        clean, corrupted: the metric of the two runs.
+        measure: of normalised faithfulness [.., *size] a number [..], such as `area`.
+        n_resamples: of the bootstrap.
+        level: how much of the resamples the interval holds.
+        seed: of the draws.
+    """
+    values, clean, corrupted = (
+        np.asarray(own, dtype=np.float64) for own in (values, clean, corrupted)
+    )
+    value = float(
+        measure(normalised(values.mean(axis=-1), float(clean.mean()), float(corrupted.mean())))
+    )
+    counts = resampled_counts(values.shape[-1], n_resamples, seed) / values.shape[-1]
+    base, gap = counts @ corrupted, counts @ (clean - corrupted)  # [resample]
+    if (np.sign(gap) != np.sign((clean - corrupted).mean())).any():
+        return Interval(value, float("nan"), float("nan"))
+    means = np.moveaxis(values @ counts.T, -1, 0)  # [resample, *size]
+    shape = (-1, *[1] * (means.ndim - 1))
+    found = measure((means - base.reshape(shape)) / gap.reshape(shape))
+    return Interval(value, *_percentiles(found, level))
+
+
+def interval_of_means(
+    values: Float[np.ndarray, "*size example"],
+    measure: Callable[[Any], Any],
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """A measure of means over examples, such as of the share that is decided right."""
+    values = np.asarray(values, dtype=np.float64)
+    counts = resampled_counts(values.shape[-1], n_resamples, seed) / values.shape[-1]
+    found = measure(np.moveaxis(values @ counts.T, -1, 0))
+    return Interval(float(measure(values.mean(axis=-1))), *_percentiles(found, level))
+
+
+def _percentiles(found: Float[np.ndarray, " resample"], level: float) -> tuple[float, float]:
+    tail = (1 - level) / 2
+    low, high = np.quantile(found, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+# ---- rankings ------------------------------------------------------------------------------------
+
+
+def auroc(scores: Any, truth: Any) -> float:
+    """P(a true edge scores above a false one), ties half: the area under the ROC curve, exactly.
+
+    Args:
+        scores: of all edges; take absolute values first, if their sign is not to count.
+        truth: which of them belong to the known circuit.
+
+    Raises:
+        UserError: no true or no false edge, or scores that are NaN.
+    """
+    flat = np.ravel(np.asarray(scores, dtype=np.float64))
+    true = np.ravel(np.asarray(truth, dtype=bool))
+    if flat.shape != true.shape:
+        raise UserError(f"{flat.size} scores cannot be compared with the truth of {true.size}")
+    if np.isnan(flat).any():
+        raise UserError("some scores are NaN (never computed), so they have no rank")
+    n_true, n_false = int(true.sum()), int((~true).sum())
+    if not n_true or not n_false:
+        raise UserError(
+            f"an AUROC needs true and false edges; there are {n_true} true and {n_false} false ones"
+        )
+    _, level, counts = np.unique(flat, return_inverse=True, return_counts=True)
+    below = np.cumsum(counts) - counts
+    rank = below + (counts - 1) / 2  # of each level, from 0: ties share the middle of theirs
+    won = rank[level][true].sum() - n_true * (n_true - 1) / 2
+    return float(won / (n_true * n_false))

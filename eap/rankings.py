@@ -1,0 +1,223 @@
+"""How good a ranking of edges is: MIB's two areas, and the share of examples still decided right.
+
+Circuits of growing size are cut out of the ranking and measured. MIB (Mueller et al. 2025, arXiv
+2504.13151) sums the curve of faithfulness up in two numbers:
+
+* CPR, the area under it, for circuits of the edges that help most. It grows without bound when a
+  circuit overshoots the whole model, so it is never to be read alone;
+* CMD, the area between it and 1, for circuits of the edges that matter most, helpful or not.
+
+Beside them stands the share of examples that circuits decide right, over the logarithm of the size:
+overshoot does not raise it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from eap.circuits import evaluate, evaluate_baselines
+from eap.data.dataset import Dataset
+from eap.graph.graph import Graph
+from eap.measures import (
+    SHARES,
+    Interval,
+    area,
+    circuit_sizes,
+    interval_of_means,
+    interval_of_shares,
+    normalised,
+)
+from eap.metrics import Metric, get_metric
+from eap.model.loading import Model
+
+Values = Float[np.ndarray, "size example"]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Circuits of growing size, cut out of one ranking, and what they do on every example.
+
+    Attributes:
+        by: what the edges are ranked by: 'helpful' or 'magnitude'.
+        shares: sizes as shares of all edges.
+        sizes: numbers of edges selected.
+        n_edges: numbers of edges that remain after pruning.
+        values: the metric.
+        right: 1 where the circuit decides the example right.
+        clean, corrupted: the metric of the two runs.
+    """
+
+    by: str
+    shares: tuple[float, ...]
+    sizes: tuple[int, ...]
+    n_edges: tuple[int, ...]
+    values: Values
+    right: Values
+    clean: Float[np.ndarray, " example"]
+    corrupted: Float[np.ndarray, " example"]
+
+    @property
+    def faithfulness(self) -> Float[np.ndarray, " size"]:
+        """Normalised: means over examples first, then the ratio."""
+        means = self.values.mean(axis=1)
+        return normalised(means, float(self.clean.mean()), float(self.corrupted.mean()))
+
+    @property
+    def accuracy(self) -> Float[np.ndarray, " size"]:
+        """The share of examples that are decided right."""
+        return self.right.mean(axis=1)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per size: share, size, n_edges, value, faithfulness, accuracy."""
+        return pd.DataFrame(
+            {
+                "by": self.by,
+                "share": self.shares,
+                "size": self.sizes,
+                "n_edges": self.n_edges,
+                "value": self.values.mean(axis=1),
+                "faithfulness": self.faithfulness,
+                "accuracy": self.accuracy,
+            }
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Areas:
+    """The areas of one ranking, each with a 95% interval over examples.
+
+    Attributes:
+        metric: its name.
+        n_edges: of the whole graph, as it was counted.
+        cpr: area under faithfulness, helpful edges first; 1 (.999) is the whole model's.
+        cmd: area between faithfulness and 1, by magnitude; 0 is best.
+        accuracy: mean share of examples decided right over log size, helpful edges first.
+        helpful, magnitude: the curves they are of.
+    """
+
+    metric: str
+    n_edges: int
+    cpr: Interval
+    cmd: Interval
+    accuracy: Interval
+    helpful: Curve
+    magnitude: Curve
+
+    def to_frame(self) -> pd.DataFrame:
+        """Both curves, a row per size."""
+        return pd.concat([self.helpful.to_frame(), self.magnitude.to_frame()], ignore_index=True)
+
+    def __str__(self) -> str:
+        return f"CPR {self.cpr}, CMD {self.cmd}, accuracy {self.accuracy}"
+
+
+def areas(
+    model: Model,
+    graph: Graph,
+    dataset: Dataset,
+    *,
+    metric: str | Metric = "logit_diff",
+    shares: Sequence[float] = SHARES,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    batch_size: int | None = None,
+    memory_budget: int | None = None,
+    quiet: bool = True,
+) -> Areas:
+    """CPR, CMD and the accuracy area of a ranking of edges, as MIB takes them.
+
+    For every share p, the int(p * n_edges) best edges are selected and pruned; trapezoids over the
+    nominal p. Edges are counted as the graph has them. MIB counts a k and a v for every query head:
+    to compare with its numbers on a model whose heads share them, give a graph of that form (from
+    `attribute(..., expanded_kv=True)`).
+
+    Args:
+        model: from `eap.load_model`.
+        graph: a ranking: its scores, of any method. What is in its circuit does not matter.
+        dataset: on which circuits are measured.
+        metric: what faithfulness is of; MIB's is logit_diff.
+        shares: sizes, growing to 1.
+        n_resamples: of the bootstrap of examples.
+        seed: of the bootstrap.
+        batch_size: examples at a time; None: as many as the budget allows.
+        memory_budget: in bytes, beside the weights; None: half of what is free.
+        quiet: without a progress bar.
+
+    Raises:
+        UserError: as `eap.evaluate`; shares that do not grow; or nothing to normalise by.
+    """
+    metric = get_metric(metric)
+    sizes = circuit_sizes(graph.n_edges, shares)
+    circuits = {
+        by: [select(graph, size, by=by).prune() for size in sizes]
+        for by in ("helpful", "magnitude")
+    }
+    metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
+    settings: dict[str, Any] = {
+        "batch_size": batch_size,
+        "memory_budget": memory_budget,
+        "quiet": quiet,
+    }
+    together = [circuit for own in circuits.values() for circuit in own]
+    found = evaluate(model, together, dataset, metrics=metrics, **settings)
+    clean, corrupted = evaluate_baselines(model, dataset, metrics=[metric], **settings)
+    values, right = (found[name].double().numpy() for name in (metric.name, "accuracy"))
+    curves = {}
+    for position, (by, own) in enumerate(circuits.items()):
+        rows = slice(position * len(sizes), (position + 1) * len(sizes))
+        curves[by] = Curve(
+            by=by,
+            shares=tuple(shares),
+            sizes=tuple(sizes),
+            n_edges=tuple(circuit.count_edges() for circuit in own),
+            values=values[rows],
+            right=right[rows],
+            clean=clean[metric.name].double().numpy(),
+            corrupted=corrupted[metric.name].double().numpy(),
+        )
+    return summarise(metric.name, graph.n_edges, curves, n_resamples=n_resamples, seed=seed)
+
+
+def select(graph: Graph, n: int, *, by: str) -> Graph:
+    """The `n` edges of the largest scores ('magnitude'), or of those that help most ('helpful').
+
+    An edge helps if corrupting it makes the metric worse: lowers it, unless the metric that the
+    scores are of is a divergence.
+    """
+    if by == "magnitude":
+        return graph.top_n(n)
+    lower_is_better = graph.provenance.get("metric") in ("kl", "js")
+    gain = graph.scores if lower_is_better else -graph.scores
+    return replace(graph, scores=gain).top_n(n, absolute=False)
+
+
+def summarise(
+    metric: str, n_edges: int, curves: dict[str, Curve], *, n_resamples: int, seed: int
+) -> Areas:
+    """The areas of the curves 'helpful' and 'magnitude'."""
+    helpful, magnitude = curves["helpful"], curves["magnitude"]
+    draws: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed}
+    shares = helpful.shares
+    return Areas(
+        metric=metric,
+        n_edges=n_edges,
+        cpr=interval_of_shares(
+            helpful.values, helpful.clean, helpful.corrupted, lambda f: area(f, shares), **draws
+        ),
+        cmd=interval_of_shares(
+            magnitude.values,
+            magnitude.clean,
+            magnitude.corrupted,
+            lambda f: area(np.abs(1 - f), shares),
+            **draws,
+        ),
+        accuracy=interval_of_means(
+            helpful.right, lambda share: area(share, shares, log=True), **draws
+        ),
+        helpful=helpful,
+        magnitude=magnitude,
+    )

@@ -1,0 +1,39 @@
+"""MIB's areas once more, in plain Python on top of the oracle: no code shared with `eap`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eap.data.dataset import Example
+from reference import oracle, twins
+
+PERCENTAGES = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
+
+
+def area_of_ranking(
+    family: str, examples: Sequence[Example], ranking: Tensor, *, expanded: bool, from_one: bool
+) -> float:
+    """Area under faithfulness (of logit_diff), or `from_one` between it and 1; best edges first."""
+    exists = twins.edges_of(family, expanded=expanded)
+    ordered = sorted(exists.nonzero().tolist(), key=lambda e: -float(ranking[e[0], e[1]]))
+    circuits = torch.zeros(len(PERCENTAGES) + 1, *exists.shape, dtype=torch.bool)
+    for circuit, percentage in zip(circuits, PERCENTAGES, strict=False):
+        for sender, receiver in ordered[: int(percentage * len(ordered))]:
+            circuit[sender, receiver] = True
+    values = twins.oracle_circuits(family, examples, circuits, ["logit_diff"], expanded=expanded)
+    *means, nothing = values[0].mean(dim=1).tolist()
+    clean = 0.0
+    with oracle.Float64():
+        for own in examples:
+            logits = oracle.last_logits(twins.hf_model(family), own.clean)
+            metric = oracle.metric_of("logit_diff", own.correct, own.incorrect)
+            clean += float(metric(logits, logits)) / len(examples)
+    faithfulness = [(mean - nothing) / (clean - nothing) for mean in means]
+    heights = [abs(1 - f) for f in faithfulness] if from_one else faithfulness
+    return sum(
+        (PERCENTAGES[i + 1] - PERCENTAGES[i]) * (heights[i] + heights[i + 1]) / 2
+        for i in range(len(heights) - 1)
+    )
