@@ -7,35 +7,11 @@ dataset = eap.load_dataset("ioi", model.tokenizer)
 graph = eap.attribute(model, dataset, method="EAP-IG", metric="logit_diff")
 circuit = graph.greedy(200).prune()
 values = eap.evaluate(model, circuit, dataset, metrics=["logit_diff"])
+
+The public names are in `__init__.pyi`; each loads its module when it is first used, so that
+`import eap.graph` or a script's `--help` need not wait for the libraries of models.
 """
 
-from eap.attribution import attribute
-from eap.circuits import evaluate, evaluate_baselines
-from eap.data.dataset import Dataset, Example, load_dataset
-from eap.errors import UserError
-from eap.graph.graph import Edge, Graph, GraphConfig
-from eap.metrics import Metric, from_sequence_metric
-from eap.model.loading import Model, from_bridge, load_model
-from eap.patching import patch_edges
-from eap.rankings import Areas, areas
+import lazy_loader
 
-__all__ = [
-    "Areas",
-    "Dataset",
-    "Edge",
-    "Example",
-    "Graph",
-    "GraphConfig",
-    "Metric",
-    "Model",
-    "UserError",
-    "areas",
-    "attribute",
-    "evaluate",
-    "evaluate_baselines",
-    "from_bridge",
-    "from_sequence_metric",
-    "load_dataset",
-    "load_model",
-    "patch_edges",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from eap.errors import UserError
@@ -456,11 +456,8 @@ class Graph:
         if self.is_exact is not None:
             tensors["is_exact"] = self.is_exact
         header = {"cfg": asdict(self.config), "provenance": self.provenance}
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            path,
-            metadata={"graph": json.dumps(header)},
-        )
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        path.write_bytes(save(contiguous, metadata={"graph": json.dumps(header)}))
 
     @classmethod
     def load(cls, path: str | Path) -> "Graph":

@@ -1,1 +1,5 @@
-"""What every long run needs: memory, several processes, checkpoints, progress, whole files."""
+"""Memory, processes, files and progress: what computing needs and no number depends on."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxtyping import Float64
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from eap.errors import UserError
@@ -91,7 +91,9 @@ class Checkpoint:
             return
         header = {"identity": self._identity(), "done": done}
         with write_atomically(self.own_path) as temporary:
-            save_file({"totals": totals}, temporary, metadata={"progress": json.dumps(header)})
+            temporary.write_bytes(
+                save({"totals": totals}, metadata={"progress": json.dumps(header)})
+            )
         self._written = time.monotonic()
 
     def delete(self) -> None:

@@ -5,15 +5,18 @@ and sums or lists are combined, so that every process ends with the numbers of o
 """
 
 import os
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-T = TypeVar("T")
+from eap.runtime.processes import count, is_first, own_share, rank
+
+__all__ = [
+    "count", "is_first", "is_first_to_fail", "largest", "own_share", "rank", "smallest", "start",
+    "stop", "sum_over_processes", "wait_for_all",
+]  # fmt: skip
 
 
 def start() -> None:
@@ -27,37 +30,6 @@ def stop() -> None:
     """Leave the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def rank() -> int:
-    """Number of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def count() -> int:
-    """Number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes files and speaks."""
-    return rank() == 0
-
-
-def own_share(items: Sequence[T], costs: Sequence[int] | None = None) -> Sequence[T]:
-    """This process's items, in their order: every process has as many, or (`costs`) as much to do.
-
-    The dearest items are dealt first, each to the process that has least so far.
-    """
-    if costs is None or count() == 1:
-        return items[rank() :: count()]
-    loads, own = [0] * count(), []
-    for item in sorted(range(len(items)), key=lambda item: -costs[item]):
-        process = loads.index(min(loads))
-        loads[process] += costs[item]
-        if process == rank():
-            own.append(item)
-    return [items[item] for item in sorted(own)]
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from eap.runtime import distributed
+from eap.runtime import processes
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ def progress_bar(items: Sequence[T], what: str, *, quiet: bool, done: int = 0) -
         desc=what,
         initial=done,
         total=done + len(items),
-        disable=quiet or not distributed.is_first(),
+        disable=quiet or not processes.is_first(),
         file=sys.stderr,
         dynamic_ncols=True,
     )

@@ -1,0 +1,239 @@
+"""Where results come from: written beside tables, and compared. Loads no torch.
+
+Every graph and table says what made it: model, data, metric, method, settings, code, versions of
+libraries, command. This is the one module that decides whether two of them are
+
+* the *same* work: the one that is there can be used in place of making it again;
+* *comparable*: they may stand in one figure or table;
+* *different*, and in what.
+
+A table's provenance is in `<name>.csv-metadata.json` beside it, in the form of the W3C's "CSV on
+the Web". It holds the table's SHA-256: what does not belong to the table beside it is not believed.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from eap.runtime.atomic import write_atomically
+from eap.runtime.signature import command, engine_hash, library_versions
+
+Provenance = Mapping[str, Any]
+
+# What does not tell one result from another: how it was asked for, and where the weights lie.
+_NOT_COMPARED = ("command",)
+_NOT_OF_A_MODEL = ("name", "directory")
+
+# What must agree in one figure or table, beside the model; the first is what is said.
+_OF_A_TASK = {
+    "metric": "metrics",
+    "ablation": "ablations",
+    "level": "levels",
+    "expanded_kv": "counts of edges (--expanded_kv)",
+}
+_DEFAULTS = {"ablation": "resample", "level": "edge", "expanded_kv": False}
+
+# The metadata's keys: Dublin Core's and schema.org's names, as CSV on the Web wants them.
+_PROVENANCE, _HASH = "dc:provenance", "schema:sha256"
+
+
+def describe(
+    model: Mapping[str, Any], task: str, data: Mapping[str, Any], **settings: Any
+) -> dict[str, Any]:
+    """The provenance of a result of this code, this installation and this command.
+
+    Args:
+        model: name, what identifies its weights, dtype.
+        task: name of the task.
+        data: `Dataset.provenance`.
+        settings: metric, method and all else that a number depends on.
+    """
+    return {
+        "model": dict(model),
+        "task": task,
+        "data": dict(data),
+        **settings,
+        "code": engine_hash(),
+        "versions": library_versions(),
+        "command": command(),
+    }
+
+
+# ---- comparing -----------------------------------------------------------------------------------
+
+
+def same(a: Provenance, b: Provenance) -> bool:
+    """Whether two provenances are of the same work: one result can stand for the other."""
+    return not differences(a, b)
+
+
+def differences(a: Provenance, b: Provenance) -> list[str]:
+    """What differs, by name (`model`, `data`, `settings.steps`, `versions.torch`); empty if same.
+
+    The command, and where the model's files lie, do not count.
+    """
+    return sorted(_differing(_comparable_form(a), _comparable_form(b)))
+
+
+def comparable(*provenances: Provenance | None) -> str | None:
+    """None if results may stand in one figure or table, else one line that says why not.
+
+    All must be of one model, and those of the same task of the same tokens, metric and ablation.
+    None among them (other people's files say nothing of where they come from) is passed over.
+    """
+    known = [provenance for provenance in provenances if provenance]
+    if not known:
+        return None
+    models = [provenance.get("model") for provenance in known]
+    for model in models[1:]:
+        if _plain(_model_identity(model)) != _plain(_model_identity(models[0])):
+            return f"made with different models: {_model_line(models[0])} and {_model_line(model)}"
+    by_task: dict[str, Provenance] = {}
+    for provenance in known:
+        task = str(provenance.get("task", ""))
+        first = by_task.setdefault(task, provenance)
+        of_task = f"{task[:60]}: " if task else ""
+        if _plain(_tokens(first)) != _plain(_tokens(provenance)):
+            return (
+                f"{of_task}made on different data: {_data_line(first)} and {_data_line(provenance)}"
+            )
+        for key, name in _OF_A_TASK.items():
+            values = [own.get(key, _DEFAULTS.get(key)) for own in (first, provenance)]
+            if None not in values and _plain(values[0]) != _plain(values[1]):
+                return f"{of_task}made with different {name}: {values[0]} and {values[1]}"
+    return None
+
+
+def _comparable_form(provenance: Provenance) -> dict[str, Any]:
+    kept = {key: value for key, value in provenance.items() if key not in _NOT_COMPARED}
+    if "model" in kept:
+        kept["model"] = _model_identity(kept["model"])
+    return kept
+
+
+def _model_identity(model: Any) -> Any:
+    """A model's hashes or revision, and dtype; by its name only where there is nothing else."""
+    if not isinstance(model, Mapping):
+        return model
+    kept = {key: value for key, value in model.items() if key not in _NOT_OF_A_MODEL}
+    return kept if set(kept) - {"dtype"} else model
+
+
+def _tokens(provenance: Provenance) -> Any:
+    """What identifies the pairs that were measured on, in their order."""
+    data = provenance.get("data")
+    if not isinstance(data, Mapping) or "tokens_sha256" not in data:
+        return data
+    return {key: data.get(key) for key in ("tokens_sha256", "head", "prepend_bos")}
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in {*a, *b}:
+        first, second = a.get(key), b.get(key)
+        if isinstance(first, Mapping) and isinstance(second, Mapping) and not prefix:
+            if key in ("model", "data"):  # their parts are hashes, which say nothing to a person
+                if _plain(first) != _plain(second):
+                    yield key
+            else:
+                yield from _differing(first, second, f"{key}.")
+        elif (key in a) != (key in b) or _plain(first) != _plain(second):
+            yield f"{prefix}{key}"
+
+
+def _plain(value: Any) -> str:
+    """As JSON has it: tuples are lists, and the order of keys does not matter."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _model_line(model: Any) -> str:
+    if not isinstance(model, Mapping):
+        return str(model)[:60]
+    parts = [str(model.get("name", "?"))[:60]]
+    parts += [str(model[key]) for key in ("dtype",) if key in model]
+    parts += [
+        f"{key.removesuffix('_sha256')} {str(value)[:8]}"
+        for key, value in _model_identity(model).items()
+        if key.endswith("sha256") or key == "revision"
+    ]
+    return f"{parts[0]} ({', '.join(parts[1:])})" if parts[1:] else parts[0]
+
+
+def _data_line(provenance: Provenance) -> str:
+    data = provenance.get("data")
+    if not isinstance(data, Mapping):
+        return str(data)[:60]
+    pairs = data.get("head", data.get("pairs", data.get("n_pairs", "?")))
+    line = f"{pairs} pairs of {str(data.get('source', '?'))[-60:]}"
+    return f"{line} ({str(data['tokens_sha256'])[:8]})" if "tokens_sha256" in data else line
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def metadata_path(path: Path) -> Path:
+    """`<name>.csv-metadata.json` beside `<name>.csv`."""
+    return path.with_name(f"{path.name}-metadata.json")
+
+
+def write_table(
+    frame: pd.DataFrame, path: Path, provenance: Provenance, *, index: bool = False
+) -> None:
+    """Write a table as CSV, and its provenance beside it.
+
+    Args:
+        frame: the table.
+        path: of the CSV.
+        provenance: of the numbers.
+        index: whether the rows' names are the first column.
+    """
+    with write_atomically(path) as temporary:
+        frame.to_csv(temporary, index=index)
+        digest = _sha256(temporary)
+    names = [str(frame.index.name or "")] if index else []
+    kinds = ["string"] if index else []
+    names += [str(name) for name in frame.columns]
+    kinds += [_datatype(kind) for kind in frame.dtypes]
+    document = {
+        "@context": "http://www.w3.org/ns/csvw",
+        "url": path.name,
+        "tableSchema": {
+            "columns": [
+                {"titles" if name else "name": name or "_row", "datatype": kind}
+                for name, kind in zip(names, kinds, strict=True)
+            ]
+        },
+        _HASH: digest,
+        _PROVENANCE: dict(provenance),
+    }
+    # A kill before this leaves metadata of the earlier table, which has another hash.
+    with write_atomically(metadata_path(path)) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf8")
+
+
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """The provenance of the table at `path`; None if none is there that belongs to it."""
+    try:
+        document = json.loads(metadata_path(path).read_text(encoding="utf8"))
+        provenance = document[_PROVENANCE]
+        if document[_HASH] != _sha256(path) or not isinstance(provenance, dict):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return provenance
+
+
+def _datatype(kind: Any) -> str:
+    """The name that CSV on the Web has for a column's type."""
+    if pd.api.types.is_bool_dtype(kind):
+        return "boolean"
+    if pd.api.types.is_integer_dtype(kind):
+        return "integer"
+    return "double" if pd.api.types.is_numeric_dtype(kind) else "string"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
