@@ -30,6 +30,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import eap
 from eap.data.batches import one_group
 from eap.data.dataset import Dataset, Example, load_dataset
+from eap.graph import contents, numbering
 from eap.graph.graph import Graph, GraphConfig
 from eap.metrics import METRICS
 from eap.model.loading import TOY_MODEL, from_bridge, load_model
@@ -357,8 +358,8 @@ def graphs(_: Bench, repeats: int) -> list[Row]:
     }
     folder = Path("/tmp") if Path("/tmp").is_dir() else Path()
     for name, (config, n) in shapes.items():
-        for cached in ("_edge_exists", "_receiver_of"):
-            getattr(eap.graph, cached).cache_clear()
+        for table in (numbering.edge_exists, numbering.receiver_of, contents.edge_exists):
+            table.cache_clear()
         build = seconds(lambda config=config: Graph.from_config(config))
         graph = Graph.from_config(config)
         generator = torch.Generator().manual_seed(0)

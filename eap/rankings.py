@@ -22,6 +22,7 @@ from jaxtyping import Float
 from eap.circuits import evaluate, evaluate_baselines
 from eap.data.dataset import Dataset
 from eap.graph.graph import Graph
+from eap.graph.selection import By
 from eap.measures import (
     SHARES,
     Interval,
@@ -182,17 +183,15 @@ def areas(
     return summarise(metric.name, graph.n_edges, curves, n_resamples=n_resamples, seed=seed)
 
 
-def select(graph: Graph, n: int, *, by: str) -> Graph:
+def select(graph: Graph, n: int, *, by: By) -> Graph:
     """The `n` edges of the largest scores ('magnitude'), or of those that help most ('helpful').
 
-    An edge helps if corrupting it makes the metric worse: lowers it, unless the metric that the
-    scores are of is a divergence.
+    Where the graph does not say whether high values of its metric are better, they are, unless
+    its provenance names a divergence.
     """
-    if by == "magnitude":
-        return graph.top_n(n)
-    lower_is_better = graph.provenance.get("metric") in ("kl", "js")
-    gain = graph.scores if lower_is_better else -graph.scores
-    return replace(graph, scores=gain).top_n(n, absolute=False)
+    if graph.higher_is_better is None:
+        graph = replace(graph, higher_is_better=graph.provenance.get("metric") not in ("kl", "js"))
+    return graph.top_n(n, by=by)
 
 
 def summarise(

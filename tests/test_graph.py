@@ -48,7 +48,7 @@ def graphs(draw):
     if draw(st.booleans()):
         scores = scores.round()
     circuit = torch.rand(scores.shape, generator=generator) < draw(st.floats(0, 1))
-    graph = replace(graph, scores=scores * graph.edge_exists)
+    graph = replace(graph, scores=scores * graph.edge_exists, higher_is_better=draw(st.booleans()))
     return graph.with_edges(circuit & graph.edge_exists)
 
 
@@ -181,6 +181,44 @@ def test_graphs_are_frozen_and_selections_make_new_ones():
         assert graph.empty().count_edges() == 0
 
 
+def test_writing_into_a_tensor_of_a_graph_changes_no_other_graph():
+    graph = Graph.from_config(SMALL)
+    circuit = torch.zeros_like(graph.edge_exists)
+    chosen = graph.with_edges(circuit)
+    circuit[:] = True
+    graph.edge_exists[:] = False
+    graph.full().in_graph[:] = False
+    graph.in_graph[:] = False
+    assert chosen.count_edges() == 0
+    assert Graph.from_config(SMALL).count_edges() == graph.n_edges == int(graph.edge_exists.sum())
+
+
+@given(CONFIGS)
+def test_the_number_of_edges_is_known_without_a_table(config):
+    assert config.n_edges == int(Graph.from_config(config).edge_exists.sum())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_layers": 0}, {"n_heads": -1}, {"n_heads": 2.0}, {"n_layers": True}, {"n_layers": "2"},
+        {"d_model": -1}, {"n_kv_heads": 0}, {"n_heads": 3}, {"expanded_kv": 1},
+        {"parallel_attn_mlp": "no"}, {"n_layers": float("inf")}, {"n_heads": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_shape_that_no_model_has_is_refused(wrong):
+    with pytest.raises(UserError, match=r"graph is|cannot share"):
+        replace(SMALL, **wrong)
+
+
+def test_tensors_of_another_shape_are_refused():
+    graph = Graph.from_config(SMALL)
+    for name in ("scores", "in_graph", "standard_errors", "is_exact", "node_scores"):
+        with pytest.raises(UserError, match=rf"{name} is \[3\]"):
+            replace(graph, **{name: torch.zeros(3)})
+
+
 def test_a_circuit_of_another_shape_or_with_pairs_that_are_no_edges_is_refused():
     graph = Graph.from_config(SMALL)
     with pytest.raises(UserError, match="only where edge_exists is"):
@@ -192,34 +230,39 @@ def test_a_circuit_of_another_shape_or_with_pairs_that_are_no_edges_is_refused()
 # ---- selections against literal twins ------------------------------------------------------------
 
 
-def rank(graph, absolute):
-    """(score, receiver, sender) of every edge."""
-    scores = graph.scores.abs() if absolute else graph.scores
+BY = st.sampled_from(["magnitude", "helpful", "harmful"])
+
+
+def rank(graph, by):
+    """What each edge (sender, receiver) is ranked by."""
+    # Helpful: corrupting the edge lowers a metric of which high values are better.
+    worse = -graph.scores if graph.higher_is_better else graph.scores
+    scores = {"magnitude": graph.scores.abs(), "helpful": worse, "harmful": -worse}[by]
     return {(u, v): float(scores[u, v]) for u, v in graph.edge_exists.nonzero().tolist()}
 
 
-@given(graphs(), st.floats(0, 1), st.booleans())
-def test_top_n_takes_the_highest_scores(graph, share, absolute):
+@given(graphs(), st.floats(0, 1), BY)
+def test_top_n_takes_the_highest_scores(graph, share, by):
     n = int(share * graph.n_edges)
-    scores = rank(graph, absolute)
+    scores = rank(graph, by)
     best = sorted(scores, key=lambda edge: (-scores[edge], edge))[:n]
-    selected = graph.top_n(n, absolute=absolute)
+    selected = graph.top_n(n, by=by)
     assert selected.in_graph.nonzero().tolist() == sorted(map(list, best))
 
 
-@given(graphs(), st.floats(0, 2), st.booleans())
-def test_threshold_takes_all_scores_at_least_that_large(graph, minimum, absolute):
-    scores = rank(graph, absolute)
+@given(graphs(), st.floats(0, 2), BY)
+def test_threshold_takes_all_scores_at_least_that_large(graph, minimum, by):
+    scores = rank(graph, by)
     # The threshold is compared as the scores are: in float32.
     minimum = float(torch.tensor(minimum))
     expected = sorted(list(edge) for edge, score in scores.items() if score >= minimum)
-    selected = graph.threshold(minimum, absolute=absolute)
+    selected = graph.threshold(minimum, by=by)
     assert selected.in_graph.nonzero().tolist() == expected
 
 
-def greedy_twin(graph, n, absolute):
+def greedy_twin(graph, n, by):
     """n times: of the edges whose receiver belongs to a node in the circuit, add the best."""
-    scores, nodes, chosen = rank(graph, absolute), {"logits"}, []
+    scores, nodes, chosen = rank(graph, by), {"logits"}, []
     for _ in range(n):
         readable = set().union(*(receivers_of_node(graph, node) for node in nodes))
         candidates = [
@@ -233,12 +276,12 @@ def greedy_twin(graph, n, absolute):
     return chosen
 
 
-@given(graphs(), st.integers(0, 60), st.booleans())
-def test_greedy_adds_the_best_edge_into_the_circuit_each_time(graph, n, absolute):
+@given(graphs(), st.integers(0, 60), BY)
+def test_greedy_adds_the_best_edge_into_the_circuit_each_time(graph, n, by):
     n = min(n, graph.n_edges)
-    selected = graph.greedy(n, absolute=absolute)
+    selected = graph.greedy(n, by=by)
     assert selected.count_edges() == n
-    expected = sorted(list(edge) for edge in greedy_twin(graph, n, absolute))
+    expected = sorted(list(edge) for edge in greedy_twin(graph, n, by))
     assert selected.in_graph.nonzero().tolist() == expected
 
 
@@ -261,8 +304,13 @@ def test_greedy_never_takes_an_edge_that_does_not_lead_to_the_logits():
         "a0.h1->a1.h1<v>",
         "input->a0.h1<k>",
     }
-    # By signed scores the negative one is worse than nothing at all.
-    assert "a0.h1->a1.h1<v>" not in graph.greedy(3, absolute=False)
+    # The negative one is harmful where low values are better: worse than nothing at all.
+    low = replace(graph, higher_is_better=False)
+    assert "a0.h1->a1.h1<v>" not in low.greedy(3, by="helpful")
+    assert set(replace(graph, higher_is_better=True).greedy(2, by="harmful").edge_names()) == {
+        "a1.h1->logits",
+        "input->a1.h1<q>",  # a zero: the earliest into the head
+    }
 
 
 def prune_twin(graph):
@@ -326,6 +374,17 @@ def test_pruning_removes_chains_that_begin_or_end_nowhere():
     assert set(circuit(*path, *dangling).prune().edge_names()) == set(path)
 
 
+def test_ranking_is_refused_where_its_direction_is_unknown():
+    graph = Graph.from_config(SMALL)
+    for select in (graph.top_n, graph.greedy, graph.threshold):
+        for by in ("helpful", "harmful"):
+            with pytest.raises(UserError, match="higher_is_better"):
+                select(1, by=by)
+        with pytest.raises(UserError, match="'magnitude', 'helpful', 'harmful'"):
+            select(1, by="signed")
+        assert select(1).config == SMALL
+
+
 @pytest.mark.parametrize("n", [-1, 10_000])
 def test_a_selection_of_more_edges_than_there_are_is_refused(n):
     graph = Graph.from_config(SMALL)
@@ -345,6 +404,38 @@ def test_a_selection_by_unknown_scores_is_refused():
     ):
         with pytest.raises(UserError, match="NaN"):
             select(replace(graph, scores=scores))
+
+
+@given(graphs(), st.integers(0, 9), BY)
+def test_nodes_are_kept_by_their_scores_with_all_edges_among_them(graph, n, by):
+    generator = torch.Generator().manual_seed(n)
+    scores = torch.randn(graph.n_forward, generator=generator).round()
+    scores[torch.rand(scores.shape, generator=generator) < 0.2] = math.nan
+    graph = replace(graph, node_scores=scores)
+    worse = -scores if graph.higher_is_better else scores
+    ranks = {"magnitude": scores.abs(), "helpful": worse, "harmful": -worse}[by].tolist()
+    scored = [i for i in range(1, graph.n_forward) if not math.isnan(ranks[i])]
+    if n > len(scored):
+        with pytest.raises(UserError, match=f"cannot select {n} scored nodes"):
+            graph.top_n_nodes(n, by=by)
+        return
+    best = sorted(scored, key=lambda i: (-ranks[i], i))[:n]
+    unscored = [i for i in range(graph.n_forward) if math.isnan(ranks[i])]
+    kept = {graph.sender_names[i] for i in (0, *best, *unscored)} | {"logits"}
+    readable = set().union(*(receivers_of_node(graph, node) for node in kept))
+    expected = {
+        edge.name
+        for edge in graph.edges(in_graph_only=False)
+        if edge.sender in kept and edge.receiver in readable
+    }
+    circuit = graph.top_n_nodes(n, by=by)
+    assert set(circuit.edge_names()) == expected
+    assert circuit.provenance["level"] == "node"
+
+
+def test_a_selection_of_nodes_needs_their_scores():
+    with pytest.raises(UserError, match="level='node'"):
+        Graph.from_config(SMALL).top_n_nodes(1)
 
 
 # ---- files ---------------------------------------------------------------------------------------

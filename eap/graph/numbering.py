@@ -1,0 +1,221 @@
+"""Which senders, receivers and edges a model has, in which order, and what they are called.
+
+Senders are the input embedding, every attention head and every MLP; receivers are the q, k and v
+input of every head, every MLP and the logits. Everything here follows from a model's shape alone,
+by arithmetic: no score, and no torch.
+"""
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from eap.errors import UserError
+
+
+@dataclass(frozen=True)
+class GraphConfig:
+    """The shape of a graph: everything needed to number its senders and receivers.
+
+    On a model with grouped-query attention, k and v receivers belong to the key/value heads
+    (`a3.kv1<k>`); with `expanded_kv` there is one k and one v per query head, as in earlier work.
+    """
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    n_kv_heads: int
+    parallel_attn_mlp: bool = False
+    expanded_kv: bool = False
+
+    def __post_init__(self) -> None:
+        for part in fields(self):
+            value = getattr(self, part.name)
+            least = 0 if part.name == "d_model" else 1  # files of the paper do not tell d_model
+            if part.type is bool:
+                if not isinstance(value, bool):
+                    raise UserError(f"{part.name} of a graph is true or false, not {value!r:.40}")
+            elif isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(
+                    f"{part.name} of a graph is a whole number of at least {least}, "
+                    f"not {value!r:.40}"
+                )
+        if self.n_heads % self.n_kv_heads:
+            raise UserError(
+                f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads evenly"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int, bool]:
+        """What two graphs must agree on to have the same edges."""
+        return self.n_layers, self.n_heads, self.n_kv_receivers, self.parallel_attn_mlp
+
+    @property
+    def n_kv_receivers(self) -> int:
+        """How many k (and how many v) receivers a layer has."""
+        return self.n_heads if self.expanded_kv else self.n_kv_heads
+
+    @property
+    def n_forward(self) -> int:
+        """Number of senders: the input, then per layer the heads and the MLP."""
+        return 1 + self.n_layers * (self.n_heads + 1)
+
+    @property
+    def n_backward(self) -> int:
+        """Number of receivers: per layer q, k, v of every head and the MLP, then the logits."""
+        return self.n_layers * self._receivers_per_layer + 1
+
+    @property
+    def n_edges(self) -> int:
+        """Number of edges of the whole graph, by arithmetic: nothing is allocated."""
+        L, H = self.n_layers, self.n_heads
+        # Senders before layer l: 1 + l (H + 1), summed over the layers.
+        before = L + (H + 1) * L * (L - 1) // 2
+        into_mlps = before + (0 if self.parallel_attn_mlp else L * H)
+        return before * (self._receivers_per_layer - 1) + into_mlps + self.n_forward
+
+    @property
+    def _receivers_per_layer(self) -> int:
+        return self.n_heads + 2 * self.n_kv_receivers + 1
+
+    def heads(self, layer: int) -> slice:
+        """Senders: the heads of `layer`."""
+        first = 1 + layer * (self.n_heads + 1)
+        return slice(first, first + self.n_heads)
+
+    def mlp_sender(self, layer: int) -> int:
+        """Sender: the MLP of `layer`."""
+        return self.heads(layer).stop
+
+    def n_receivers(self, kind: str) -> int:
+        """How many `kind` ('q', 'k' or 'v') receivers a layer has."""
+        return self.n_heads if kind == "q" else self.n_kv_receivers
+
+    def receivers(self, layer: int, kind: str) -> slice:
+        """Receivers: the `kind` ('q', 'k' or 'v') inputs of the heads of `layer`."""
+        first = layer * self._receivers_per_layer
+        starts = {
+            "q": first,
+            "k": first + self.n_heads,
+            "v": first + self.n_heads + self.n_kv_receivers,
+        }
+        return slice(starts[kind], starts[kind] + self.n_receivers(kind))
+
+    def mlp_receiver(self, layer: int) -> int:
+        """Receiver: the MLP of `layer`."""
+        return (layer + 1) * self._receivers_per_layer - 1
+
+    @property
+    def logits_receiver(self) -> int:
+        """Receiver: the logits."""
+        return self.n_backward - 1
+
+    def senders_before(self, layer: int, kind: str) -> int:
+        """How many senders (from the first on) reach the receivers `kind` of `layer`.
+
+        `kind` is 'attention', 'mlp' or 'logits' (for which `layer` is ignored).
+        """
+        if kind == "logits":
+            return self.n_forward
+        reads_heads = kind == "mlp" and not self.parallel_attn_mlp
+        return self.mlp_sender(layer) if reads_heads else self.heads(layer).start
+
+    @property
+    def sender_names(self) -> tuple[str, ...]:
+        """Names of the senders, in index order: `input`, `a0.h0`, ..., `m0`, ..."""
+        return _sender_names(self)
+
+    @property
+    def receiver_names(self) -> tuple[str, ...]:
+        """Names of the receivers, in index order: `a0.h0<q>`, ..., `m0`, ..., `logits`."""
+        return _receiver_names(self)
+
+    def kv_head(self, head: int) -> int:
+        """Which k (or v) receiver of its layer the query head `head` reads."""
+        return head * self.n_kv_receivers // self.n_heads
+
+
+@lru_cache(maxsize=16)
+def _sender_names(config: GraphConfig) -> tuple[str, ...]:
+    names = ["input"]
+    for layer in range(config.n_layers):
+        names += [f"a{layer}.h{head}" for head in range(config.n_heads)] + [f"m{layer}"]
+    return tuple(names)
+
+
+@lru_cache(maxsize=16)
+def _receiver_names(config: GraphConfig) -> tuple[str, ...]:
+    # A key/value head that several query heads share is a thing of its own, with its own name.
+    kv = "h" if config.n_kv_receivers == config.n_heads else "kv"
+    names = []
+    for layer in range(config.n_layers):
+        names += [f"a{layer}.h{head}<q>" for head in range(config.n_heads)]
+        for kind in "kv":
+            names += [f"a{layer}.{kv}{head}<{kind}>" for head in range(config.n_kv_receivers)]
+        names.append(f"m{layer}")
+    return (*names, "logits")
+
+
+@lru_cache(maxsize=16)
+def _reads(config: GraphConfig) -> Int[np.ndarray, " n_backward"]:
+    """How many senders, from the first on, each receiver reads: it has exactly those edges."""
+    reads = np.empty(config.n_backward, dtype=np.int64)
+    for layer in range(config.n_layers):
+        attention = slice(config.receivers(layer, "q").start, config.receivers(layer, "v").stop)
+        reads[attention] = config.senders_before(layer, "attention")
+        reads[config.mlp_receiver(layer)] = config.senders_before(layer, "mlp")
+    reads[config.logits_receiver] = config.senders_before(config.n_layers, "logits")
+    reads.setflags(write=False)
+    return reads
+
+
+@lru_cache(maxsize=16)
+def edge_exists(config: GraphConfig) -> Bool[np.ndarray, "n_forward n_backward"]:
+    """Which (sender, receiver) pairs are edges at all; shared by all callers, so read-only."""
+    exists = np.arange(config.n_forward)[:, None] < _reads(config)
+    exists.setflags(write=False)
+    return exists
+
+
+@lru_cache(maxsize=16)
+def receiver_of(config: GraphConfig) -> Int[np.ndarray, "n_forward 3"]:
+    """The q, k, v receivers of every head; the one receiver of an MLP, three times; input: -1."""
+    table = np.full((config.n_forward, 3), -1, dtype=np.int64)
+    kv_heads = np.array([config.kv_head(head) for head in range(config.n_heads)])
+    for layer in range(config.n_layers):
+        q, k, v = (config.receivers(layer, kind) for kind in "qkv")
+        table[config.heads(layer)] = np.stack(
+            [np.arange(q.start, q.stop), k.start + kv_heads, v.start + kv_heads], axis=1
+        )
+        table[config.mlp_sender(layer)] = config.mlp_receiver(layer)
+    table.setflags(write=False)
+    return table
+
+
+@lru_cache(maxsize=16)
+def sender_index(config: GraphConfig) -> dict[str, int]:
+    """Index of each sender by name."""
+    return {name: i for i, name in enumerate(config.sender_names)}
+
+
+@lru_cache(maxsize=16)
+def receiver_index(config: GraphConfig) -> dict[str, int]:
+    """Index of each receiver by name."""
+    return {name: j for j, name in enumerate(config.receiver_names)}
+
+
+def edge_index(config: GraphConfig, edge: str) -> tuple[int, int]:
+    """`(sender, receiver)` indices of an edge by name, e.g. `a0.h3->a5.h1<q>`.
+
+    Raises:
+        UserError: this shape has no edge of that name.
+    """
+    sender, _, receiver = str(edge).partition("->")
+    i, j = sender_index(config).get(sender), receiver_index(config).get(receiver)
+    if i is None or j is None or i >= _reads(config)[j]:
+        raise UserError(
+            f"no edge {str(edge)[:100]!r} in this graph; edges look like 'input->a0.h0<q>' or "
+            f"'{config.sender_names[-1]}->logits', and a sender comes before its receiver"
+        )
+    return i, j

@@ -1,0 +1,186 @@
+"""Choosing edges: by rank, from the logits down, by a threshold, by nodes; and pruning.
+
+Every function returns which edges are kept, `[n_forward, n_backward]`, and changes nothing.
+Edges are ranked by `by`:
+
+- `magnitude`: the size of the score, whatever its sign (the paper's);
+- `helpful`: how much worse the metric gets when the edge is corrupted;
+- `harmful`: how much better it gets.
+
+A raw signed score is never ranked: what its sign means depends on the metric.
+"""
+
+import heapq
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from eap.errors import UserError
+from eap.graph.contents import GraphContents, edge_exists, has_incoming, receiver_of
+from eap.graph.numbering import GraphConfig
+
+By = Literal["magnitude", "helpful", "harmful"]
+Edges = Bool[Tensor, "n_forward n_backward"]
+
+
+def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
+    """The `n` edges that rank highest; ties go to the earlier edge.
+
+    Raises:
+        UserError: there are fewer edges, scores are unknown, or `by` cannot be told.
+    """
+    _check_number(n, graph.config.n_edges, "edges")
+    values = edge_ranks(graph, by)
+    order = torch.sort(values.flatten(), descending=True, stable=True).indices[:n]
+    kept = torch.zeros_like(edge_exists(graph.config))
+    kept.view(-1)[order] = True
+    return kept
+
+
+def threshold(graph: GraphContents, minimum: float, by: By = "magnitude") -> Edges:
+    """All edges whose rank is at least `minimum`, in units of the metric.
+
+    Raises:
+        UserError: scores are unknown, or `by` cannot be told.
+    """
+    return (edge_ranks(graph, by) >= minimum) & edge_exists(graph.config)
+
+
+def greedy(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
+    """`n` times, add the best edge whose receiver's node is in the circuit, and its sender.
+
+    Starts from the logits alone (Hanna et al. 2024, section 4.1). Ties go to the earlier receiver,
+    then to the earlier sender.
+
+    Raises:
+        UserError: there are fewer edges, scores are unknown, or `by` cannot be told.
+    """
+    senders, receivers = greedy_order(graph, n, by)
+    kept = torch.zeros_like(edge_exists(graph.config))
+    kept[torch.from_numpy(senders), torch.from_numpy(receivers)] = True
+    return kept
+
+
+def greedy_order(
+    graph: GraphContents, n: int, by: By = "magnitude"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Senders and receivers of the first `n` edges, in the order in which greedy adds them.
+
+    The circuit of any smaller size is the beginning of this order.
+    """
+    _check_number(n, graph.config.n_edges, "edges")
+    values = edge_ranks(graph, by).T.contiguous()  # [n_backward, n_forward]
+    # Every receiver's edges in order of score; the heap holds the next one of each receiver.
+    sorted_values, order = (x.numpy() for x in torch.sort(values, descending=True, stable=True))
+    n_incoming = edge_exists(graph.config).sum(dim=0).tolist()
+    receivers_of = receiver_of(graph.config).tolist()
+    heap: list[tuple[float, int, int]] = []  # (-score, receiver, rank in its sorted edges)
+    opened = [False] * graph.config.n_backward
+    in_circuit = [False] * graph.config.n_forward
+    senders, receivers = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+
+    def open_receiver(receiver: int) -> None:
+        if receiver >= 0 and not opened[receiver]:
+            opened[receiver] = True
+            heapq.heappush(heap, (-float(sorted_values[receiver, 0]), receiver, 0))
+
+    open_receiver(graph.config.logits_receiver)
+    for step in range(n):
+        _, receiver, rank = heap[0]
+        if rank + 1 < n_incoming[receiver]:
+            following = -float(sorted_values[receiver, rank + 1])
+            heapq.heapreplace(heap, (following, receiver, rank + 1))
+        else:
+            heapq.heappop(heap)
+        sender = int(order[receiver, rank])
+        senders[step], receivers[step] = sender, receiver
+        if not in_circuit[sender]:
+            in_circuit[sender] = True
+            for input_of_sender in receivers_of[sender]:
+                open_receiver(input_of_sender)
+    return senders, receivers
+
+
+def prune(config: GraphConfig, in_graph: Edges) -> Edges:
+    """Without the nodes that no path from the input, or none to the logits, runs through.
+
+    A head stays if any of its q, k and v inputs has an edge and its output has one.
+    """
+    while True:
+        alive = has_incoming(config, in_graph) & in_graph.any(dim=1)
+        kept = in_graph & among(config, alive)
+        if torch.equal(kept, in_graph):
+            return kept
+        in_graph = kept
+
+
+def top_n_nodes(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
+    """All edges among the `n` heads and MLPs that rank highest by node score, input and logits.
+
+    Ties go to the earlier node; a node without a score (NaN) is always kept and not counted, as
+    the EAP-IG library has it.
+
+    Raises:
+        UserError: the graph has no node scores, fewer than `n`, or `by` cannot be told.
+    """
+    if graph.node_scores is None:
+        raise UserError(
+            "this graph has no node scores: make them with attribute(..., level='node'), or select "
+            "edges with top_n or greedy"
+        )
+    values = _directed(graph, graph.node_scores, by)[1:]  # without the input
+    unscored = values.isnan()
+    _check_number(n, int((~unscored).sum()), "scored nodes")
+    ranks = values.masked_fill(unscored, -torch.inf)
+    kept = torch.ones(graph.config.n_forward, dtype=torch.bool)
+    kept[1:] = unscored
+    kept[1 + torch.sort(ranks, descending=True, stable=True).indices[:n]] = True
+    return among(graph.config, kept) & edge_exists(graph.config)
+
+
+def among(config: GraphConfig, nodes: Bool[Tensor, " n_forward"]) -> Edges:
+    """Which pairs have both ends among `nodes` (senders), the logits being always among them.
+
+    A receiver that several heads share is among them while one of its heads is.
+    """
+    reached = torch.zeros(config.n_backward, dtype=torch.bool)
+    reached[receiver_of(config)[1:][nodes[1:]].flatten()] = True
+    reached[config.logits_receiver] = True
+    return nodes[:, None] & reached
+
+
+def edge_ranks(graph: GraphContents, by: By) -> Float[Tensor, "n_forward n_backward"]:
+    """What edges are ranked by: minus infinity where there is no edge.
+
+    Raises:
+        UserError: scores are unknown, or `by` cannot be told.
+    """
+    exists = edge_exists(graph.config)
+    if graph.scores[exists].isnan().any():
+        raise UserError("cannot select edges: some scores are NaN (never computed)")
+    return _directed(graph, graph.scores, by).masked_fill(~exists, -torch.inf)
+
+
+def _directed(graph: GraphContents, scores: Tensor, by: By) -> Tensor:
+    """`scores` turned so that a high one is what `by` looks for."""
+    if by not in get_args(By):
+        names = ", ".join(map(repr, get_args(By)))
+        raise UserError(f"edges are ranked by one of {names}, not by {str(by)[:100]!r}")
+    if by == "magnitude":
+        return scores.abs()
+    if graph.higher_is_better is None:
+        raise UserError(
+            f"this graph does not say whether high or low values of its metric are better, so no "
+            f"edge can be called {by}: give it with "
+            "dataclasses.replace(graph, higher_is_better=True)"
+        )
+    # A score is metric(corrupted edge) - metric(clean).
+    return -scores if (by == "helpful") == graph.higher_is_better else scores
+
+
+def _check_number(n: int, available: int, what: str) -> None:
+    if not 0 <= n <= available:
+        raise UserError(f"cannot select {n} {what}: this graph has {available:,}")
