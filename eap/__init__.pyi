@@ -11,6 +11,7 @@ from . import patching as patching
 from . import rankings as rankings
 from . import runtime as runtime
 from . import screening as screening
+from . import sequence_metrics as sequence_metrics
 from . import studies as studies
 from .attribution import attribute as attribute
 from .circuits import evaluate as evaluate
@@ -23,10 +24,10 @@ from .graph.graph import Edge as Edge
 from .graph.graph import Graph as Graph
 from .graph.graph import GraphConfig as GraphConfig
 from .metrics import Metric as Metric
-from .metrics import from_sequence_metric as from_sequence_metric
 from .model.loading import Model as Model
 from .model.loading import from_bridge as from_bridge
 from .model.loading import load_model as load_model
 from .patching import patch_edges as patch_edges
 from .rankings import Areas as Areas
 from .rankings import areas as areas
+from .sequence_metrics import from_sequence_metric as from_sequence_metric

@@ -33,7 +33,14 @@ from eap.data.batches import Batch, check_examples, load_batch, plan_batches
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
-from eap.metrics import Answers, Metric, get_metric
+from eap.metrics import (
+    Answers,
+    Metric,
+    Predictions,
+    check_answer_sets,
+    check_values,
+    get_metric,
+)
 from eap.model.families import Attention, Norm
 from eap.model.loading import Model
 from eap.model.runs import (
@@ -136,7 +143,12 @@ def attribute(
             f"{'' if method == 'EAP' else f'with {steps} step '}takes it; use EAP-IG with at "
             "least 2 steps"
         )
+    if torch.is_inference_mode_enabled():
+        raise UserError(
+            "no gradient can be taken in torch.inference_mode(); leave it, or no_grad()"
+        )
     check_examples(model, dataset.examples)
+    check_answer_sets([metric], dataset.examples)
     config = replace(model.config, expanded_kv=expanded_kv)
     if batch_size is None:
         batch_size = choose_batch_size(
@@ -153,6 +165,7 @@ def attribute(
         batch = load_batch(dataset.examples, rows, model.device)
         totals += score_batch(model, batch, config, metric, points).cpu()
     distributed.sum_over_processes(totals)
+    check_values([metric], totals[:1])
     n_examples = len(dataset)
     mean = totals[0] / n_examples
     standard_errors = None
@@ -163,6 +176,7 @@ def attribute(
     return replace(graph, scores=mean.to(model.residual_dtype), standard_errors=standard_errors)
 
 
+@torch.enable_grad()
 def score_batch(
     model: Model, batch: Batch, config: GraphConfig, metric: Metric, points: Sequence[Point]
 ) -> Float[Tensor, "2 n_forward n_backward"]:
@@ -177,7 +191,7 @@ def score_batch(
         model, clean_input + offset, corrupted_input + offset, suffix
     )
     with torch.no_grad():
-        clean_logits = unembed(model, clean_final, token_ids)
+        clean = Predictions(unembed(model, clean_final, token_ids))
 
     stack = points_per_run(model, len(batch), suffix.n_positions)
     runs = []
@@ -191,20 +205,26 @@ def score_batch(
         trace: list[LayerTrace] = []
         final = run_layers(model, x, suffix, trace=trace, expanded_kv=config.expanded_kv)
         logits = unembed(model, final, token_ids)
-        value = _weighted_sum(metric, logits, clean_logits, answers, own)
+        value = _weighted_sum(metric, logits, clean, answers, own)
         runs.append(differentiate(model, trace, final, value, suffix))
     return contract(model, config, differences, runs, suffix)
 
 
 def _weighted_sum(
-    metric: Metric, logits: Tensor, clean_logits: Tensor, answers: Answers, points: Sequence[Point]
+    metric: Metric, logits: Tensor, clean: Predictions, answers: Answers, points: Sequence[Point]
 ) -> Float[Tensor, ""]:
     """The quantity whose gradient is the points' weighted sum of the examples' gradients."""
     values = [
-        point.weight * metric(own, clean_logits, answers).sum()
+        point.weight * metric.measure(Predictions(own, clean), answers).sum()
         for point, own in zip(points, logits.chunk(len(points)), strict=True)
     ]
-    return torch.stack(values).sum()
+    total = torch.stack(values).sum()
+    if not total.requires_grad:
+        raise UserError(
+            f"metric {metric.name!r} has no gradient (it counts, compares or detaches), so it "
+            "cannot be attributed"
+        )
+    return total
 
 
 # ---- gradients at receivers' inputs --------------------------------------------------------------

@@ -20,7 +20,15 @@ from eap.data.batches import check_examples, load_batch, plan_batches
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
-from eap.metrics import Answers, Metric, get_metric
+from eap.metrics import (
+    Answers,
+    Metric,
+    Predictions,
+    check_answer_sets,
+    check_values,
+    get_metrics,
+    measure_all,
+)
 from eap.model.families import Attention
 from eap.model.loading import Model
 from eap.model.runs import (
@@ -116,10 +124,9 @@ def _run(
     quiet: bool,
 ) -> dict[str, Float[Tensor, "run example"]]:
     """Metrics of the clean run, the corrupted run and every circuit, on every example."""
-    if isinstance(metrics, str | Metric):
-        metrics = [metrics]
-    found = [get_metric(metric) for metric in metrics]
+    found = get_metrics(metrics)
     check_examples(model, dataset.examples)
+    check_answer_sets(found, dataset.examples)
     if batch_size is None:
         batch_size = choose_batch_size(
             model, dataset.examples, purpose="evaluation", budget=memory_budget
@@ -146,6 +153,7 @@ def _run(
             )
             values[:, :, list(rows)] = measure(model, finals, found, batch.answers).cpu()
     distributed.sum_over_processes(values)
+    check_values(found, values)
     return {metric.name: own for metric, own in zip(found, values, strict=True)}
 
 
@@ -159,11 +167,11 @@ def measure(
     token_ids = None
     if all(metric.answers_only for metric in metrics):
         token_ids, answers = answers.token_ids, answers.among_themselves()
-    clean_logits = unembed(model, finals[0], token_ids)
-    values = []
-    for final in finals:
-        logits = unembed(model, final, token_ids)
-        values.append(torch.stack([metric(logits, clean_logits, answers) for metric in metrics]))
+    clean = Predictions(unembed(model, finals[0], token_ids))
+    values = [
+        measure_all(metrics, Predictions(unembed(model, final, token_ids), clean), answers)
+        for final in finals
+    ]
     return torch.stack(values, dim=1)
 
 

@@ -6,57 +6,104 @@ implementation of each metric serves all tasks. A metric is a function
     metric(logits [batch, d_vocab], clean_logits [batch, d_vocab], answers) -> [batch]
 
 A metric of its own is `Metric("name", function)`; one written for logits of the whole sequence
-goes through `from_sequence_metric`.
+goes through `eap.from_sequence_metric`.
+
+Most edges hardly move the distribution, and KL and JS of two nearly equal distributions p and q
+are second-order numbers: `sum p (log p - log q)` gets them by cancelling first-order ones, which
+in float32 leaves rounding. Here no such term is ever added. With d = log q - log p,
+
+    KL(p, q) = sum p (e^d - 1 - d),
+
+equal because p and q both sum to 1; JS is, with m = (p + q) / 2 and t = tanh(d / 2),
+
+    JS(p, q) = sum m ((1 + t) log(1 + t) + (1 - t) log(1 - t)) / 2.
+
+Every term is of second order and none is negative; for small d both are summed as power series.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from math import factorial, log
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import softplus
 
+from eap.data.answers import Answers
 from eap.data.dataset import Example
 from eap.errors import UserError
 
+__all__ = [
+    "METRICS",
+    "Answers",
+    "Metric",
+    "Predictions",
+    "accuracy",
+    "check_answer_sets",
+    "check_values",
+    "get_metric",
+    "get_metrics",
+    "js",
+    "kl",
+    "logit_diff",
+    "logit_diff_sum",
+    "measure_all",
+    "prob_diff",
+]
+
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """The answer sets of a batch, over the tokens that are an answer of any of its examples.
+class Predictions:
+    """The logits of a run at the last token, and what several metrics need of them, made once.
 
     Attributes:
-        token_ids: those tokens.
-        correct, incorrect: which of them belong to each example's sets.
-        rows: index of each example in its dataset.
+        logits: of the run.
+        clean: of the clean run it is compared with; None: it is the clean run.
     """
 
-    token_ids: Int[Tensor, " n_tokens"]
-    correct: Bool[Tensor, "batch n_tokens"]
-    incorrect: Bool[Tensor, "batch n_tokens"]
-    rows: tuple[int, ...]
+    logits: Float[Tensor, "batch n_tokens"]
+    clean: "Predictions | None" = None
 
-    @classmethod
-    def of(
-        cls, examples: Sequence[Example], rows: Sequence[int], device: torch.device
-    ) -> "Answers":
-        """The answers of a batch; `rows` are the examples' indices in their dataset."""
-        token_ids = sorted({t for e in examples for t in (*e.correct, *e.incorrect)})
-        column = {token: i for i, token in enumerate(token_ids)}
-        masks = torch.zeros(2, len(examples), len(token_ids), dtype=torch.bool)
-        columns: dict[int, list[int]] = {}  # of a set that many examples share, found once
-        for row, example in enumerate(examples):
-            for mask, answer_set in zip(masks, (example.correct, example.incorrect), strict=True):
-                if id(answer_set) not in columns:
-                    columns[id(answer_set)] = [column[token] for token in answer_set]
-                mask[row, columns[id(answer_set)]] = True
-        correct, incorrect = masks.to(device)
-        return cls(torch.tensor(token_ids, device=device), correct, incorrect, tuple(rows))
+    @cached_property
+    def largest(self) -> Float[Tensor, "batch 1"]:
+        """The largest logit, which carries no gradient: what is made of it cancels it."""
+        return self.logits.detach().amax(dim=-1, keepdim=True)
 
-    def among_themselves(self) -> "Answers":
-        """The same for logits that have columns for `token_ids` alone, in their order."""
-        order = torch.arange(len(self.token_ids), device=self.token_ids.device)
-        return replace(self, token_ids=order)
+    @cached_property
+    def exponentials(self) -> Float[Tensor, "batch n_tokens"]:
+        """Of the logits minus the largest."""
+        return (self.logits - self.largest).exp()
+
+    @cached_property
+    def total(self) -> Float[Tensor, "batch 1"]:
+        """Sum of the exponentials: at least 1."""
+        return self.exponentials.sum(dim=-1, keepdim=True)
+
+    @cached_property
+    def probabilities(self) -> Float[Tensor, "batch n_tokens"]:
+        """Of every token: the softmax."""
+        return self.exponentials / self.total
+
+    @cached_property
+    def log_ratio(self) -> Float[Tensor, "batch n_tokens"]:
+        """Log-probabilities minus those of the clean run.
+
+        Logits are subtracted before anything is rounded, and what rounding leaves in the
+        normalisers' difference is taken out: with p the clean probabilities, p e^d sums to 1.
+        """
+        clean = self if self.clean is None else self.clean
+        d = (self.logits - clean.logits).nan_to_num(0.0, torch.inf, -torch.inf)  # both ruled out
+        d = d - ((self.largest - clean.largest) + (self.total.log() - clean.total.log()))
+        with torch.no_grad():
+            excess = (clean.probabilities * d.clamp(max=1.0).expm1_()).sum(-1, keepdim=True)
+            # Larger, it is not rounding but the clamp, and the divergence large.
+            size = 20 + (self.largest - clean.largest).abs()
+            is_rounding = excess.abs() < 4 * torch.finfo(d.dtype).eps * size
+            excess = torch.where(is_rounding, excess, 0.0)
+        return d - excess.log1p()
 
 
 MetricFunction = Callable[
@@ -75,6 +122,9 @@ class Metric:
         answers_only: it reads the logits of the answer tokens alone (so no others are computed).
         flat_at_clean: its gradient is zero when `logits` are the clean run's.
         differentiable: it can be attributed.
+        needs: which answer sets every example must have: of 'correct' and 'incorrect'.
+        n_labels: how many examples it has labels for; None: it has none of its own.
+        of_predictions: the function again, of a run whose softmax other metrics share.
     """
 
     name: str
@@ -82,6 +132,9 @@ class Metric:
     answers_only: bool = False
     flat_at_clean: bool = False
     differentiable: bool = True
+    needs: tuple[str, ...] = ()
+    n_labels: int | None = None
+    of_predictions: Callable[[Predictions, Answers], Tensor] | None = None
 
     def __call__(
         self,
@@ -89,18 +142,43 @@ class Metric:
         clean_logits: Float[Tensor, "batch n_tokens"],
         answers: Answers,
     ) -> Float[Tensor, " batch"]:
-        """The metric of each example.
+        """The metric of each example, in the dtype of the logits (a bool becomes 0 or 1).
 
         Raises:
-            UserError: the function does not return one number per example.
+            UserError: the function does not return a tensor of one number per example.
         """
-        values = self.function(logits, clean_logits, answers)
-        if values.shape != logits.shape[:1]:
+        return self.measure(Predictions(logits, Predictions(clean_logits)), answers)
+
+    def measure(self, run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
+        """The same, of a run that several metrics measure."""
+        values: Any
+        if self.of_predictions is not None:
+            values = self.of_predictions(run, answers)
+        else:
+            values = self.function(run.logits, (run.clean or run).logits, answers)
+        needed = f"a tensor of one value per example, {list(run.logits.shape[:1])}, is needed"
+        if not isinstance(values, Tensor):
+            kind = type(values).__name__
+            raise UserError(f"metric {self.name!r} returned a {kind}; {needed}")
+        if values.shape != run.logits.shape[:1]:
+            shape = list(values.shape)
             raise UserError(
-                f"metric {self.name!r} returned a tensor {list(values.shape)}; one value per "
-                f"example, {list(logits.shape[:1])}, is needed (not a mean over the batch)"
+                f"metric {self.name!r} returned a tensor {shape}; {needed} "
+                "(not a mean over the batch)"
             )
-        return values
+        if values.is_complex():
+            raise UserError(f"metric {self.name!r} returned complex numbers; {needed}")
+        return values.to(run.logits)
+
+
+def measure_all(
+    metrics: Sequence[Metric], run: Predictions, answers: Answers
+) -> Float[Tensor, "metric batch"]:
+    """Several metrics of one run, which share its softmax (and the clean run's, over all runs)."""
+    return torch.stack([metric.measure(run, answers) for metric in metrics])
+
+
+# ---- of the answers ------------------------------------------------------------------------------
 
 
 def logit_diff(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
@@ -108,6 +186,10 @@ def logit_diff(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[
     return _set_mean(logits, answers, answers.correct) - _set_mean(
         logits, answers, answers.incorrect
     )
+
+
+def _set_mean(logits: Tensor, answers: Answers, members: Tensor) -> Float[Tensor, " batch"]:
+    return (logits[:, answers.token_ids] * members).sum(-1) / members.sum(-1)
 
 
 def logit_diff_sum(
@@ -124,20 +206,12 @@ def logit_diff_sum(
 
 def prob_diff(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
     """Summed probability of the correct answers minus that of the incorrect ones."""
-    picked = logits.softmax(dim=-1)[:, answers.token_ids]
+    return _prob_diff(Predictions(logits), answers)
+
+
+def _prob_diff(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
+    picked = run.exponentials[:, answers.token_ids] / run.total
     return (picked * answers.correct).sum(-1) - (picked * answers.incorrect).sum(-1)
-
-
-def kl(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
-    """KL(clean run, this run), summed over the vocabulary, in nats."""
-    return _kl(clean_logits.log_softmax(dim=-1), logits.log_softmax(dim=-1))
-
-
-def js(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
-    """Jensen-Shannon divergence of this run and the clean run, in nats (at most log 2)."""
-    p, q = clean_logits.log_softmax(dim=-1), logits.log_softmax(dim=-1)
-    mixture = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0, dtype=p.dtype, device=p.device))
-    return (_kl(p, mixture) + _kl(q, mixture)) / 2
 
 
 def accuracy(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
@@ -148,15 +222,69 @@ def accuracy(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Te
     return (correct > incorrect).to(logits.dtype)
 
 
+# ---- divergences ---------------------------------------------------------------------------------
+
+
+def kl(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
+    """KL(clean run, this run), summed over the vocabulary, in nats."""
+    return _kl(Predictions(logits, Predictions(clean_logits)), answers)
+
+
+def _kl(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
+    p, q, d = (run.clean or run).probabilities, run.probabilities, run.log_ratio
+    near = d.abs() < 0.2  # elsewhere the terms cancel to no worse than a hundred roundings
+    small = torch.where(near, d, 0.0)
+    # (e^d - 1 - d) / d^2 = sum over k of d^k / (k + 2)!
+    n = 5 if d.dtype == torch.float32 else 11
+    series = small.square() * _polynomial(small, [1 / factorial(k + 2) for k in range(n)])
+    # A token that the clean run rules out has q; one that this run alone rules out, infinity.
+    terms = q - p - p * torch.where(p > 0, d, 0.0)
+    return torch.where(near, p * series, terms).sum(dim=-1)
+
+
+def js(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
+    """Jensen-Shannon divergence of this run and the clean run, in nats (at most log 2)."""
+    return _js(Predictions(logits, Predictions(clean_logits)), answers)
+
+
+def _js(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
+    # Where d is clamped, the smaller of p and q is nothing beside the other.
+    p, q, d = (run.clean or run).probabilities, run.probabilities, run.log_ratio.clamp(-40, 40)
+    near = d.abs() < 0.25
+    # ((1 + t) log(1 + t) + (1 - t) log(1 - t)) / (2 t^2) = sum over k of t^2k / (2 (k+1) (2k+1))
+    n = 4 if d.dtype == torch.float32 else 8
+    t2 = torch.tanh(torch.where(near, d, 0.0) / 2).square()
+    coefficients = [1 / (2 * (k + 1) * (2 * k + 1)) for k in range(n)]
+    series = t2 * _polynomial(t2, coefficients)
+    # p log(p / m) + q log(q / m): with the larger of p and q, log 2 - log(1 + e^-|d|) each, and
+    # |d| less with the smaller.
+    total, distance = p + q, d.abs()
+    terms = total * (log(2) - softplus(-distance)) - torch.where(d > 0, p, q) * distance
+    return torch.where(near, total * series, terms).sum(dim=-1) / 2
+
+
+def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Sum of coefficients[k] x^k."""
+    *rest, value = coefficients
+    result = torch.full_like(x, value)
+    for coefficient in reversed(rest):
+        result = result * x + coefficient
+    return result
+
+
+# ---- by name -------------------------------------------------------------------------------------
+
+BOTH = ("correct", "incorrect")
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("logit_diff", logit_diff, answers_only=True),
-        Metric("logit_diff_sum", logit_diff_sum, answers_only=True),
-        Metric("prob_diff", prob_diff),
-        Metric("kl", kl, flat_at_clean=True),
-        Metric("js", js, flat_at_clean=True),
-        Metric("accuracy", accuracy, answers_only=True, differentiable=False),
+        Metric("logit_diff", logit_diff, answers_only=True, needs=BOTH),
+        Metric("logit_diff_sum", logit_diff_sum, answers_only=True, needs=BOTH),
+        Metric("prob_diff", prob_diff, needs=BOTH, of_predictions=_prob_diff),
+        Metric("kl", kl, flat_at_clean=True, of_predictions=_kl),
+        Metric("js", js, flat_at_clean=True, of_predictions=_js),
+        Metric("accuracy", accuracy, answers_only=True, differentiable=False, needs=BOTH),
     )
 }
 
@@ -165,39 +293,65 @@ def get_metric(metric: str | Metric) -> Metric:
     """A metric by name (a `Metric` is returned as it is); a `UserError` lists the known names."""
     if isinstance(metric, Metric):
         return metric
-    if metric not in METRICS:
-        raise UserError(f"unknown metric {metric!r}; known are {', '.join(METRICS)}")
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise UserError(
+            f"unknown metric {str(metric)[:100]!r}; known are {', '.join(METRICS)}, and an "
+            "eap.Metric of your own"
+        )
     return METRICS[metric]
 
 
-def from_sequence_metric(
-    name: str, function: Callable[[Tensor, Tensor, Tensor, Any], Tensor], labels: Any
-) -> Metric:
-    """A metric written as `function(logits, clean_logits, input_length, labels) -> [batch]`.
+def get_metrics(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
+    """One metric, or several: results are kept by name, so no two may share one.
 
-    Args:
-        name: what to call it.
-        function: takes logits `[batch, pos, d_vocab]`, of which it may read the last token's,
-            `logits[i, input_length[i] - 1]`; that position is the only one it is given.
-        labels: one entry per example of the dataset; the function gets those of its batch (a
-            tensor if `labels` is one, else a list).
+    Raises:
+        UserError: an unknown name, no metric at all, or two of one name.
     """
-
-    def of_last_token(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Tensor:
-        rows = list(answers.rows)
-        own = labels[rows] if isinstance(labels, Tensor) else [labels[row] for row in rows]
-        if isinstance(own, Tensor):
-            own = own.to(logits.device)
-        input_length = torch.ones(len(rows), dtype=torch.long, device=logits.device)
-        return function(logits[:, None], clean_logits[:, None], input_length, own)
-
-    return Metric(name, of_last_token)
-
-
-def _set_mean(logits: Tensor, answers: Answers, members: Tensor) -> Float[Tensor, " batch"]:
-    return (logits[:, answers.token_ids] * members).sum(-1) / members.sum(-1)
+    several = [metrics] if isinstance(metrics, str | Metric) else list(metrics)
+    chosen = [get_metric(metric) for metric in several]
+    if not chosen:
+        raise UserError("no metric is given; at least one is needed")
+    names = [metric.name for metric in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"{names.count(name)} metrics are called {name!r}; results are kept by name, so "
+                "each needs its own"
+            )
+    return chosen
 
 
-def _kl(p: Tensor, q: Tensor) -> Float[Tensor, " batch"]:
-    """KL divergence of log-probabilities; a token of probability zero contributes nothing."""
-    return torch.where(p > -torch.inf, p.exp() * (p - q), 0.0).sum(dim=-1)
+def check_answer_sets(metrics: Sequence[Metric], examples: Sequence[Example]) -> None:
+    """Whether every example has the answers, and every metric the labels, that are read.
+
+    Raises:
+        UserError: names the metric, and the example and side that is empty.
+    """
+    for metric in metrics:
+        if metric.n_labels is not None and metric.n_labels != len(examples):
+            raise UserError(
+                f"metric {metric.name!r} has {metric.n_labels} labels for {len(examples)} "
+                "examples; one label per example is needed, in the examples' order"
+            )
+        for side in metric.needs:
+            for row, example in enumerate(examples):
+                if not getattr(example, side):
+                    raise UserError(
+                        f"example {row} has no {side} answer, which {metric.name} needs; kl and "
+                        "js need none"
+                    )
+
+
+def check_values(metrics: Sequence[Metric], values: Float[Tensor, "metric *rest"]) -> None:
+    """Whether any metric came out as NaN.
+
+    Raises:
+        UserError: names it.
+    """
+    for metric, of_metric in zip(metrics, values, strict=True):
+        n = int(of_metric.isnan().sum())
+        if n:
+            raise UserError(
+                f"metric {metric.name!r} is NaN in {n:,} of {of_metric.numel():,} values; a "
+                "number is needed for every example"
+            )

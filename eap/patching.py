@@ -26,7 +26,15 @@ from torch import Tensor
 from eap.data.batches import check_examples, load_batch, one_group, plan_batches
 from eap.data.dataset import Dataset
 from eap.graph.graph import Graph, GraphConfig
-from eap.metrics import Answers, Metric, get_metric
+from eap.metrics import (
+    Answers,
+    Metric,
+    Predictions,
+    check_answer_sets,
+    check_values,
+    get_metrics,
+    measure_all,
+)
 from eap.model.loading import Model
 from eap.model.runs import (
     Differences,
@@ -137,6 +145,7 @@ def run_plan(
         if checkpoint is not None:
             checkpoint.save(totals, number)
     distributed.sum_over_processes(totals)
+    check_values(plan.metrics, totals[0])
     n_examples = len(dataset)
     means, squares = totals / n_examples
     graph = Graph.from_config(config)
@@ -207,8 +216,9 @@ def make_plan(
 
     `tokens_per_run` is how many tokens are stacked in one run; None: as many as the budget allows.
     """
-    found = [get_metric(m) for m in ([metrics] if isinstance(metrics, str | Metric) else metrics)]
+    found = get_metrics(metrics)
     check_examples(model, dataset.examples)
+    check_answer_sets(found, dataset.examples)
     config = replace(model.config, expanded_kv=expanded_kv)
     graph = Graph.from_config(config)
     wanted = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph
@@ -320,7 +330,7 @@ class BatchPatcher:
     trace: list[LayerTrace]
     differences: Differences
     final: Float[Tensor, "batch d_model"]
-    clean_logits: Float[Tensor, "batch n_tokens"]
+    clean: Predictions
     clean_values: Float[Tensor, "metric batch"]
 
     @classmethod
@@ -348,8 +358,8 @@ class BatchPatcher:
         token_ids, answers = None, batch.answers
         if all(metric.answers_only for metric in plan.metrics):
             token_ids, answers = answers.token_ids, answers.among_themselves()
-        logits = unembed(model, final, token_ids)
-        clean_values = torch.stack([metric(logits, logits, answers) for metric in plan.metrics])
+        clean = Predictions(unembed(model, final, token_ids))
+        clean_values = measure_all(plan.metrics, clean, answers)
         return cls(
             model,
             plan,
@@ -359,7 +369,7 @@ class BatchPatcher:
             trace,
             differences,
             final,
-            logits,
+            clean,
             clean_values,
         )
 
@@ -469,9 +479,7 @@ class BatchPatcher:
         """Metrics of patched runs minus those of the clean run."""
         logits = unembed(self.model, finals, self.token_ids)
         values = [
-            torch.stack(
-                [metric(own, self.clean_logits, self.answers) for metric in self.plan.metrics]
-            )
+            measure_all(self.plan.metrics, Predictions(own, self.clean), self.answers)
             for own in logits
         ]
         return torch.stack(values, dim=1) - self.clean_values[:, None]

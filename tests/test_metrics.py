@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from reference import twins
 from reference.oracle import metric_of
 from reference.twins import assert_close, dataset_of
+from scipy.stats import kendalltau
 
 import eap
 from eap.metrics import METRICS, Answers, get_metric
@@ -182,6 +186,111 @@ def test_a_tie_is_no_success():
     assert float(measure("accuracy", logits, logits, [example((0,), (1,))])) == 0.0
 
 
+# ---- small divergences in float32 ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["kl", "js"])
+@pytest.mark.parametrize("d_vocab", [20, 50_257])
+@pytest.mark.parametrize("scale", [1e-6, 1e-4, 1e-2, 1.0, 10.0])
+def test_divergences_keep_their_digits_in_float32(name, d_vocab, scale):
+    """Relative to each value, however small; the same logits, so that nothing else rounds."""
+    generator = torch.Generator().manual_seed(0)
+    clean = 4 * torch.randn(6, d_vocab, generator=generator) - 30
+    logits = clean + scale * torch.randn(6, d_vocab, generator=generator)
+    examples = [example((0,), (1,))] * 6
+    values = measure(name, logits, clean, examples)
+    exact = measure(name, logits.double(), clean.double(), examples)
+    assert (values > 0).all()
+    torch.testing.assert_close(values.double(), exact, rtol=1e-4, atol=0)
+    # The textbook's formula, in twice the digits, says the same (its own rounding apart).
+    p, q = (x.double().log_softmax(-1) for x in (clean, logits))
+    mixture = torch.logaddexp(p, q) - math.log(2)
+    textbook = {
+        "kl": (p.exp() * (p - q)).sum(-1),
+        "js": (p.exp() * (p - mixture) + q.exp() * (q - mixture)).sum(-1) / 2,
+    }[name]
+    torch.testing.assert_close(exact, textbook, rtol=1e-6, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["kl", "js"])
+@pytest.mark.parametrize("constant", [0.0, 3.0, -250.0])
+def test_a_constant_beside_a_small_change_is_no_divergence(name, constant):
+    generator = torch.Generator().manual_seed(1)
+    clean = torch.randn(4, 1000, generator=generator)
+    logits = clean + 1e-3 * torch.randn(4, 1000, generator=generator)
+    examples = [example((0,), (1,))] * 4
+    moved = measure(name, logits + constant, clean, examples)
+    exact = measure(name, (logits + constant).double(), clean.double(), examples)
+    # Beside 250, what a float32 can tell of a change of 0.001 are two digits.
+    rtol = 1e-4 if abs(constant) < 10 else 3e-2
+    torch.testing.assert_close(moved.double(), exact, rtol=rtol, atol=0)
+    assert (measure(name, clean + constant, clean, examples) >= 0).all()
+
+
+@pytest.mark.parametrize("name", ["kl", "js"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 20.0])
+def test_gradients_of_divergences_are_the_textbooks(name, scale):
+    generator = torch.Generator().manual_seed(2)
+    clean = torch.randn(3, 40, generator=generator).double()
+    logits = clean + scale * torch.randn(3, 40, generator=generator).double()
+    examples = [example((0,), (1,))] * 3
+
+    def gradient(function, dtype):
+        x = logits.to(dtype).requires_grad_()
+        (out,) = torch.autograd.grad(function(x).sum(), x)
+        return out.double()
+
+    def textbook(x):
+        p, q = clean.log_softmax(-1), x.log_softmax(-1)
+        if name == "kl":
+            return (p.exp() * (p - q)).sum(-1)
+        mixture = torch.logaddexp(p, q) - math.log(2)
+        return (p.exp() * (p - mixture) + q.exp() * (q - mixture)).sum(-1) / 2
+
+    expected = gradient(textbook, torch.float64)
+    ours = gradient(lambda x: measure(name, x, clean, examples), torch.float64)
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-13)
+    in_float32 = gradient(lambda x: measure(name, x, clean.float(), examples), torch.float32)
+    assert_close(in_float32, expected, 1e-4)
+    for dtype in (torch.float32, torch.float64):
+        x = clean.to(dtype).requires_grad_()
+        (at_clean,) = torch.autograd.grad(measure(name, x, clean.to(dtype), examples).sum(), x)
+        assert at_clean.abs().max() == 0
+
+
+def test_tokens_that_one_run_rules_out():
+    """By pen and paper: halves against halves that share one token, or none."""
+    inf = math.inf
+    clean = torch.tensor([[0.0, 0.0, -inf]] * 3)
+    logits = torch.tensor([[0.0, -inf, 0.0], [-inf, -inf, 0.0], [0.0, 0.0, 0.0]])
+    examples = [example((0,), (1,))] * 3
+    assert measure("kl", logits, clean, examples).tolist() == [
+        inf,
+        inf,
+        pytest.approx(math.log(1.5), rel=1e-6),
+    ]
+    thirds = (math.log(6 / 5) + math.log(4 / 5) * 2 / 3 + math.log(2) / 3) / 2
+    assert measure("js", logits, clean, examples).tolist() == pytest.approx(
+        [math.log(2) / 2, math.log(2), thirds], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("metric", ["kl", "js"])
+def test_exact_divergences_of_all_edges_rank_as_in_float64(metric):
+    """Every edge of the model that ships here, on pairs of a task: float32 against float64."""
+    single, double = (eap.load_model("toy", dtype=dtype) for dtype in ("float32", "float64"))
+    dataset = eap.load_dataset("sva", single.tokenizer, head=3)
+    values = [
+        eap.patch_edges(model, dataset, metrics=[metric])[metric] for model in (single, double)
+    ]
+    counted = values[0].edge_exists
+    ours, exact = (graph.scores[counted].double() for graph in values)
+    assert (ours >= 0).all()
+    assert kendalltau(ours, exact)[0] > 0.99
+    relative = ((ours - exact).abs() / exact.clamp(min=1e-12)).median()
+    assert relative < 1e-2
+
+
 # ---- names and metrics of one's own --------------------------------------------------------------
 
 
@@ -251,3 +360,226 @@ def test_answers_share_what_examples_share():
     assert answers.correct.tolist() == [[False, True, True, True, False, False]] * 2
     assert answers.incorrect.int().tolist() == [[0, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1]]
     assert answers.rows == (10, 20)
+
+
+# ---- what people's own metrics return, and what they are given -----------------------------------
+
+
+def evaluate_own(function, **options):
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    return eap.evaluate_baselines(
+        model, dataset, metrics=[eap.Metric("own", function, **options)], batch_size=3
+    )[0]["own"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float64, torch.long, torch.bfloat16])
+def test_a_metric_of_any_dtype_is_converted(dtype):
+    values = evaluate_own(lambda logits, clean, answers: (logits[:, 3] > 0).to(dtype))
+    plain = evaluate_own(lambda logits, clean, answers: logits[:, 3])
+    assert values.dtype == plain.dtype == torch.float32
+    assert torch.equal(values, (plain > 0).float())
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda logits: None, "NoneType"),
+        (lambda logits: logits[:, 0].tolist(), "list"),
+        (lambda logits: logits[:, 0].numpy(), "ndarray"),
+        (lambda logits: 0.5, "float"),
+        (lambda logits: logits, "one value per example"),
+        (lambda logits: logits[:, :1], "one value per example"),
+        (lambda logits: logits[:, 0].mean(), "one value per example"),
+        (lambda logits: logits[:, 0].to(torch.complex64), "complex"),
+        (lambda logits: logits[:, 0] * math.nan, "NaN"),
+        (lambda logits: (logits[:, 0] - 1e9).sqrt(), "NaN"),
+    ],
+)
+def test_a_metric_that_returns_something_else_is_refused_by_name(returned, words):
+    with pytest.raises(eap.UserError, match=words) as error:
+        evaluate_own(lambda logits, clean, answers: returned(logits))
+    assert "'own'" in str(error.value)
+
+
+def test_a_nan_is_refused_by_every_verb():
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    metric = eap.Metric("broken", lambda logits, clean, answers: logits[:, 0] * math.nan)
+    for verb in (
+        lambda: eap.attribute(model, dataset, metric=metric),
+        lambda: eap.patch_edges(model, dataset, metrics=[metric]),
+    ):
+        with pytest.raises(eap.UserError, match=r"'broken' is NaN"):
+            verb()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda logits, clean, answers: logits.argmax(-1),
+        lambda logits, clean, answers: logits[:, 3] > 0,
+        lambda logits, clean, answers: logits.detach()[:, 3],
+        lambda logits, clean, answers: clean[:, 3],
+    ],
+)
+def test_a_metric_without_a_gradient_cannot_be_attributed(function):
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    with pytest.raises(eap.UserError, match="'own' has no gradient"):
+        eap.attribute(model, dataset, metric=eap.Metric("own", function))
+
+
+def test_metrics_of_one_name_are_refused():
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    mine = eap.Metric("kl", METRICS["logit_diff"].function)
+    for several in (["kl", "kl"], ["kl", mine], [mine, mine]):
+        for verb in (
+            lambda chosen: eap.evaluate_baselines(model, dataset, metrics=chosen),
+            lambda chosen: eap.patch_edges(model, dataset, metrics=chosen),
+        ):
+            with pytest.raises(eap.UserError, match="2 metrics are called 'kl'"):
+                verb(several)
+    with pytest.raises(eap.UserError, match="no metric"):
+        eap.evaluate_baselines(model, dataset, metrics=[])
+    with pytest.raises(eap.UserError, match="unknown metric"):
+        get_metric(lambda logits, clean, answers: logits[:, 0])
+
+
+def test_an_empty_answer_set_is_refused_where_it_is_read():
+    """The side is named; a divergence reads no answers."""
+    model, names = twins.load("gpt2"), ("logit_diff", "logit_diff_sum", "prob_diff", "accuracy")
+    full = twins.RAGGED[0]
+    for side, empty in (
+        ("incorrect", replace(full, incorrect=())),
+        ("correct", replace(full, correct=())),
+    ):
+        dataset = dataset_of([full, empty])
+        for name in names:
+            with pytest.raises(eap.UserError, match=f"example 1 has no {side} answer.*{name}"):
+                eap.evaluate_baselines(model, dataset, metrics=[name])
+        clean, _ = eap.evaluate_baselines(model, dataset, metrics=["kl", "js"])
+        assert clean["kl"].tolist() == clean["js"].tolist() == [0.0, 0.0]
+        assert eap.attribute(model, dataset, metric="kl", steps=2).scores.abs().max() > 0
+    with pytest.raises(eap.UserError, match="neither a correct nor an incorrect answer"):
+        eap.attribute(model, dataset_of([replace(full, correct=(), incorrect=())]))
+
+
+@pytest.mark.parametrize("field", ["clean", "corrupted", "correct", "incorrect"])
+def test_a_token_id_below_0_is_refused(field):
+    tokens = (*getattr(twins.RAGGED[0], field)[:-1], -1)
+    dataset = dataset_of([replace(twins.RAGGED[0], **{field: tokens})])
+    with pytest.raises(eap.UserError, match=r"example 0 has token -1; token ids begin at 0"):
+        eap.evaluate_baselines(twins.load("gpt2"), dataset)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.Series(LABELS, index=[6, 0, 5, 1, 4, 2, 3]),
+        pd.Series(LABELS, index=range(10, 17)),
+        pd.Series(LABELS, index=list("abcdefg")),
+        pd.DataFrame({"correct_idx": LABELS}).sample(frac=1, random_state=0).sort_values(
+            "correct_idx", key=lambda column: column.map(LABELS.index)
+        )["correct_idx"],
+        pd.Index(LABELS),
+        np.array(LABELS),
+        tuple(LABELS),
+        range(7),
+    ],
+    ids=["shuffled", "offset", "named", "sampled", "index", "array", "tuple", "range"],
+)  # fmt: skip
+def test_labels_go_by_position(labels):
+    metric = eap.from_sequence_metric("own", label_logit, labels)
+    plain = eap.from_sequence_metric("own", label_logit, [int(label) for label in labels])
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    values, expected = (
+        eap.evaluate_baselines(model, dataset, metrics=[own], batch_size=2)[1]["own"]
+        for own in (metric, plain)
+    )
+    assert torch.equal(values, expected)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        dict(enumerate(LABELS)),
+        set(LABELS),
+        "3947566",
+        3,
+        None,
+        torch.tensor(3),
+        np.array(3),
+        pd.DataFrame({"a": LABELS}),
+    ],
+)
+def test_labels_without_an_order_are_refused(labels):
+    with pytest.raises(eap.UserError, match="one entry per example is needed, in order"):
+        eap.from_sequence_metric("own", label_logit, labels)
+
+
+@pytest.mark.parametrize("n", [0, 6, 8])
+def test_labels_of_another_number_are_refused(n):
+    metric = eap.from_sequence_metric("own", label_logit, [0] * n)
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    for verb in (
+        lambda: eap.evaluate_baselines(model, dataset, metrics=[metric]),
+        lambda: eap.attribute(model, dataset, metric=metric),
+        lambda: eap.patch_edges(model, dataset, metrics=[metric]),
+    ):
+        with pytest.raises(eap.UserError, match=f"'own' has {n} labels for 7 examples"):
+            verb()
+
+
+ELSEWHERE = {
+    "the one before": lambda x, c, n, y: x[torch.arange(len(x)), n - 2, 0],
+    "three before": lambda x, c, n, y: x[torch.arange(len(x)), n - 4, 0],
+    "twenty before": lambda x, c, n, y: x[torch.arange(len(x)), n - 21, 0],
+    "the first": lambda x, c, n, y: x[:, 0, 1],
+    "the mean": lambda x, c, n, y: x.mean(1)[:, 2],
+    "the sum": lambda x, c, n, y: x[:, :, 2].sum(1),
+    "the largest": lambda x, c, n, y: x[:, :, 2].amax(1),
+    "of the clean run": lambda x, c, n, y: x[:, -1, 0] - c[:, 0, 0],
+    "mean log-likelihood": lambda x, c, n, y: x.log_softmax(-1)[:, :, 0].mean(1),
+    "top token": lambda x, c, n, y: x[:, 0].argmax(-1) == c[:, -1].argmax(-1),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_metric_that_reads_another_position_is_refused(name):
+    metric = eap.from_sequence_metric(name, ELSEWHERE[name], [0] * 7)
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    for verb in (
+        lambda: eap.evaluate_baselines(model, dataset, metrics=[metric]),
+        lambda: eap.patch_edges(model, dataset, metrics=[metric]),
+    ):
+        with pytest.raises(eap.UserError, match="reads another position"):
+            verb()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, c, n, y: x[:, -1, 0],
+        lambda x, c, n, y: x[torch.arange(len(x)), n - 1].softmax(-1)[:, 0],
+        lambda x, c, n, y: x.log_softmax(-1)[torch.arange(len(x)), n - 1, 0],
+        lambda x, c, n, y: x.gather(1, (n - 1)[:, None, None].expand(-1, 1, x.shape[2]))[:, 0, 1],
+        lambda x, c, n, y: x[:, -1].argmax(-1) == c[:, -1].argmax(-1),
+    ],
+)
+def test_the_ways_of_reading_the_last_position_are_accepted(function):
+    metric = eap.from_sequence_metric("own", function, [0] * 7)
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    assert eap.evaluate_baselines(model, dataset, metrics=[metric])[0]["own"].isfinite().all()
+
+
+def test_attribution_turns_gradients_on_where_a_notebook_turned_them_off():
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    expected = eap.attribute(model, dataset, steps=2).scores
+    with torch.no_grad():
+        assert torch.equal(eap.attribute(model, dataset, steps=2).scores, expected)
+        assert not torch.is_grad_enabled()
+    torch.set_grad_enabled(False)
+    try:
+        assert torch.equal(eap.attribute(model, dataset, steps=2).scores, expected)
+    finally:
+        torch.set_grad_enabled(True)
+    with torch.inference_mode(), pytest.raises(eap.UserError, match="inference_mode"):
+        eap.attribute(model, dataset)

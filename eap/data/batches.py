@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from eap.data.answers import Answers
 from eap.data.dataset import Dataset, Example, first_difference
 from eap.errors import UserError
-from eap.metrics import Answers
 
 if TYPE_CHECKING:
     from eap.model.loading import Model
@@ -85,8 +85,8 @@ def check_examples(model: "Model", examples: Sequence[Example]) -> None:
     """Whether a model can run these examples.
 
     Raises:
-        UserError: there are none, or one has prompts of different lengths or none at all, an empty
-            answer set, a token that the weights do not have, or more tokens than positions.
+        UserError: there are none, or one has prompts of different lengths or none at all, no answer
+            at all, a token that the weights do not have, or more tokens than positions.
     """
     if not examples:
         raise UserError("there are no examples to run")
@@ -99,11 +99,14 @@ def check_examples(model: "Model", examples: Sequence[Example]) -> None:
                 f"example {row}: the prompts have {n} and {len(example.corrupted)} tokens; they "
                 "must be equally long, and not empty"
             )
-        if not example.correct or not example.incorrect:
-            raise UserError(f"example {row} has an empty answer set")
+        if not example.correct and not example.incorrect:
+            raise UserError(f"example {row} has neither a correct nor an incorrect answer")
         if n_ctx is not None and n > n_ctx:
             raise UserError(f"example {row} has {n} tokens; {model.name} takes at most {n_ctx}")
-        largest = max(max(tokens) for tokens in vars(example).values())
+        tokens = [token for own in vars(example).values() for token in own]
+        largest, smallest = max(tokens), min(tokens)
+        if smallest < 0:
+            raise UserError(f"example {row} has token {smallest}; token ids begin at 0")
         if largest >= d_vocab:
             raise UserError(
                 f"example {row} has token {largest}, but the weights have {d_vocab} tokens: this "
