@@ -171,14 +171,14 @@ def patch(
             f"note: in {args.dtype} a run's rounding is larger than the values of most edges; "
             "float32 tells small values apart"
         )
-    seconds = measure_seconds(model, dataset, plan)
+    seconds = measure_seconds(plan)
     shell.say(
-        f"exact values: {int(plan.wanted.sum()):,} edges x {len(dataset)} pairs in "
+        f"exact values: {int(plan.edges.sum()):,} edges x {len(dataset)} pairs in "
         f"{len(plan.units):,} pieces, {plan.tokens_per_run:,} tokens at a time; up to "
         f"{memory / 2**20:,.0f} MiB beside the weights, about {shell.duration(seconds)} in all"
         + ("; going on where an earlier run was stopped" if tokens_per_run else "")
     )
-    return run_plan(model, dataset, plan, checkpoint=checkpoint, quiet=False)
+    return run_plan(plan, checkpoint=checkpoint, quiet=False)
 
 
 if __name__ == "__main__":

@@ -309,7 +309,7 @@ def exact(bench: Bench, repeats: int) -> list[Row]:
         name = f"exact patching, difference at {where}: edges per second against one run per edge"
         rows.append(ratio("exact", name, scaled, target=limit))
         plan = make_plan(bench.model, data, ALL_METRICS, chosen, None, None)
-        operations = count_operations(bench.model, data, plan, plan.units)
+        operations = count_operations(plan, plan.units)
         shares = [operations / own / peak_rate() for own, _ in pairs]
         rows.append(
             plain_value(
@@ -331,7 +331,7 @@ def layers(_: Bench, repeats: int) -> list[Row]:
         generator = torch.Generator().manual_seed(0)
         chosen = some_edges(graph, min(1.0, 1000 / graph.n_edges), generator)
         plan = make_plan(bench.model, data, ALL_METRICS, chosen, None, None)
-        operations = count_operations(bench.model, data, plan, plan.units)
+        operations = count_operations(plan, plan.units)
         patch = lambda: patch_edges(bench.model, data, metrics=ALL_METRICS, edges=chosen)
         patch()
         times = [seconds(patch) for _ in range(repeats)]

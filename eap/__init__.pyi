@@ -1,3 +1,4 @@
+from . import ablation as ablation
 from . import attribution as attribution
 from . import circuits as circuits
 from . import compare as compare
@@ -5,6 +6,7 @@ from . import data as data
 from . import figures as figures
 from . import graph as graph
 from . import measures as measures
+from . import methods as methods
 from . import metrics as metrics
 from . import model as model
 from . import patching as patching
@@ -13,9 +15,14 @@ from . import runtime as runtime
 from . import screening as screening
 from . import sequence_metrics as sequence_metrics
 from . import studies as studies
+from .ablation import Mean as Mean
+from .ablation import Resample as Resample
+from .ablation import Zero as Zero
 from .attribution import attribute as attribute
+from .circuits import Faithfulness as Faithfulness
 from .circuits import evaluate as evaluate
 from .circuits import evaluate_baselines as evaluate_baselines
+from .circuits import faithfulness as faithfulness
 from .data.dataset import Dataset as Dataset
 from .data.dataset import Example as Example
 from .data.dataset import load_dataset as load_dataset
@@ -23,11 +30,13 @@ from .errors import UserError as UserError
 from .graph.graph import Edge as Edge
 from .graph.graph import Graph as Graph
 from .graph.graph import GraphConfig as GraphConfig
+from .methods import Method as Method
 from .metrics import Metric as Metric
-from .model.loading import Model as Model
 from .model.loading import from_bridge as from_bridge
 from .model.loading import load_model as load_model
+from .model.model import Model as Model
 from .patching import patch_edges as patch_edges
+from .patching import patch_nodes as patch_nodes
 from .rankings import Areas as Areas
 from .rankings import areas as areas
 from .sequence_metrics import from_sequence_metric as from_sequence_metric

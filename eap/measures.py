@@ -29,6 +29,26 @@ def normalised(values: Any, clean: Any, corrupted: Any) -> Any:
     return (values - corrupted) / (clean - corrupted)
 
 
+def share_errors(
+    values: Float[np.ndarray, "*circuit example"],
+    clean: Float[np.ndarray, " example"],
+    corrupted: Float[np.ndarray, " example"],
+) -> Float[np.ndarray, "*circuit"]:
+    """Standard error of `normalised` means, as that of a ratio; NaN for one example.
+
+    Circuit, clean and corrupted run vary together over the same examples, so to first order (the
+    delta method) the share s varies as the mean of `v - c - s (b - c)` over the gap.
+    """
+    values, clean, corrupted = (np.asarray(x, dtype=np.float64) for x in (values, clean, corrupted))
+    n = values.shape[-1]
+    if n < 2:
+        return np.full(values.shape[:-1], np.nan)
+    gap = clean.mean() - corrupted.mean()
+    share = normalised(values.mean(-1), clean.mean(), corrupted.mean())
+    residuals = values - corrupted - np.asarray(share)[..., None] * (clean - corrupted)
+    return residuals.std(axis=-1, ddof=1) / np.sqrt(n) / abs(gap)
+
+
 # ---- areas under a curve of sizes ----------------------------------------------------------------
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

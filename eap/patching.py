@@ -1,8 +1,9 @@
 """Exact activation patching: the value of every edge by the definition, without one run per edge.
 
-    value(u -> v) = metric(run in which v alone reads a_u_corrupted instead of a_u) - metric(clean)
+    value(u -> v) = metric(run in which v alone reads a_u_ablated instead of a_u) - metric(clean)
 
-Patching u -> v changes nothing before v, so a patched run starts where its edge ends:
+(Vig et al. 2020; of edges, path patching: Wang et al. 2022, Goldowsky-Dill et al. 2023, Conmy et
+al. 2023.) Patching u -> v changes nothing before v, so a patched run starts where its edge ends:
 
 * q, k and v. `x + delta_u` is normalised and projected once per sender, for all heads; each head's
   change is a small attention and one `d_head x d_model` product, added to the clean run;
@@ -10,70 +11,45 @@ Patching u -> v changes nothing before v, so a patched run starts where its edge
 * logits. The final norm and the unembedding are all there is.
 
 From there on many edges are stacked along the batch dimension and the rest of the model is run, on
-the positions from the first difference on. All metrics are read from one run.
+the positions from the first difference on. All metrics are read from one run. A patched node is
+the same with everything behind it: `delta_u` is added to the residual stream once.
+
+Phases: `eap.patch_plan` cuts the work into units that can be stopped between; here they are run.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from typing_extensions import Unpack
 
-from eap.data.batches import check_examples, load_batch, one_group, plan_batches
+from eap.ablation import Ablation, get_ablation
+from eap.data.batches import check_examples
 from eap.data.dataset import Dataset
-from eap.graph.graph import Graph, GraphConfig
-from eap.metrics import (
-    Answers,
-    Metric,
-    Predictions,
-    check_answer_sets,
-    check_values,
-    get_metrics,
-    measure_all,
+from eap.graph import Graph
+from eap.metrics import Metric, Predictions, check_values, get_metrics, measure_all
+from eap.model.model import Model
+from eap.model.runs import LayerTrace, SenderOutputs, changed_attention, run_layers
+from eap.moments import Moments
+from eap.patch_plan import (
+    Plan,
+    Unit,
+    costs_of,
+    count_operations,
+    make_plan,
+    receivers_of,
 )
-from eap.model.loading import Model
-from eap.model.runs import (
-    Differences,
-    LayerTrace,
-    Suffix,
-    apply_norm,
-    attend_to,
-    embed,
-    finish_attention,
-    position_embedding,
-    project,
-    run_both,
-    run_layers,
-    run_mlp,
-    run_prefix,
-    unembed,
-)
+from eap.prepared import PreparedBatch, Work
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
-from eap.runtime.memory import Shapes, choose_batch_size, patching_operations, patching_tokens
+from eap.runtime.memory import choose_batch_size
 from eap.runtime.progress import progress_bar
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A piece of work: edges from some senders into a layer's q, k or v, its MLP, or the logits.
-
-    Attributes:
-        batch: number of the batch.
-        layer: of the receivers (the last one for the logits).
-        kind: 'q', 'k', 'v', 'mlp' or 'logits'.
-        start, stop: of the senders.
-    """
-
-    batch: int
-    layer: int
-    kind: str
-    start: int
-    stop: int
+from eap.runtime.resources import ResourceOptions, Resources
+from eap.signature import sign
 
 
 def patch_edges(
@@ -82,11 +58,10 @@ def patch_edges(
     *,
     metrics: Sequence[str | Metric] = ("logit_diff",),
     edges: Bool[Tensor, "n_forward n_backward"] | None = None,
-    batch_size: int | None = None,
-    memory_budget: int | None = None,
+    ablation: str | Ablation | None = None,
     expanded_kv: bool = False,
     checkpoint: Checkpoint | None = None,
-    quiet: bool = True,
+    **resources: Unpack[ResourceOptions],
 ) -> dict[str, Graph]:
     """The exact value of every edge, or of the given ones, for several metrics in one pass.
 
@@ -95,11 +70,10 @@ def patch_edges(
         dataset: from `eap.load_dataset`.
         metrics: names of `eap.metrics.METRICS`, or `Metric`s.
         edges: which edges to score; None: all.
-        batch_size: examples at a time; None: as many as the budget allows.
-        memory_budget: in bytes, beside the weights; None: half of what is free.
+        ablation: what a patched edge carries; None: the corrupted prompt's activation.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        checkpoint: where progress is kept, so that a stopped run can go on.
-        quiet: without a progress bar.
+        checkpoint: where progress is kept; a run that was stopped goes on there.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
         By metric name, the whole graph with exact scores (means over examples), their standard
@@ -108,165 +82,118 @@ def patch_edges(
     Raises:
         UserError: unknown metric, pairs that are no edges, or a budget too small for one edge.
     """
+    limits = Resources(**resources)
+    batch_size, tokens_per_run = limits.batch_size, None
+    if checkpoint is not None:  # what an interrupted run chose by free memory stays what it was
+        tokens_per_run = checkpoint.setting("tokens_per_run")
+        batch_size = checkpoint.setting("batch_size") if batch_size is None else batch_size
     plan = make_plan(
-        model, dataset, metrics, edges, batch_size, memory_budget, expanded_kv=expanded_kv
-    )
-    return run_plan(model, dataset, plan, checkpoint=checkpoint, quiet=quiet)
+        model, dataset, metrics, edges, batch_size, limits.memory_budget,
+        ablation=ablation, expanded_kv=expanded_kv, tokens_per_run=tokens_per_run,
+    )  # fmt: skip
+    return run_plan(plan, checkpoint=checkpoint, quiet=limits.quiet)
 
 
 def run_plan(
-    model: Model,
-    dataset: Dataset,
-    plan: "Plan",
-    *,
-    checkpoint: Checkpoint | None = None,
-    quiet: bool = True,
+    plan: Plan, *, checkpoint: Checkpoint | None = None, quiet: bool = True
 ) -> dict[str, Graph]:
-    """What `patch_edges` returns, by a plan of `make_plan` for the same model and data."""
-    config, wanted = plan.config, plan.wanted
-    # Sums over examples of the values and of their squares.
-    shape = (2, len(plan.metrics), config.n_forward, config.n_backward)
-    totals = torch.zeros(shape, dtype=torch.float64)
-    work = distributed.own_share(plan.units, costs=_costs(model, dataset, plan, plan.units))
+    """What `patch_edges` returns, by a plan of `make_plan`."""
+    work, config = plan.work, plan.work.config
+    model = work.model
+    moments = Moments.zeros(len(work.metrics), config.n_forward, config.n_backward)
+    units = distributed.own_share(plan.units, costs=costs_of(plan, plan.units))
     done = 0
     if checkpoint is not None:
         checkpoint = replace(checkpoint, identity={**checkpoint.identity, **plan.identity})
-        done = checkpoint.resume(totals)
-    patcher, loaded = None, None
-    remaining = progress_bar(work[done:], "exact values", quiet=quiet, done=done)
+        done = checkpoint.resume(moments.state)
+    patcher: BatchPatcher | None = None
+    remaining = progress_bar(units[done:], "exact values", quiet=quiet, done=done)
     for number, unit in enumerate(remaining, start=done + 1):
-        if patcher is None or loaded != unit.batch:
-            patcher = BatchPatcher.load(model, dataset, plan.rows_of[unit.batch], plan)
-            loaded = unit.batch
+        if patcher is None or patcher.number != unit.batch:
+            patcher = BatchPatcher.load(plan, unit.batch)
         for senders, receivers, values in patcher.run(unit):
-            own = values.cpu().double()  # [metric, n, batch]
-            totals[0][:, senders, receivers] += own.sum(-1)
-            totals[1][:, senders, receivers] += own.square().sum(-1)
+            by_example = rearrange(values, "metric edge batch -> batch metric edge")
+            moments.add(by_example, (slice(None), senders, receivers))
         if checkpoint is not None:
-            checkpoint.save(totals, number)
-    distributed.sum_over_processes(totals)
-    check_values(plan.metrics, totals[0])
-    n_examples = len(dataset)
-    means, squares = totals / n_examples
+            checkpoint.save(moments.state, number)
+    moments.merge_processes()
+    check_values(work.metrics, moments.mean)
     graph = Graph.from_config(config)
     graphs = {}
-    for metric, mean, square in zip(plan.metrics, means, squares, strict=True):
-        errors = None
-        if n_examples > 1:
-            errors = ((square - mean**2).clamp(min=0) / (n_examples - 1)).sqrt().float()
-        scores = mean.to(model.residual_dtype).masked_fill(graph.edge_exists & ~wanted, torch.nan)
-        graphs[metric.name] = replace(graph, scores=scores, standard_errors=errors, is_exact=wanted)
+    for number, metric in enumerate(work.metrics):
+        mean, error = moments.mean[number], moments.standard_error
+        scores = mean.to(model.residual_dtype)
+        scores = scores.masked_fill(graph.edge_exists & ~plan.edges, torch.nan)
+        graphs[metric.name] = replace(
+            graph,
+            scores=scores,
+            standard_errors=None if error is None else error[number].to(model.residual_dtype),
+            is_exact=plan.edges.clone(),
+            provenance=sign(
+                model, work.dataset, metric=metric, method="exact", ablation=work.ablation,
+                expanded_kv=config.expanded_kv,
+            ),
+        )  # fmt: skip
     return graphs
 
 
-# ---- planning ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What will be done, in which order, and how much at a time.
-
-    Attributes:
-        config: of the graph.
-        metrics: that are measured.
-        wanted: the edges that are patched.
-        rows_of: the dataset's rows in each batch.
-        units: all work.
-        tokens_per_run: how many tokens are stacked in one run.
-    """
-
-    config: GraphConfig
-    metrics: list[Metric]
-    wanted: Bool[Tensor, "n_forward n_backward"]
-    rows_of: list[tuple[int, ...]]
-    units: list[Unit]
-    tokens_per_run: int
-
-    @property
-    def batch_size(self) -> int:
-        """Of the largest batch."""
-        return max(len(rows) for rows in self.rows_of)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What tells this plan's progress from another's: units are known by their number."""
-        units = repr([(unit, self.rows_of[unit.batch]) for unit in self.units])
-        edges = self.wanted.numpy().tobytes()
-        return {
-            "metrics": [metric.name for metric in self.metrics],
-            "batch_size": self.batch_size,
-            "tokens_per_run": self.tokens_per_run,
-            "units": hashlib.sha256(units.encode()).hexdigest()[:16],
-            "edges": hashlib.sha256(edges).hexdigest()[:16],
-        }
-
-
-def make_plan(
+def patch_nodes(
     model: Model,
     dataset: Dataset,
-    metrics: Sequence[str | Metric],
-    edges: Bool[Tensor, "n_forward n_backward"] | None,
-    batch_size: int | None,
-    memory_budget: int | None,
     *,
+    metrics: Sequence[str | Metric] = ("logit_diff",),
+    ablation: str | Ablation | None = None,
     expanded_kv: bool = False,
-    tokens_per_run: int | None = None,
-) -> Plan:
-    """The work that `patch_edges` does for these arguments (which see).
+    **resources: Unpack[ResourceOptions],
+) -> dict[str, Graph]:
+    """The exact value of every node: all that reads it reads its ablated output.
 
-    `tokens_per_run` is how many tokens are stacked in one run; None: as many as the budget allows.
+    Args and errors are those of `patch_edges`.
+
+    Returns:
+        By metric name, the whole graph with `node_scores` (means over examples of the metric's
+        change) and `node_errors`.
     """
-    found = get_metrics(metrics)
+    limits, chosen, where = Resources(**resources), get_metrics(metrics), get_ablation(ablation)
     check_examples(model, dataset.examples)
-    check_answer_sets(found, dataset.examples)
-    config = replace(model.config, expanded_kv=expanded_kv)
-    graph = Graph.from_config(config)
-    wanted = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph
+    batch_size = limits.batch_size
     if batch_size is None:
         batch_size = choose_batch_size(
-            model, dataset.examples, purpose="patching", budget=memory_budget
+            model, dataset.examples, purpose="patching", budget=limits.memory_budget
         )
-    rows_of = plan_batches(dataset.examples, batch_size)
-    if tokens_per_run is None:
-        tokens_per_run = patching_tokens(model, dataset.examples, batch_size, memory_budget)
-    units = plan_units(config, dataset, rows_of, wanted, tokens_per_run)
-    return Plan(config, found, wanted, rows_of, units, tokens_per_run)
-
-
-def count_operations(model: Model, dataset: Dataset, plan: Plan, units: Sequence[Unit]) -> int:
-    """Multiply-adds of matrix products that some units take."""
-    return sum(_costs(model, dataset, plan, units))
-
-
-def _costs(model: Model, dataset: Dataset, plan: Plan, units: Sequence[Unit]) -> list[int]:
-    """Of each unit, its multiply-adds."""
-    answers_only = all(metric.answers_only for metric in plan.metrics)
-    groups = [one_group([dataset.examples[row] for row in rows]) for rows in plan.rows_of]
-    shapes = Shapes.of(model)
-    costs = []
-    for unit in units:
-        group = groups[unit.batch]
-        edges = plan.wanted[
-            unit.start : unit.stop, _receivers(plan.config, unit.layer, unit.kind)
-        ].sum()
-        one = patching_operations(
-            shapes,
-            unit.layer,
-            unit.kind,
-            n_positions=group.n_positions,
-            n_keys=group.end,
-            n_tokens=2 if answers_only else model.W_U.shape[0],
+    config = replace(model.config, expanded_kv=expanded_kv)
+    work = Work.plan(model, dataset, chosen, where, config, batch_size)
+    moments = Moments.zeros(len(chosen), config.n_forward)
+    with torch.no_grad():
+        for batch in work.batches("exact values of nodes", quiet=limits.quiet):
+            clean = _CleanBatch.run(batch)
+            for sender in range(config.n_forward):
+                values = clean.measure(_patched_node(clean, sender)[None])
+                moments.add(
+                    rearrange(values, "metric 1 batch -> batch metric"), (slice(None), sender)
+                )
+    moments.merge_processes()
+    graph, error = Graph.from_config(config), moments.standard_error
+    return {
+        metric.name: replace(
+            graph,
+            node_scores=moments.mean[number].to(model.residual_dtype),
+            node_errors=None if error is None else error[number].to(model.residual_dtype),
+            provenance=sign(
+                model, dataset, metric=metric, method="exact", ablation=where, level="node",
+                expanded_kv=expanded_kv,
+            ),
         )
-        costs.append(int(edges) * len(group.rows) * one)
-    return costs
+        for number, metric in enumerate(chosen)
+    }  # fmt: skip
 
 
-def measure_seconds(model: Model, dataset: Dataset, plan: Plan, *, n_units: int = 4) -> float:
+def measure_seconds(plan: Plan, *, n_units: int = 4) -> float:
     """How long the whole plan will take, from a few of its units and the count of operations."""
     of_first = [unit for unit in plan.units if unit.batch == 0]
     step = max(1, len(of_first) // n_units)
     chosen = of_first[step // 2 :: step][:n_units]
-    patcher = BatchPatcher.load(model, dataset, plan.rows_of[0], plan)
+    patcher = BatchPatcher.load(plan, 0)
     for _ in patcher.run(chosen[0]):  # the first run of anything is slow
         break
     begun = time.perf_counter()
@@ -274,44 +201,85 @@ def measure_seconds(model: Model, dataset: Dataset, plan: Plan, *, n_units: int 
         for _, _, values in patcher.run(unit):
             values.cpu()  # waits for the device
     seconds = time.perf_counter() - begun
-    share = count_operations(model, dataset, plan, plan.units) / count_operations(
-        model, dataset, plan, chosen
-    )
+    share = count_operations(plan, plan.units) / count_operations(plan, chosen)
     return seconds * share / distributed.count()
 
 
-def plan_units(
-    config: GraphConfig,
-    dataset: Dataset,
-    rows_of: Sequence[Sequence[int]],
-    wanted: Bool[Tensor, "n_forward n_backward"],
-    tokens_per_run: int,
-) -> list[Unit]:
-    """All work, batch by batch and layer by layer, in pieces of about one projection's size."""
-    last = config.n_layers - 1
-    units = []
-    for number, rows in enumerate(rows_of):
-        n_positions = one_group([dataset.examples[row] for row in rows]).n_positions
-        step = max(1, tokens_per_run // (len(rows) * n_positions))
-        inside = [
-            (layer, kind) for layer in range(config.n_layers) for kind in ("q", "k", "v", "mlp")
+# ---- one batch -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _CleanBatch:
+    """The clean run of a batch, from which patched runs start, and what senders would change."""
+
+    batch: PreparedBatch
+    trace: list[LayerTrace]
+    changes: SenderOutputs
+    final: Float[Tensor, "batch d_model"]
+    predictions: Predictions
+    values: Float[Tensor, "metric batch"]
+
+    @classmethod
+    @torch.no_grad()
+    def run(cls, batch: PreparedBatch) -> "_CleanBatch":
+        """Run the clean and the ablated prompts."""
+        work = batch.work
+        trace: list[LayerTrace] = []
+        final = batch.run_clean(trace=trace)[:, 0]
+        changes = batch.ablated_run.changes(
+            work.model, batch.ablated - batch.clean, trace, batch.cache
+        )
+        predictions = Predictions(batch.unembed(final))
+        values = measure_all(work.metrics, predictions, batch.answers)
+        return cls(batch, trace, changes, final, predictions, values)
+
+    def after_attention(
+        self, layer: int, raw: Float[Tensor, "*n batch query d_model"]
+    ) -> Float[Tensor, "*n batch query d_model"]:
+        """The residual stream after attention whose heads sum to `raw`."""
+        x, model = self.trace[layer].x, self.batch.work.model
+        before = self.batch.cache.at_last(x) if layer == model.config.n_layers - 1 else x
+        return before + model.blocks[layer].finish_attention(raw)
+
+    def run_rest(
+        self, layer: int, x: Float[Tensor, "rows query d_model"]
+    ) -> Float[Tensor, "n batch d_model"]:
+        """The final residual stream from that after `layer`."""
+        model = self.batch.work.model
+        if layer == model.config.n_layers - 1:
+            final = x[:, 0].to(model.device)
+        else:
+            final = run_layers(model, x, self.batch.cache, first_layer=layer + 1)[:, 0]
+        return rearrange(final, "(n batch) d -> n batch d", batch=len(self.batch))
+
+    def measure(self, finals: Float[Tensor, "n batch d_model"]) -> Float[Tensor, "metric n batch"]:
+        """Metrics of patched runs minus those of the clean run."""
+        batch = self.batch
+        values = [
+            measure_all(batch.work.metrics, Predictions(logits, self.predictions), batch.answers)
+            for logits in batch.unembed(finals)
         ]
-        for layer, kind in [*inside, (last, "logits")]:
-            some = wanted[:, _receivers(config, layer, kind)].any(dim=1)
-            n_senders = len(some) if kind == "logits" else config.mlp_sender(layer)
-            for start in range(0, n_senders, step):
-                stop = min(start + step, n_senders)
-                if some[start:stop].any():
-                    units.append(Unit(number, layer, kind, start, stop))
-    return units
+        return torch.stack(values, dim=1) - self.values[:, None]
 
 
-def _receivers(config: GraphConfig, layer: int, kind: str) -> slice:
-    """The receivers of a unit."""
-    if kind in "qkv":
-        return config.receivers(layer, kind)
-    column = config.mlp_receiver(layer) if kind == "mlp" else config.logits_receiver
-    return slice(column, column + 1)
+def _patched_node(clean: _CleanBatch, sender: int) -> Float[Tensor, "batch d_model"]:
+    """The final residual stream when all that reads a sender reads its ablated output."""
+    batch = clean.batch
+    model, config = batch.work.model, batch.work.config
+    if sender == 0:
+        x = batch.ablated + batch.positions
+        return run_layers(model, x, batch.cache)[:, 0]
+    layer = (sender - 1) // (config.n_heads + 1)
+    last = layer == config.n_layers - 1
+    change = (clean.changes.at_last if last else clean.changes.everywhere)[sender]
+    run, block = clean.trace[layer], model.blocks[layer]
+    after = clean.after_attention(layer, run.attention_raw)
+    change = change.to(after.device)
+    if sender == config.mlp_sender(layer):
+        return clean.run_rest(layer, after + run.mlp_out + change)[0]
+    after = after + change
+    mlp_out = run.mlp_out if config.parallel_attn_mlp else block.run_mlp(after)
+    return clean.run_rest(layer, after + mlp_out)[0]
 
 
 Values = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "metric n batch"]]
@@ -320,92 +288,50 @@ Values = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "metric n bat
 
 @dataclass(frozen=True, eq=False)
 class BatchPatcher:
-    """The clean run of a batch, from which patched runs start, and what senders would send."""
+    """Runs the units of one batch."""
 
-    model: Model
     plan: Plan
-    answers: Answers
-    token_ids: Int[Tensor, " n_tokens"] | None
-    suffix: Suffix
-    trace: list[LayerTrace]
-    differences: Differences
-    final: Float[Tensor, "batch d_model"]
-    clean: Predictions
-    clean_values: Float[Tensor, "metric batch"]
+    number: int
+    clean: _CleanBatch
 
     @classmethod
-    @torch.no_grad()
-    def load(
-        cls,
-        model: Model,
-        dataset: Dataset,
-        rows: Sequence[int],
-        plan: Plan,
-    ) -> "BatchPatcher":
-        """Run the clean and the corrupted prompts of some rows of the dataset."""
-        batch = load_batch(dataset.examples, rows, model.device)
-        suffix = run_prefix(model, batch.prefix, batch.last, batch.n_positions)
-        offset = position_embedding(model, suffix.start, suffix.n_positions)
-        trace: list[LayerTrace] = []
-        differences, final = run_both(
-            model,
-            embed(model, batch.clean) + offset,
-            embed(model, batch.corrupted) + offset,
-            suffix,
-            clean_trace=trace,
-            expanded_kv=plan.config.expanded_kv,
-        )
-        token_ids, answers = None, batch.answers
-        if all(metric.answers_only for metric in plan.metrics):
-            token_ids, answers = answers.token_ids, answers.among_themselves()
-        clean = Predictions(unembed(model, final, token_ids))
-        clean_values = measure_all(plan.metrics, clean, answers)
-        return cls(
-            model,
-            plan,
-            answers,
-            token_ids,
-            suffix,
-            trace,
-            differences,
-            final,
-            clean,
-            clean_values,
-        )
+    def load(cls, plan: Plan, number: int) -> "BatchPatcher":
+        """Of the batch with this number."""
+        batch = plan.work.load(plan.work.rows_of[number])
+        return cls(plan, number, _CleanBatch.run(batch))
 
     @torch.no_grad()
     def run(self, unit: Unit) -> Iterator[Values]:
-        """The values of the wanted edges of a unit, a run's worth at a time."""
-        columns = _receivers(self.plan.config, unit.layer, unit.kind)
-        senders, receivers = self.plan.wanted[unit.start : unit.stop, columns].nonzero(
-            as_tuple=True
-        )
+        """The values of the edges of a unit, a run's worth at a time."""
+        clean, config = self.clean, self.plan.work.config
+        columns = receivers_of(config, unit.layer, unit.kind)
+        senders, receivers = self.plan.edges[unit.start : unit.stop, columns].nonzero(as_tuple=True)
         if unit.kind in "qkv":
-            own_senders = senders.unique() + unit.start
-            changes = self._change_heads(unit.layer, unit.kind, own_senders)
-            place = torch.searchsorted(own_senders, senders + unit.start)
-        per_run = max(
-            1, self.plan.tokens_per_run // (len(self.suffix.last) * self.suffix.n_positions)
-        )
+            different = senders.unique() + unit.start
+            changes = self._change_heads(unit.layer, unit.kind, different)
+            place = torch.searchsorted(different, senders + unit.start)
+        cache = clean.batch.cache
+        per_run = max(1, self.plan.tokens_per_run // (len(clean.batch) * cache.n_positions))
         for first in range(0, len(senders), per_run):
             chosen = slice(first, first + per_run)
             u, v = senders[chosen] + unit.start, receivers[chosen]
             if unit.kind == "logits":
-                finals = self.final + self.differences.at_last[u, :, 0]
+                finals = clean.final + clean.changes.at_last[u, :, 0]
             elif unit.kind == "mlp":
                 finals = self._into_mlp(unit.layer, u)
             else:
                 finals = self._into_heads(unit.layer, unit.kind, changes[place[chosen], v], v)
-            yield u, v + columns.start, self._measure(finals)
+            yield u, v + columns.start, clean.measure(finals)
 
     def _into_mlp(self, layer: int, senders: Int[Tensor, " n"]) -> Float[Tensor, "n batch d_model"]:
-        """Final residual streams when the layer's MLP reads the senders' corrupted outputs."""
-        clean, last_only = self.trace[layer], layer == self.plan.config.n_layers - 1
-        deltas = self.differences.at_last if last_only else self.differences.everywhere
-        x = clean.mlp_in + deltas[senders].to(clean.mlp_in.device)  # [n, batch, pos, d_model]
-        mlp_out = run_mlp(self.model.blocks[layer], x.flatten(0, 1))
-        after = self._after_attention(layer, clean.attention_raw)
-        return self._run_rest(layer, (after + mlp_out.view_as(x)).flatten(0, 1))
+        """Final residual streams when the layer's MLP reads the senders' ablated outputs."""
+        clean, work = self.clean, self.plan.work
+        run, last_only = clean.trace[layer], layer == work.config.n_layers - 1
+        deltas = clean.changes.at_last if last_only else clean.changes.everywhere
+        x = run.mlp_in + deltas[senders].to(run.mlp_in.device)  # [n, batch, pos, d_model]
+        mlp_out = work.model.blocks[layer].run_mlp(x.flatten(0, 1))
+        after = clean.after_attention(layer, run.attention_raw)
+        return clean.run_rest(layer, (after + mlp_out.view_as(x)).flatten(0, 1))
 
     def _into_heads(
         self,
@@ -415,71 +341,34 @@ class BatchPatcher:
         receivers: Int[Tensor, " n"],
     ) -> Float[Tensor, "n batch d_model"]:
         """Final residual streams when one receiver changes its heads' z by `changes`."""
-        block, clean = self.model.blocks[layer], self.trace[layer]
-        W_O = block.attention.W_O.unflatten(0, (self.plan.config.n_receivers(kind), -1)).flatten(
-            1, 2
+        clean, config = self.clean, self.plan.work.config
+        block, run = self.plan.work.model.blocks[layer], clean.trace[layer]
+        # The heads that read one receiver are side by side, in the weights as in `changes`.
+        W_O = rearrange(
+            block.attention.W_O,
+            "(receiver head) d_head d -> receiver (head d_head) d",
+            receiver=config.n_receivers(kind),
         )
-        rows = changes.flatten(1, 2).to(
-            W_O.dtype
-        )  # [n, batch * query, heads of a receiver * d_head]
-        raw = clean.attention_raw + torch.bmm(rows, W_O[receivers]).view(
-            len(changes), *clean.attention_raw.shape
-        )
-        after = self._after_attention(layer, raw).flatten(0, 1)
-        if self.plan.config.parallel_attn_mlp:
-            mlp_out = clean.mlp_out.repeat(len(changes), 1, 1)
+        rows = rearrange(changes, "n batch query d -> n (batch query) d").to(W_O.dtype)
+        added = torch.bmm(rows, W_O[receivers]).view(len(changes), *run.attention_raw.shape)
+        after = clean.after_attention(layer, run.attention_raw + added).flatten(0, 1)
+        if config.parallel_attn_mlp:
+            mlp_out = run.mlp_out.repeat(len(changes), 1, 1)
         else:
-            mlp_out = run_mlp(block, after)
-        return self._run_rest(layer, after + mlp_out)
+            mlp_out = block.run_mlp(after)
+        return clean.run_rest(layer, after + mlp_out)
 
     def _change_heads(
         self, layer: int, kind: str, senders: Int[Tensor, " n"]
     ) -> Float[Tensor, "n n_receivers batch query d_receiver"]:
-        """How z changes when every q (or k, or v) of a layer reads each sender's corrupted output.
-
-        The heads that read one receiver are side by side in the last dimension.
-        """
-        block, clean = self.model.blocks[layer], self.trace[layer]
-        attention, last_only = block.attention, layer == self.plan.config.n_layers - 1
-        deltas = self.differences.everywhere[senders].to(clean.x.device)
-        x = (clean.x + deltas).flatten(0, 1)
-        normed = apply_norm(block.ln1, x)
-        if kind == "q" and last_only:
-            normed = self.suffix.at_last(normed)
-        changed = project(attention, kind, normed)
-        if kind != "q" and self.plan.config.expanded_kv:
-            changed = changed.repeat_interleave(clean.k.shape[2] // changed.shape[2], dim=2)
-        read = {"q": clean.q, "k": clean.k, "v": clean.v}
-        read = {name: own.repeat(len(senders), 1, 1, 1) for name, own in read.items()}
-        read[kind] = changed
-        z = attend_to(attention, layer, read["q"], read["k"], read["v"], self.suffix, last_only)
-        change = z.unflatten(0, (len(senders), -1)) - clean.z  # [n, batch, query, n_heads, d_head]
-        by_receiver = change.unflatten(3, (self.plan.config.n_receivers(kind), -1)).flatten(4)
-        return by_receiver.permute(0, 3, 1, 2, 4)
-
-    def _after_attention(
-        self, layer: int, raw: Float[Tensor, "*n batch query d_model"]
-    ) -> Float[Tensor, "*n batch query d_model"]:
-        """The residual stream after attention whose heads sum to `raw`."""
-        x = self.trace[layer].x
-        before = self.suffix.at_last(x) if layer == self.plan.config.n_layers - 1 else x
-        return before + finish_attention(self.model.blocks[layer], raw)
-
-    def _run_rest(
-        self, layer: int, x: Float[Tensor, "rows query d_model"]
-    ) -> Float[Tensor, "n batch d_model"]:
-        """The final residual stream from that after `layer`."""
-        if layer == self.plan.config.n_layers - 1:
-            final = x[:, 0].to(self.model.device)
-        else:
-            final = run_layers(self.model, x, self.suffix, first_layer=layer + 1)
-        return final.unflatten(0, (-1, len(self.suffix.last)))
-
-    def _measure(self, finals: Float[Tensor, "n batch d_model"]) -> Float[Tensor, "metric n batch"]:
-        """Metrics of patched runs minus those of the clean run."""
-        logits = unembed(self.model, finals, self.token_ids)
-        values = [
-            measure_all(self.plan.metrics, Predictions(own, self.clean), self.answers)
-            for own in logits
-        ]
-        return torch.stack(values, dim=1) - self.clean_values[:, None]
+        """How z changes when every q (or k, or v) of a layer reads each sender's ablated output."""
+        clean, work = self.clean, self.plan.work
+        z = changed_attention(
+            work.model, layer, kind, clean.trace[layer], clean.changes.everywhere[senders],
+            clean.batch.cache,
+        )  # fmt: skip
+        return rearrange(
+            z,
+            "n batch query (receiver head) d_head -> n receiver batch query (head d_head)",
+            receiver=work.config.n_receivers(kind),
+        )

@@ -14,7 +14,7 @@ from reference.oracle import RULES, Float64
 from reference.twins import DTYPES, EXAMPLES, FORMS, METRICS, RELATIVE, assert_close, dataset_of
 
 import eap
-from eap.attribution import RULES as PACKAGE_RULES
+from eap.methods import RULES as PACKAGE_RULES
 from eap.metrics import METRICS as PACKAGE_METRICS
 from eap.model.runs import run_tokens
 
@@ -305,7 +305,7 @@ def test_a_memory_budget_changes_batches_but_not_scores():
     [
         ({"metric": "logitdiff"}, "unknown metric 'logitdiff'; known are logit_diff"),
         ({"method": "ACDC"}, "unknown method 'ACDC'; known are EAP, EAP-IG"),
-        ({"rule": "simpson"}, "unknown rule 'simpson'; known are paper, midpoint, gauss-legendre"),
+        ({"rule": "simpson"}, "unknown rule 'simpson'; known are paper, library, midpoint"),
         ({"steps": 0}, "at least 1"),
         ({"batch_size": 0}, "must be at least 1"),
         ({"batch_size": -3}, "must be at least 1"),

@@ -6,21 +6,21 @@ costs less than two small ones.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from eap.data.answers import Answers
-from eap.data.dataset import Dataset, Example, first_difference
+from eap.data.dataset import Example, first_difference
 from eap.errors import UserError
+from eap.model.model import Model
 
-if TYPE_CHECKING:
-    from eap.model.loading import Model
+StartOf = Callable[[Example], int]
+"""First position in which the ablated run of an example can differ from its clean run."""
 
 # A batch has a fixed cost beside its tokens, about that of this many tokens.
 BATCH_OVERHEAD = 64
@@ -81,7 +81,7 @@ class Group:
         return Group(start, end, self.rows + other.rows)
 
 
-def check_examples(model: "Model", examples: Sequence[Example]) -> None:
+def check_examples(model: Model, examples: Sequence[Example]) -> None:
     """Whether a model can run these examples.
 
     Raises:
@@ -114,18 +114,20 @@ def check_examples(model: "Model", examples: Sequence[Example]) -> None:
             )
 
 
-def one_group(examples: Sequence[Example]) -> Group:
+def one_group(examples: Sequence[Example], start_of: StartOf = first_difference) -> Group:
     """All examples as one group."""
-    start = min(first_difference(example) for example in examples)
+    start = min(start_of(example) for example in examples)
     end = max(len(example.clean) for example in examples)
     return Group(start, end, tuple(range(len(examples))))
 
 
-def group_examples(examples: Sequence[Example]) -> list[Group]:
+def group_examples(
+    examples: Sequence[Example], start_of: StartOf = first_difference
+) -> list[Group]:
     """Groups by first difference and length, merged while that makes the sum of costs smaller."""
     rows_of: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row, example in enumerate(examples):
-        rows_of[first_difference(example), len(example.clean)].append(row)
+        rows_of[start_of(example), len(example.clean)].append(row)
     groups = [Group(start, end, tuple(rows)) for (start, end), rows in sorted(rows_of.items())]
     while len(groups) > 1:
         savings = [
@@ -138,7 +140,9 @@ def group_examples(examples: Sequence[Example]) -> list[Group]:
     return groups
 
 
-def plan_batches(examples: Sequence[Example], batch_size: int) -> list[tuple[int, ...]]:
+def plan_batches(
+    examples: Sequence[Example], batch_size: int, start_of: StartOf = first_difference
+) -> list[tuple[int, ...]]:
     """Which rows run together, at most `batch_size` of them.
 
     Raises:
@@ -148,15 +152,20 @@ def plan_batches(examples: Sequence[Example], batch_size: int) -> list[tuple[int
         raise UserError(f"batch size {batch_size} is too small; it must be at least 1")
     return [
         group.rows[first : first + batch_size]
-        for group in group_examples(examples)
+        for group in group_examples(examples, start_of)
         for first in range(0, len(group.rows), batch_size)
     ]
 
 
-def load_batch(examples: Sequence[Example], rows: Sequence[int], device: torch.device) -> Batch:
+def load_batch(
+    examples: Sequence[Example],
+    rows: Sequence[int],
+    device: torch.device,
+    start_of: StartOf = first_difference,
+) -> Batch:
     """The tensors of one batch."""
     chosen = [examples[row] for row in rows]
-    group = one_group(chosen)
+    group = one_group(chosen, start_of)
     start, n_positions = group.start, group.n_positions
     clean, corrupted = torch.zeros(2, len(chosen), n_positions, dtype=torch.long)
     for row, example in enumerate(chosen):
@@ -170,9 +179,3 @@ def load_batch(examples: Sequence[Example], rows: Sequence[int], device: torch.d
         last=torch.tensor([len(example.clean) - 1 - start for example in chosen], device=device),
         answers=Answers.of(chosen, rows, device),
     )
-
-
-def batches(dataset: Dataset, batch_size: int, device: torch.device) -> Iterator[Batch]:
-    """All batches of a dataset."""
-    for rows in plan_batches(dataset.examples, batch_size):
-        yield load_batch(dataset.examples, rows, device)

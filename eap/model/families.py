@@ -1,4 +1,4 @@
-"""What differs between model families, in one table, and the weights that the engine computes with.
+"""What differs between model families, in one table, and how their weights are read.
 
 TransformerLens' bridge gives one set of module names across families (`blocks[i].ln1`,
 `.attn.q`, `.mlp.in`, ...). `read_blocks` reads the weights through them, without copying;
@@ -8,91 +8,16 @@ TransformerLens' bridge gives one set of module names across families (`blocks[i
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from eap.errors import UserError
-
-RotaryTable = Callable[[int], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, eq=False)
-class Norm:
-    """A layer norm (`centred`) or RMS norm over the last dimension; no weight or bias: None."""
-
-    weight: Float[Tensor, " d_norm"] | None
-    bias: Float[Tensor, " d_norm"] | None
-    eps: float
-    centred: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """Weights of one attention layer, as `x @ W + b`, and how scores are made from q and k."""
-
-    W_Q: Float[Tensor, "n_heads d_model d_head"]
-    W_K: Float[Tensor, "n_kv_heads d_model d_head"]
-    W_V: Float[Tensor, "n_kv_heads d_model d_head"]
-    W_O: Float[Tensor, "n_heads d_head d_model"]
-    b_Q: Float[Tensor, "n_heads d_head"] | None
-    b_K: Float[Tensor, "n_kv_heads d_head"] | None
-    b_V: Float[Tensor, "n_kv_heads d_head"] | None
-    b_O: Float[Tensor, " d_model"] | None
-    scale: float
-    window: int | None  # a query sees its own position and the window - 1 before it
-    softcap: float | None
-    clip: float | None  # q, k and v are clamped to [-clip, clip] (OLMo)
-    q_norm: Norm | None
-    k_norm: Norm | None
-    rotary: RotaryTable | None  # number of positions -> cos, sin [pos, d_rotary]
-    rotary_interleaved: bool  # pairs (0, 1), (2, 3), .. rather than (0, d/2), (1, d/2 + 1), ..
-
-    def projection(self, kind: str) -> tuple[Tensor, Tensor | None]:
-        """Weight [n, d_model, d_head] and bias [n, d_head] of the projection to 'q', 'k' or 'v'."""
-        name = kind.upper()
-        return getattr(self, f"W_{name}"), getattr(self, f"b_{name}")
-
-
-@dataclass(frozen=True, eq=False)
-class MLP:
-    """Weights of one MLP, as `F.linear` takes them; gated if `W_gate` is there."""
-
-    W_in: Float[Tensor, "d_mlp d_model"]
-    b_in: Float[Tensor, " d_mlp"] | None
-    W_gate: Float[Tensor, "d_mlp d_model"] | None
-    b_gate: Float[Tensor, " d_mlp"] | None
-    W_out: Float[Tensor, "d_model d_mlp"]
-    b_out: Float[Tensor, " d_model"] | None
-    activation: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """One layer: `ln1`, attention, `ln2`, MLP; norms after attention and MLP in Gemma 2 and 3."""
-
-    ln1: Norm
-    attention: Attention
-    post_attention_norm: Norm | None
-    ln2: Norm
-    mlp: MLP
-    post_mlp_norm: Norm | None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the layer's weights are: with a device map, not all layers are in one place."""
-        return self.attention.W_Q.device
-
-    @cached_property
-    def head_output_weights(self) -> Float[Tensor, "n_heads d_head d_model"]:
-        """`W_O`, with the weight of the norm that follows attention where there is one."""
-        W_O, norm = self.attention.W_O, self.post_attention_norm
-        return W_O if norm is None or norm.weight is None else (W_O * norm.weight).to(W_O.dtype)
+from eap.model.backward import gelu_tanh
+from eap.model.blocks import MLP, Attention, Block, Norm, RotaryTable, residual_dtype
 
 
 @dataclass(frozen=True)
@@ -205,7 +130,7 @@ def read_norm(module: Any, family: Family) -> Norm:
         weight = weight.to(residual_dtype(weight.dtype)) + family.norm_offset
     if bias is not None:
         bias = bias.to(residual_dtype(bias.dtype))
-    return Norm(weight, bias, float(eps), centred="RMS" not in name)
+    return Norm(weight, bias, float(eps), kind="rms" if "RMS" in name else "layer")
 
 
 def _read_optional_norm(parent: Any, name: str, family: Family) -> Norm | None:
@@ -270,9 +195,8 @@ def _read_mlp(mlp: Any, config: Any) -> MLP:
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
-    # The hub's tanh-approximated GELUs are chains of elementwise operations; this is one kernel.
     if name in ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"):
-        return lambda x: F.gelu(x, approximate="tanh")
+        return gelu_tanh
     return ACT2FN[name]
 
 
@@ -286,11 +210,6 @@ def _read_linear(module: Any) -> tuple[Tensor, Tensor | None]:
 
 def _frozen(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
-
-
-def residual_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What residual streams and norms are computed in: float32, or float64 for float64 weights."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _rotary_of_module(bridge: Any, layer_type: str | None) -> RotaryTable:

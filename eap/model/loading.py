@@ -10,19 +10,18 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig
 
 from eap.errors import UserError
 from eap.graph.graph import GraphConfig
-from eap.model.families import Block, Norm, find_family, read_blocks, read_norm, residual_dtype
+from eap.model.families import find_family, read_blocks, read_norm
+from eap.model.model import Model
+from eap.model.runs import run_tokens
 
 TOY_MODEL = Path(__file__).resolve().parents[2] / "data" / "toy-model"
 
@@ -33,60 +32,6 @@ LOGIT_TOLERANCE = {
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A loaded model: the bridge it came from, and its weights as the engine computes with them.
-
-    Attributes:
-        name: as the person gave it.
-        bridge: the TransformerLens bridge (for anything beyond this package).
-        tokenizer: the Hugging Face tokenizer, or None (then only token ids can be used).
-        config: the shape of its graph.
-        source: what identifies the weights (directory and hash, or hub name and revision).
-    """
-
-    name: str
-    bridge: Any
-    tokenizer: Any
-    config: GraphConfig
-    blocks: tuple[Block, ...]
-    W_E: Float[Tensor, "d_vocab d_model"]
-    embed_scale: float
-    W_pos: Float[Tensor, "n_ctx d_model"] | None
-    ln_final: Norm
-    W_U: Float[Tensor, "d_vocab d_model"]
-    b_U: Float[Tensor, " d_vocab"] | None
-    logit_softcap: float | None
-    source: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def device(self) -> torch.device:
-        """Where tokens go and residual streams start."""
-        return self.W_E.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return self.W_E.dtype
-
-    @property
-    def residual_dtype(self) -> torch.dtype:
-        """Of residual streams, differences and scores' gradients: float32 or wider."""
-        return residual_dtype(self.dtype)
-
-    @property
-    def short_name(self) -> str:
-        """The name after its last slash: what folders under `results/` are called."""
-        return Path(self.name).name
-
-    def __repr__(self) -> str:
-        shape = self.config
-        return (
-            f"Model({self.name!r}: {shape.n_layers} layers, {shape.n_heads} heads, d_model "
-            f"{shape.d_model}, {self.dtype} on {self.device})"
-        )
 
 
 def load_model(
@@ -216,8 +161,6 @@ def check_against_bridge(model: Model, *, n_positions: int = 12) -> None:
     Raises:
         UserError: they differ by more than rounding, relative to the range of the logits.
     """
-    from eap.model.runs import run_tokens  # forward imports this module's types
-
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.W_U.shape[0], (2, n_positions), generator=generator)
     tokens = tokens.to(model.device)

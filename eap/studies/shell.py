@@ -16,11 +16,12 @@ from typing import Any, NoReturn
 import pandas as pd
 import torch
 
-from eap.attribution import RULES, attribute
+from eap.attribution import attribute
 from eap.data.dataset import Dataset, load_dataset
 from eap.data.tasks import TASKS, get_task
 from eap.errors import UserError
 from eap.graph.graph import Graph
+from eap.methods import RULES
 from eap.model.loading import Model, load_model
 from eap.runtime import distributed
 from eap.runtime.atomic import write_atomically

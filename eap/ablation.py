@@ -1,0 +1,312 @@
+"""What an edge carries when it is ablated: the corrupted prompt's activation, nothing, or a mean.
+
+An ablation says where its run begins to differ from the clean one, and what every receiver reads
+and every node computes when all edges are ablated. One of your own is a class with the members of
+`Ablation`, given to any verb as `ablation=`.
+
+The input node sends the token embedding, so positions and biases stay in place under all of them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.data.batches import Batch, load_batch, plan_batches
+from eap.data.dataset import Dataset, Example, first_difference
+from eap.errors import UserError
+from eap.model.model import Model
+from eap.model.prefix import PrefixCache
+from eap.model.runs import (
+    LayerTrace,
+    SenderOutputs,
+    collect_outputs,
+    outputs_everywhere,
+    run_attention,
+    run_layers,
+    sender_changes,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class AblatedRun:
+    """What every node computes when all edges into it are ablated.
+
+    Attributes:
+        trace: of every layer, at inputs that are all ablated.
+        final: what the logits read; [batch, 1, d_model].
+        offsets: what each node so computes, minus what its ablated edges carry; None where that is
+            nothing, because the ablated activations are those of one run (`Resample`).
+    """
+
+    trace: list[LayerTrace]
+    final: Float[Tensor, "batch 1 d_model"]
+    offsets: SenderOutputs | None = None
+
+    def changes(
+        self,
+        model: Model,
+        embedding_change: Float[Tensor, "batch pos d_model"],
+        clean: Sequence[LayerTrace],
+        cache: PrefixCache,
+    ) -> SenderOutputs:
+        """What ablated edges carry minus what their senders send in the clean run."""
+        changes = sender_changes(model, embedding_change, clean, self.trace, cache)
+        if self.offsets is None:
+            return changes
+        return SenderOutputs(
+            changes.everywhere - self.offsets.everywhere, changes.at_last - self.offsets.at_last
+        )
+
+
+class Ablation(Protocol):
+    """An ablation: a name, where it begins, and what all is when all edges are ablated."""
+
+    @property
+    def name(self) -> str:
+        """As provenance has it."""
+        ...
+
+    @property
+    def has_pair(self) -> bool:
+        """Whether it uses the corrupted prompts."""
+        ...
+
+    def start(self, example: Example) -> int:
+        """First position in which the ablated run can differ from the clean one."""
+        ...
+
+    def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
+        """What the input node sends when it is ablated, from `start` on."""
+        ...
+
+    def run(
+        self, model: Model, batch: Batch, cache: PrefixCache, *, expanded_kv: bool
+    ) -> AblatedRun:
+        """What every node computes when all edges are ablated."""
+        ...
+
+    def provenance(self) -> dict[str, Any]:
+        """What the ablation is and, of a mean, over what."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resample:
+    """The activation of the paired corrupted prompt: the paper's ablation, and the default."""
+
+    name: str = "resample"
+    has_pair: bool = True
+
+    def start(self, example: Example) -> int:
+        """First position in which the prompts differ."""
+        return first_difference(example)
+
+    def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
+        """Of the corrupted tokens."""
+        return model.embed(batch.corrupted)
+
+    @torch.no_grad()
+    def run(
+        self, model: Model, batch: Batch, cache: PrefixCache, *, expanded_kv: bool
+    ) -> AblatedRun:
+        """The corrupted run."""
+        x = self.embedding(model, batch) + model.position_embedding(cache.start, cache.n_positions)
+        trace: list[LayerTrace] = []
+        final = run_layers(model, x, cache, trace=trace, expanded_kv=expanded_kv)
+        return AblatedRun(trace, final)
+
+    def provenance(self) -> dict[str, Any]:
+        """Its name."""
+        return {"name": self.name}
+
+
+@dataclass(frozen=True)
+class Zero:
+    """Nothing: an ablated edge carries zeros."""
+
+    name: str = "zero"
+    has_pair: bool = False
+
+    def start(self, example: Example) -> int:
+        """Everything differs from the first position on."""
+        return 0
+
+    def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
+        """Zeros."""
+        return torch.zeros_like(model.embed(batch.clean))
+
+    @torch.no_grad()
+    def run(
+        self, model: Model, batch: Batch, cache: PrefixCache, *, expanded_kv: bool
+    ) -> AblatedRun:
+        """Every node at position embeddings and biases alone."""
+        nothing = model.embed(batch.clean).new_zeros(model.config.n_forward, 1, 1, 1)
+        outputs = nothing.expand(-1, *batch.clean.shape, model.config.d_model)
+        return run_at_outputs(model, outputs, cache, expanded_kv=expanded_kv)
+
+    def provenance(self) -> dict[str, Any]:
+        """Its name."""
+        return {"name": self.name}
+
+
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """The mean of each sender's output over a data set. Made by `Mean.over_dataset`.
+
+    Attributes:
+        outputs: by sender; over all positions, [n_forward, 1, d_model], or one for each.
+        over: what the mean is over, for provenance.
+    """
+
+    outputs: Float[Tensor, "n_forward pos d_model"]
+    over: dict[str, Any]
+    name: str = "mean"
+    has_pair: bool = False
+
+    @classmethod
+    @torch.no_grad()
+    def over_dataset(
+        cls,
+        model: Model,
+        dataset: Dataset,
+        *,
+        prompts: str = "corrupted",
+        per_position: bool = False,
+        batch_size: int = 32,
+    ) -> "Mean":
+        """The mean over all real tokens of a data set's prompts; padding does not count.
+
+        Args:
+            model: whose activations.
+            dataset: whose prompts.
+            prompts: 'corrupted' or 'clean'.
+            per_position: a mean for each position, of prompts that are all equally long.
+            batch_size: prompts at a time.
+
+        Raises:
+            UserError: fewer than two prompts (their mean would be each prompt itself), or
+                `per_position` with prompts of several lengths.
+        """
+        if prompts not in ("clean", "corrupted"):
+            raise UserError(f"prompts {prompts!r}: a mean is over 'clean' or 'corrupted' ones")
+        if len(dataset) < 2:
+            raise UserError("a mean over fewer than two prompts says nothing; give more examples")
+        lengths = {len(example.clean) for example in dataset.examples}
+        if per_position and len(lengths) > 1:
+            raise UserError(
+                f"a mean per position needs prompts of one length; these have {min(lengths)} to "
+                f"{max(lengths)} tokens"
+            )
+        n_positions = max(lengths) if per_position else 1
+        sums = torch.zeros(
+            model.config.n_forward, n_positions, model.config.d_model, dtype=torch.float64
+        )
+        count = torch.zeros(n_positions, dtype=torch.float64)
+        for rows in plan_batches(dataset.examples, batch_size, lambda _: 0):
+            batch = load_batch(dataset.examples, rows, model.device, lambda _: 0)
+            tokens = batch.clean if prompts == "clean" else batch.corrupted
+            outputs, _, _ = outputs_everywhere(model, tokens, batch.last)
+            places = torch.arange(batch.n_positions, device=model.device)
+            real = (places <= batch.last[:, None]).to(outputs.dtype)  # 0 at padding
+            kept = (outputs * real[None, :, :, None]).cpu().double()
+            if per_position:
+                sums += reduce(kept, "sender batch pos d -> sender pos d", "sum")
+                count += reduce(real.cpu().double(), "batch pos -> pos", "sum")
+            else:
+                sums += reduce(kept, "sender batch pos d -> sender 1 d", "sum")
+                count += float(real.sum())
+        means = (sums / count[:, None]).to(model.device, model.residual_dtype)
+        over = {
+            "prompts": f"{prompts} prompts of {dataset.task}",
+            "tokens_sha256": dataset.provenance.get("tokens_sha256"),
+            "n_prompts": len(dataset),
+            "per_position": per_position,
+        }
+        return cls(means, over)
+
+    def start(self, example: Example) -> int:
+        """Everything differs from the first position on."""
+        return 0
+
+    def _expanded(self, batch: Batch) -> Float[Tensor, "n_forward batch pos d_model"]:
+        n_means, n_positions = self.outputs.shape[1], batch.n_positions
+        if n_means not in (1, n_positions):
+            raise UserError(
+                f"this mean has {n_means} positions, and the prompts have {n_positions}; take the "
+                "mean over prompts of their length, or over all positions"
+            )
+        return self.outputs[:, None].expand(-1, len(batch), n_positions, -1)
+
+    def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
+        """The mean token embedding."""
+        return self._expanded(batch)[0].contiguous()
+
+    @torch.no_grad()
+    def run(
+        self, model: Model, batch: Batch, cache: PrefixCache, *, expanded_kv: bool
+    ) -> AblatedRun:
+        """Every node where all edges carry means."""
+        return run_at_outputs(model, self._expanded(batch), cache, expanded_kv=expanded_kv)
+
+    def provenance(self) -> dict[str, Any]:
+        """Its name, and the prompts that the mean is over."""
+        return {"name": self.name, **self.over}
+
+
+ABLATIONS: dict[str, Callable[[], "Ablation"]] = {"resample": Resample, "zero": Zero}
+"""Ablations that need no data set of their own, by name."""
+
+
+def get_ablation(ablation: "str | Ablation | None") -> Ablation:
+    """An ablation by name (None: `Resample`); an `Ablation` is returned as it is."""
+    if ablation is None:
+        return Resample()
+    if not isinstance(ablation, str):
+        return ablation
+    if ablation == "mean":
+        raise UserError("a mean is over a data set: give eap.Mean.over_dataset(model, dataset)")
+    if ablation not in ABLATIONS:
+        raise UserError(f"unknown ablation {ablation!r}; known are {', '.join(ABLATIONS)}, mean")
+    return ABLATIONS[ablation]()
+
+
+def run_at_outputs(
+    model: Model,
+    outputs: Float[Tensor, "n_forward batch pos d_model"],
+    cache: PrefixCache,
+    *,
+    expanded_kv: bool,
+) -> AblatedRun:
+    """Every node at inputs that are sums of given outputs, positions and attention biases."""
+    config, last_layer = model.config, len(model.blocks) - 1
+    x = outputs[0] + model.position_embedding(cache.start, cache.n_positions)
+    trace, shares, mlps = [], [], []
+    for layer, block in enumerate(model.blocks):
+        last_only = layer == last_layer
+        x = x.to(block.device)
+        q, k, v, z, raw = run_attention(
+            model, layer, x, cache, last_only=last_only, expanded_kv=expanded_kv
+        )
+        added = outputs[config.heads(layer)].sum(0).to(x)
+        if block.post_attention_norm is None and block.attention.b_O is not None:
+            added = added + block.attention.b_O
+        elif block.post_attention_norm is not None and block.post_attention_norm.bias is not None:
+            added = added + block.post_attention_norm.bias
+        after = x + added
+        mlp_in = x if config.parallel_attn_mlp else after
+        mlp_in = cache.at_last(mlp_in) if last_only else mlp_in
+        mlp_out = block.run_mlp(mlp_in)
+        trace.append(LayerTrace(x, q, k, v, z, raw, mlp_in, mlp_out))
+        shares.append(block.head_shares(z, raw))
+        mlps.append(mlp_out)
+        x = after + outputs[config.mlp_sender(layer)].to(x)
+    computed = collect_outputs(model, outputs[0], shares, mlps, cache)
+    before_last = len(computed.everywhere)
+    at_last = torch.stack([cache.at_last(sent) for sent in outputs])
+    offsets = SenderOutputs(computed.everywhere - outputs[:before_last], computed.at_last - at_last)
+    return AblatedRun(trace, cache.at_last(x), offsets)

@@ -1,0 +1,245 @@
+"""How a circuit is run: its own nodes alone, on top of the model with every edge ablated."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from eap.graph import Graph, GraphConfig
+from eap.model.model import Model
+from eap.model.prefix import PrefixCache
+from eap.model.runs import SenderOutputs
+from eap.prepared import PreparedBatch
+
+
+@dataclass(frozen=True, eq=False)
+class AblatedLayer:
+    """What circuits need of one layer when all edges into it are ablated.
+
+    Attributes:
+        x, mlp_in: residual stream at the inputs of attention and MLP.
+        q, k, v: as attention uses them; keys and values of the whole prompt.
+        z: each head's average of values.
+        raw: sum of the heads and `b_O`.
+        shares: what each head adds, before `W_O`.
+        mlp_out: what the MLP adds.
+    """
+
+    x: Float[Tensor, "batch pos d_model"]
+    q: Float[Tensor, "batch n_heads query d_head"]
+    k: Float[Tensor, "batch n_kv key d_head"]
+    v: Float[Tensor, "batch n_kv key d_head"]
+    z: Float[Tensor, "batch query n_heads d_head"]
+    raw: Float[Tensor, "batch query d_model"]
+    shares: Float[Tensor, "batch query n_heads d_head"]
+    mlp_in: Float[Tensor, "batch query d_model"]
+    mlp_out: Float[Tensor, "batch query d_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class AblatedBase:
+    """The model with every edge ablated: its layers, its end, and offsets (see `AblatedRun`)."""
+
+    layers: list[AblatedLayer]
+    final: Float[Tensor, "batch 1 d_model"]
+    offsets: SenderOutputs | None
+
+
+def prepare_ablated(model: Model, batch: PreparedBatch) -> AblatedBase:
+    """The ablated run of a batch in the form that circuits start from."""
+    run, cache = batch.ablated_run, batch.cache
+    layers = []
+    for layer, (block, trace) in enumerate(zip(model.blocks, run.trace, strict=True)):
+        attention, last_only = block.attention, layer == len(model.blocks) - 1
+        layers.append(
+            AblatedLayer(
+                x=trace.x,
+                q=attention.queries(trace.q, cache, last_only=last_only),
+                k=cache.after_prefix(cache.keys[layer], attention.keys(trace.k, cache)),
+                v=cache.after_prefix(cache.values[layer], attention.values(trace.v)),
+                z=trace.z,
+                raw=trace.attention_raw,
+                shares=block.head_shares(trace.z, trace.attention_raw),
+                mlp_in=trace.mlp_in,
+                mlp_out=trace.mlp_out,
+            )
+        )
+    return AblatedBase(layers, run.final, run.offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPlan:
+    """Which nodes of a layer a circuit runs.
+
+    `*_edges` are matrices [receiver, active sender] of zeros and ones.
+
+    Attributes:
+        receivers: by kind ('q', 'k', 'v'), the heads (or key/value heads) with edges.
+        attention_edges: of those receivers, in that order.
+        changed: heads that read such a receiver.
+        sends: heads that are active senders.
+        first_sender: their place among the active senders.
+        mlp_edges: of the MLP; None if it has no edge or does not send.
+        mlp_sender: the MLP's place among the active senders.
+    """
+
+    receivers: dict[str, Int[Tensor, " n"]]
+    attention_edges: Float[Tensor, "n_receivers n_senders"]
+    changed: Int[Tensor, " n_changed"]
+    sends: Int[Tensor, " n_sends"]
+    first_sender: int
+    mlp_edges: Float[Tensor, "1 n_senders"] | None
+    mlp_sender: int
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitPlan:
+    """A circuit as it is run; `n_senders` nodes are active: the input, and all that send."""
+
+    config: GraphConfig
+    active: Bool[Tensor, " n_forward"]
+    n_senders: int
+    layers: list[LayerPlan]
+    logits_edges: Float[Tensor, "1 n_senders"]
+
+
+def plan_circuit(model: Model, graph: Graph, *, prune: bool = True) -> CircuitPlan:
+    """The nodes and edges of a circuit that can change its result.
+
+    Where ablated activations are those of one run (`prune`), pruning changes nothing: a node that
+    the input does not reach sends what it sends when all is ablated. Only
+    where a norm follows attention, a head's output depends on all heads of its layer, so there
+    every edge counts.
+    """
+    config = graph.config
+    after_norm = any(block.post_attention_norm is not None for block in model.blocks)
+    edges = (graph.prune() if prune and not after_norm else graph).in_graph
+    active = edges.any(dim=1)
+    active[0] = True
+    place = (active.long().cumsum(0) - 1).tolist()  # of each sender among the active ones
+    kv_head = torch.tensor([config.kv_head(head) for head in range(config.n_heads)])
+
+    def edges_into(receivers: Tensor, n_senders: int) -> Float[Tensor, "n_receivers n_active"]:
+        chosen = edges[:n_senders][active[:n_senders]][:, receivers].T
+        return chosen.to(model.residual_dtype).to(model.device)
+
+    layers = []
+    for layer in range(config.n_layers):
+        reads = {kind: edges[:, config.receivers(layer, kind)].any(dim=0) for kind in "qkv"}
+        receivers = {kind: own.nonzero().flatten() for kind, own in reads.items()}
+        columns = [config.receivers(layer, kind).start + own for kind, own in receivers.items()]
+        changed = reads["q"] | reads["k"][kv_head] | reads["v"][kv_head]
+        heads, mlp = config.heads(layer), config.mlp_sender(layer)
+        mlp_column = torch.tensor([config.mlp_receiver(layer)])
+        runs_mlp = bool(active[mlp] and edges[:, mlp_column].any())
+        sends = active[heads].nonzero().flatten()
+        device = model.blocks[layer].device
+        layers.append(
+            LayerPlan(
+                receivers={kind: own.to(device) for kind, own in receivers.items()},
+                attention_edges=edges_into(
+                    torch.cat(columns), config.senders_before(layer, "attention")
+                ),
+                changed=changed.nonzero().flatten().to(device),
+                sends=sends.to(device),
+                first_sender=place[heads.start + int(sends[0])] if len(sends) else 0,
+                mlp_edges=(
+                    edges_into(mlp_column, config.senders_before(layer, "mlp"))
+                    if runs_mlp
+                    else None
+                ),
+                mlp_sender=place[mlp],
+            )
+        )
+    logits = torch.tensor([config.logits_receiver])
+    return CircuitPlan(
+        config, active, int(active.sum()), layers, edges_into(logits, config.n_forward)
+    )
+
+
+def run_circuit(
+    model: Model, plan: CircuitPlan, base: AblatedBase, batch: PreparedBatch
+) -> Float[Tensor, "batch d_model"]:
+    """The final residual stream at the last token when all edges but the circuit's are ablated."""
+    cache, input_change = batch.cache, batch.clean - batch.ablated
+    # What active senders changed: what they send, minus what their ablated edges carry.
+    changes = input_change.new_zeros(plan.n_senders, *input_change.shape)
+    if base.offsets is not None:
+        before_last = plan.active[: len(base.offsets.everywhere)]
+        changes[: int(before_last.sum())] = base.offsets.everywhere[before_last]
+    changes[0] = input_change
+    for layer, part in enumerate(plan.layers):
+        last_only = layer == len(plan.layers) - 1
+        heads = slice(part.first_sender, part.first_sender + len(part.sends))
+        at_attention = changes
+        if last_only:  # from here on only the last token matters
+            changes = torch.stack([cache.at_last(change) for change in changes])
+            if base.offsets is not None:
+                n_before = int(plan.active[: len(base.offsets.everywhere)].sum())
+                changes[n_before:] = base.offsets.at_last[plan.active][n_before:]
+        if len(part.sends) and len(part.changed):
+            changes[heads] += _changed_heads(
+                model, layer, part, plan.config, base.layers[layer], at_attention, cache
+            )
+        if part.mlp_edges is not None:
+            layer_base = base.layers[layer]
+            x = layer_base.mlp_in + _mix(part.mlp_edges, changes)[0].to(layer_base.mlp_in.device)
+            changes[part.mlp_sender] += model.blocks[layer].run_mlp(x) - layer_base.mlp_out
+    return base.final[:, 0] + _mix(plan.logits_edges, changes)[0, :, 0]
+
+
+def _mix(
+    edges: Float[Tensor, "n_receivers n_senders"],
+    changes: Float[Tensor, "n_active batch pos d_model"],
+) -> Float[Tensor, "n_receivers batch pos d_model"]:
+    """Every receiver's sum over its edges of what their senders changed."""
+    n_senders = edges.shape[1]
+    flat = edges @ changes[:n_senders].flatten(1)
+    return flat.view(len(edges), *changes.shape[1:])
+
+
+def _changed_heads(
+    model: Model,
+    layer: int,
+    plan: LayerPlan,
+    config: GraphConfig,
+    base: AblatedLayer,
+    changes: Float[Tensor, "n_active batch pos d_model"],
+    cache: PrefixCache,
+) -> Float[Tensor, "n_sends batch query d_model"]:
+    """What the circuit's heads of one layer add, minus what they add when all is ablated."""
+    block, last_only = model.blocks[layer], layer == config.n_layers - 1
+    attention = block.attention
+    mixed = _mix(plan.attention_edges, changes)
+    x = base.x + mixed.to(base.x.device)  # [n_receivers, batch, pos, d_model]
+    normed = block.ln1(x).split([len(plan.receivers[kind]) for kind in "qkv"])
+    start, heads = cache.start, plan.changed
+    kv_heads = heads * config.n_kv_receivers // config.n_heads
+
+    # The changed heads' q, k and v: those of the ablated run, except where edges come in.
+    q, k, v = base.q.clone(), base.k.clone(), base.v.clone()
+    for kind, into, inputs in zip("qkv", (q, k, v), normed, strict=True):
+        chosen = plan.receivers[kind]
+        if kind == "q" and last_only:
+            inputs = inputs.flatten(0, 1)
+            inputs = rearrange(cache.at_last(inputs), "(n b) p d -> n b p d", b=len(cache.last))
+        of_weights = chosen
+        if kind != "q":  # expanded grouped-query attention: several receivers share a weight
+            n_weights = len(attention.projection(kind)[0])
+            of_weights = chosen * n_weights // config.n_kv_receivers
+        projected = attention.project_each(kind, inputs, of_weights)
+        if kind == "q":
+            into[:, chosen] = attention.queries(projected, cache, last_only=last_only)
+        elif kind == "k":
+            into[:, chosen, start:] = attention.keys(projected, cache)
+        else:
+            into[:, chosen, start:] = attention.values(projected)
+    mask = cache.mask(attention.window, x.device, last_only=last_only)
+    z = base.z.clone()
+    pattern = attention.pattern(q[:, heads], k[:, kv_heads], mask)
+    z[:, :, heads] = attention.average(pattern, v[:, kv_heads])
+    raw = attention.combine(z) if block.post_attention_norm is not None else base.raw
+    shares = block.head_shares(z, raw) - base.shares
+    return block.head_outputs(shares, plan.sends).to(x.dtype)

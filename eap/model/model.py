@@ -1,0 +1,98 @@
+"""A whole model as the engine computes with it: embedding, blocks, final norm, unembedding."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from eap.graph import GraphConfig
+from eap.model.blocks import Block, Norm, residual_dtype
+from eap.model.rules import EXACT, BackwardRules
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model: the bridge it came from, and its weights as the engine computes with them.
+
+    Attributes:
+        name: as the person gave it.
+        bridge: the TransformerLens bridge (for anything beyond this package).
+        tokenizer: the Hugging Face tokenizer, or None (then only token ids can be used).
+        config: the shape of its graph.
+        source: what identifies the weights (directory and hash, or hub name and revision).
+    """
+
+    name: str
+    bridge: Any
+    tokenizer: Any
+    config: GraphConfig
+    blocks: tuple[Block, ...]
+    W_E: Float[Tensor, "d_vocab d_model"]
+    embed_scale: float
+    W_pos: Float[Tensor, "n_ctx d_model"] | None
+    ln_final: Norm
+    W_U: Float[Tensor, "d_vocab_out d_model"]
+    b_U: Float[Tensor, " d_vocab_out"] | None
+    logit_softcap: float | None
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go and residual streams start."""
+        return self.W_E.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.W_E.dtype
+
+    @property
+    def residual_dtype(self) -> torch.dtype:
+        """Of residual streams, differences and scores' gradients: float32 or wider."""
+        return residual_dtype(self.dtype)
+
+    @property
+    def short_name(self) -> str:
+        """The name after its last slash: what folders under `results/` are called."""
+        return Path(self.name).name
+
+    def __repr__(self) -> str:
+        shape = self.config
+        return (
+            f"Model({self.name!r}: {shape.n_layers} layers, {shape.n_heads} heads, d_model "
+            f"{shape.d_model}, {self.dtype} on {self.device})"
+        )
+
+    # ---- before the first layer and after the last -----------------------------------------------
+
+    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """The token embedding: the output of the input node."""
+        return F.embedding(tokens, self.W_E).to(self.residual_dtype) * self.embed_scale
+
+    def position_embedding(
+        self, start: int, n_positions: int
+    ) -> Float[Tensor, "pos d_model"] | float:
+        """What is added to the token embeddings from position `start` on; 0.0 if nothing is."""
+        if self.W_pos is None:
+            return 0.0
+        return self.W_pos[start : start + n_positions].to(self.device, self.residual_dtype)
+
+    def unembed(
+        self,
+        x: Float[Tensor, "*batch d_model"],
+        token_ids: Int[Tensor, " n_tokens"] | None = None,
+        rules: BackwardRules = EXACT,
+    ) -> Float[Tensor, "*batch n_tokens"]:
+        """Final norm and logits: of the whole vocabulary, or of `token_ids` only."""
+        W, b = self.W_U, self.b_U
+        if token_ids is not None:
+            token_ids = token_ids.to(W.device)
+            W, b = W[token_ids], None if b is None else b[token_ids]
+        normed = self.ln_final(x.to(W.device), rules)
+        logits = F.linear(normed.to(W.dtype), W, b).to(x)
+        cap = self.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)

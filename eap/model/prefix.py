@@ -1,0 +1,71 @@
+"""The part of a batch's prompts that all of its runs share, and where the runs go on after it.
+
+Before the first position in which an ablated run differs from the clean one, every activation of
+every run is the same. Its keys and values are computed once; runs compute on what follows.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixCache:
+    """Keys and values of the shared prefix; runs compute `n_positions` from position `start` on.
+
+    Prompts are padded on the right: causality keeps padding out of every real position, so no mask
+    mentions it. Rows may be stacked: any tensor whose rows are a multiple of the batch (copies
+    outermost) will do.
+
+    Attributes:
+        start: first position that is computed; all rows share it.
+        n_positions: of the longest row, from `start` on.
+        last: index of each row's last token, counted from `start`.
+        keys, values: per layer, of the prefix; [batch, n_kv_heads, start, d_head].
+    """
+
+    start: int
+    n_positions: int
+    last: Int[Tensor, " batch"]
+    keys: tuple[Float[Tensor, "batch n_kv_heads start d_head"], ...]
+    values: tuple[Float[Tensor, "batch n_kv_heads start d_head"], ...]
+
+    @property
+    def end(self) -> int:
+        """Positions of the longest prompt, the prefix included."""
+        return self.start + self.n_positions
+
+    def at_last(self, x: Float[Tensor, "rows pos *rest"]) -> Float[Tensor, "rows 1 *rest"]:
+        """The position of each row's last token alone."""
+        last = self.last.to(x.device).repeat(x.shape[0] // len(self.last))
+        return x[torch.arange(x.shape[0], device=x.device), last][:, None]
+
+    def mask(
+        self, window: int | None, device: torch.device, *, last_only: bool
+    ) -> Float[Tensor, "*rows query key"]:
+        """0 where a query may look, minus infinity where not.
+
+        [pos, key]; for the last tokens alone [batch, 1, 1, key].
+        """
+        keys = torch.arange(self.end, device=device)
+        if last_only:
+            queries = (self.start + self.last.to(device))[:, None, None, None]
+        else:
+            queries = keys[self.start :, None]
+        hidden = keys > queries
+        if window is not None:
+            hidden = hidden | (keys <= queries - window)
+        return torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf)
+
+    def after_prefix(
+        self,
+        prefix: Float[Tensor, "batch n_kv start d_head"],
+        x: Float[Tensor, "rows n pos d_head"],
+    ) -> Float[Tensor, "rows n key d_head"]:
+        """Keys or values of the whole prompt: the prefix's (repeated for stacked rows), then x."""
+        copies, per_head = x.shape[0] // prefix.shape[0], x.shape[1] // prefix.shape[1]
+        if per_head > 1:  # expanded grouped-query attention
+            prefix = prefix.repeat_interleave(per_head, dim=1)
+        return torch.cat([prefix.repeat(copies, 1, 1, 1) if copies > 1 else prefix, x], dim=2)

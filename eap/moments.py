@@ -1,0 +1,67 @@
+"""Means and standard errors over examples, gathered in one pass.
+
+Values come in batches; number, mean and sum of squared deviations are merged as they come (Chan,
+Golub and LeVeque 1983), so equal values have a standard error of zero and no digits are lost to
+squares. The state is one tensor: it can be saved, resumed, and summed over processes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from eap.runtime import distributed
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Number, mean and sum of squared deviations of values per cell: [3, *cells], updated in place.
+
+    Different cells may have seen different numbers of examples.
+    """
+
+    state: Float64[Tensor, "3 *cells"]
+
+    @classmethod
+    def zeros(cls, *shape: int, device: torch.device | None = None) -> "Moments":
+        """Of no example yet; on `device` if it has float64, else on the CPU."""
+        if device is not None and device.type == "mps":
+            device = None
+        return cls(torch.zeros(3, *shape, dtype=torch.float64, device=device))
+
+    def add(self, values: Float[Tensor, "batch *cells"], index: tuple[Any, ...] = ()) -> None:
+        """Add a batch's values to the cells that `index` selects (all, if it is empty)."""
+        values = values.to(self.state.device, torch.float64)
+        where = (slice(None), *index)
+        count, mean, squares = self.state[where]
+        n = len(values)
+        batch_mean = values.mean(dim=0)
+        delta, total = batch_mean - mean, count + n
+        squares = squares + (values - batch_mean).square().sum(dim=0) + delta**2 * count * n / total
+        self.state[where] = torch.stack([total, mean + delta * n / total, squares])
+
+    def merge_processes(self) -> None:
+        """Every process ends with the moments of all examples."""
+        if distributed.count() == 1:
+            return
+        count, mean, squares = (part.clone() for part in self.state.cpu())
+        total = distributed.sum_over_processes(count.clone())
+        seen = total.clamp(min=1)
+        merged = distributed.sum_over_processes(mean * count) / seen
+        squares = distributed.sum_over_processes(squares + count * (mean - merged) ** 2)
+        self.state.copy_(torch.stack([total, merged, squares]))
+
+    @property
+    def mean(self) -> Float64[Tensor, "*cells"]:
+        """Of the values of every cell, on the CPU."""
+        return self.state[1].cpu()
+
+    @property
+    def standard_error(self) -> Float64[Tensor, "*cells"] | None:
+        """Of the mean, over examples; None where there was but one."""
+        count, _, squares = self.state.cpu()
+        if int(count.max()) < 2:
+            return None
+        return (squares / (count * (count - 1)).clamp(min=1)).sqrt()

@@ -1,0 +1,265 @@
+"""Gradients at every receiver's input from the plain backward pass, and their contraction.
+
+The forward pass is the plain one, not one with a copy of the residual stream for every head. The
+gradient dq at a head's q leads to the gradient at its q input in closed form: with x^ the
+normalised input, r = 1/scale, w the norm's weight, and P the removal of the mean (LayerNorm) or
+nothing (RMSNorm),
+
+    G = P (w * (r dq W_Q^T)) - x^ c,    c = r/d_model * sum_e dq_e (q - q_0)_e,
+
+where q_0 = bias W_Q + b_Q is what q would be if x^ were zero. G is linear in dq, so the points'
+gradients are summed before anything of size [n_heads, d_model] is made, and what the senders
+changed, which does not depend on the point, is contracted with G once. Where the norm's scale is
+frozen (see `BackwardRules`), or where there is no norm, the second term is absent.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.graph import GraphConfig
+from eap.model.blocks import Norm
+from eap.model.model import Model
+from eap.model.prefix import PrefixCache
+from eap.model.rules import EXACT, BackwardRules
+from eap.model.runs import LayerTrace, SenderOutputs
+
+
+class Block(NamedTuple):
+    """Scores of every example, of the edges from some senders into some receivers.
+
+    Attributes:
+        senders: their indices.
+        receivers: their indices.
+        scores: 0 where there is no edge.
+    """
+
+    senders: slice
+    receivers: list[int]
+    scores: Float[Tensor, "batch sender receiver"]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGradient:
+    """Gradients at one layer's receivers, as far as they can be summed over points.
+
+    Attributes:
+        scaled: by kind ('q', 'k', 'v'), the sum over points of r dq.
+        along: by kind, c of every point; empty where the scale has no gradient.
+        hat: x^ of every point; None where no kind has an `along`.
+        mlp_in: sum over points of the gradient at the MLP's input; None if it has none.
+    """
+
+    scaled: Mapping[str, Float[Tensor, "batch pos n d_head"]]
+    along: Mapping[str, Float[Tensor, "point batch pos n"]]
+    hat: Float[Tensor, "point batch pos d_model"] | None
+    mlp_in: Float[Tensor, "batch pos d_model"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class RunGradient:
+    """Gradients at all receivers of the layers from the first on that has any.
+
+    Attributes:
+        layers: by number of the layer.
+        final: sum over points of the gradient at the logits' input.
+    """
+
+    layers: Mapping[int, LayerGradient]
+    final: Float[Tensor, "batch 1 d_model"]
+
+
+def differentiate(
+    model: Model,
+    trace: Sequence[LayerTrace],
+    final: Float[Tensor, "rows 1 d_model"],
+    value: Float[Tensor, ""],
+    cache: PrefixCache,
+    *,
+    rules: BackwardRules = EXACT,
+    first_layer: int = 0,
+    mlp_before: Float[Tensor, "rows pos d_model"] | None = None,
+    by_point: bool = False,
+) -> list[RunGradient]:
+    """Gradients of `value` at the receivers of the layers that `trace` has.
+
+    Args:
+        trace: of the layers from `first_layer` on; rows are points (outermost) times examples.
+        final: what the logits read.
+        value: what is differentiated.
+        rules: those of the forward pass.
+        first_layer: of the trace.
+        mlp_before: the input of the MLP of the layer before, where the run began there.
+        by_point: one result for every point, not one for all of them.
+    """
+    targets = [tensor for run in trace for tensor in (run.q, run.k, run.v, run.mlp_in)]
+    targets += [final] if mlp_before is None else [final, mlp_before]
+    # A dropped layer's receivers have no gradient at all.
+    gradients = torch.autograd.grad(value, targets, allow_unused=True, materialize_grads=True)
+    batch, n_points = len(cache.last), len(final) // len(cache.last)
+    groups = [slice(n, n + 1) for n in range(n_points)] if by_point else [slice(0, n_points)]
+
+    def summed(gradient: Tensor, group: slice) -> Tensor:
+        return rearrange(gradient, "(point batch) ... -> point batch ...", batch=batch)[group].sum(
+            0
+        )
+
+    layers: list[dict[int, LayerGradient]] = [{} for _ in groups]
+    if mlp_before is not None:
+        for group, out in zip(groups, layers, strict=True):
+            out[first_layer - 1] = LayerGradient({}, {}, None, summed(gradients[-1], group))
+    for number, run in enumerate(trace):
+        layer = first_layer + number
+        *at_heads, d_mlp_in = gradients[4 * number : 4 * number + 4]
+        closed = _closed_form(model, layer, run, at_heads, cache, rules)
+        for group, out in zip(groups, layers, strict=True):
+            out[layer] = closed.of_points(group, summed(d_mlp_in, group))
+    d_final = gradients[4 * len(trace)]
+    return [
+        RunGradient(out, summed(d_final, group)) for group, out in zip(groups, layers, strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _ClosedForm:
+    """r dq, c and x^ of every point (see the module's docstring)."""
+
+    scaled: dict[str, Float[Tensor, "point batch pos n d_head"]]
+    along: dict[str, Float[Tensor, "point batch pos n"]]
+    hat: Float[Tensor, "point batch pos d_model"] | None
+
+    def of_points(self, group: slice, mlp_in: Tensor) -> LayerGradient:
+        """The layer's gradients, summed over some points."""
+        return LayerGradient(
+            {kind: gradient[group].sum(0) for kind, gradient in self.scaled.items()},
+            {kind: c[group] for kind, c in self.along.items()},
+            None if self.hat is None else self.hat[group],
+            mlp_in,
+        )
+
+
+def _closed_form(
+    model: Model,
+    layer: int,
+    run: LayerTrace,
+    at_heads: Sequence[Tensor],
+    cache: PrefixCache,
+    rules: BackwardRules,
+) -> _ClosedForm:
+    """The closed form's parts, from the gradients at q, k and v."""
+    norm, attention = model.blocks[layer].ln1, model.blocks[layer].attention
+    x, batch = run.x.detach(), len(cache.last)
+    scale = norm.scale(x)[..., None]  # [rows, pos, 1, 1]
+    scale_varies = norm.kind != "none" and not rules.frozen_norms
+    split = "(point batch) ... -> point batch ..."
+    scaled, along = {}, {}
+    for kind, output, gradient in zip("qkv", (run.q, run.k, run.v), at_heads, strict=True):
+        at_last = output.shape[1] < x.shape[1]  # q has the last token alone in the last layer
+        times_scale = gradient * (cache.at_last(scale) if at_last else scale)
+        scaled[kind] = rearrange(times_scale, split, batch=batch)
+        if scale_varies:
+            at_zero = _for_receivers(attention.output_at_zero(norm, kind), output.shape[2])
+            c = (times_scale * (output.detach() - at_zero)).sum(-1) / x.shape[-1]
+            along[kind] = rearrange(c, split, batch=batch)
+    hat = rearrange(norm.hat(x), split, batch=batch) if scale_varies else None
+    return _ClosedForm(scaled, along, hat)
+
+
+def _for_receivers(
+    x: Float[Tensor, "n *rest"], n_receivers: int
+) -> Float[Tensor, "n_receivers *rest"]:
+    """One entry per receiver: in expanded grouped-query attention, several share a weight."""
+    return x.repeat_interleave(n_receivers // len(x), dim=0) if n_receivers > len(x) else x
+
+
+# ---- contraction ---------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def contract(
+    model: Model,
+    config: GraphConfig,
+    changes: SenderOutputs,
+    gradients: Sequence[RunGradient],
+    cache: PrefixCache,
+    senders: slice | None = None,
+) -> Iterator[Block]:
+    """Scores of every example: what senders changed times the (sum of the) receivers' gradients.
+
+    Args:
+        senders: only those; None: all.
+    """
+    senders = slice(0, config.n_forward) if senders is None else senders
+    last = config.n_layers - 1
+
+    def score(
+        D: Float[Tensor, "n_forward batch pos d_model"],
+        n_senders: int,
+        by_receiver: Mapping[int, Float[Tensor, "n batch pos d_model"]],
+    ) -> Iterator[Block]:
+        rows = slice(senders.start, min(senders.stop, n_senders))
+        if rows.stop <= rows.start or not by_receiver:
+            return
+        G = torch.cat(list(by_receiver.values())).to(D.device)
+        receivers = [first + i for first, some in by_receiver.items() for i in range(len(some))]
+        # One [sender, receiver] product per example, over positions and d_model.
+        scores = torch.bmm(
+            rearrange(D[rows], "sender batch pos d -> batch sender (pos d)"),
+            rearrange(G, "receiver batch pos d -> batch (pos d) receiver"),
+        )
+        yield Block(rows, receivers, scores)
+
+    for layer in range(config.n_layers):
+        parts = [run.layers[layer] for run in gradients if layer in run.layers]
+        if not parts:
+            continue
+        before_attention = config.senders_before(layer, "attention")
+        before_mlp = config.senders_before(layer, "mlp")
+        heads = {
+            config.receivers(layer, kind).start: _input_gradient(model, layer, kind, parts, cache)
+            for kind in parts[0].scaled
+        }
+        mlp = {config.mlp_receiver(layer): _sum([part.mlp_in for part in parts])[None]}
+        if layer < last:
+            # One product for both: heads that the MLP alone reads are scored with q, k, v as well.
+            for block in score(changes.everywhere, before_mlp, heads | mlp):
+                n_heads = len(block.receivers) - 1
+                block.scores[:, max(0, before_attention - block.senders.start) :, :n_heads] = 0
+                yield block
+        else:  # q and the MLP have the last token alone; k and v see every position
+            q = {first: G for first, G in heads.items() if G.shape[2] == 1}
+            yield from score(changes.at_last, before_mlp, mlp)
+            yield from score(changes.at_last, before_attention, q)
+            others = {first: G for first, G in heads.items() if first not in q}
+            yield from score(changes.everywhere, before_attention, others)
+    final = _sum([run.final for run in gradients])[None]
+    yield from score(changes.at_last, config.n_forward, {config.logits_receiver: final})
+
+
+def _sum(tensors: Sequence[Tensor | None]) -> Tensor:
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(there).sum(0) if len(there) > 1 else there[0]
+
+
+def _input_gradient(
+    model: Model, layer: int, kind: str, parts: Sequence[LayerGradient], cache: PrefixCache
+) -> Float[Tensor, "n batch pos d_model"]:
+    """G of the module's docstring, summed over points, at the `kind` inputs of a layer's heads."""
+    norm: Norm = model.blocks[layer].ln1
+    W, _ = model.blocks[layer].attention.projection(kind)  # [n, d_model, d_head]
+    scaled = _sum([part.scaled[kind] for part in parts])
+    back = _for_receivers(norm.pull_back_weights(W), scaled.shape[2])
+    G = torch.bmm(rearrange(scaled, "batch pos n d_head -> n (batch pos) d_head"), back)
+    G = rearrange(G, "n (batch pos) d -> n batch pos d", batch=len(scaled))
+    if not parts[0].along:
+        return G
+    along = torch.cat([part.along[kind] for part in parts])
+    hat = torch.cat([part.hat for part in parts if part.hat is not None])
+    if along.shape[2] < hat.shape[2]:  # the last layer's queries
+        hat = torch.stack([cache.at_last(point) for point in hat])
+    return G.sub_(einsum(along, hat, "point batch pos n, point batch pos d -> n batch pos d"))

@@ -1,0 +1,27 @@
+"""What a run may use: batch size, memory and quietness, which travel together."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+
+class ResourceOptions(TypedDict, total=False):
+    """The keywords that every verb takes (see `Resources`)."""
+
+    batch_size: int | None
+    memory_budget: int | None
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use.
+
+    Attributes:
+        batch_size: examples at a time; None: as many as the budget allows.
+        memory_budget: in bytes, beside the weights; None: half of what is free.
+        quiet: without a progress bar.
+    """
+
+    batch_size: int | None = None
+    memory_budget: int | None = None
+    quiet: bool = True

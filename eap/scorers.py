@@ -1,0 +1,425 @@
+"""How each kind of method scores a batch: blocks of per-example scores, every edge in one block.
+
+All share the plain forward and backward pass, the closed form of `eap.receivers`, and one sign: the
+change of the metric when the edge is ablated. `SCORERS` is their table; `eap.methods` says which
+method is which kind, at which points and by which backward rules.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from einops import einsum, reduce
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.errors import UserError
+from eap.graph import GraphConfig
+from eap.methods import Method, Point
+from eap.metrics import Metric, Predictions
+from eap.model.rules import BackwardRules
+from eap.model.runs import (
+    LayerTrace,
+    SenderOutputs,
+    changed_attention,
+    outputs_everywhere,
+    run_layers,
+    sender_changes,
+)
+from eap.moments import Moments
+from eap.prepared import PreparedBatch
+from eap.receivers import Block, RunGradient, contract, differentiate
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a scorer is asked for.
+
+    Attributes:
+        method: whose rules apply.
+        points: at which inputs gradients are taken.
+        points_per_run: how many of them may be stacked in one run.
+        level: 'edge' or 'node'.
+        metric_change: gathers metric(all ablated) - metric(clean) of every example, if anywhere.
+    """
+
+    method: Method
+    points: Sequence[Point]
+    points_per_run: int = 1
+    level: str = "edge"
+    metric_change: Moments | None = None
+
+
+Scorer = Callable[[PreparedBatch, Request], Iterator[Block]]
+
+
+# ---- gradients at points of the path from the ablated to the clean input -------------------------
+
+
+def input_at(batch: PreparedBatch, position: float) -> Float[Tensor, "batch pos d_model"]:
+    """The embedding at a point of the path, positions included; the ends are exact."""
+    if position == 1.0:
+        return batch.clean + batch.positions
+    if position == 0.0:
+        return batch.ablated + batch.positions
+    return batch.ablated + position * (batch.clean - batch.ablated) + batch.positions
+
+
+@dataclass(frozen=True, eq=False)
+class CleanRun:
+    """The clean run of a batch: its layers, and the logits that metrics compare with."""
+
+    trace: list[LayerTrace]
+    predictions: Predictions
+
+
+def run_clean(batch: PreparedBatch) -> CleanRun:
+    """The clean run, without a gradient."""
+    trace: list[LayerTrace] = []
+    with torch.no_grad():
+        final = batch.run_clean(trace=trace)
+        return CleanRun(trace, Predictions(batch.unembed(final[:, 0])))
+
+
+def the_metric(batch: PreparedBatch) -> Metric:
+    """The one metric that scores are of."""
+    return batch.work.metrics[0]
+
+
+def gradients_at(
+    batch: PreparedBatch,
+    rules: BackwardRules,
+    points: Sequence[Point],
+    points_per_run: int,
+    clean: CleanRun | None = None,
+) -> tuple[list[RunGradient], CleanRun]:
+    """The weighted sum of the gradients at some points, in one or more runs; and the clean run.
+
+    The clean input is a point of most methods: its run then is the clean run, which is not made
+    twice.
+    """
+    work, n = batch.work, len(batch)
+    points = sorted(points, key=lambda point: -point.position)
+    if clean is None and points[0].position != 1.0:
+        clean = run_clean(batch)
+    gradients: list[RunGradient] = []
+    for first in range(0, len(points), points_per_run):
+        some = points[first : first + points_per_run]
+        x = torch.cat([input_at(batch, point.position) for point in some]).requires_grad_()
+        trace: list[LayerTrace] = []
+        final = run_layers(
+            work.model, x, batch.cache,
+            trace=trace, expanded_kv=work.config.expanded_kv, rules=rules,
+        )  # fmt: skip
+        logits = batch.unembed(final[:, 0], rules)
+        if clean is None:
+            predictions = Predictions(logits[:n].detach())
+            clean = CleanRun([run.first_rows(n).detached() for run in trace], predictions)
+        value = weighted_sum(batch, logits, clean.predictions, some)
+        gradients += differentiate(work.model, trace, final, value, batch.cache, rules=rules)
+    assert clean is not None
+    return gradients, clean
+
+
+def weighted_sum(
+    batch: PreparedBatch, logits: Tensor, clean: Predictions, points: Sequence[Point]
+) -> Float[Tensor, ""]:
+    """The quantity whose gradient is the points' weighted sum of the examples' gradients.
+
+    Raises:
+        UserError: the metric passes no gradient on.
+    """
+    metric = the_metric(batch)
+    values = [
+        point.weight * metric.measure(Predictions(rows, clean), batch.answers).sum()
+        for point, rows in zip(points, logits.chunk(len(points)), strict=True)
+    ]
+    total = torch.stack(values).sum()
+    if not total.requires_grad:
+        raise UserError(
+            f"metric {metric.name!r} has no gradient (it counts, compares or detaches), so it "
+            "cannot be attributed"
+        )
+    return total
+
+
+@torch.no_grad()
+def note_metric_change(batch: PreparedBatch, request: Request, clean: CleanRun) -> None:
+    """Gather metric(all ablated) - metric(clean)."""
+    if request.metric_change is None:
+        return
+    metric = the_metric(batch)
+    ablated = batch.unembed(batch.ablated_run.final[:, 0])
+    after = Predictions(ablated, clean.predictions)
+    change = metric.measure(after, batch.answers) - metric.measure(clean.predictions, batch.answers)
+    request.metric_change.add(change)
+
+
+def sender_changes_of(batch: PreparedBatch, clean: CleanRun) -> SenderOutputs:
+    """What ablated edges carry minus what senders send in the clean run."""
+    return batch.ablated_run.changes(
+        batch.work.model, batch.ablated - batch.clean, clean.trace, batch.cache
+    )
+
+
+def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+    """What senders changed, times the gradient averaged over the method's points (EAP, EAP-IG)."""
+    work = batch.work
+    gradients, clean = gradients_at(
+        batch, request.method.rules, request.points, request.points_per_run
+    )
+    note_metric_change(batch, request, clean)
+    changes = sender_changes_of(batch, clean)
+    yield from contract(work.model, work.config, changes, gradients, batch.cache)
+
+
+# ---- methods of several parts --------------------------------------------------------------------
+
+
+def summed(parts: Iterable[Iterable[Block]]) -> list[Block]:
+    """The sums of blocks that stand for the same edges in several parts."""
+    total: dict[tuple[int, int, int], Block] = {}
+    for part in parts:
+        for block in part:
+            key = (block.senders.start, block.senders.stop, block.receivers[0])
+            if key in total:
+                total[key].scores.add_(block.scores)
+            else:
+                total[key] = block
+    return list(total.values())
+
+
+def score_increments(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+    """Minus the sum over steps of what senders changed in a step, times the gradient before it."""
+    work, rules = batch.work, request.method.rules
+    clean = run_clean(batch)
+    note_metric_change(batch, request, clean)
+    descending = sorted(request.points, key=lambda point: -point.position)
+
+    def parts() -> Iterator[Iterator[Block]]:
+        later, position = clean.trace, 1.0
+        for first in range(0, len(descending), request.points_per_run):
+            some = descending[first : first + request.points_per_run]
+            x = torch.cat([input_at(batch, point.position) for point in some]).requires_grad_()
+            trace: list[LayerTrace] = []
+            final = run_layers(
+                work.model, x, batch.cache,
+                trace=trace, expanded_kv=work.config.expanded_kv, rules=rules,
+            )  # fmt: skip
+            logits = batch.unembed(final[:, 0], rules)
+            # An increment is the whole step's: no weight.
+            unweighted = [point._replace(weight=1.0) for point in some]
+            value = weighted_sum(batch, logits, clean.predictions, unweighted)
+            gradients = differentiate(
+                work.model, trace, final, value, batch.cache, rules=rules, by_point=True
+            )
+            for number, (point, gradient) in enumerate(zip(some, gradients, strict=True)):
+                rows = slice(number * len(batch), (number + 1) * len(batch))
+                here = [run.rows(rows).detached() for run in trace]
+                step = (position - point.position) * (batch.ablated - batch.clean)
+                # From the later point back to this one: the sign of an ablation.
+                changes = sender_changes(work.model, step, later, here, batch.cache)
+                yield contract(work.model, work.config, changes, [gradient], batch.cache)
+                later, position = here, point.position
+
+    yield from summed(parts())
+
+
+def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+    """The mean over layers of |score|, where that layer passes no gradient on (GradDrop)."""
+    work, clean = batch.work, None
+    n_layers = work.config.n_layers
+
+    def parts() -> Iterator[Iterator[Block]]:
+        nonlocal clean
+        for layer in range(n_layers):
+            rules = replace(request.method.rules, dropped_layer=layer)
+            gradients, clean = gradients_at(
+                batch, rules, request.points, request.points_per_run, clean
+            )
+            changes = sender_changes_of(batch, clean)
+            blocks = contract(work.model, work.config, changes, gradients, batch.cache)
+            if request.level == "node":
+                blocks = iter([to_nodes(work.config, blocks, len(batch))])
+            yield (block._replace(scores=block.scores.abs() / n_layers) for block in blocks)
+
+    yield from summed(parts())
+    assert clean is not None
+    note_metric_change(batch, request, clean)
+
+
+def score_activations(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+    """Senders of one sublayer at a time, with the gradient along their own outputs' path.
+
+    The outputs of the input, of a layer's attention or of its MLP are interpolated between ablated
+    and clean while all before is clean; only edges out of that sublayer are scored by that path. A
+    receiver behind several sublayers sees each of their paths, so that credit is partial.
+    """
+    work, config = batch.work, batch.work.config
+    clean = run_clean(batch)
+    note_metric_change(batch, request, clean)
+    changes = sender_changes_of(batch, clean)
+
+    def contracted(gradients: list[RunGradient], senders: slice) -> Iterator[Block]:
+        return contract(work.model, config, changes, gradients, batch.cache, senders)
+
+    gradients, _ = gradients_at(
+        batch, request.method.rules, request.points, request.points_per_run, clean
+    )
+    yield from contracted(gradients, slice(0, 1))
+    for layer in range(config.n_layers):
+        heads, mlp = config.heads(layer), config.mlp_sender(layer)
+        yield from contracted(_after_sublayer(batch, request, clean, changes, layer, heads), heads)
+        one = slice(mlp, mlp + 1)
+        yield from contracted(_after_sublayer(batch, request, clean, changes, layer, one), one)
+
+
+def _after_sublayer(
+    batch: PreparedBatch,
+    request: Request,
+    clean: CleanRun,
+    changes: SenderOutputs,
+    layer: int,
+    senders: slice,
+) -> list[RunGradient]:
+    """Gradients behind a layer's heads (or its MLP) while their sum runs from ablated to clean."""
+    work, rules, run = batch.work, request.method.rules, clean.trace[layer]
+    model, config, block = work.model, work.config, work.model.blocks[layer]
+    last = layer == config.n_layers - 1
+    of_mlp = senders.start == config.mlp_sender(layer)
+    change = (changes.at_last if last else changes.everywhere)[senders].sum(0).to(run.x.device)
+    before = batch.cache.at_last(run.x) if last else run.x
+    attended = before + block.finish_attention(run.attention_raw)
+    gradients = []
+    for first in range(0, len(request.points), request.points_per_run):
+        some = request.points[first : first + request.points_per_run]
+        moved = torch.cat([(1 - point.position) * change for point in some]).requires_grad_()
+        copies = len(some)
+        x, mlp_in = attended.repeat(copies, 1, 1), None
+        if of_mlp:
+            x = x + run.mlp_out.repeat(copies, 1, 1) + moved
+        elif config.parallel_attn_mlp:
+            x = x + moved + run.mlp_out.repeat(copies, 1, 1)
+        else:
+            x = x + moved
+            mlp_in = x.view_as(x)
+            x = x + block.run_mlp(mlp_in, rules)
+        trace: list[LayerTrace] = []
+        final = run_layers(
+            model, x, batch.cache, first_layer=layer + 1,
+            trace=trace, expanded_kv=config.expanded_kv, rules=rules,
+        )  # fmt: skip
+        logits = batch.unembed(final[:, 0], rules)
+        value = weighted_sum(batch, logits, clean.predictions, some)
+        gradients += differentiate(
+            model, trace, final, value, batch.cache,
+            rules=rules, first_layer=layer + 1, mlp_before=mlp_in,
+        )  # fmt: skip
+    return gradients
+
+
+def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+    """EAP, but for q and k edges the exact change of the attention pattern (AtP*'s QK fix).
+
+    The change of z that the new pattern makes is multiplied by the metric's gradient at z.
+    """
+    config, model = batch.work.config, batch.work.model
+    x = input_at(batch, 1.0).requires_grad_()
+    trace: list[LayerTrace] = []
+    final = run_layers(model, x, batch.cache, trace=trace, expanded_kv=config.expanded_kv)
+    logits = batch.unembed(final[:, 0])
+    clean = CleanRun([run.detached() for run in trace], Predictions(logits.detach()))
+    note_metric_change(batch, request, clean)
+    value = weighted_sum(batch, logits, clean.predictions, request.points)
+    at_z = torch.autograd.grad(value, [run.z for run in trace], retain_graph=True)
+    (gradient,) = differentiate(model, trace, final, value, batch.cache)
+    changes = sender_changes_of(batch, clean)
+    others = {
+        layer: replace(part, scaled={"v": part.scaled["v"]})
+        for layer, part in gradient.layers.items()
+    }
+    yield from contract(model, config, changes, [replace(gradient, layers=others)], batch.cache)
+    for layer, d_z in enumerate(at_z):
+        n_senders = config.senders_before(layer, "attention")
+        for kind in "qk":
+            scores = torch.stack(
+                [
+                    _pattern_score(batch, layer, kind, clean.trace[layer], change[None], d_z)
+                    for change in changes.everywhere[:n_senders]
+                ],
+                dim=1,
+            )
+            receivers = config.receivers(layer, kind)
+            yield Block(slice(0, n_senders), list(range(receivers.start, receivers.stop)), scores)
+
+
+@torch.no_grad()
+def _pattern_score(
+    batch: PreparedBatch,
+    layer: int,
+    kind: str,
+    clean: LayerTrace,
+    change: Float[Tensor, "1 batch pos d_model"],
+    d_z: Float[Tensor, "batch query n_heads d_head"],
+) -> Float[Tensor, "batch n"]:
+    """Of one sender: the change of every head's z times its gradient, summed by receiver."""
+    work = batch.work
+    z = changed_attention(work.model, layer, kind, clean, change, batch.cache)[0]
+    by_head = einsum(z, d_z, "batch query head d, batch query head d -> batch head")
+    return reduce(by_head, "batch (n shared) -> batch n", "sum", n=work.config.n_receivers(kind))
+
+
+def score_flow(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+    """Information flow routes: how much of what a receiver reads is what a sender sends.
+
+    max(0, |x|_1 - |x - a_u|_1) with x what the receiver reads, normalised over senders, averaged
+    over the prompt's positions. There is no metric, no corrupted prompt and no sign.
+    """
+    work, config, tokens = batch.work, batch.work.config, batch.batch
+    outputs, trace, final = outputs_everywhere(work.model, tokens.clean, tokens.last)
+    places = torch.arange(tokens.n_positions, device=outputs.device)
+    real = (places <= tokens.last[:, None]).to(outputs.dtype)
+
+    def shares(x: Tensor, n_senders: int) -> Float[Tensor, "batch sender"]:
+        x = x.to(outputs.device)
+        size = x.abs().sum(-1)
+        near = torch.stack([size - (x - sent).abs().sum(-1) for sent in outputs[:n_senders]])
+        near = near.clamp(min=0)  # [sender, batch, pos]
+        total = near.sum(0)
+        share = near / torch.where(total > 0, total, 1.0)
+        weights = real / real.sum(-1, keepdim=True)
+        return einsum(share, weights, "sender batch pos, batch pos -> batch sender")
+
+    def block(x: Tensor, n_senders: int, receivers: list[int]) -> Block:
+        scores = shares(x, n_senders)[..., None].expand(-1, -1, len(receivers))
+        return Block(slice(0, n_senders), receivers, scores)
+
+    for layer, run in enumerate(trace):
+        first = config.receivers(layer, "q").start
+        attention = list(range(first, config.receivers(layer, "v").stop))
+        yield block(run.x, config.senders_before(layer, "attention"), attention)
+        mlp = [config.mlp_receiver(layer)]
+        yield block(run.mlp_in, config.senders_before(layer, "mlp"), mlp)
+    yield block(final, config.n_forward, [config.logits_receiver])
+
+
+def to_nodes(config: GraphConfig, blocks: Iterable[Block], batch: int) -> Block:
+    """Every sender's sum over its edges, as one block whose one receiver is numbered 0."""
+    total: Tensor | None = None
+    for block in blocks:
+        if total is None:
+            total = block.scores.new_zeros(batch, config.n_forward)
+        total[:, block.senders] += block.scores.sum(-1)
+    assert total is not None
+    return Block(slice(0, config.n_forward), [0], total[..., None])
+
+
+SCORERS: dict[str, Scorer] = {
+    "gradients": score_gradients,
+    "increments": score_increments,
+    "activations": score_activations,
+    "patterns": score_patterns,
+    "dropped layers": score_dropped_layers,
+    "flow": score_flow,
+}
+"""Scorers by the name that `Method.scorer` has."""
