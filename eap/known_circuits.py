@@ -1,0 +1,203 @@
+"""Models whose circuit is known, to check methods against: weights by hand, or compiled by Tracr.
+
+They are data, `data/known-circuits/<name>/`: `model.safetensors`, and `circuit.json` with the edges
+that are true, pairs of prompts, and where the model comes from; `make.py` beside them makes them.
+They have no norm and no Hugging Face model behind them. An edge off the circuit is worth exactly 0.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from safetensors.numpy import load_file
+from torch.nn import functional as F
+
+from eap.data.dataset import DATA, Dataset, Example
+from eap.errors import UserError
+from eap.graph.graph import Graph, GraphConfig
+from eap.model.blocks import MLP, Attention, Block, Norm
+from eap.model.model import Model
+from eap.model.runs import run_tokens
+
+FOLDER = DATA / "known-circuits"
+
+BLOCK_WEIGHTS = (
+    *("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"),
+    *("W_in", "b_in", "W_out", "b_out"),
+)
+
+NO_NORM = Norm(weight=None, bias=None, eps=0.0, kind="none")
+
+
+@dataclass(frozen=True, eq=False)
+class KnownCircuit:
+    """A model, its circuit, and pairs of prompts on which every edge of the circuit matters.
+
+    Attributes:
+        name: of its folder.
+        description: what the model does.
+        made_by: 'hand', or the compiler.
+        model: without a tokenizer and a bridge.
+        dataset: of token ids.
+        circuit: the true edges, as a circuit of the model's graph.
+    """
+
+    name: str
+    description: str
+    made_by: str
+    model: Model
+    dataset: Dataset
+    circuit: Graph
+
+    @property
+    def truth(self) -> Bool[np.ndarray, " n_edges"]:
+        """Which edges are true, in the order of `graph.scores[graph.edge_exists]`."""
+        return self.circuit.in_graph[self.circuit.edge_exists].numpy()
+
+
+def names() -> list[str]:
+    """The known circuits that are there."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/circuit.json"))
+
+
+def load(name: str, *, dtype: torch.dtype = torch.float32) -> KnownCircuit:
+    """A model whose circuit is known, by name.
+
+    The engine's logits are compared with a plain forward pass in numpy.
+
+    Raises:
+        UserError: there is none of this name, or the two passes differ.
+    """
+    if name not in names():
+        raise UserError(f"no known circuit {name!r}; there are {', '.join(names())}")
+    path = FOLDER / name
+    document = json.loads((path / "circuit.json").read_text(encoding="utf8"))
+    weights = load_file(path / "model.safetensors")
+    digest = hashlib.sha256((path / "model.safetensors").read_bytes())
+    source = {"directory": name, "weights_sha256": digest.hexdigest()}
+    model = _model_of(name, document, weights, dtype, source)
+    examples = tuple(
+        Example(*(tuple(row[key]) for key in ("clean", "corrupted", "correct", "incorrect")))
+        for row in document["examples"]
+    )
+    _check_against_numpy(model, weights, document, examples)
+    graph = Graph.from_model(model)
+    in_graph = torch.zeros_like(graph.edge_exists)
+    for edge in document["edges"]:
+        in_graph[graph.index(edge)] = True
+    origin = {"source": f"data/known-circuits/{name}", "n_pairs": len(examples)}
+    return KnownCircuit(
+        name=name,
+        description=document["description"],
+        made_by=document["made_by"],
+        model=model,
+        dataset=Dataset(name, examples, provenance=origin),
+        circuit=graph.with_edges(in_graph),
+    )
+
+
+def numpy_logits(
+    weights: dict[str, Float[np.ndarray, "..."]], scale: float, tokens: tuple[int, ...]
+) -> Float[np.ndarray, " d_vocab"]:
+    """Logits at the last token, by a plain forward pass in float64."""
+    W = {name: own.astype(np.float64) for name, own in weights.items()}
+    n = len(tokens)
+    x = W["W_E"][list(tokens)] + W["W_pos"][:n]
+    n_layers = sum(name.endswith("W_in") for name in W)
+    hidden = np.triu(np.full((n, n), -np.inf), k=1)
+    for layer in range(n_layers):
+        own = {name.split(".")[-1]: W[name] for name in W if name.startswith(f"blocks.{layer}.")}
+        q, k, v = (x @ own[f"W_{kind}"] + own[f"b_{kind}"][:, None] for kind in "QKV")
+        scores = q @ k.swapaxes(1, 2) * scale + hidden  # [head, query, key]
+        pattern = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        pattern /= pattern.sum(axis=-1, keepdims=True)
+        x = x + (pattern @ v @ own["W_O"]).sum(axis=0) + own["b_O"]
+        x = x + np.maximum(x @ own["W_in"].T + own["b_in"], 0) @ own["W_out"].T + own["b_out"]
+    return x[-1] @ W["W_U"].T
+
+
+def _model_of(
+    name: str,
+    document: dict[str, Any],
+    weights: dict[str, Float[np.ndarray, "..."]],
+    dtype: torch.dtype,
+    source: dict[str, Any],
+) -> Model:
+    def read(key: str) -> torch.Tensor:
+        return torch.from_numpy(weights[key]).to(dtype)
+
+    blocks = tuple(
+        _block_of({key: read(f"blocks.{layer}.{key}") for key in BLOCK_WEIGHTS}, document["scale"])
+        for layer in range(document["n_layers"])
+    )
+    W_E = read("W_E")
+    return Model(
+        name=name,
+        bridge=None,
+        tokenizer=None,
+        config=GraphConfig(
+            n_layers=document["n_layers"],
+            n_heads=document["n_heads"],
+            d_model=W_E.shape[1],
+            n_kv_heads=document["n_heads"],
+        ),
+        blocks=blocks,
+        W_E=W_E,
+        embed_scale=1.0,
+        W_pos=read("W_pos"),
+        ln_final=NO_NORM,
+        W_U=read("W_U"),
+        b_U=None,
+        logit_softcap=None,
+        source=source,
+    )
+
+
+def _block_of(weights: dict[str, torch.Tensor], scale: float) -> Block:
+    return Block(
+        ln1=NO_NORM,
+        attention=Attention(
+            **{key: weights[key] for key in BLOCK_WEIGHTS if key[-1] in "QKVO"},
+            scale=scale,
+            window=None,
+            softcap=None,
+            clip=None,
+            q_norm=None,
+            k_norm=None,
+            rotary=None,
+            rotary_interleaved=False,
+        ),
+        post_attention_norm=None,
+        ln2=NO_NORM,
+        mlp=MLP(
+            W_in=weights["W_in"],
+            b_in=weights["b_in"],
+            W_gate=None,
+            b_gate=None,
+            W_out=weights["W_out"],
+            b_out=weights["b_out"],
+            activation=F.relu,
+        ),
+        post_mlp_norm=None,
+    )
+
+
+def _check_against_numpy(
+    model: Model,
+    weights: dict[str, Float[np.ndarray, "..."]],
+    document: dict[str, Any],
+    examples: tuple[Example, ...],
+) -> None:
+    prompts = [prompt for own in examples[:4] for prompt in (own.clean, own.corrupted)]
+    expected = np.stack([numpy_logits(weights, document["scale"], own) for own in prompts])
+    found = run_tokens(model, torch.tensor(prompts)).double().numpy()
+    error = np.abs(found - expected).max()
+    if not error <= 1e-4 * np.abs(expected).max():  # also when it is NaN
+        raise UserError(
+            f"known circuit {model.name!r}: its logits differ from a plain forward pass by "
+            f"{error:.1e}; data/known-circuits/make.py makes it anew"
+        )
