@@ -226,7 +226,8 @@ def majority():
     while len(examples) < 32:
         clean, corrupted = random.integers(0, 2, size=(2, 7))
         winners = [int(own.sum() > 3) for own in (clean, corrupted)]
-        if winners[0] != winners[1]:
+        # The last letter is one of the majority, so that copying it helps.
+        if winners[0] != winners[1] and [clean[6], corrupted[6]] == winners:
             examples.append(pair([*clean, 2], [*corrupted, 2], *winners))
     save(
         "majority",
