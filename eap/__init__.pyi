@@ -5,6 +5,7 @@ from . import compare as compare
 from . import data as data
 from . import figures as figures
 from . import graph as graph
+from . import known_circuits as known_circuits
 from . import measures as measures
 from . import methods as methods
 from . import metrics as metrics
@@ -14,7 +15,9 @@ from . import rankings as rankings
 from . import runtime as runtime
 from . import screening as screening
 from . import sequence_metrics as sequence_metrics
+from . import stability as stability
 from . import studies as studies
+from . import verdicts as verdicts
 from .ablation import Mean as Mean
 from .ablation import Resample as Resample
 from .ablation import Zero as Zero
@@ -40,3 +43,6 @@ from .patching import patch_nodes as patch_nodes
 from .rankings import Areas as Areas
 from .rankings import areas as areas
 from .sequence_metrics import from_sequence_metric as from_sequence_metric
+from .stability import bootstrap as bootstrap
+from .verdicts import judge as judge
+from .verdicts import leave_one_out as leave_one_out

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from typing_extensions import Unpack
 
 from eap.circuits import evaluate, evaluate_baselines
 from eap.data.dataset import Dataset
+from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.measures import (
@@ -33,7 +35,8 @@ from eap.measures import (
     normalised,
 )
 from eap.metrics import Metric, get_metric
-from eap.model.loading import Model
+from eap.model.model import Model
+from eap.runtime.resources import ResourceOptions
 
 Values = Float[np.ndarray, "size example"]
 
@@ -45,7 +48,7 @@ class Curve:
     Attributes:
         by: what the edges are ranked by: 'helpful' or 'magnitude'.
         shares: sizes as shares of all edges.
-        sizes: numbers of edges selected.
+        sizes: numbers of edges (or nodes) selected.
         n_edges: numbers of edges that remain after pruning.
         values: the metric.
         right: 1 where the circuit decides the example right.
@@ -93,7 +96,7 @@ class Areas:
 
     Attributes:
         metric: its name.
-        n_edges: of the whole graph, as it was counted.
+        n_ranked: how many edges (or nodes) the sizes are shares of.
         cpr: area under faithfulness, helpful edges first; 1 (.999) is the whole model's.
         cmd: area between faithfulness and 1, by magnitude; 0 is best.
         accuracy: mean share of examples decided right over log size, helpful edges first.
@@ -101,7 +104,7 @@ class Areas:
     """
 
     metric: str
-    n_edges: int
+    n_ranked: int
     cpr: Interval
     cmd: Interval
     accuracy: Interval
@@ -123,15 +126,15 @@ def areas(
     *,
     metric: str | Metric = "logit_diff",
     shares: Sequence[float] = SHARES,
+    level: str = "edge",
+    selection: str = "top_n",
     n_resamples: int = 1000,
     seed: int = 0,
-    batch_size: int | None = None,
-    memory_budget: int | None = None,
-    quiet: bool = True,
+    **resources: Unpack[ResourceOptions],
 ) -> Areas:
-    """CPR, CMD and the accuracy area of a ranking of edges, as MIB takes them.
+    """CPR, CMD and the accuracy area of a ranking of edges or nodes, as MIB takes them.
 
-    For every share p, the int(p * n_edges) best edges are selected and pruned; trapezoids over the
+    For every share p, the int(p * n) best of n edges are selected and pruned; trapezoids over the
     nominal p. Edges are counted as the graph has them. MIB counts a k and a v for every query head:
     to compare with its numbers on a model whose heads share them, give a graph of that form (from
     `attribute(..., expanded_kv=True)`).
@@ -142,32 +145,37 @@ def areas(
         dataset: on which circuits are measured.
         metric: what faithfulness is of; MIB's is logit_diff.
         shares: sizes, growing to 1.
+        level: 'edge', or 'node': heads and MLPs are ranked by the graph's node scores and counted,
+            and a circuit is all edges among those that are kept.
+        selection: of edges: 'top_n', or 'greedy' from the logits (MIB's, for IFR).
         n_resamples: of the bootstrap of examples.
         seed: of the bootstrap.
-        batch_size: examples at a time; None: as many as the budget allows.
-        memory_budget: in bytes, beside the weights; None: half of what is free.
-        quiet: without a progress bar.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Raises:
-        UserError: as `eap.evaluate`; shares that do not grow; or nothing to normalise by.
+        UserError: as `eap.evaluate`; an unknown level or selection, a graph without the scores,
+            shares that do not grow; or nothing to normalise by.
     """
     metric = get_metric(metric)
-    sizes = circuit_sizes(graph.n_edges, shares)
-    circuits = {
-        by: [select(graph, size, by=by).prune() for size in sizes]
-        for by in ("helpful", "magnitude")
-    }
+    if level not in ("edge", "node") or selection not in ("top_n", "greedy"):
+        raise UserError(
+            f"circuits are selected by level 'edge' or 'node', and by 'top_n' or 'greedy', not by "
+            f"{level!r} and {selection!r}"
+        )
+    n_ranked = graph.n_edges if level == "edge" else graph.n_forward - 1
+    select = f"{selection}_nodes" if level == "node" else selection
+    if select == "greedy_nodes":
+        raise UserError("nodes are selected by 'top_n' alone; 'greedy' adds edge by edge")
+    sizes = circuit_sizes(n_ranked, shares)
+    ranked = with_direction(graph)
+    rankings: tuple[By, ...] = ("helpful", "magnitude")
+    circuits = {by: [getattr(ranked, select)(n, by=by).prune() for n in sizes] for by in rankings}
     metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
-    settings: dict[str, Any] = {
-        "batch_size": batch_size,
-        "memory_budget": memory_budget,
-        "quiet": quiet,
-    }
     together = [circuit for own in circuits.values() for circuit in own]
-    found = evaluate(model, together, dataset, metrics=metrics, **settings)
-    clean, corrupted = evaluate_baselines(model, dataset, metrics=[metric], **settings)
+    found = evaluate(model, together, dataset, metrics=metrics, **resources)
+    clean, corrupted = evaluate_baselines(model, dataset, metrics=[metric], **resources)
     values, right = (found[name].double().numpy() for name in (metric.name, "accuracy"))
-    curves = {}
+    curves: dict[str, Curve] = {}
     for position, (by, own) in enumerate(circuits.items()):
         rows = slice(position * len(sizes), (position + 1) * len(sizes))
         curves[by] = Curve(
@@ -180,22 +188,21 @@ def areas(
             clean=clean[metric.name].double().numpy(),
             corrupted=corrupted[metric.name].double().numpy(),
         )
-    return summarise(metric.name, graph.n_edges, curves, n_resamples=n_resamples, seed=seed)
+    return summarise(metric.name, n_ranked, curves, n_resamples=n_resamples, seed=seed)
 
 
-def select(graph: Graph, n: int, *, by: By) -> Graph:
-    """The `n` edges of the largest scores ('magnitude'), or of those that help most ('helpful').
+def with_direction(graph: Graph) -> Graph:
+    """The graph, knowing whether high values of its metric are better.
 
-    Where the graph does not say whether high values of its metric are better, they are, unless
-    its provenance names a divergence.
+    Where it does not say so, they are, unless its provenance names a divergence.
     """
-    if graph.higher_is_better is None:
-        graph = replace(graph, higher_is_better=graph.provenance.get("metric") not in ("kl", "js"))
-    return graph.top_n(n, by=by)
+    if graph.higher_is_better is not None:
+        return graph
+    return replace(graph, higher_is_better=graph.provenance.get("metric") not in ("kl", "js"))
 
 
 def summarise(
-    metric: str, n_edges: int, curves: dict[str, Curve], *, n_resamples: int, seed: int
+    metric: str, n_ranked: int, curves: dict[str, Curve], *, n_resamples: int, seed: int
 ) -> Areas:
     """The areas of the curves 'helpful' and 'magnitude'."""
     helpful, magnitude = curves["helpful"], curves["magnitude"]
@@ -203,7 +210,7 @@ def summarise(
     shares = helpful.shares
     return Areas(
         metric=metric,
-        n_edges=n_edges,
+        n_ranked=n_ranked,
         cpr=interval_of_shares(
             helpful.values, helpful.clean, helpful.corrupted, lambda f: area(f, shares), **draws
         ),

@@ -136,7 +136,7 @@ def test_areas_equal_the_twins(family, expanded):
     )
     assert found.cpr.value == pytest.approx(helpful, rel=2e-4)
     assert found.cmd.value == pytest.approx(distance, rel=2e-4)
-    assert found.n_edges == int(twins.edges_of(family, expanded=expanded).sum())
+    assert found.n_ranked == int(twins.edges_of(family, expanded=expanded).sum())
     assert found.helpful.faithfulness[-1] == pytest.approx(1, abs=1e-5)
     assert found.accuracy.low <= found.accuracy.value <= found.accuracy.high
 
@@ -169,3 +169,51 @@ def test_the_table_has_a_row_per_size():
     assert len(frame) == 20
     assert set(frame["by"]) == {"helpful", "magnitude"}
     assert (frame["n_edges"] <= frame["size"]).all()
+
+
+def test_areas_of_a_ranking_of_nodes():
+    """All edges among the best nodes, by hand: MIB's rule for node-level files."""
+    model = twins.load("llama")
+    graph = eap.attribute(model, DATASET, method="EAP", level="node")
+    shares = (0.2, 0.5, 1.0)
+    found = areas(model, graph, DATASET, level="node", shares=shares, n_resamples=10)
+    assert found.n_ranked == graph.n_forward - 1 == 10
+    assert found.helpful.sizes == (2, 5, 10)
+    order = torch.argsort(graph.node_scores[1:]).tolist()  # the most negative helps most
+    kept = {graph.sender_names[1 + i] for i in order[:5]} | {"input"}
+    among = torch.tensor(
+        [
+            [
+                sender in kept
+                and (receiver == "logits" or node_of(receiver, graph) & kept != set())
+                for receiver in graph.receiver_names
+            ]
+            for sender in graph.sender_names
+        ]
+    )
+    circuit = graph.with_edges(among & graph.edge_exists)
+    value = eap.evaluate(model, circuit, DATASET)["logit_diff"].double().numpy()
+    np.testing.assert_allclose(found.helpful.values[1], value, rtol=1e-4, atol=1e-5)
+
+
+def node_of(receiver, graph):
+    """The nodes that read a receiver: two query heads share a key/value head here."""
+    layer, _, rest = receiver.partition(".")
+    if not rest:
+        return {receiver}
+    number = int(rest[: rest.index("<")].strip("hkv"))
+    shared = graph.config.n_heads // graph.config.n_kv_receivers
+    heads = [number] if rest.startswith("h") else range(number * shared, (number + 1) * shared)
+    return {f"{layer}.h{head}" for head in heads}
+
+
+def test_greedy_areas_and_what_cannot_be_selected():
+    model = twins.load("gpt2")
+    graph = eap.attribute(model, DATASET, method="EAP")
+    found = areas(model, graph, DATASET, selection="greedy", n_resamples=10)
+    size = found.magnitude.sizes[-2]
+    value = eap.evaluate(model, graph.greedy(size), DATASET)["logit_diff"].double().numpy()
+    np.testing.assert_allclose(found.magnitude.values[-2], value, rtol=1e-4, atol=1e-5)
+    for wrong in ({"level": "head"}, {"selection": "best"}, {"level": "node"}):
+        with pytest.raises(UserError):
+            areas(model, graph, DATASET, **wrong)
