@@ -2,6 +2,7 @@
 # make test    all tests            make lint    style and types
 # make paper   every experiment and figure: make paper MODEL=toy HEAD=100
 # make bench   speed, measured side by side
+# make proof   all methods on models whose circuit is known: docs/proof.md
 
 PYTHON ?= python3
 MODEL ?= toy
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 
-.PHONY: env demo test test-older lint format bench paper clean
+.PHONY: env demo test test-older lint format bench paper proof clean
 
 env: $(VENV)/ready
 
@@ -50,6 +51,9 @@ bench: env
 
 paper: env
 	$(BIN)/python results/paper.py --model $(MODEL) $(if $(HEAD),--head $(HEAD))
+
+proof: env
+	$(BIN)/python results/proof.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-older graphs results/*/*/csv results/*/*/png results/*/*/pdf

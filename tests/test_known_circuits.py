@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from reference import known
@@ -14,6 +15,8 @@ import eap
 from eap import known_circuits
 from eap.errors import UserError
 from eap.measures import auroc
+from eap.methods import METHODS
+from results import proof
 
 NAMES = known_circuits.names()
 
@@ -46,13 +49,48 @@ def test_exact_values_are_zero_off_the_circuit_and_rank_it_first(circuit, batch_
     assert auroc(graph.scores[graph.edge_exists].abs().numpy(), circuit.truth) == 1
 
 
-@pytest.mark.parametrize("metric", ["logit_diff", "prob_diff", "kl"])
-def test_estimates_are_zero_off_the_circuit(circuit, metric):
-    for method in ("EAP", "EAP-IG", "clean-corrupted"):
-        if metric == "kl" and method == "EAP":
-            continue  # has no gradient at the clean input
-        graph = eap.attribute(circuit.model, circuit.dataset, method=method, metric=metric)
-        assert (graph.scores[off_circuit(circuit)] == 0).all(), method
+SCORED = [name for name, method in METHODS.items() if method.uses_metric]
+"""All but IFR, which follows the flow of activations whether it matters or not."""
+
+
+@pytest.mark.parametrize("method", SCORED)
+def test_every_method_is_zero_off_the_circuit(circuit, method):
+    graph = eap.attribute(circuit.model, circuit.dataset, method=method)
+    assert (graph.scores[off_circuit(circuit)] == 0).all()
+
+
+@pytest.mark.parametrize("metric", ["prob_diff", "kl"])
+@pytest.mark.parametrize("method", ["EAP-IG", "CEAP"])
+def test_so_it_is_by_other_metrics_and_batches(circuit, metric, method):
+    graph = eap.attribute(
+        circuit.model, circuit.dataset, method=method, metric=metric, batch_size=5
+    )
+    assert (graph.scores[off_circuit(circuit)] == 0).all()
+
+
+@pytest.mark.parametrize("method", ["EAP", "EAP-IG", "clean-corrupted", "CEAP", "RelP"])
+def test_estimates_rank_the_circuit_first(circuit, method):
+    graph = eap.attribute(circuit.model, circuit.dataset, method=method)
+    assert auroc(graph.scores[graph.edge_exists].abs().numpy(), circuit.truth) == 1
+
+
+def test_ceap_adds_up_over_every_cut(circuit):
+    """Its error falls as one over the number of steps."""
+    assert proof.cut_error(circuit, 200) < 0.005
+    assert proof.cut_error(circuit, 20) < 0.05
+
+
+def test_the_page_of_proof_is_this_codes(circuit):
+    """A method's rows on the committed page are what the code gives today."""
+    text = proof.PAGE.read_text(encoding="utf8")
+    section = text.split(f"## {circuit.name}:")[1].split("##")[0]
+    rows = pd.DataFrame(proof.method_rows(circuit)).drop(columns="model")
+    assert (
+        proof.as_markdown(rows[["method", "off", "AUROC"]]).splitlines()[3:]
+        == [
+            line.rsplit(" |", 2)[0] + " |" for line in section.splitlines() if line.startswith("| ")
+        ][1:]
+    )
 
 
 def test_exact_values_equal_plain_numpy(circuit):
