@@ -1,9 +1,18 @@
-"""Graphs as files: JSON with the schema of the published ones, and safetensors."""
+"""Graphs as files: `.json`, `.pt` (the EAP-IG library's) and `.safetensors`.
+
+**Sign.** In this package a score is `metric(corrupted edge) - metric(clean)`. In `.json` and `.pt`
+files, which other programs read, a positive score is a helpful edge: what goes in or out is turned
+accordingly, and the file says so (`score_sign`), so that a graph is loaded as it was saved. A file
+without it is another program's, and is turned. `.safetensors` is this package's alone: not turned.
+"""
 
 import json
+import pickle
+import zipfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,133 +20,210 @@ from safetensors.torch import save
 from torch import Tensor
 
 from eap.errors import UserError
-from eap.graph.contents import GraphContents, edge_exists
+from eap.graph import documents
+from eap.graph.contents import GraphContents, edge_exists, has_incoming
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
 from eap.runtime.atomic import write_atomically
 
+Schema = Literal["library", "paper"]
 
-def write(graph: GraphContents, path: Path) -> None:
-    """Write a graph, whole or not at all."""
-    writers = {".json": _write_json, ".safetensors": _write_safetensors}
-    if path.suffix not in writers:
-        raise UserError(f"cannot save a graph as {path.name!r}: use .json or .safetensors")
+_SUFFIXES = (".json", ".pt", ".safetensors")
+_EDGE_TENSORS = ("scores", "in_graph", "standard_errors", "is_exact")
+_NODE_TENSORS = ("node_scores", "node_errors")
+_BOOLEAN = ("in_graph", "is_exact")
+_LONGEST = 400  # characters of a message
+
+# What readers raise at a damaged file, in the end: zip, pickle, JSON, allocation, arithmetic.
+_DAMAGE = (
+    ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError,
+    EOFError, AssertionError, ImportError, SafetensorError, zipfile.BadZipFile, pickle.PickleError,
+)  # fmt: skip
+
+
+def write(graph: GraphContents, path: Path, *, schema: Schema = "library") -> None:
+    """Write a graph by the suffix of `path`, whole or not at all.
+
+    Raises:
+        UserError: no such suffix or schema, or the graph has no place in the file.
+    """
+    if schema not in get_args(Schema):
+        raise UserError(f"a schema is 'library' or 'paper', not {str(schema)[:40]!r}")
+    if path.suffix not in _SUFFIXES:
+        raise UserError(
+            f"cannot save a graph as {path.name[:100]!r}: use .json, .pt or .safetensors"
+        )
+    if schema == "paper" and path.suffix != ".json":
+        raise UserError(f"the paper's files are JSON: save {path.name[:100]!r} with suffix .json")
+    shared = graph.config.n_kv_receivers != graph.config.n_heads
+    if shared and (schema == "paper" or path.suffix == ".pt"):
+        raise UserError(
+            "this file has one k and one v per query head, and this graph's heads share them: make "
+            "the graph with expanded_kv=True, or save it as .safetensors"
+        )
+    if path.suffix == ".json":
+        content = json.dumps(documents.to_document(graph, schema=schema)).encode()
+        _write(path, lambda temporary: temporary.write_bytes(content))
+    elif path.suffix == ".safetensors":
+        content = _safetensors_of(graph)
+        _write(path, lambda temporary: temporary.write_bytes(content))
+    else:
+        _write(path, lambda temporary: torch.save(_torch_dict_of(graph), temporary))
+
+
+def _write(path: Path, write_to: Callable[[Path], Any]) -> None:
     with write_atomically(path) as temporary:
-        writers[path.suffix](graph, temporary)
+        write_to(temporary)
 
 
-def _write_json(graph: GraphContents, path: Path) -> None:
-    present = graph.nodes_in_graph()
-    columns: dict[str, Any] = {"score": graph.scores, "in_graph": graph.in_graph}
-    if graph.standard_errors is not None:
-        columns["standard_error"] = graph.standard_errors
-    if graph.is_exact is not None:
-        columns["exact"] = graph.is_exact
-    exists = edge_exists(graph.config)
-    where = exists.nonzero().tolist()
-    values = [column[exists].tolist() for column in columns.values()]
-    senders, receivers = graph.config.sender_names, graph.config.receiver_names
-    edges = {
-        f"{senders[i]}->{receivers[j]}": dict(zip(columns, row, strict=True))
-        for (i, j), row in zip(where, zip(*values, strict=True), strict=True)
+def _safetensors_of(graph: GraphContents) -> bytes:
+    tensors = {
+        name: tensor.contiguous()
+        for name in (*_EDGE_TENSORS, *_NODE_TENSORS)
+        if (tensor := getattr(graph, name)) is not None
     }
-    document = {
+    header = {
         "cfg": asdict(graph.config),
+        "higher_is_better": graph.higher_is_better,
         "provenance": graph.provenance,
-        "nodes": {name: name in present for name in (*senders, "logits")},
-        "edges": edges,
     }
-    path.write_text(json.dumps(document), encoding="utf8")
+    return save(tensors, metadata={"graph": json.dumps(header)})
 
 
-def _write_safetensors(graph: GraphContents, path: Path) -> None:
-    tensors = {"scores": graph.scores, "in_graph": graph.in_graph}
-    if graph.standard_errors is not None:
-        tensors["standard_errors"] = graph.standard_errors
-    if graph.is_exact is not None:
-        tensors["is_exact"] = graph.is_exact
-    header = {"cfg": asdict(graph.config), "provenance": graph.provenance}
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    path.write_bytes(save(contiguous, metadata={"graph": json.dumps(header)}))
+def _torch_dict_of(graph: GraphContents) -> dict[str, Any]:
+    """What the EAP-IG library reads; further keys are this package's."""
+    sign = documents.file_sign(graph.higher_is_better)
+    # The library counts a node as in the graph that has edges in and out; its input always is.
+    nodes = has_incoming(graph.config, graph.in_graph) & graph.in_graph.any(dim=1)
+    tensors = {
+        "edges_scores": documents.turned(graph.scores, sign),
+        "edges_in_graph": graph.in_graph,
+        "nodes_in_graph": nodes,
+        "nodes_scores": None
+        if graph.node_scores is None
+        else documents.turned(graph.node_scores, sign),
+        "standard_errors": graph.standard_errors,
+        "is_exact": graph.is_exact,
+        "node_errors": graph.node_errors,
+    }
+    return {
+        "cfg": asdict(graph.config),
+        "src_nodes": list(graph.config.sender_names),
+        "dst_nodes": list(graph.config.receiver_names),
+        **{name: tensor for name, tensor in tensors.items() if tensor is not None},
+        "score_sign": sign,
+        "higher_is_better": graph.higher_is_better,
+        "provenance": json.dumps(graph.provenance),
+    }
 
 
-def read(path: Path) -> GraphContents:
-    """Read a graph that `write` wrote, or a JSON of the paper or of the EAP-IG library."""
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def read(path: Path, *, sign: int | None = None) -> GraphContents:
+    """Read a graph of any of these kinds.
+
+    Raises:
+        UserError: there is none, or it is damaged; one line of at most 400 characters.
+    """
+    if sign not in (None, 1, -1) or isinstance(sign, bool):
+        raise UserError("sign is 1 (scores as they are in the file), -1 (turned) or None")
+    shown = str(path) if len(str(path)) <= 150 else f"...{str(path)[-147:]}"
     try:
         if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        return _read_document(json.loads(path.read_text(encoding="utf8")))
+            return _read_safetensors(path, sign)
+        if path.suffix == ".pt":
+            return _read_torch(path, sign)
+        return documents.from_document(json.loads(path.read_text(encoding="utf8")), sign=sign)
     except FileNotFoundError:
-        raise UserError(f"no graph at {path}") from None
+        raise UserError(f"no graph at {shown}") from None
     except OSError as error:
-        raise UserError(f"cannot read a graph from {path}: {error.strerror}") from None
-    except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
-        if isinstance(error, UserError):
-            raise UserError(f"{path}: {error}") from None
         raise UserError(
-            f"{path} is not a graph: {type(error).__name__} {error}; expected 'cfg', 'nodes' "
-            "and 'edges' as the published files have them"
+            f"cannot read a graph from {shown}: {error.strerror or error}"[:_LONGEST]
+        ) from None
+    except UserError as error:
+        raise UserError(f"{shown}: {error}"[:_LONGEST]) from None
+    except _DAMAGE as error:
+        what = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        raise UserError(
+            f"{shown} is not a graph, or is damaged: {what}; expected 'cfg', 'nodes' and 'edges' "
+            "as the published files have them"
         ) from None
 
 
-def _read_safetensors(path: Path) -> GraphContents:
+def _read_safetensors(path: Path, sign: int | None) -> GraphContents:
     with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["graph"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    graph = GraphContents(GraphConfig(**header["cfg"]), provenance=header["provenance"], **tensors)
-    if (graph.in_graph & ~edge_exists(graph.config)).any():
-        raise UserError("in_graph is True where this shape has no edge")
-    return graph
+        header = json.loads((file.metadata() or {})["graph"])
+        names = list(file.keys())
+        if unknown := set(names) - {*_EDGE_TENSORS, *_NODE_TENSORS}:
+            raise UserError(f"{min(unknown)[:60]!r} is no part of a graph")
+        tensors = {name: file.get_tensor(name) for name in names}
+    if missing := {"scores", "in_graph"} - set(names):
+        raise UserError(f"no {min(missing)}")
+    return documents.finish(
+        {**header, "score_sign": 1},
+        own=True,
+        sign=sign,
+        unread=[],
+        config=_checked(documents.read_config(header["cfg"]), tensors),
+        **tensors,
+    )
 
 
-def _read_document(document: dict[str, Any]) -> GraphContents:
-    config = _read_config(document["cfg"])
-    edges = document["edges"]
-    names, infos = list(edges), list(edges.values())
-    if missing := config.n_edges - len(edges):
-        raise UserError(
-            f"{len(edges):,} edges where this shape has {config.n_edges:,} ({missing:+,})"
-        )
-    split = [name.partition("->") for name in names]
-    sender_of, receiver_of = sender_index(config), receiver_index(config)
-    try:
-        senders = torch.tensor([sender_of[sender] for sender, _, _ in split])
-        receivers = torch.tensor([receiver_of[receiver] for _, _, receiver in split])
-    except KeyError as error:
-        raise UserError(f"unknown node {error} for this shape") from None
+def _read_torch(path: Path, sign: int | None) -> GraphContents:
+    saved = torch.load(path, weights_only=True, map_location="cpu")
+    required = ("cfg", "src_nodes", "dst_nodes", "edges_scores", "edges_in_graph")
+    if not isinstance(saved, dict) or (missing := [key for key in required if key not in saved]):
+        lacking = "" if not isinstance(saved, dict) else f", and this file has no {missing[0]!r}"
+        raise UserError(f"a graph's .pt file has {', '.join(required)}{lacking}")
+    config = documents.read_config(saved["cfg"])
+    names = {
+        "scores": "edges_scores",
+        "in_graph": "edges_in_graph",
+        "standard_errors": "standard_errors",
+        "is_exact": "is_exact",
+        "node_scores": "nodes_scores",
+        "node_errors": "node_errors",
+    }
+    tensors = {ours: saved[key] for ours, key in names.items() if saved.get(key) is not None}
+    for name in _BOOLEAN:  # kept as numbers by some versions of the library
+        if isinstance(tensors.get(name), Tensor) and not tensors[name].is_complex():
+            tensors[name] = tensors[name] != 0
+    _checked(config, tensors, outside=False)
+    senders = _order(saved["src_nodes"], sender_index(config), "src_nodes")
+    receivers = _order(saved["dst_nodes"], receiver_index(config), "dst_nodes")
     exists = edge_exists(config)
-    if not exists[senders, receivers].all():
-        wrong = int((~exists[senders, receivers]).nonzero()[0])
-        raise UserError(f"{names[wrong]} is no edge of this shape")
-
-    def column(key: str, default: Any, dtype: torch.dtype) -> Tensor:
-        values = [info.get(key) for info in infos]
-        filled = [default if value is None else value for value in values]
-        out = torch.zeros(exists.shape, dtype=dtype)
-        out[senders, receivers] = torch.tensor(filled, dtype=torch.float64).to(dtype)
-        return out
-
-    return GraphContents(
-        config,
-        scores=column("score", float("nan"), torch.float32),
-        in_graph=column("in_graph", False, torch.bool),
-        standard_errors=(
-            column("standard_error", float("nan"), torch.float32)
-            if "standard_error" in infos[0]
-            else None
-        ),
-        is_exact=column("exact", False, torch.bool) if "exact" in infos[0] else None,
-        provenance=document.get("provenance", {}),
-    )
+    for name, tensor in tensors.items():
+        tensors[name] = tensor[senders]
+        if name in _EDGE_TENSORS:
+            # What stands where there is no edge means nothing.
+            tensors[name] = tensors[name][:, receivers].masked_fill(~exists, 0)
+    header = {key: saved.get(key) for key in ("score_sign", "higher_is_better")}
+    provenance = saved.get("provenance")
+    header["provenance"] = json.loads(provenance) if isinstance(provenance, str) else provenance
+    unread = [key for key in ("neurons_in_graph", "neurons_scores") if saved.get(key) is not None]
+    return documents.finish(header, own=False, sign=sign, unread=unread, config=config, **tensors)
 
 
-def _read_config(cfg: dict[str, Any]) -> GraphConfig:
-    """Our own `cfg`, or a published one, which knows no key/value heads: one k and v per head."""
-    n_heads = int(cfg["n_heads"])
-    return GraphConfig(
-        n_layers=int(cfg["n_layers"]),
-        n_heads=n_heads,
-        d_model=int(cfg.get("d_model") or 0),
-        n_kv_heads=int(cfg.get("n_kv_heads") or n_heads),
-        parallel_attn_mlp=bool(cfg.get("parallel_attn_mlp", False)),
-        expanded_kv=bool(cfg.get("expanded_kv", False)),
-    )
+def _order(names: Any, position: dict[str, int], what: str) -> list[int]:
+    """Where each of our nodes stands in the file's list."""
+    if not isinstance(names, (list, tuple)) or sorted(map(str, names)) != sorted(position):
+        raise UserError(f"{what} are not the nodes of this shape")
+    place = {name: i for i, name in enumerate(names)}
+    return [place[name] for name in position]
+
+
+def _checked(config: GraphConfig, tensors: dict[str, Any], *, outside: bool = True) -> GraphConfig:
+    """`config`, if the tensors fit it; their shapes are compared before anything is made."""
+    for name, tensor in tensors.items():
+        shape: tuple[int, ...] = (config.n_forward, config.n_backward)
+        shape = shape[:1] if name in _NODE_TENSORS else shape
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+            size = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise UserError(f"{name} is {size}; this graph is {list(shape)}")
+        if (tensor.dtype == torch.bool) != (name in _BOOLEAN) or not (
+            tensor.dtype == torch.bool or tensor.is_floating_point()
+        ):
+            raise UserError(f"{name} has values of {str(tensor.dtype).removeprefix('torch.')}")
+    if outside and (tensors["in_graph"] & ~edge_exists(config)).any():
+        raise UserError("in_graph is True where this shape has no edge")
+    return config

@@ -12,6 +12,7 @@ from torch import Tensor
 from eap.errors import UserError
 from eap.graph import files, selection
 from eap.graph.contents import GraphContents, edge_exists
+from eap.graph.files import Schema
 from eap.graph.numbering import GraphConfig, edge_index
 from eap.graph.selection import By
 
@@ -206,16 +207,41 @@ class Graph(GraphContents):
 
     # ---- files ---------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
-        """Write the graph, whole or not at all, as `.json` or (large graphs) `.safetensors`.
+    def save(self, path: str | Path, *, schema: Schema = "library") -> None:
+        """Write the graph by the suffix of `path`, whole or not at all.
 
-        The JSON has the schema of the published files: `cfg`, `nodes` (name: in the circuit) and
-        `edges` (name: score and in_graph), to which `provenance` and, where known, an edge's
-        `standard_error` and `exact` are added.
+        - `.json`: what the EAP-IG library and MIB read (`Graph.from_json`), with what a graph knows
+          beyond that; `schema="paper"` writes the paper's older form, nodes as booleans.
+        - `.pt`: what the EAP-IG library reads (`Graph.from_pt`).
+        - `.safetensors`: this package's alone; the choice for large graphs.
+
+        Other programs take a positive score for a helpful edge, so `.json` and `.pt` files hold
+        scores with their sign turned, unless low values of the metric are better; the file says so
+        and `load` turns them back.
+
+        Raises:
+            UserError: another suffix or schema; infinite scores as JSON; or key/value heads that
+                several heads share, which the library and the paper do not know (`.pt`,
+                `schema="paper"`): make the graph with `expanded_kv=True`.
         """
-        files.write(self, Path(path))
+        files.write(self, Path(path), schema=schema)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Graph":
-        """Read a graph that `save` wrote, or a JSON of the paper or of the EAP-IG library."""
-        return cls(**vars(files.read(Path(path))))
+    def load(cls, path: str | Path, *, sign: int | None = None) -> "Graph":
+        """Read a graph that `save` wrote, or one of the EAP-IG library, MIB or the paper.
+
+        Files may list every edge, those of a circuit alone (other scores are then NaN), or none
+        with scores of nodes (all edges among the nodes in the circuit are then in it).
+
+        Args:
+            path: a `.json`, `.pt` or `.safetensors` file.
+            sign: what the file's scores are multiplied by. None: what its origin says. This
+                package's files say it themselves; in all others a positive score is taken for a
+                helpful edge, so they are turned, as of a metric whose high values are better, and
+                `provenance["read_from"]` says so. 1 for files whose scores are
+                `metric(corrupted edge) - metric(clean)` already, as the paper's exact ones are.
+
+        Raises:
+            UserError: no file, no graph, or a damaged one; one line of at most 400 characters.
+        """
+        return cls(**vars(files.read(Path(path), sign=sign)))

@@ -85,7 +85,10 @@ def comparable(*provenances: Provenance | None) -> str | None:
     All must be of one model, and those of the same task of the same tokens, metric and ablation.
     None among them (other people's files say nothing of where they come from) is passed over.
     """
-    known = [provenance for provenance in provenances if provenance]
+    # Another program's graph says no more than how it was read.
+    known = [
+        provenance for provenance in provenances if provenance and set(provenance) - {"read_from"}
+    ]
     if not known:
         return None
     models = [provenance.get("model") for provenance in known]

@@ -1,0 +1,407 @@
+"""Graphs as files: as they were saved, as other programs write and read them, and damaged ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models.graphs import GPT2_XL, SMALL, graphs
+from reference import eap_ig_files
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from eap import Graph, GraphConfig, UserError
+
+TENSORS = ("scores", "in_graph", "standard_errors", "is_exact", "node_scores", "node_errors")
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@given(
+    graphs(),
+    st.sampled_from(["json", "safetensors", "pt"]),
+    st.booleans(),
+    st.sampled_from(DTYPES),
+    st.sampled_from([None, True, False]),
+)
+def test_a_saved_graph_is_loaded_as_it_was(tmp_path_factory, graph, suffix, known, dtype, better):
+    path = tmp_path_factory.mktemp("graphs") / f"graph.{suffix}"
+    provenance = {"model": "tiny", "steps": 5, "versions": {"torch": "2"}}
+    scores = (graph.scores.double() / 3).to(dtype)
+    graph = replace(
+        graph,
+        scores=scores,
+        standard_errors=scores.abs() / 3 if known else None,
+        is_exact=graph.in_graph & (graph.scores > 0) if known else None,
+        node_scores=scores.sum(dim=1) if known else None,
+        node_errors=scores.sum(dim=1).abs() if known else None,
+        provenance=provenance,
+        higher_is_better=better,
+    )
+    shared = graph.config.n_kv_receivers != graph.config.n_heads
+    if suffix == "pt" and shared:
+        with pytest.raises(UserError, match="expanded_kv=True"):
+            graph.save(path)
+        return
+    graph.save(path)
+    loaded = Graph.load(path)
+    assert loaded.config == graph.config
+    assert loaded.provenance == provenance
+    assert loaded.higher_is_better is better
+    for name in TENSORS:
+        before, after = getattr(graph, name), getattr(loaded, name)
+        assert (before is None) == (after is None)
+        if before is not None:
+            assert before.dtype == after.dtype
+            assert torch.equal(before, after)
+
+
+def test_a_graph_of_two_million_edges_is_saved_and_loaded(tmp_path):
+    graph = Graph.from_config(GPT2_XL)
+    scores = torch.randn(graph.scores.shape) * graph.edge_exists
+    graph = replace(graph, scores=scores).greedy(5000).prune()
+    graph.save(tmp_path / "xl.safetensors")
+    loaded = Graph.load(tmp_path / "xl.safetensors")
+    assert torch.equal(loaded.scores, scores)
+    assert torch.equal(loaded.in_graph, graph.in_graph)
+
+
+def test_unknown_scores_survive_json(tmp_path):
+    graph = Graph.from_config(SMALL)
+    scores = torch.where(graph.edge_exists & (torch.rand(graph.scores.shape) < 0.5), math.nan, 0.0)
+    replace(graph, scores=scores).save(tmp_path / "graph.json")
+    assert torch.equal(Graph.load(tmp_path / "graph.json").scores.isnan(), scores.isnan())
+
+
+def strict(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def test_the_json_file_is_valid_where_scores_are_unknown(tmp_path):
+    graph = Graph.from_config(SMALL)
+    scores = torch.full(graph.scores.shape, math.nan)
+    graph = replace(graph, scores=scores, standard_errors=scores, node_scores=scores[:, 0])
+    graph.save(tmp_path / "graph.json")
+    json.loads((tmp_path / "graph.json").read_text(), parse_constant=strict)
+    with pytest.raises(UserError, match=r"infinite.*\.safetensors"):
+        replace(graph, scores=torch.full_like(scores, math.inf)).save(tmp_path / "other.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["graph.json"]
+
+
+@pytest.fixture
+def circuit():
+    """A circuit with scores of edges and nodes, of a metric whose high values are better."""
+    graph = Graph.from_config(replace(SMALL, n_heads=4, expanded_kv=True))
+    generator = torch.Generator().manual_seed(5)
+    scores = torch.randn(graph.scores.shape, generator=generator) * graph.edge_exists
+    graph = replace(graph, scores=scores, node_scores=scores.sum(dim=1), higher_is_better=True)
+    return graph.greedy(12).prune()
+
+
+@pytest.mark.parametrize("form", ["json", "paper", "pt"])
+@pytest.mark.parametrize("better", [True, False, None])
+def test_the_eap_ig_library_reads_our_files(tmp_path, circuit, form, better):
+    circuit = replace(circuit, higher_is_better=better)
+    path = tmp_path / f"graph.{form.replace('paper', 'json')}"
+    circuit.save(path, schema="paper" if form == "paper" else "library")
+    read = eap_ig_files.read_pt if form == "pt" else eap_ig_files.read_json
+    theirs = read(path, paper=True) if form == "paper" else read(path)
+    # Positive is helpful there: corrupting the edge makes the metric worse.
+    sign = 1 if better is False else -1
+    everything = list(circuit.edges(in_graph_only=False))
+    assert theirs.scores == {edge.name: sign * edge.score for edge in everything}
+    assert theirs.in_graph == {edge.name: edge.in_graph for edge in everything}
+    assert {name for name, kept in theirs.nodes.items() if kept} == (
+        circuit.nodes_in_graph() - {"logits"}
+    )
+    if form != "paper":
+        scores = (sign * circuit.node_scores).tolist()
+        assert theirs.node_scores == dict(zip(circuit.sender_names, scores, strict=True))
+    assert torch.equal(Graph.load(path).scores, circuit.scores)
+
+
+def test_the_papers_form_knows_nothing_of_what_came_later(tmp_path, circuit):
+    circuit.save(tmp_path / "graph.json", schema="paper")
+    document = json.loads((tmp_path / "graph.json").read_text())
+    assert document["cfg"] == {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False}
+    assert set(map(type, document["nodes"].values())) == {bool}
+    with pytest.raises(UserError, match=r"\.json"):
+        circuit.save(tmp_path / "graph.pt", schema="paper")
+    with pytest.raises(UserError, match="'library' or 'paper'"):
+        circuit.save(tmp_path / "graph.json", schema="new")
+
+
+def test_heads_that_share_keys_have_no_place_in_files_of_others(tmp_path):
+    config = GraphConfig(n_layers=1, n_heads=4, d_model=8, n_kv_heads=2)
+    native, expanded = (
+        Graph.from_config(replace(config, expanded_kv=flag)) for flag in (False, True)
+    )
+    for name, schema in (("graph.pt", "library"), ("graph.json", "paper")):
+        with pytest.raises(UserError, match="expanded_kv=True"):
+            native.save(tmp_path / name, schema=schema)
+        expanded.save(tmp_path / name, schema=schema)
+        assert Graph.load(tmp_path / name).config.shape == expanded.config.shape
+    native.save(tmp_path / "native.json")
+    assert Graph.load(tmp_path / "native.json").config == config
+
+
+@pytest.mark.parametrize("suffix", ["json", "pt"])
+@pytest.mark.parametrize("sign", [None, 1, -1])
+def test_the_sign_of_another_programs_scores_is_turned(tmp_path, circuit, suffix, sign):
+    path = tmp_path / f"theirs.{suffix}"
+    if suffix == "json":
+        path.write_text(json.dumps(published(SMALL, nodes_as="objects")))
+        theirs = eap_ig_files.read_json(path)
+    else:
+        circuit.save(tmp_path / "ours.pt")
+        theirs = eap_ig_files.read_pt(tmp_path / "ours.pt")
+        cfg = {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 8}
+        eap_ig_files.write_pt(theirs, cfg, path)
+    graph = Graph.load(path, sign=sign)
+    for name, score in theirs.scores.items():
+        assert graph.score(name) == score * (sign or -1)
+        assert (name in graph) == theirs.in_graph[name]
+    if suffix == "pt":
+        assert torch.equal(graph.node_scores, circuit.node_scores * (1 if sign != 1 else -1))
+    if sign == 1:  # what a score means is then the caller's to say
+        assert graph.higher_is_better is None
+        assert graph.provenance == {"read_from": {"signs": "as in the file"}}
+    else:
+        assert graph.provenance == {"read_from": {"signs": "turned"}}
+        best = max(theirs.scores, key=theirs.scores.get)
+        assert graph.top_n(1, by="helpful").edge_names() == [best]
+    again = tmp_path / "again.json"
+    graph.save(again)
+    assert torch.equal(Graph.load(again).scores, graph.scores)
+
+
+def test_a_sign_is_one_or_minus_one(tmp_path):
+    for sign in (0, 2, "turned", True):
+        with pytest.raises(UserError, match="sign is 1"):
+            Graph.load(tmp_path / "graph.json", sign=sign)
+
+
+def test_files_of_this_package_from_before_it_noted_the_sign_are_not_turned(tmp_path, circuit):
+    circuit.save(tmp_path / "graph.json")
+    document = json.loads((tmp_path / "graph.json").read_text())
+    for key in ("score_sign", "higher_is_better", "dtype"):
+        del document[key]
+    (tmp_path / "graph.json").write_text(json.dumps(document))
+    assert torch.equal(Graph.load(tmp_path / "graph.json").scores, -circuit.scores)
+
+
+def test_a_file_of_a_circuits_edges_alone_is_read(tmp_path, circuit):
+    circuit.save(tmp_path / "graph.json")
+    document = json.loads((tmp_path / "graph.json").read_text())
+    document["edges"] = {name: e for name, e in document["edges"].items() if e["in_graph"]}
+    path = tmp_path / "slim.json"
+    path.write_text(json.dumps(document))
+    slim = Graph.load(path)
+    assert torch.equal(slim.in_graph, circuit.in_graph)
+    assert torch.equal(slim.scores[slim.in_graph], circuit.scores[slim.in_graph])
+    assert slim.scores[slim.edge_exists & ~slim.in_graph].isnan().all()
+    # Neither in_graph nor a score need be said of an edge that is listed.
+    document["edges"] = {name: {} for name in document["edges"]}
+    path.write_text(json.dumps(document))
+    assert set(Graph.load(path).edge_names()) == set(circuit.edge_names())
+    # But edges that are listed and not in the circuit say that others are missing.
+    document["edges"][circuit.edge_names()[0]]["in_graph"] = False
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match="not all of them"):
+        Graph.load(path)
+
+
+def test_a_file_of_nodes_alone_is_read(tmp_path):
+    document = published(SMALL, nodes_as="objects")
+    document["edges"] = {}
+    for number, (name, node) in enumerate(document["nodes"].items()):
+        node |= {
+            "score": float(number) if number else math.nan,
+            "in_graph": name in ("m0", "a1.h1"),
+        }
+    path = tmp_path / "nodes.json"
+    path.write_text(json.dumps(document))
+    graph = Graph.load(path)
+    assert graph.node_scores[1:].tolist() == [-1.0, -2, -3, -4, -5, -6]
+    assert graph.node_scores[0].isnan()
+    inputs = [f"a1.h1<{kind}>" for kind in "qkv"]
+    assert set(graph.edge_names()) == {
+        "input->m0", "input->logits", "m0->logits", "a1.h1->logits",
+        *(f"{sender}->{receiver}" for sender in ("input", "m0") for receiver in inputs),
+    }  # fmt: skip
+    assert graph.top_n_nodes(2, by="helpful").nodes_in_graph() == {"input", "a1.h1", "m1", "logits"}
+    with pytest.raises(UserError, match="NaN"):
+        graph.top_n(3)
+
+
+def test_neurons_are_passed_over_and_the_provenance_says_so(tmp_path):
+    document = published(SMALL, nodes_as="objects")
+    for node in document["nodes"].values():
+        node["neurons"] = [True] * 8
+    (tmp_path / "graph.json").write_text(json.dumps(document))
+    provenance = Graph.load(tmp_path / "graph.json").provenance
+    assert provenance == {"read_from": {"signs": "turned", "left_out": ["neurons"]}}
+
+
+def published(config, *, nodes_as="bools", extra=()):
+    """A file as the paper's code ("bools") or the EAP-IG library ("objects") writes it."""
+    graph = Graph.from_config(replace(config, expanded_kv=True))
+    names = graph.edge_names()
+    nodes = dict.fromkeys((*graph.sender_names, "logits"), True)
+    return {
+        "cfg": {
+            "n_layers": config.n_layers,
+            "n_heads": config.n_heads,
+            "parallel_attn_mlp": config.parallel_attn_mlp,
+            "d_model": config.d_model,
+            **dict(extra),
+        },
+        "nodes": (nodes if nodes_as == "bools" else {name: {"in_graph": True} for name in nodes}),
+        # In no particular order.
+        "edges": {
+            name: {"score": float(len(name) * index), "in_graph": index % 3 == 0}
+            for index, name in reversed(list(enumerate(names)))
+        },
+    }
+
+
+@pytest.mark.parametrize("nodes_as", ["bools", "objects"])
+@pytest.mark.parametrize(
+    "extra", [(), (("model_name", "gpt2"), ("d_vocab", 50257), ("seed", None))]
+)
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, parallel_attn_mlp=True)])
+def test_published_files_are_read(tmp_path, config, extra, nodes_as):
+    document = published(config, nodes_as=nodes_as, extra=extra)
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(document))
+    graph = Graph.load(path)
+    assert graph.config == config
+    for name, info in document["edges"].items():
+        assert graph.score(name) == -info["score"]
+        assert (name in graph) == info["in_graph"]
+
+
+def test_edges_without_a_score_are_read_as_unknown(tmp_path):
+    document = published(SMALL)
+    document["edges"]["input->logits"]["score"] = None
+    (tmp_path / "graph.json").write_text(json.dumps(document))
+    assert math.isnan(Graph.load(tmp_path / "graph.json").score("input->logits"))
+
+
+def _without(document, *keys):
+    for key in keys[:-1]:
+        document = document[key]
+    del document[keys[-1]]
+
+
+def _rename(edges, old, new):
+    edges[new] = edges.pop(old)
+
+
+BROKEN = {
+    "no nodes": lambda d: _without(d, "nodes"),
+    "a million heads": lambda d: d["cfg"].update(n_heads=10**6),
+    "endless layers": lambda d: d["cfg"].update(n_layers=-math.inf),
+    "layers in words": lambda d: d["cfg"].update(n_layers="2"),
+    "heads true": lambda d: d["cfg"].update(n_heads=True),
+    "minus one layer": lambda d: d["cfg"].update(n_layers=-1),
+    "too many layers without edges": lambda d: d.update(
+        edges={}, cfg={**d["cfg"], "n_layers": 9**9}
+    ),
+    "a score beyond all floats": lambda d: d["edges"]["m0->m1"].update(score=10**400),
+    "a score that is true": lambda d: d["edges"]["m0->m1"].update(score=True),
+    "in the graph by a word": lambda d: d["edges"]["m0->m1"].update(in_graph="yes"),
+    "an edge that is a number": lambda d: d["edges"].update({"m0->m1": 3}),
+    "a node of another shape": lambda d: d["nodes"].update({"a9.h9": True}),
+    "a node that is a list": lambda d: d["nodes"].update(m0=[True]),
+    "provenance is a list": lambda d: d.update(provenance=[1]),
+    "a sign of seven": lambda d: d.update(score_sign=7),
+    "a direction in words": lambda d: d.update(score_sign=1, higher_is_better="yes"),
+    "whole numbers as scores": lambda d: d.update(dtype="int64"),
+    "a name of a megabyte": lambda d: _rename(d["edges"], "m0->m1", "m" * 2**20),
+    "no cfg": lambda d: _without(d, "cfg"),
+    "no edges": lambda d: _without(d, "edges"),
+    "no number of heads": lambda d: _without(d, "cfg", "n_heads"),
+    "an edge is missing": lambda d: _without(d, "edges", "m0->m1"),
+    "another shape": lambda d: d["cfg"].update(n_layers=3),
+    "a head too many": lambda d: _rename(d["edges"], "input->a0.h0<q>", "input->a0.h7<q>"),
+    "an unknown sender": lambda d: _rename(d["edges"], "input->a0.h0<q>", "in->a0.h0<q>"),
+    "a pair that is no edge": lambda d: _rename(d["edges"], "input->a0.h0<q>", "m1->a0.h0<q>"),
+    "a score that is no number": lambda d: d["edges"]["m0->m1"].update(score="high"),
+    "cfg is no object": lambda d: d.update(cfg=3),
+    "edges are a list": lambda d: d.update(edges=[1, 2]),
+    "heads are no number": lambda d: d["cfg"].update(n_heads="two"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_json_file_is_refused_in_one_line_that_names_it(tmp_path, what):
+    document = published(SMALL)
+    BROKEN[what](document)
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"broken\.json") as error:
+        Graph.load(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) <= 400
+
+
+@pytest.mark.parametrize("name", ["graph.json", "graph.safetensors", "graph.pt"])
+@pytest.mark.parametrize("content", [b"", b"not a graph", b"\xff\xfe\x00", b"[1, 2]", b"3"])
+def test_a_file_of_something_else_is_refused_in_one_line_that_names_it(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=name) as error:
+        Graph.load(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"scores": torch.zeros(2, 2), "in_graph": torch.zeros(2, 2, dtype=torch.bool)},
+        {"scores": torch.zeros(7, 15)},
+        {"scores": torch.zeros(7, 15), "in_graph": torch.ones(7, 15, dtype=torch.bool)},
+        {
+            "scores": torch.zeros(7, 15),
+            "in_graph": torch.zeros(7, 15, dtype=torch.bool),
+            "x": torch.zeros(1),
+        },
+    ],
+    ids=["another shape", "no circuit", "pairs that are no edges", "an unknown tensor"],
+)
+def test_a_safetensors_file_that_does_not_fit_its_shape_is_refused(tmp_path, tensors):
+    path = tmp_path / "graph.safetensors"
+    Graph.from_config(SMALL).save(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(UserError, match=r"graph\.safetensors"):
+        Graph.load(path)
+
+
+def test_files_that_are_not_there_and_names_that_say_nothing_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no graph at"):
+        Graph.load(tmp_path / "nothing.json")
+    with pytest.raises(UserError, match="no graph at"):
+        Graph.load(tmp_path / "nothing.safetensors")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        Graph.load(tmp_path)
+    with pytest.raises(UserError, match=r"use \.json, \.pt or"):
+        Graph.from_config(SMALL).save(tmp_path / "graph.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path):
+    path = tmp_path / "graph.json"
+    graph = Graph.from_config(SMALL)
+    graph.save(path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        replace(graph, provenance={"model": object()}).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
