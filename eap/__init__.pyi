@@ -1,6 +1,7 @@
 from . import ablation as ablation
 from . import attribution as attribution
 from . import circuits as circuits
+from . import clusters as clusters
 from . import compare as compare
 from . import data as data
 from . import figures as figures
@@ -26,6 +27,7 @@ from .circuits import Faithfulness as Faithfulness
 from .circuits import evaluate as evaluate
 from .circuits import evaluate_baselines as evaluate_baselines
 from .circuits import faithfulness as faithfulness
+from .clusters import find_clusters as find_clusters
 from .data.dataset import Dataset as Dataset
 from .data.dataset import Example as Example
 from .data.dataset import load_dataset as load_dataset
