@@ -130,7 +130,7 @@ def kernel_k_means(
         if cost < best_cost - 1e-12:
             best_cost, best = cost, labels
     order = list(dict.fromkeys(best.tolist()))
-    return np.array([order.index(label) for label in best])
+    return np.array([order.index(label) for label in best.tolist()])
 
 
 def _spread_out(kernel: np.ndarray, n_clusters: int, random: np.random.Generator) -> list[int]:
