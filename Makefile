@@ -53,7 +53,7 @@ paper: env
 	$(BIN)/python results/paper.py --model $(MODEL) $(if $(HEAD),--head $(HEAD))
 
 proof: env
-	$(BIN)/python results/proof.py
+	$(BIN)/python benchmarks/proof.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-older graphs results/*/*/csv results/*/*/png results/*/*/pdf

@@ -12,11 +12,11 @@ from reference import known
 from safetensors.numpy import load_file
 
 import eap
+from benchmarks import proof
 from eap import known_circuits
 from eap.errors import UserError
 from eap.measures import auroc
 from eap.methods import METHODS
-from results import proof
 
 NAMES = known_circuits.names()
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -51,6 +52,26 @@ def test_several_processes_equal_one(script, n, tmp_path):
                 torch.testing.assert_close(
                     found.standard_errors, expected.standard_errors, rtol=1e-3, atol=1e-6
                 )
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_bootstrap_is_the_same_to_the_byte(n, tmp_path):
+    """Weights go with the examples: neither processes nor batches change what is selected."""
+    folders = {1: tmp_path / "one", n: tmp_path / "several"}
+    for count, folder in folders.items():
+        folder.mkdir()
+        process = torchrun(
+            count, "tests/bootstrap_in_processes.py", folder, 3 * count, cwd=tmp_path
+        )
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+    expected = np.load(folders[1] / "0.npz")
+    for rank in range(n):
+        found = np.load(folders[n] / f"{rank}.npz")
+        for name in ("frequencies", "nulls", "jaccard"):
+            assert found[name].tobytes() == expected[name].tobytes(), (rank, name)
+        for name in ("scores", "gram"):  # sums in another order
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_bad_input_is_said_once(tmp_path):

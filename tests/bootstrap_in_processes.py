@@ -1,0 +1,34 @@
+"""For `torchrun`: bootstrap and Gram matrix of a known circuit, saved by every process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from eap import clusters, known_circuits, stability
+from eap.runtime import distributed
+
+
+def main() -> None:
+    folder, batch_size = Path(sys.argv[1]), int(sys.argv[2])
+    distributed.start()
+    known = known_circuits.load("majority")
+    found = stability.bootstrap(
+        known.model, known.dataset, sizes=[3, 5], n_resamples=20, batch_size=batch_size
+    )
+    gram = clusters.gram_matrix(known.model, known.dataset, batch_size=batch_size)
+    np.savez(
+        folder / f"{distributed.rank()}.npz",
+        frequencies=np.stack([own.frequency.numpy() for own in found.sizes]),
+        nulls=np.stack([own.frequency.numpy() for own in found.null.sizes]),
+        jaccard=np.array([own.edge_jaccard for own in found.sizes]),
+        scores=found.resamples.scores.numpy(),
+        gram=gram,
+    )
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    main()
