@@ -20,7 +20,9 @@ from typing import Any
 import pandas as pd
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from eap.data.dataset import DATA, check_rows, fingerprint, read_csv, statistics
+from eap.data.checking import check_columns, check_rows, statistics
+from eap.data.dataset import DATA, fingerprint
+from eap.data.reading import read_rows
 from eap.data.tasks import TASKS, get_task
 from eap.data.tasks.split import is_held_out
 from eap.data.tasks.task import keep_all
@@ -56,8 +58,10 @@ def main() -> None:
             rows = task.generate(Random(args.seed), vocabulary, keep)
             with write_atomically(path) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
-        rows = read_csv(path, task)
-        examples, problems = check_rows(task, rows, vocabulary)
+        table = read_rows(path)
+        check_columns(task, table.columns, table.source)
+        rows = table.rows
+        examples, problems = check_rows(task, rows, vocabulary, places=table.places)
         bad += len(problems)
         for problem in problems:
             print(f"{shell.shown(path)}: {problem}")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from eap.data.batches import first_difference, group_examples, plan_batches
-from eap.data.dataset import DATA, Example, check_rows, load_dataset, read_csv
+from eap.data.dataset import DATA, Example, check_rows, load_dataset
+from eap.data.reading import read_rows
 from eap.data.tasks import TASKS
 from eap.data.tasks.split import HELD_OUT, is_held_out
 from eap.data.vocabulary import Vocabulary
@@ -27,7 +28,7 @@ def tokenizer():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_shipped_toy_row_passes_the_check(task, tokenizer):
-    rows = read_csv(DATA / task / "toy.csv", TASKS[task])
+    rows = read_rows(DATA / task / "toy.csv").rows
     examples, problems = check_rows(TASKS[task], rows, Vocabulary(tokenizer))
     assert problems == []
     assert len(examples) == len(rows)
@@ -35,7 +36,7 @@ def test_every_shipped_toy_row_passes_the_check(task, tokenizer):
 
 @pytest.mark.parametrize("task", HELD_OUT)
 def test_toy_data_is_held_out_of_training(task):
-    rows = read_csv(DATA / task / "toy.csv", TASKS[task])
+    rows = read_rows(DATA / task / "toy.csv").rows
     assert all(is_held_out(task, row) for row in rows)
 
 
@@ -160,7 +161,7 @@ def test_list_columns_are_parsed_and_never_evaluated(tmp_path, tokenizer):
         ("ioi", HEADER, "no rows"),
         ("ioi", b"clean,corrupted\n\xff\xfe,b\n", "not UTF-8"),
         ("own", HEADER + "The man said,The old man said, he, she\n", r"line 2.*tokens"),
-        ("own", HEADER + "The man said,The woman said, he,\n", r"line 2.*answer set is empty"),
+        ("own", HEADER + "The man said,The woman said,, he\n", r"line 2.*no correct answer"),
         ("own", HEADER + "The man said,The woman said, he, he\n", r"line 2.*both"),
         ("own", HEADER + "The man said,The woman said, qqxzj, she\n", r"line 2.*tokens"),
         ("own", HEADER + "The man said,The man said, he, she\n", r"line 2.*the same"),

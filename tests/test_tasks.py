@@ -1,5 +1,6 @@
 """The tasks: what their rows say, for tokenizers of different kinds."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from eap.data import dataset as dataset_module
+from eap.data import tasks
 from eap.data.dataset import check_rows, load_dataset
-from eap.data.tasks import TASKS, get_task
+from eap.data.tasks import PARETO_TASKS, TASKS, get_task
 from eap.data.tasks.sva import third_person, verb_sets
 from eap.data.tasks.task import draw_pairs, keep_all
 from eap.data.vocabulary import Vocabulary
@@ -74,12 +77,47 @@ def test_a_tokenizer_without_numbers_is_refused():
 
 @pytest.mark.parametrize("task", ["ioi", "gender-bias", "hypernymy-comma", "sva"])
 def test_a_tokenizer_without_the_words_is_refused_not_waited_for(task):
-    """Every character is a token: no name, noun or verb is one."""
+    """Every character is a token: no name, noun or verb is one. The reason is given."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.add_tokens(list(" ,.abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"))
     plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    with pytest.raises(UserError, match=f"{task}: only"):
+    with pytest.raises(UserError, match=f"{task}: (only 0|no) pair"):
         load_dataset(task, plain)
+
+
+def test_a_new_task_is_one_file(tmp_path, monkeypatch, toy):
+    """Found in the folder of tasks; nothing that is there already is touched."""
+    (tmp_path / "colours.py").write_text(
+        """
+from eap.data.tasks.task import Task
+
+def generate(random, vocabulary, keep):
+    words = vocabulary.one_token_words(("red", "blue", "green", "black", "white", "brown"))
+    pairs = [(a, b) for a in words for b in words if a != b]
+    return [{"clean": f"The {a}", "corrupted": f"The {b}"} for a, b in pairs]
+
+def answers(row, vocabulary):
+    return (" he",), (" she",)
+
+TASK = Task("colours", "Colours", "logit_diff", "logit_diff", (), generate, answers, order=3)
+"""
+    )
+    before = list(TASKS)
+    monkeypatch.setattr(tasks, "TASKS", TASKS.copy())
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    tasks.discover([str(tmp_path)])
+    assert [name for name in tasks.TASKS if name != "colours"] == before
+    assert list(tasks.TASKS).index("colours") == 2
+    monkeypatch.setattr(dataset_module, "TASKS", tasks.TASKS)
+    assert len(load_dataset("colours", toy.tokenizer)) >= 20
+
+
+def test_a_task_of_a_name_that_is_taken_is_refused():
+    tasks.register(TASKS["ioi"])  # the same one: nothing to do
+    with pytest.raises(UserError, match="'ioi' already"):
+        tasks.register(replace(TASKS["sva"], name="ioi"))
+    assert next(iter(TASKS)) == "ioi"
+    assert tuple(TASKS)[:6] == PARETO_TASKS
 
 
 def test_pairs_are_drawn_until_there_are_no_new_ones():

@@ -1,42 +1,32 @@
-"""Rows of text -> token ids: where a task's data comes from, and the check that it always passes.
+"""The pairs of a task, for one tokenizer: where they come from, and what was left out and why.
 
-A task's pairs come from `data/<task>/<family>.csv` if there is a file for the model's tokenizer,
-from a CSV of one's own, or are generated for the tokenizer at hand. Token ids are computed here,
-with the model's own tokenizer; the BOS, if any, is added here and nowhere else.
+They come from `data/<task>/<family>.csv` if there is a file for the model's tokenizer, from data
+of one's own (`reading`), or are generated for the tokenizer at hand. Token ids are computed with
+the model's own tokenizer (`checking`); the BOS, if any, is added there and nowhere else.
 """
 
-import ast
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pandas as pd
-
-from eap.data.tasks import TASKS, Row, Task, get_task
+from eap.data.checking import Example, Problem, check_columns, check_rows, first_difference
+from eap.data.reading import Rows, read_rows
+from eap.data.tasks import TASKS, Task, get_task
 from eap.data.tasks.task import keep_all
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError
+from eap.errors import UserError, quoted
+from eap.runtime.shipped import data_folder
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+DATA = data_folder()
 
 # Fewer pairs than this are no data set.
 FEWEST = 10
-
-
-@dataclass(frozen=True)
-class Example:
-    """One pair: token ids of both prompts, equally long, and the two sets of answer tokens."""
-
-    clean: tuple[int, ...]
-    corrupted: tuple[int, ...]
-    correct: tuple[int, ...]
-    incorrect: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,9 +48,30 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.examples)
 
+    @property
+    def tokens_sha256(self) -> str:
+        """A hash of what is measured on: all token ids of all pairs."""
+        sets: dict[int, bytes] = {}  # of answers that many examples share, hashed once
+        digest = hashlib.sha256()
+        for example in self.examples:
+            digest.update(repr((example.clean, example.corrupted)).encode())
+            for answers in (example.correct, example.incorrect):
+                if id(answers) not in sets:
+                    sets[id(answers)] = hashlib.sha256(repr(answers).encode()).digest()
+                digest.update(sets[id(answers)])
+        return digest.hexdigest()
+
     def head(self, n: int) -> "Dataset":
-        """The first `n` pairs."""
-        return replace(self, examples=self.examples[:n], provenance={**self.provenance, "head": n})
+        """The first `n` pairs, or all if there are fewer.
+
+        Raises:
+            UserError: `n` is below 1.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise UserError(f"head is {quoted(n)}; it must be a whole number of at least 1")
+        first = replace(self, examples=self.examples[:n])
+        taken = {"head": len(first), "pairs": len(first), "tokens_sha256": first.tokens_sha256}
+        return replace(first, provenance={**self.provenance, **taken})
 
     def summary(self) -> str:
         """One line: how many pairs, from where, what was dropped."""
@@ -68,82 +79,108 @@ class Dataset:
         parts = [f"{self.task}: {len(self)} pairs from {self.provenance.get('source', 'memory')}"]
         parts += [f"dropped {dropped}"] if dropped else []
         parts += ["with BOS" if self.prepend_bos else "without BOS"]
+        alone = sum(not example.incorrect for example in self.examples)
+        parts += [f"{alone} without an incorrect answer"] if alone else []
         if self.provenance.get("unit_digit"):
-            parts += ["asked about the last digit, as this tokenizer has one token per digit"]
+            parts += ["asked about the last digit, as this tokenizer splits numbers before it"]
         return "; ".join(parts)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a row; `line` is its line in the file, the header being line 1."""
-
-    line: int
-    kind: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.message}"
-
-
-# ---- loading -------------------------------------------------------------------------------------
 
 
 def load_dataset(
     task: str,
     tokenizer: Any,
     *,
+    data: Any = None,
     path: str | Path | None = None,
     head: int | None = None,
     seed: int = 0,
     prepend_bos: bool | None = None,
+    drop_unfit: bool = False,
 ) -> Dataset:
     """The pairs of a task as token ids.
 
     Args:
-        task: a name of `eap.data.tasks.TASKS`; with `path`, a name of your own will do.
+        task: a name of `eap.data.tasks.TASKS`; with `data`, a name of your own will do.
         tokenizer: the model's own, from Hugging Face.
-        path: a CSV of your own: in the task's schema, or with columns clean, corrupted, correct and
-            incorrect, the answers separated by `|` (a leading space belongs to an answer).
+        data: of your own: a file (CSV, TSV, JSON list, JSON lines, Parquet), a pandas frame, a
+            Hugging Face dataset, or a list of dicts. Columns are the task's, or clean, corrupted,
+            correct and incorrect. Answers of a row are separated by `|` (or a list), and a leading
+            space belongs to an answer; `incorrect` may be empty. Token ids instead of text:
+            `correct_idx` and `incorrect_idx` for answers, `clean_idx` and `corrupted_idx` for
+            prompts (a number, or a list of numbers).
+        path: the same as `data`, for a file.
         head: use only the first so many pairs.
         seed: of generated pairs, for a tokenizer without a file.
-        prepend_bos: None: if the tokenizer has a BOS token.
+        prepend_bos: begin prompts with the BOS token; None: if the tokenizer has one. A prompt
+            that begins with it already gets no second one.
+        drop_unfit: leave out those rows of your own that do not fit (and count them) instead of
+            refusing them all.
 
     Raises:
-        UserError: unknown task; a bad row in a CSV of your own; fewer than 10 pairs that fit the
-            tokenizer (of a CSV of your own: none).
+        UserError: unknown task; data that cannot be read; a row of your own that does not fit;
+            fewer than 10 pairs that fit the tokenizer (of your own: none).
     """
-    if tokenizer is None:
-        raise UserError("the model has no tokenizer; make a Dataset of token ids yourself")
-    vocabulary = vocabulary_of(tokenizer)
-    bos = tokenizer.bos_token_id
-    prepend_bos = (bos is not None) if prepend_bos is None else prepend_bos
-    if prepend_bos and bos is None:
+    vocabulary = vocabulary_of(_check_tokenizer(tokenizer))
+    if data is not None and path is not None:
+        raise UserError("data and path are the same thing: give one of them")
+    data = path if data is None else data
+    if prepend_bos and vocabulary.bos is None:
         raise UserError("prepend_bos: this tokenizer has no BOS token")
-    known = TASKS.get(task) if path is not None else get_task(task)
-    rows, provenance = _find_rows(known, vocabulary, path, seed)
-    examples, problems = check_rows(known, rows, vocabulary)
-    harmful = [problem for problem in problems if problem.kind != "repeated"]
-    if path is not None and harmful:
-        more = f" (and {len(harmful) - 1} more)" if len(harmful) > 1 else ""
-        raise UserError(f"{path}: {harmful[0]}{more}")
-    if len(examples) < (1 if path is not None else FEWEST):
-        reasons = ", ".join(f"{n} {why}" for why, n in Counter(p.kind for p in harmful).items())
-        raise UserError(f"{task}: only {len(examples)} pairs fit this tokenizer ({reasons})")
-    if prepend_bos:
-        examples = [
-            replace(e, clean=(bos, *e.clean), corrupted=(bos, *e.corrupted)) for e in examples
-        ]
+    prepend_bos = (vocabulary.bos is not None) if prepend_bos is None else prepend_bos
+    known = get_task(task) if data is None else TASKS.get(task)
+    rows, provenance = _find_rows(known, vocabulary, data, seed)
+    check_columns(known, rows.columns, rows.shown)
+    examples, problems = check_rows(
+        known, rows.rows, vocabulary, places=rows.places, prepend_bos=prepend_bos
+    )
+    unfit = [problem for problem in problems if problem.kind != "repeated"]
+    if data is not None and unfit and not drop_unfit:
+        raise UserError(f"{rows.shown}: {unfit[0]}{_and_others(unfit, len(rows.rows))}")
+    if len(examples) < (FEWEST if data is None else 1):
+        raise UserError(
+            f"{task}: only {len(examples)} pairs fit this tokenizer ({_counted(unfit)}); "
+            f"the first: {unfit[0]}"
+        )
+    whole = Dataset(task, tuple(examples), prepend_bos)
     provenance |= {
         "pairs": len(examples),
-        "dropped": dict(Counter(problem.kind for problem in harmful)),
+        "dropped": dict(Counter(problem.kind for problem in unfit)),
         "prepend_bos": prepend_bos,
-        # What is measured on: also where pairs are generated, or a tokenizer changes.
-        "tokens_sha256": hashlib.sha256(repr(examples).encode()).hexdigest(),
+        "tokens_sha256": whole.tokens_sha256,
     }
     if known is not None and task.startswith("greater-than") and vocabulary.digits_per_piece == 1:
         provenance["unit_digit"] = True
-    dataset = Dataset(task, tuple(examples), prepend_bos, provenance)
+    dataset = replace(whole, provenance=provenance)
     return dataset if head is None else dataset.head(head)
+
+
+def _check_tokenizer(tokenizer: Any) -> Any:
+    if tokenizer is None:
+        raise UserError(
+            "the model has no tokenizer: load it with load_model(model, tokenizer=...), or make a "
+            "Dataset of token ids yourself"
+        )
+    if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
+        raise UserError(
+            f"the tokenizer is {type(tokenizer).__name__}; give a Hugging Face tokenizer, such as "
+            "model.tokenizer"
+        )
+    return tokenizer
+
+
+def _counted(problems: Sequence[Problem]) -> str:
+    return ", ".join(f"{n} {why}" for why, n in Counter(p.kind for p in problems).items())
+
+
+def _and_others(unfit: Sequence[Problem], n_rows: int) -> str:
+    if n_rows == 1:
+        return ""
+    if len(unfit) == n_rows:
+        return f" (none of the {n_rows} rows fits: {_counted(unfit)})"
+    return (
+        f" ({len(unfit)} of {n_rows} rows do not fit: {_counted(unfit)}; --drop_unfit, or "
+        "drop_unfit=True, leaves them out)"
+    )
 
 
 @lru_cache(maxsize=8)
@@ -153,22 +190,33 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
 
 
 def _find_rows(
-    task: Task | None, vocabulary: Vocabulary, path: str | Path | None, seed: int
-) -> tuple[list[Row], dict[str, Any]]:
-    """Rows from a CSV of one's own, the shipped one, or the generator; and where they come from."""
-    if path is None and task is not None:
+    task: Task | None, vocabulary: Vocabulary, data: Any, seed: int
+) -> tuple[Rows, dict[str, Any]]:
+    """Rows of one's own, of the shipped file, or from the generator; and where they come from."""
+    if data is None and task is not None:
         family = find_family(vocabulary)
         shipped = DATA / task.name / f"{family}.csv"
         if family is None or not shipped.exists():
-            rows: list[Row] = [*task.generate(Random(seed), vocabulary, keep_all)]
-            return rows, {"source": f"the generator (seed {seed})"}
-        path = shipped
-        source = f"data/{task.name}/{path.name}"
+            return _generate(task, vocabulary, seed)
+        rows = read_rows(shipped, f"data/{task.name}/{shipped.name}")
     else:
-        source = str(path)
-    path = Path(str(path))
-    rows = read_csv(path, task)
-    return rows, {"source": source, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        rows = read_rows(data)
+    return rows, {"source": rows.source, "sha256": rows.sha256}
+
+
+def _generate(task: Task, vocabulary: Vocabulary, seed: int) -> tuple[Rows, dict[str, Any]]:
+    source = f"the generator (seed {seed})"
+    try:
+        rows = task.generate(Random(seed), vocabulary, keep_all)
+    except ValueError as error:
+        raise UserError(f"{task.name}: no pair fits this tokenizer: {error}") from None
+    if not rows:
+        raise UserError(
+            f"{task.name}: only 0 pairs fit this tokenizer: too few of the task's words are single "
+            "tokens, or no two prompts are equally long"
+        )
+    places = tuple(f"pair {number}" for number in range(1, len(rows) + 1))
+    return Rows(tuple(rows), places, source, ""), {"source": source}
 
 
 def find_family(vocabulary: Vocabulary) -> str | None:
@@ -188,170 +236,14 @@ def fingerprint(vocabulary: Vocabulary) -> str:
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]
 
 
-def read_csv(path: Path, task: Task | None) -> list[Row]:
-    """The rows of a CSV as text, with the columns that are needed."""
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"no data at {path}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
-        ) from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise UserError(f"{path} is not a CSV with a header: {error}") from None
-    own_answers = {"correct", "incorrect"} <= set(frame.columns)
-    if own_answers or task is None:
-        needed = ["clean", "corrupted", "correct", "incorrect"]
-    else:
-        needed = ["clean", "corrupted", *task.columns]
-    missing = [column for column in needed if column not in frame.columns]
-    if missing:
-        has = ", ".join(map(str, frame.columns))
-        raise UserError(f"{path} has no column {', '.join(missing)}; it has {has}")
-    if frame.empty:
-        raise UserError(f"{path} has a header but no rows")
-    columns = [str(column) for column in frame.columns]
-    return [dict(zip(columns, row, strict=True)) for row in frame.itertuples(index=False)]
-
-
-# ---- the check -----------------------------------------------------------------------------------
-
-
-def check_rows(
-    task: Task | None, rows: Sequence[Row], vocabulary: Vocabulary
-) -> tuple[list[Example], list[Problem]]:
-    """The examples of all good rows, and what is wrong with the others (or repeated)."""
-    prompts = vocabulary.encode_all([row[side] for row in rows for side in ("clean", "corrupted")])
-    sets: dict[tuple[str, ...], tuple[int, ...]] = {}  # of answers that many rows share
-    seen: set[tuple[str, str]] = set()
-    examples, problems = [], []
-    for number, row in enumerate(rows):
-        clean, corrupted = prompts[2 * number], prompts[2 * number + 1]
-        try:
-            _check_prompts(row, clean, corrupted)
-            texts = _answer_texts(task, row, vocabulary)
-            first_token = task is not None and task.first_token
-            for own in texts:
-                if own not in sets:
-                    sets[own] = _answer_ids(own, vocabulary, first_token=first_token)
-            correct, incorrect = (sets[own] for own in texts)
-            _check_answers(task, row, correct, incorrect, vocabulary)
-        except _BadRowError as error:
-            problems.append(Problem(number + 2, error.kind, str(error)))
-            continue
-        if (row["clean"], row["corrupted"]) in seen:
-            problems.append(Problem(number + 2, "repeated", "the same pair as an earlier row"))
-        seen.add((row["clean"], row["corrupted"]))
-        examples.append(Example(clean, corrupted, correct, incorrect))
-    return examples, problems
-
-
-class _BadRowError(ValueError):
-    """A row that cannot be used; `kind` is what is counted."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-def _check_prompts(row: Row, clean: Sequence[int], corrupted: Sequence[int]) -> None:
-    for side in ("clean", "corrupted"):
-        if not row[side].strip():
-            raise _BadRowError("empty prompts", f"the {side} prompt is empty")
-        if row[side] != row[side].rstrip():
-            raise _BadRowError(
-                "trailing spaces", f"the {side} prompt ends in a space, which belongs to the answer"
-            )
-    if row["clean"] == row["corrupted"]:
-        raise _BadRowError("equal prompts", "the clean and the corrupted prompt are the same")
-    if len(clean) != len(corrupted):
-        raise _BadRowError(
-            "unequal lengths",
-            f"the clean prompt has {len(clean)} tokens and the corrupted one {len(corrupted)}; "
-            f"they must be equally long: {row['clean']!r}, {row['corrupted']!r}",
-        )
-
-
-def _answer_texts(
-    task: Task | None, row: Row, vocabulary: Vocabulary
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if "correct" in row and "incorrect" in row:
-        correct, incorrect = (
-            tuple(answer for answer in row[side].split("|") if answer)
-            for side in ("correct", "incorrect")
-        )
-        return correct, incorrect
-    assert task is not None
-    try:
-        return task.answers(row, vocabulary)
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise _BadRowError("bad labels", str(error)) from None
-
-
-def _answer_ids(
-    texts: tuple[str, ...], vocabulary: Vocabulary, *, first_token: bool
-) -> tuple[int, ...]:
-    if not texts:
-        raise _BadRowError("without answers", "an answer set is empty")
-    ids = []
-    for text in texts:
-        tokens = vocabulary.continuation(text)
-        if len(tokens) != 1 and not first_token:
-            raise _BadRowError(
-                "answers of several tokens",
-                f"the answer {text!r} is {len(tokens)} tokens; a single one is needed",
-            )
-        ids.append(tokens[0])
-    return tuple(dict.fromkeys(ids))
-
-
-def _check_answers(
-    task: Task | None,
-    row: Row,
-    correct: Sequence[int],
-    incorrect: Sequence[int],
-    vocabulary: Vocabulary,
-) -> None:
-    if shared := set(correct) & set(incorrect):
-        words = [vocabulary.tokenizer.decode([token]) for token in sorted(shared)]
-        raise _BadRowError(
-            "answers on both sides", f"{words[0]!r} is both a correct and an incorrect answer"
-        )
-    for column, side in ({} if task is None else task.answer_ids).items():
-        if not row.get(column, "").strip():
-            continue
-        try:
-            stated = ast.literal_eval(row[column])
-            ids = {int(i) for i in (stated if isinstance(stated, list) else [stated])}
-        except (ValueError, SyntaxError, TypeError):
-            raise _BadRowError(
-                "bad ids", f"{column} is {row[column]!r}, not a token id or a list of them"
-            ) from None
-        if ids != set(correct if side == "correct" else incorrect):
-            raise _BadRowError(
-                "ids of another tokenizer",
-                f"{column} is {row[column]}, but with this tokenizer the {side} answer is "
-                f"{list(correct if side == 'correct' else incorrect)}",
-            )
-
-
-def first_difference(example: Example) -> int:
-    """First position in which the prompts differ; the last position if they are equal."""
-    pairs = zip(example.clean, example.corrupted, strict=True)
-    differing = (i for i, (clean, corrupted) in enumerate(pairs) if clean != corrupted)
-    return next(differing, len(example.clean) - 1)
-
-
-def statistics(examples: Sequence[Example]) -> Mapping[str, Any]:
-    """Lengths, first differences and answer-set sizes of examples: {what: {value: count}}."""
-    return {
-        "tokens": Counter(len(e.clean) for e in examples),
-        "first difference": Counter(first_difference(e) for e in examples),
-        "differing positions": Counter(
-            sum(a != b for a, b in zip(e.clean, e.corrupted, strict=True)) for e in examples
-        ),
-        "correct answers": Counter(len(e.correct) for e in examples),
-    }
+__all__ = [
+    "DATA",
+    "Dataset",
+    "Example",
+    "check_rows",
+    "find_family",
+    "fingerprint",
+    "first_difference",
+    "load_dataset",
+    "vocabulary_of",
+]

@@ -1,13 +1,22 @@
-"""What a task asks of a tokenizer: ids of texts, single-token answers, how numbers are split."""
+"""What a task asks of a tokenizer: ids of texts, what follows a text, how numbers are split."""
 
+import json
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Any
 
 from eap.errors import UserError
 
+# Texts before an answer, tried in turn until one has tokens that the answer leaves as they are.
+PROBES = ("x", "the", "(", "\n", "0")
+YEARS = range(1100, 1800)
+
 
 class Vocabulary:
-    """A tokenizer as text -> ids, without special tokens (`eap.data` alone adds the BOS)."""
+    """A tokenizer as text -> ids, without special tokens (`eap.data` alone adds the BOS).
+
+    The text of a special token within a prompt is that token, as in chat templates.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -15,22 +24,63 @@ class Vocabulary:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a text."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.encode_all([text])[0]
 
     def encode_all(self, texts: list[str]) -> list[tuple[int, ...]]:
         """Ids of many texts."""
         if not texts:
             return []
-        return [tuple(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        encoded = self.tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+        return [tuple(ids) for ids in encoded["input_ids"]]
+
+    @cached_property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self.tokenizer.get_vocab().values(), default=-1) + 1
+
+    @property
+    def bos(self) -> int | None:
+        """Id of the BOS token, if the tokenizer has one."""
+        return self.tokenizer.bos_token_id
+
+    @cached_property
+    def unknown(self) -> tuple[int | None, str]:
+        """Id and text of the token that stands for what the vocabulary lacks."""
+        token = self.tokenizer.unk_token
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if token is None and backend is not None:  # the model below may have one all the same
+            model = json.loads(backend.to_str())["model"]
+            token, number = model.get("unk_token"), model.get("unk_id")
+            token = self.tokenizer.convert_ids_to_tokens(number) if number is not None else token
+        return (None, "") if token is None else (self.tokenizer.get_vocab().get(token), token)
+
+    def lacks(self, text: str, ids: Iterable[int]) -> bool:
+        """Whether `ids`, those of `text`, have the unknown token and the text does not."""
+        unknown, name = self.unknown
+        return unknown is not None and tuple(ids).count(unknown) > text.count(name)
 
     def continuation(self, answer: str) -> tuple[int, ...]:
-        """Ids of `answer` as it follows other text (a leading space belongs to it)."""
-        before = self.encode("x")
-        return self.encode("x" + answer)[len(before) :]
+        """Ids of `answer` as it follows other text (a leading space belongs to it).
+
+        For words that are not yet in a prompt; which token follows a given prompt, `answers` says.
+
+        Raises:
+            ValueError: the answer changes the tokens of every text that was tried before it.
+        """
+        for probe in PROBES:
+            before, both = self.encode_all([probe, probe + answer])
+            if before and both[: len(before)] == before:
+                return both[len(before) :]
+        raise ValueError(f"{answer!r} merges with the text before it")
 
     def _token(self, answer: str) -> int | None:
-        ids = self.continuation(answer)
-        return ids[0] if len(ids) == 1 else None
+        try:
+            ids = self.continuation(answer)
+        except ValueError:
+            return None
+        return ids[0] if len(ids) == 1 and not self.lacks(answer, ids) else None
 
     def is_one_token(self, answer: str) -> bool:
         """Whether `answer` is a single token after other text."""
@@ -42,22 +92,39 @@ class Vocabulary:
 
     @cached_property
     def digits_per_piece(self) -> int:
-        """2 if "00" .. "99" are tokens of their own (GPT-2, Pythia), 1 if each digit is (Llama).
+        """How many digits the last token of most years has: 2 (GPT-2, Pythia) or 1 (Llama).
+
+        Llama 3 has tokens of up to three digits and splits 1732 into 173|2: the last has one.
 
         Raises:
             UserError: neither; numbers cannot be asked for one token at a time.
         """
+        fitting = {}
         for digits in (2, 1):
             pieces = [self.token(f"{n:0{digits}d}") for n in range(10**digits)]
             if None not in pieces and len(set(pieces)) == 10**digits:
-                return digits
-        raise UserError(
-            "this tokenizer has neither all two-digit numbers nor all digits as tokens of their "
-            "own; the greater-than tasks cannot be posed"
-        )
+                fitting[digits] = sum(self._split_numbers(YEARS, digits))
+        best = max(fitting, key=lambda digits: fitting[digits], default=0)
+        if not fitting.get(best):
+            split = "|".join(self.tokenizer.decode([i]).strip() for i in self.encode("x 1732")[1:])
+            raise UserError(
+                "this tokenizer splits 1732 into "
+                f"{split.strip('|')!r}: neither the last two digits of years nor the last one are "
+                "tokens of their own, so the greater-than tasks cannot be posed"
+            )
+        return best
 
-    def splits_number(self, number: int) -> bool:
-        """Whether the last piece of a number after a space is a token of its own."""
-        text = str(number)
-        head, tail = text[: -self.digits_per_piece], text[-self.digits_per_piece :]
-        return self.encode(f"x {text}") == self.encode(f"x {head}") + self.continuation(tail)
+    def splits_numbers(self, numbers: Iterable[int]) -> set[int]:
+        """Those numbers whose last piece is a token of its own."""
+        asked = list(numbers)
+        split = self._split_numbers(asked, self.digits_per_piece)
+        return {number for number, splits in zip(asked, split, strict=True) if splits}
+
+    def _split_numbers(self, numbers: Iterable[int], digits: int) -> list[bool]:
+        texts = [str(number) for number in numbers]
+        whole = self.encode_all([f"x {text}" for text in texts])
+        heads = self.encode_all([f"x {text[:-digits]}" for text in texts])
+        return [
+            len(text) > digits and ids == (*head, self.token(text[-digits:]))
+            for text, ids, head in zip(texts, whole, heads, strict=True)
+        ]

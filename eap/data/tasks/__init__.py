@@ -1,49 +1,53 @@
-"""The tasks, by name. A new one is a file like those here, added to `TASKS`, or a CSV of your own."""
+"""The tasks, by name: every file of this folder that has a `TASK`.
 
-from eap.data.tasks import (
-    fact_retrieval,
-    gender_bias,
-    greater_than,
-    greater_than_price,
-    greater_than_sequence,
-    hypernymy,
-    ioi,
-    sva,
-)
+A new task is one such file, and nothing else. In a notebook, `register` adds a `Task`; data of
+one's own need no task at all (`load_dataset(name, tokenizer, data=...)`).
+"""
+
+import pkgutil
+from collections.abc import Iterable
+from importlib import import_module
+
 from eap.data.tasks.task import AnswerSets, Row, Task
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 
-TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK
-    for module in (
-        ioi,
-        greater_than,
-        gender_bias,
-        fact_retrieval,
-        sva,
-        hypernymy,
-        greater_than_price,
-        greater_than_sequence,
-    )
-}
+TASKS: dict[str, Task] = {}
 """Every task, the six of the paper's main figures first."""
 
-PARETO_TASKS: tuple[str, ...] = (
-    "ioi",
-    "greater-than",
-    "gender-bias",
-    "fact-retrieval-comma",
-    "sva",
-    "hypernymy-comma",
-)
+
+def register(task: Task) -> None:
+    """Add a task to `TASKS`, in its place.
+
+    Raises:
+        UserError: another task has its name.
+    """
+    if TASKS.get(task.name, task) is not task:
+        raise UserError(f"there is a task {quoted(task.name)} already; give yours another name")
+    TASKS[task.name] = task
+    ordered = sorted(TASKS.values(), key=lambda known: (known.order, known.name))
+    TASKS.clear()
+    TASKS.update({known.name: known for known in ordered})
+
+
+def discover(folders: Iterable[str]) -> None:
+    """Register the `TASK` of each module in folders of this package (its `__path__`)."""
+    for module in pkgutil.iter_modules(folders, prefix=f"{__name__}."):
+        task = getattr(import_module(module.name), "TASK", None)
+        if task is not None:
+            register(task)
+
+
+discover(__path__)
+
+PARETO_TASKS: tuple[str, ...] = tuple(task.name for task in TASKS.values() if task.main)
 """The six tasks of the main figures; the other two appear in the cross-task study."""
 
 
 def get_task(name: str) -> Task:
     """A task by name; a `UserError` lists the known ones."""
-    if name not in TASKS:
-        raise UserError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
+    if not isinstance(name, str) or name not in TASKS:
+        raise UserError(f"unknown task {quoted(name)}; known are {', '.join(TASKS)}")
     return TASKS[name]
 
 
-__all__ = ["PARETO_TASKS", "TASKS", "AnswerSets", "Row", "Task", "get_task"]
+__all__ = ["PARETO_TASKS", "TASKS", "AnswerSets", "Row", "Task", "get_task", "register"]

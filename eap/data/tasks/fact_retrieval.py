@@ -218,15 +218,23 @@ TEMPLATE = " {}, the capital of"
 def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
     """One pair for every capital that another one of equal length can replace."""
     prompts = vocabulary.encode_all([TEMPLATE.format(capital) for capital in CAPITALS])
-    first = {country: vocabulary.continuation(f" {country}")[0] for country in CAPITALS.values()}
+    first = {}
+    for country in CAPITALS.values():
+        tokens = vocabulary.continuation(f" {country}")
+        if tokens and not vocabulary.lacks(country, tokens[:1]):
+            first[country] = tokens[0]
     same_length = defaultdict(list)
     for capital, prompt in zip(CAPITALS, prompts, strict=True):
         same_length[len(prompt)].append(capital)
     rows = []
     for capital, prompt in zip(CAPITALS, prompts, strict=True):
         country = CAPITALS[capital]
-        others = [c for c in same_length[len(prompt)] if first[CAPITALS[c]] != first[country]]
-        if not others:
+        others = [
+            other
+            for other in same_length[len(prompt)]
+            if CAPITALS[other] in first and first[CAPITALS[other]] != first.get(country)
+        ]
+        if not others or country not in first:
             continue
         corrupted = random.choice(others)
         rows.append(
@@ -264,5 +272,7 @@ TASK = Task(
     answers=answers,
     answer_ids={"country_idx": "correct", "corrupted_country_idx": "incorrect"},
     first_token=True,
+    order=4,
+    main=True,
     circuit_size=500,
 )

@@ -8,6 +8,7 @@ from random import Random
 
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
 from eap.data.vocabulary import Vocabulary
+from eap.errors import quoted
 
 MALE = tuple(
     """actor architect astronaut author banker barber boss boxer broker builder butcher captain
@@ -70,7 +71,7 @@ def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> l
 def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
     """The pronoun of the stereotype, and the other one."""
     if row["label"].strip() not in ("0", "1"):
-        raise ValueError(f"label {row['label']!r} is neither 0 (female) nor 1 (male)")
+        raise ValueError(f"label {quoted(row['label'])} is neither 0 (female) nor 1 (male)")
     he, she = (" he",), (" she",)
     return (he, she) if row["label"].strip() == "1" else (she, he)
 
@@ -84,5 +85,7 @@ TASK = Task(
     generate=generate,
     answers=answers,
     answer_ids={"clean_answer_idx": "correct", "corrupted_answer_idx": "incorrect"},
+    order=3,
+    main=True,
     circuit_size=200,
 )

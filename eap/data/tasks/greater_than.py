@@ -12,6 +12,7 @@ from random import Random
 
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, draw_pairs, keep_all
 from eap.data.vocabulary import Vocabulary
+from eap.errors import quoted
 
 EVENTS = tuple(
     """war siege battle campaign strike drought plague voyage conflict trial feud reign study project
@@ -38,24 +39,23 @@ def number_pairs(
         keep: which pairs are wanted.
     """
     digits = vocabulary.digits_per_piece
-    fitting = vocabulary.one_token_words(words)
+    base = 10**digits
     lowest = 1 if digits == 2 else 0  # of the corrupted prompt
     # With one digit a piece, the head has the tens too: 13 -> 130 .. 139.
-    scale = 100 // 10**digits
+    scale = 100 // base
     all_heads = [head * scale + tens for head in heads for tens in range(scale)]
     last = range(2, 99) if digits == 2 else range(1, 9)
-    valid = {
-        label: [
-            head
-            for head in all_heads
-            if vocabulary.splits_number(head * 10**digits + label)
-            and vocabulary.splits_number(head * 10**digits + lowest)
-        ]
-        for label in last
-    }
+    split = vocabulary.splits_numbers(
+        head * base + label for head in all_heads for label in (lowest, *last)
+    )
+    begin = [head for head in all_heads if head * base + lowest in split]
+    valid = {label: [head for head in begin if head * base + label in split] for label in last}
     labels = [label for label in last if valid[label]]
-    if not labels or not fitting:
-        return []
+    if not labels:
+        raise ValueError(f"no number between {heads[0]}00 and {heads[-1]}99 is split as it must be")
+    fitting = vocabulary.one_token_words(words)
+    if not fitting:
+        raise ValueError(f"none of its words ({words[0]}, {words[1]}, ..) is one token")
 
     def draw(number: int) -> dict[str, str]:
         label = labels[number % len(labels)]
@@ -87,7 +87,7 @@ def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
         )
     label = int(row["correct_idx"]) if row["correct_idx"].strip().isdigit() else -1
     if not 0 <= label < 10**digits - 1:
-        raise ValueError(f"label {row['correct_idx']!r} is not in 0 .. {10**digits - 2}")
+        raise ValueError(f"label {quoted(row['correct_idx'])} is not in 0 .. {10**digits - 2}")
     if int(numbers[-2][-digits:]) != label:
         raise ValueError(f"label {label} is not how {numbers[-2]} ends")
     pieces = [f"{piece:0{digits}d}" for piece in range(10**digits)]
@@ -112,6 +112,8 @@ TASK = Task(
     columns=("correct_idx",),
     generate=generate,
     answers=answers,
-    answer_ids={},
+    order=2,
+    main=True,
+    pieces=True,
     circuit_size=200,
 )

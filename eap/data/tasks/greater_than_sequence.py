@@ -18,10 +18,10 @@ def generate(
     digits = vocabulary.digits_per_piece
     base = 10**digits
     reach = 30 if digits == 2 else 3
-    valid = {year for year in range(1000, 1930) if vocabulary.splits_number(year)}
+    valid = vocabulary.splits_numbers(range(1000, 1930))
     starts = sorted(year for year in valid if year < 1900)
     if not starts:
-        return []
+        raise ValueError("no number between 1000 and 1899 is split as it must be")
 
     def draw(_: int) -> dict[str, str] | None:
         years = [random.choice(starts)]
@@ -55,6 +55,7 @@ TASK = Task(
     columns=("correct_idx",),
     generate=generate,
     answers=answers,
-    answer_ids={},
+    order=8,
+    pieces=True,
     circuit_size=200,
 )

@@ -5,11 +5,13 @@ incorrect answers.
 """
 
 import ast
+import re
 from collections import defaultdict
 from random import Random
 
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
 from eap.data.vocabulary import Vocabulary
+from eap.errors import quoted
 
 # Accepted names of a class: members.
 CLASSES = {
@@ -49,6 +51,9 @@ CLASSES = {
 }
 
 TEMPLATE = ", {} and other"
+
+QUOTED = r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\""
+LIST = re.compile(rf"\s*\[\s*(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))*\s*,?\s*\]\s*")
 
 
 def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
@@ -98,13 +103,16 @@ def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
 
 
 def _names(row: Row, column: str) -> tuple[str, ...]:
-    try:
-        names = ast.literal_eval(row[column])
-    except (ValueError, SyntaxError):
-        names = None
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+    """The words of a list as Python writes it."""
+    names: list[str] = []
+    if LIST.fullmatch(row[column]):
+        try:
+            names = [ast.literal_eval(word) for word in re.findall(QUOTED, row[column])]
+        except (ValueError, SyntaxError):  # an escape that is none
+            names = []
+    if not names or not all(name.strip() for name in names):
         raise ValueError(
-            f"{column} is {row[column]!r}, not a list of words such as ['birds', 'bird']"
+            f"{column} is {quoted(row[column])}, not a list of words such as ['birds', 'bird']"
         )
     return tuple(f" {name.strip()}" for name in names)
 
@@ -118,5 +126,7 @@ TASK = Task(
     generate=generate,
     answers=answers,
     answer_ids={"answers_idx": "correct", "corrupted_answers_idx": "incorrect"},
+    order=6,
+    main=True,
     circuit_size=1600,
 )

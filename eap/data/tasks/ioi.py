@@ -46,7 +46,7 @@ def generate(
         vocabulary.one_token_words(words) for words in (NAMES, PLACES, OBJECTS)
     )
     if len(names) < 3 or not places or not objects:
-        return []
+        raise ValueError("too few names, places or objects are one token")
 
     def draw(_: int) -> dict[str, str]:
         indirect_object, subject, third = random.sample(names, 3)
@@ -88,5 +88,7 @@ TASK = Task(
     generate=generate,
     answers=answers,
     answer_ids={"correct_idx": "correct", "incorrect_idx": "incorrect"},
+    order=1,
+    main=True,
     circuit_size=800,
 )

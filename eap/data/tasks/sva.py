@@ -10,6 +10,7 @@ from random import Random
 
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
 from eap.data.vocabulary import Vocabulary
+from eap.errors import quoted
 
 VERBS = tuple(
     """accept achieve act add admire admit agree aim allow announce answer appear apply argue arrive ask
@@ -146,7 +147,7 @@ def verb_sets(vocabulary: Vocabulary) -> AnswerSets:
 def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
     """The verb forms that agree with the clean prompt's subject, and those that do not."""
     if row["plural"].strip() not in ("0", "1"):
-        raise ValueError(f"plural is {row['plural']!r}, neither 0 nor 1")
+        raise ValueError(f"plural is {quoted(row['plural'])}, neither 0 nor 1")
     singular, plural = verb_sets(vocabulary)
     return (plural, singular) if row["plural"].strip() == "1" else (singular, plural)
 
@@ -159,6 +160,7 @@ TASK = Task(
     columns=("plural",),
     generate=generate,
     answers=answers,
-    answer_ids={},
+    order=5,
+    main=True,
     circuit_size=400,
 )

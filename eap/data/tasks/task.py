@@ -1,7 +1,7 @@
 """What a task is."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from eap.data.vocabulary import Vocabulary
@@ -59,7 +59,11 @@ class Task:
         answers: `(row, vocabulary) -> texts` of the correct and incorrect answers; raises
             `ValueError` with what is wrong with the row.
         answer_ids: columns of token ids, and the answer set ('correct' or 'incorrect') they repeat.
+        order: of the tasks in scripts and figures; those without one come last, by name.
+        main: one of the six tasks of the paper's main figures.
         first_token: answers of several tokens are represented by their first one.
+        pieces: answers are tokens in their own right, also where the tokenizer would write prompt and
+            answer as one token (GPT-2 has " 1300" in one, but the answer "00" is that of " 13").
         circuit_size: edges of the cross-task study's circuit on GPT-2 small.
     """
 
@@ -70,6 +74,9 @@ class Task:
     columns: tuple[str, ...]
     generate: Callable[[Random, Vocabulary, Keep], list[dict[str, str]]]
     answers: Callable[[Row, Vocabulary], AnswerSets]
-    answer_ids: Mapping[str, str]
+    answer_ids: Mapping[str, str] = field(default_factory=dict)
+    order: int = 1000
+    main: bool = False
     first_token: bool = False
+    pieces: bool = False
     circuit_size: int = 500

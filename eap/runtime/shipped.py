@@ -1,0 +1,12 @@
+"""Where shipped files are: `data/` of a checkout, else the installed copy of it."""
+
+from importlib.resources import files
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def data_folder() -> Path:
+    """The folder of task data, hand-made circuits, published numbers and the toy model."""
+    checkout = CHECKOUT / "data"
+    return checkout if (checkout / "families.json").exists() else Path(str(files("eap") / "_data"))
