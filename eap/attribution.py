@@ -14,6 +14,7 @@ the senders changed; `Moments` gathers means and standard errors over examples. 
 the table `eap.methods`.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -42,7 +43,7 @@ from eap.signature import sign
 LEVELS = ("edge", "node")
 
 # Numbers of points that `steps="auto"` tries.
-AUTO_STEPS = (5, 10, 20, 40, 80, 160)
+AUTO_STEPS = (5, 10, 20, 40, 80, 160, 320)
 
 
 class Observer(Protocol):
@@ -129,7 +130,12 @@ def attribute(
         graph = _score(model, dataset, call, points, expanded_kv, limits, (),
                        call.settings(number, rule))  # fmt: skip
         if abs(graph.provenance["completeness"]["relative_error"]) <= tolerance:
-            break
+            return graph
+    warnings.warn(
+        f"{AUTO_STEPS[-1]} points are not within {tolerance} of complete; see the graph's "
+        "provenance, or try rule='gauss-legendre'",
+        stacklevel=2,
+    )
     return graph
 
 
@@ -255,7 +261,7 @@ def _score(
         level=call.level, expanded_kv=expanded_kv, settings=settings,
     )  # fmt: skip
     mean, error = moments.mean, moments.standard_error
-    if call.metric is not None:
+    if call.method.integrates:
         provenance["completeness"] = completeness(mean, change)
     scores = mean.to(model.residual_dtype)
     errors = None if error is None else error.to(model.residual_dtype)

@@ -232,6 +232,7 @@ def split_run(
                 # normalised(sum of heads) = sum of (1 + weight) * head / rms(sum of heads)
                 norm = layer.attention_post_norm
                 rms = (output.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt()
+                rms = rms.detach() if hasattr(norm, "frozen_scale") else rms
                 scale = (1 + norm.weight) / rms
             for head in range(shape.n_heads):
                 alone = torch.zeros_like(z)
