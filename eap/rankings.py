@@ -115,6 +115,11 @@ class Areas:
         """Both curves, a row per size."""
         return pd.concat([self.helpful.to_frame(), self.magnitude.to_frame()], ignore_index=True)
 
+    def summary(self) -> pd.DataFrame:
+        """A row per area: area, value, low, high."""
+        rows = {"CPR": self.cpr, "CMD": self.cmd, "accuracy": self.accuracy}
+        return pd.DataFrame([{"area": name, **vars(own)} for name, own in rows.items()])
+
     def __str__(self) -> str:
         return f"CPR {self.cpr}, CMD {self.cmd}, accuracy {self.accuracy}"
 
