@@ -52,7 +52,7 @@ def test_curves_of_exact_and_estimated_scores_stand_side_by_side(run):
 def test_scores_are_exact_and_say_so(run):
     graph = eap.Graph.load(run / "graphs/toy/real_test/ioi_kl_real.json")
     assert graph.is_exact.equal(graph.edge_exists)
-    assert graph.provenance["method"] == "activation patching"
+    assert graph.provenance["method"] == "exact"
     model = eap.load_model("toy", device="cpu")
     dataset = eap.load_dataset("ioi", model.tokenizer, head=4)
     clean, _ = eap.evaluate_baselines(model, dataset, metrics=["logit_diff"])

@@ -283,6 +283,7 @@ def test_graphs_that_appear_between_two_processes_are_not_mixed_in(tmp_path):
     late.write_text(
         f"""
 import os, runpy, sys
+from pathlib import Path
 from eap.studies import scoring
 
 reusable = scoring.reusable

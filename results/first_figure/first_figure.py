@@ -9,8 +9,8 @@ import torch
 from matplotlib.axes import Axes
 from torch.nn import functional as F
 
-from eap.attribution import RULES
 from eap.figures import curves, style
+from eap.methods import RULES
 from eap.studies import shell
 
 TASK = "fact-retrieval-comma"
