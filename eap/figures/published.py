@@ -3,86 +3,117 @@
 The numbers are data, `data/published/gpt2.json`.
 """
 
-import argparse
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from eap.data.dataset import DATA
 from eap.errors import UserError
-from eap.figures import curves, style
+from eap.figures.style import METRIC_NAMES
+from eap.figures.tables import Results, read_correlations, read_table
+from eap.measures import normalised
+from eap.studies.paths import shown
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published" / "gpt2.json"
 
 SIZES = ("200", "500", "1000")
 
+Number = tuple[str, str, float, float]
+"""Task, what it is, the run's value, the published value."""
 
-def compare(args: argparse.Namespace) -> str:
-    """A table of every published number of the tasks that have results: own, published, difference.
+
+def compare(results: Results, tasks: Sequence[str]) -> str:
+    """A table of every published number of the tasks that have results: ours, theirs, difference.
 
     Raises:
         UserError: nothing to compare has been run.
     """
-    published = json.loads((DATA / "published" / "gpt2.json").read_text(encoding="utf8"))
-    rows = [*faithfulness_rows(args, published), *agreement_rows(args, published)]
+    published = json.loads(PUBLISHED.read_text(encoding="utf8"))
+    rows, notes = faithfulness_rows(results, tasks, published)
+    rows += agreement_rows(results, tasks, published)
     if not rows:
         raise UserError(
-            f"no results of {args.model} to compare with the paper's; begin with: "
-            f"python pareto.py --model {args.model} --task ioi"
+            " ".join(notes)
+            or f"no results of {results.model} to compare with the paper's; begin with: "
+            f"python pareto.py --model {results.model} --task ioi"
         )
-    table = pd.DataFrame(rows, columns=["task", "number", "own", "published"])
-    table["difference"] = table["own"] - table["published"]
+    table = pd.DataFrame(rows, columns=["task", "number", "run", "published"])
+    table["difference"] = table["run"] - table["published"]
     parts = [f"published: {published['source']}"]
-    if style.model_folder(args, "pareto").name != "gpt2":
-        parts.append(f"note: these are numbers of {args.model}, not of GPT-2 small")
+    if results.folder("pareto").name != "gpt2":
+        parts.append(f"note: these are numbers of {results.model}, not of GPT-2 small")
+    parts += [f"note: {note}" for note in notes]
     parts.append(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
-    parts.append("known errors of the published files:")
-    errors = published["known_errors"]
-    for task in ("all", *table["task"].unique()):
-        parts += [f"  {task}: {line}" for line in errors.get(task, [])]
+    compared = list(dict.fromkeys(table["task"]))
+    for title, key in (
+        ("published numbers that were scored in another way:", "scored_otherwise"),
+        ("known errors of the published files:", "known_errors"),
+    ):
+        lines = [
+            f"  {task}: {line}"
+            for task in ("all", *compared)
+            for line in published[key].get(task, [])
+        ]
+        parts += [title, *lines] if lines else []
     return "\n".join(parts)
 
 
-Number = tuple[str, str, float, float]
-"""Task, what it is, own value, published value."""
+def faithfulness_rows(
+    results: Results, tasks: Sequence[str], published: dict[str, Any]
+) -> tuple[list[Number], list[str]]:
+    """Baselines, and normalised faithfulness of circuits of 200, 500 and 1000 selected edges.
 
-
-def faithfulness_rows(args: argparse.Namespace, published: dict[str, Any]) -> list[Number]:
-    """Baselines, and normalised faithfulness of circuits of 200, 500 and 1000 selected edges."""
+    Returns:
+        The numbers, and what is to be said of those that are not there or not sure.
+    """
     rows: list[Number] = []
-    for task, own in published["faithfulness"].items():
-        path = style.model_folder(args, "pareto") / "csv" / f"{task}.csv"
-        if task not in args.tasks or not path.exists():
+    notes: list[str] = []
+    for task, theirs in published["faithfulness"].items():
+        path = results.csv("pareto", task)
+        if task not in tasks or not path.exists():
             continue
-        frame = style.read_table(path, needs=["edges", "baseline", "corrupted_baseline"])
-        clean, corrupted = curves.baselines(frame)
+        table = read_table(path, needs=["edges", "baseline", "corrupted_baseline"])
+        frame, (clean, corrupted) = table.frame, table.baselines
+        metric = theirs["metric"]
+        if table.metric is None:
+            notes.append(f"{task}: {shown(path)} does not say its metric; the paper's is {metric}")
+        elif table.metric != metric:
+            notes.append(
+                f"{task} is not compared: the run's {METRIC_NAMES.get(table.metric, table.metric)} "
+                f"beside the paper's {METRIC_NAMES[metric]} would say nothing"
+            )
+            continue
         for name, value, expected in zip(
-            ("clean", "corrupted"), (clean, corrupted), own["baselines"], strict=True
+            ("clean", "corrupted"), (clean, corrupted), theirs["baselines"], strict=True
         ):
-            rows.append((task, f"{name} {own['metric']}", value, expected))
+            rows.append((task, f"{name} {metric}", value, expected))
         for size in SIZES:
             at = frame[frame["edges"] == int(size)]
-            for method, expected in zip(published["methods"], own[size], strict=True):
+            for method, expected in zip(published["methods"], theirs[size], strict=True):
                 if at.empty or f"loss_{method}" not in frame:
                     continue
                 value = float(at[f"loss_{method}"].iloc[0])
-                share = curves.normalised(value, clean, corrupted)
+                share = normalised(value, clean, corrupted)
                 rows.append((task, f"{method}, {size} edges", share, expected))
-    return rows
+    return rows, notes
 
 
-def agreement_rows(args: argparse.Namespace, published: dict[str, Any]) -> list[Number]:
+def agreement_rows(
+    results: Results, tasks: Sequence[str], published: dict[str, Any]
+) -> list[Number]:
     """Pearson's r and Kendall's tau of absolute estimates with exact values."""
-    path = style.model_folder(args, "real_rank") / "correlations.json"
-    if not path.exists():
+    if not (results.folder("real_rank") / "correlations.json").exists():
         return []
-    found = json.loads(path.read_text(encoding="utf8"))
+    numbers, _ = read_correlations(results, tasks, "python results/real_rank/compare_real.py")
     rows: list[Number] = []
-    for task, own in published["agreement"].items():
+    for task, theirs in published["agreement"].items():
         for what, suffix in (("pearson", ""), ("kendall", "_kendall")):
             for method, key, expected in zip(
-                ("EAP", "EAP-IG"), ("vanilla", "ig"), own[what], strict=True
+                ("EAP", "EAP-IG"), ("vanilla", "ig"), theirs[what], strict=True
             ):
-                value = found.get(f"{task}_{key}{suffix}")
-                if task in args.tasks and value is not None:
+                value = numbers.get(f"{task}_{key}{suffix}")
+                if task in tasks and value is not None:
                     rows.append((task, f"{what}, {method}", value, expected))
     return rows
