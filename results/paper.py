@@ -20,7 +20,6 @@ from pathlib import Path
 
 from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.errors import UserError
-from eap.figures import style
 from eap.model.loading import TOY_MODEL, load_config
 from eap.runtime.atomic import write_atomically
 from eap.studies import shell
@@ -73,7 +72,7 @@ def modified(path: Path) -> float:
 
 def main() -> None:
     """Run the steps that have to run, in order."""
-    parser = style.make_parser(__doc__, tasks=tuple(TASKS))
+    parser = shell.figure_parser(__doc__, tasks=tuple(TASKS))
     parser.add_argument(
         "--head",
         type=shell.positive,
@@ -269,7 +268,7 @@ def plan(args: argparse.Namespace, page: Path) -> list[Step]:
             pictures("ig_test", "ig_test"),
         )
     if load_config(args.model) == (12, 12):  # the shape of the hand-made circuits' model
-        for script, task in (("ioi_overlap", "ioi"), ("greater_than_overlap", "greater-than")):
+        for script, task in (("ioi_overlap", "ioi"), ("greater_overlap", "greater-than")):
             if task in tasks:
                 add(
                     [f"results/manual_overlap/{script}.py", *given],

@@ -159,9 +159,8 @@ def test_the_page_shows_every_figure_and_the_numbers_of_the_tables(toy):
     frame = csv(toy, "pareto", "ioi")
     row = frame[frame["edges"] == 200].iloc[0]
     low, high = row["corrupted_baseline"], row["baseline"]
-    assert f"{(row['loss_EAP-IG'] - low) / (high - low):.3g}" in page
-    assert f"{row['loss_EAP-IG']:.6g}" in page
-    assert "6 pairs" in page
+    assert f"{(row['loss_EAP-IG'] - low) / (high - low):.4g}" in page
+    assert f"{row['loss_EAP-IG']:.4g}" in page
     assert "http" not in page.replace("http://www.w3.org", "")  # self-contained
 
 

@@ -1,12 +1,15 @@
 """A circuit drawn as a graph, layers upwards, by matplotlib alone.
 
 The width of a line is the size of an edge's score, its colour the sign. Lines into a head end at
-the left (q), middle (k) or right (v) of its box.
+the q, k or v that is written in its box. Lines go around the boxes between their ends.
 """
 
 import re
+import textwrap
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -16,82 +19,155 @@ from eap.figures import style
 from eap.graph.graph import Edge, Graph
 
 # All lengths are in inches.
-WIDTH, HEIGHT = 0.5, 0.2  # of a box
-ROW, COLUMN = 0.52, 0.72  # between boxes
+WIDTH, HEIGHT = 0.52, 0.27  # of a box
+ROW, COLUMN = 0.62, 0.74  # between boxes
+MARGIN = 0.04  # that lines keep from boxes
 ENTRY = {"q": -0.17, "k": 0.0, "v": 0.17}
 FILLS = {"a": "#DCEBF7", "m": "#E6E6E6"}
 
+# How far aside a line may swing to go around a box, and where on its way it changes sides.
+BOWS = (0.0, *(side * 0.15 * step for step in range(1, 17) for side in (-1, 1)))
+TURNS = (1.0, 0.5, 2.0)
+
 Place = tuple[float, float]
+Curve = tuple[Float[np.ndarray, " n_points"], Float[np.ndarray, " n_points"]]
 
 
-def draw_circuit(circuit: Graph, *, title: str = "") -> Figure:
+@style.styled
+def draw_circuit(circuit: Graph, *, title: str = "", selection: str = "") -> Figure:
     """A figure of the circuit's nodes and edges, as large as it needs to be.
 
+    Args:
+        circuit: scored; its edges in the graph are drawn.
+        title: above it.
+        selection: how the edges were chosen, for the line below the title.
+
     Raises:
-        UserError: the circuit has no edge.
+        UserError: the circuit has no edge, or its scores are no numbers.
     """
-    if not circuit.count_edges():
+    edges = sorted(circuit.edges(), key=lambda edge: abs(edge.score))
+    if not edges:
         raise UserError("this circuit has no edge to draw")
+    if not np.isfinite([edge.score for edge in edges]).all():
+        raise UserError("this circuit has edges without a score, which have no width to draw")
     figure, (ax,) = style.panels(1)
-    _draw(ax, circuit)
+    _draw(ax, circuit, edges)
     left, right, bottom, top = (*ax.get_xlim(), *ax.get_ylim())
-    figure.set_size_inches(right - left + 0.6, top - bottom + 0.9)
-    ax.set_title(title)
+    width = max(right - left + 0.8, 4.4)
+    note = textwrap.fill(describe(circuit, edges, selection), width=int(width * 16))
+    heading = textwrap.fill(style.plain(title), width=int(width * 12))
+    lines = note.count("\n") + heading.count("\n")
+    figure.set_size_inches(width, top - bottom + 1.25 + 0.14 * lines)
+    ax.set_title(note, fontsize="x-small", fontweight="normal", color="#555555")
+    if heading:
+        figure.suptitle(heading, fontsize=9, fontweight="bold")
     return figure
 
 
-def _draw(ax: Axes, circuit: Graph) -> None:
+def describe(circuit: Graph, edges: list[Edge], selection: str = "") -> str:
+    """Method, metric and selection as far as they are known, and what the widest line means."""
+    provenance = circuit.provenance
+    method, metric = (provenance.get(key) for key in ("method", "metric"))
+    parts = [
+        style.method_look(method)[0] if isinstance(method, str) else "method not recorded",
+        style.METRIC_NAMES.get(metric, style.plain(metric))
+        if isinstance(metric, str)
+        else "metric not recorded",
+        style.plain(selection),
+        f"widest line: |score| {style.number(abs(edges[-1].score), '.3g')}",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _draw(ax: Axes, circuit: Graph, edges: list[Edge]) -> None:
     """Boxes at their layers, edges as curves."""
     places = _place_nodes(circuit)
-    edges = sorted(circuit.edges(), key=lambda edge: abs(edge.score))
     largest = abs(edges[-1].score) or 1.0
-    for number, edge in enumerate(edges):
-        _draw_edge(ax, edge, circuit, places, share=abs(edge.score) / largest, side=number % 2)
-    for name, (x, y) in places.items():
-        box = FancyBboxPatch(
-            (x - WIDTH / 2, y - HEIGHT / 2), WIDTH, HEIGHT,
-            boxstyle="round,pad=0,rounding_size=0.05",
-            facecolor=FILLS.get(name[0], "white"), edgecolor="#555555", linewidth=0.7, zorder=3,
-        )  # fmt: skip
-        ax.add_patch(box)
-        ax.text(x, y - 0.005, name, ha="center", va="center", fontsize=7, zorder=4)
+    for edge in edges:
+        share = abs(edge.score) / largest
+        for x, y in _route_edge(edge, circuit, places):
+            ax.plot(
+                x, y,
+                color=style.BLUE if edge.score < 0 else style.ORANGE,
+                linewidth=0.5 + 3 * share, alpha=0.4 + 0.55 * share,
+                solid_capstyle="butt", zorder=1 + share,
+            )  # fmt: skip
+    ax.autoscale_view()
+    for name, place in places.items():
+        _draw_box(ax, name, place)
 
     x, y = np.array(list(places.values())).T
-    ax.set_xlim(x.min() - 0.6, x.max() + 0.6)
+    left, right = ax.get_xlim()
+    ax.set_xlim(min(left, x.min() - 0.5), max(right, x.max() + 0.5))
     ax.set_ylim(y.min() - 0.2, y.max() + 0.2)
     ax.set_aspect("equal")
     ax.set_xticks([])
     heads = {places[name][1]: _layer_of(name) for name in places if name.startswith("a")}
     ax.set_yticks(list(heads), [f"layer {layer}" for layer in heads.values()])
     ax.tick_params(left=False)
-    for spine in ("left", "bottom"):
-        ax.spines[spine].set_visible(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
     ax.plot([], [], color=style.BLUE, label="corrupting it lowers the metric")
     ax.plot([], [], color=style.ORANGE, label="corrupting it raises the metric")
     ax.figure.legend(loc="outside lower center", ncols=1)
 
 
-def _draw_edge(
-    ax: Axes, edge: Edge, circuit: Graph, places: dict[str, Place], *, share: float, side: int
-) -> None:
-    """A curve from the top of the sender to the bottom of the receiver."""
+def _draw_box(ax: Axes, name: str, place: Place) -> None:
+    """A node; a head with its q, k and v at the lower edge, where lines end."""
+    x, y = place
+    is_head = name.startswith("a")
+    box = FancyBboxPatch(
+        (x - WIDTH / 2, y - HEIGHT / 2), WIDTH, HEIGHT,
+        boxstyle="round,pad=0,rounding_size=0.05",
+        facecolor=FILLS.get(name[0], "white"), edgecolor="#555555", linewidth=0.7, zorder=3,
+    )  # fmt: skip
+    ax.add_patch(box)
+    ax.text(x, y + (0.045 if is_head else -0.005), name, ha="center", va="center", fontsize=7,
+            zorder=4)  # fmt: skip
+    for letter, aside in ENTRY.items() if is_head else ():
+        ax.text(x + aside, y - 0.085, letter, ha="center", va="center", fontsize=4.8,
+                color="#333333", zorder=4)  # fmt: skip
+
+
+def _route_edge(edge: Edge, circuit: Graph, places: Mapping[str, Place]) -> Iterator[Curve]:
+    """A curve from the top of the sender to the bottom of each drawn receiver.
+
+    Of the possible ways the one through the fewest boxes, then the straightest.
+    """
     node, _, kind = edge.receiver.rstrip(">").partition("<")
     for receiver in _receiving_nodes(circuit, node, places):
+        others = [p for name, p in places.items() if name not in (edge.sender, receiver)]
+        boxes = np.array(others).reshape(-1, 2)
         (x0, y0), (x1, y1) = places[edge.sender], places[receiver]
-        x1 += ENTRY.get(kind, 0.0)
-        t = np.linspace(0, 1, 40)
-        # A line that would run straight through the boxes between its ends goes around them.
-        rows = (y1 - y0) / ROW
-        bow = (0.3 + 0.05 * rows) * (-1) ** side if abs(x1 - x0) < WIDTH and rows > 1.5 else 0.0
-        ax.plot(
-            x0 + (x1 - x0) * t**2 * (3 - 2 * t) + bow * np.sin(np.pi * t) ** 0.7,
-            y0 + HEIGHT / 2 + (y1 - y0 - HEIGHT) * t,
-            color=style.BLUE if edge.score < 0 else style.ORANGE,
-            linewidth=0.5 + 3 * share,
-            alpha=0.4 + 0.55 * share,
-            solid_capstyle="butt",
-            zorder=1 + share,
-        )
+        end = (x1 + ENTRY.get(kind, 0.0), y1 - HEIGHT / 2)
+        best: tuple[int, Curve] | None = None
+        for bow in BOWS:
+            for turn in TURNS:
+                curve = _curve((x0, y0 + HEIGHT / 2), end, bow=bow, turn=turn)
+                crossed = _count_crossed(curve, boxes)
+                if best is None or crossed < best[0]:
+                    best = crossed, curve
+            if best is not None and best[0] == 0:
+                break
+        if best is not None:
+            yield best[1]
+
+
+def _curve(start: Place, end: Place, *, bow: float, turn: float) -> Curve:
+    """A smooth way from `start` up to `end`, through `bow` inches aside of the direct one."""
+    t = np.linspace(0, 1, 60)
+    s = t**turn
+    x = start[0] + (end[0] - start[0]) * s**2 * (3 - 2 * s) + bow * np.sin(np.pi * t) ** 0.7
+    return x, start[1] + (end[1] - start[1]) * t
+
+
+def _count_crossed(curve: Curve, boxes: Float[np.ndarray, "n_boxes 2"]) -> int:
+    """How many points of a curve lie in or close to a box."""
+    x, y = (points[:, None] for points in curve)
+    inside = (np.abs(x - boxes[:, 0]) < WIDTH / 2 + MARGIN) & (
+        np.abs(y - boxes[:, 1]) < HEIGHT / 2 + MARGIN
+    )
+    return int(inside.sum())
 
 
 def _layer_of(name: str) -> int:
@@ -121,7 +197,7 @@ def _place_nodes(circuit: Graph) -> dict[str, Place]:
     return places
 
 
-def _receiving_nodes(circuit: Graph, node: str, places: dict[str, Place]) -> list[str]:
+def _receiving_nodes(circuit: Graph, node: str, places: Mapping[str, Place]) -> list[str]:
     """The drawn nodes behind a receiver: itself, or all heads that share a key/value head."""
     shared = re.fullmatch(r"a(\d+)\.kv(\d+)", node)
     if shared is None:

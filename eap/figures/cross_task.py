@@ -1,48 +1,95 @@
 """Reading the cross-task studies: overlaps of circuits, faithfulness of one on another's task."""
 
-import argparse
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from eap.errors import UserError
-from eap.figures.style import model_folder, required_table
+from eap.figures.tables import BASELINES, Results, Table, required_table
 from eap.measures import normalised
-
-BASELINES = ["baseline", "corrupted_baseline"]
-
-
-def read_square(args: argparse.Namespace, name: str) -> pd.DataFrame:
-    """A table of results/jaccard/<model>/csv with a row and a column per task."""
-    path = model_folder(args, "jaccard") / "csv" / f"{name}.csv"
-    command = f"python overlap_heatmaps.py --model {args.model}"
-    return _with_rows(required_table(path, command), name)
+from eap.studies.paths import shown
 
 
-def read_faithfulness(args: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Faithfulness of every circuit (column) on every task (row), normalised in two ways.
+def read_square(results: Results, name: str) -> Table:
+    """A table of results/jaccard/<model>/csv with a row and a column per task, rows by name."""
+    command = f"python overlap_heatmaps.py --model {results.model}"
+    return with_rows(required_table(results.csv("jaccard", name), command))
 
-    Returns:
-        As a share of the whole model's (1 is the clean run, 0 the corrupted one), and as a share of
-        that of the task's own circuit.
-    """
-    path = model_folder(args, "cross-task") / "csv" / "faithfulness.csv"
-    command = f"python all_cross_task_faithfulness.py --model {args.model}"
-    table = required_table(path, command, needs=BASELINES)
-    metric = _with_rows(table.drop(columns=BASELINES), path.name)
+
+def read_faithfulness(results: Results) -> Table:
+    """The metric of every circuit (column) on every task (row), and the baselines of the row."""
+    command = f"python all_cross_task_faithfulness.py --model {results.model}"
+    path = results.csv("cross-task", "faithfulness")
+    return with_rows(required_table(path, command, needs=BASELINES))
+
+
+def share_of_model(table: pd.DataFrame) -> pd.DataFrame:
+    """Faithfulness as a share of the whole model's: 1 is the clean run, 0 the corrupted one."""
     clean, corrupted = (table[name].to_numpy()[:, None] for name in BASELINES)
+    return normalised(table[list(table.index)], clean, corrupted)
+
+
+def share_of_own(table: pd.DataFrame) -> pd.DataFrame:
+    """Faithfulness as a share of that of the task's own circuit (on the diagonal)."""
+    metric = table[list(table.index)]
     own = np.diag(metric)[:, None]
-    return normalised(metric, clean, corrupted), normalised(metric, own, corrupted)
+    return normalised(metric, own, table["corrupted_baseline"].to_numpy()[:, None])
 
 
-def _with_rows(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Rows are in the order of the columns: the files do not name them."""
-    if len(table) != len(table.columns):
+def with_rows(table: Table) -> Table:
+    """Rows named as the file names them; in the order of the columns where it does not.
+
+    Columns come in the order of the rows, the baselines (if there are any) last.
+
+    Raises:
+        UserError: rows and columns are of different tasks.
+    """
+    tasks = [name for name in map(str, table.frame) if name not in BASELINES]
+    numbered = table.names is None or all(name.strip().isdigit() for name in table.names)
+    rows = tasks if numbered else [name.strip() for name in table.names or ()]
+    if len(table.frame) != len(tasks):
         raise UserError(
-            f"{name} has {len(table)} rows for {len(table.columns)} tasks; it must have one each"
+            f"{shown(table.path)} has {len(table.frame)} rows for {len(tasks)} tasks; it must have "
+            "one each"
         )
-    return table.set_axis(list(table.columns), axis="index")
+    if sorted(rows) != sorted(tasks):
+        odd = next(name for name in rows if name not in tasks or rows.count(name) > 1)
+        raise UserError(
+            f"{shown(table.path)} has a row {odd[:100]!r} that fits no column of its own"
+        )
+    frame = table.frame.set_axis(rows, axis="index")
+    columns = [*rows, *(name for name in BASELINES if name in frame)]
+    return Table(frame[columns], table.path, table.metadata, tuple(rows))
+
+
+def align(*tables: Table, tasks: Sequence[str] = ()) -> list[pd.DataFrame]:
+    """Square tables with the same rows and columns: those tasks that all of them have.
+
+    Says which tasks are left out because a table lacks them.
+
+    Args:
+        tables: whose rows are named.
+        tasks: which, and in what order; none: all, in the first table's.
+
+    Raises:
+        UserError: they have no task in common.
+    """
+    known = list(dict.fromkeys(name for table in tables for name in table.frame.index))
+    if unknown := [task for task in tasks if task not in known]:
+        print(f"left out: none of the tables has {', '.join(unknown)}")
+    chosen = [task for task in tasks if task in known] or known
+    for table in tables:
+        if missing := [task for task in chosen if task not in table.frame.index]:
+            print(f"left out: {', '.join(missing)}, which {shown(table.path)} does not have")
+    common = [task for task in chosen if all(task in table.frame.index for table in tables)]
+    if not common:
+        raise UserError(f"{' and '.join(shown(table.path) for table in tables)} share no task")
+    return [
+        table.frame.loc[common, [*common, *(name for name in BASELINES if name in table.frame)]]
+        for table in tables
+    ]
 
 
 def off_diagonal(table: pd.DataFrame) -> Float[np.ndarray, " n_pairs"]:
@@ -57,3 +104,21 @@ def explained_variance(
     design = np.column_stack([x, np.ones(len(y))])
     residuals = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     return float(1 - residuals.var() / y.var())
+
+
+def summary(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFrame) -> str:
+    """How well overlaps tell faithfulness: correlations over pairs of tasks, and R^2 of both.
+
+    The diagonal is 1 in all tables by definition, and is left out. A pair's cells are not
+    independent (overlaps are symmetric, and a task's cells share its effect), so that no p-value
+    of independent pairs is given.
+    """
+    y = off_diagonal(faithfulness)
+    if len(y) < 6:
+        return "too few tasks to say how well overlap tells faithfulness"
+    lines = ["how well overlap tells faithfulness (share of the own circuit's):"]
+    x = {name: off_diagonal(table) for name, table in overlaps.items()}
+    for name, values in x.items():
+        lines.append(f"  {name}: Pearson's r {np.corrcoef(values, y)[0, 1]:.2f}")
+    fit = explained_variance(np.column_stack(list(x.values())), y)
+    return "\n".join([*lines, f"  all, linear regression: R^2 {fit:.2f}"])

@@ -1,7 +1,6 @@
 """Faithfulness curves: the metric of circuits against their size."""
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +8,33 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eap.data.tasks import TASKS
 from eap.figures.style import (
     GREY,
     METHODS,
-    METRIC_NAMES,
-    SKY,
+    add_note,
     display_name,
     label_y,
-    model_folder,
+    method_look,
+    metric_name,
     panels,
-    read_table,
+    scale_sizes,
     shared_legend,
+    styled,
 )
+from eap.figures.tables import BASELINES, Table, check_comparable, origin_note, read_bands
 from eap.measures import normalised
 
 # The published tables of GPT-2 small do not say how many edges it has.
 GPT2_EDGES = 32_491
 
+# Half the width of a 95% confidence band, in standard errors.
+CONFIDENCE = 1.96
+
 
 def methods_of(frame: pd.DataFrame) -> list[str]:
     """The methods with a curve in a table: those we know in our order, then others."""
-    found = [name.removeprefix("loss_") for name in frame.columns if name.startswith("loss_")]
-    return [name for name in METHODS if name in found] + [n for n in found if n not in METHODS]
-
-
-def baselines(frame: pd.DataFrame) -> tuple[float, float]:
-    """The metric of the clean and of the corrupted run."""
-    return float(frame["baseline"].iloc[0]), float(frame["corrupted_baseline"].iloc[0])
+    names = [name.removeprefix("loss_") for name in frame.columns if name.startswith("loss_")]
+    return [name for name in METHODS if name in names] + [n for n in names if n not in METHODS]
 
 
 def draw_curves(
@@ -46,46 +44,68 @@ def draw_curves(
     bands: pd.DataFrame | None = None,
     normalise: bool = True,
     methods: Sequence[str] | None = None,
+    linear: bool = False,
 ) -> None:
     """Metric, or normalised faithfulness, against the number of edges after pruning.
 
     Args:
         ax: where.
         frame: columns baseline, corrupted_baseline, edges, loss_X and, if known, edges_X.
-        bands: stderr_X (drawn as 95% confidence bands) and loss_random, if there is such a table.
+        bands: what surrounds the curves, row by row as `frame`: stderr_X of the metric,
+            stderr_share_X of the normalised faithfulness (drawn as 95% confidence), loss_random_low
+            and _high. What a table lacks is not drawn.
         normalise: as a share of what lies between the corrupted (0) and the clean run (1).
         methods: which; None: all.
+        linear: a linear axis of sizes, also where they crowd at its left.
     """
-    clean, corrupted = baselines(frame)
+    clean, corrupted = (float(frame[name].iloc[0]) for name in BASELINES)
 
     def scale(values: Any) -> Any:
         return normalised(values, clean, corrupted) if normalise else values
 
     for y, line in ((scale(clean), "-"), (scale(corrupted), ":")):
         ax.axhline(y, color=GREY, linewidth=0.8, linestyle=line, zorder=0)
-    if bands is not None and "loss_random" in bands:
-        ax.fill_between(
-            bands["edges_random"],
-            scale(bands["loss_random_low"]),
-            scale(bands["loss_random_high"]),
-            color=GREY,
-            alpha=0.3,
-            linewidth=0,
-            label="random circuits",
-        )
+    drawn: list[float] = []
+    if bands is not None:
+        draw_random(ax, bands, normalise=normalise)
     for name in methods if methods is not None else methods_of(frame):
         if f"loss_{name}" not in frame:
             continue
-        label, colour, line, marker = METHODS.get(name, (name, SKY, "-.", "x"))
+        label, colour, line, marker = method_look(name)
         edges = frame[f"edges_{name}"] if f"edges_{name}" in frame else frame["edges"]
-        loss = frame[f"loss_{name}"]
-        ax.plot(edges, scale(loss), line, marker=marker, color=colour, label=label)
-        if bands is not None and f"stderr_{name}" in bands:
-            spread = 1.96 * bands[f"stderr_{name}"].fillna(0.0)
+        values = scale(frame[f"loss_{name}"])
+        drawn += edges.tolist()
+        ax.plot(edges, values, line, marker=marker, color=colour, label=label)
+        error = f"stderr_share_{name}" if normalise else f"stderr_{name}"
+        if bands is not None and error in bands:
+            spread = CONFIDENCE * bands[error].fillna(0.0).to_numpy()
             ax.fill_between(
-                edges, scale(loss - spread), scale(loss + spread), color=colour, alpha=0.15, lw=0
+                edges, values - spread, values + spread, color=colour, alpha=0.15, linewidth=0
             )
+    if drawn:
+        scale_sizes(ax, drawn, linear=linear)
     ax.margins(x=0.02)
+
+
+def draw_random(ax: Axes, bands: pd.DataFrame, *, normalise: bool) -> None:
+    """From the lowest to the highest of a few random circuits, averaged over neighbouring sizes.
+
+    As shares they are drawn if the table has the baselines of the pairs that they are measured on.
+    """
+    names = ["edges_random", "loss_random_low", "loss_random_high"]
+    own_baselines = ["baseline_random", "corrupted_baseline_random"]
+    if not {*names, *(own_baselines if normalise else ())} <= {*bands.columns}:
+        return
+    table = bands.sort_values("edges_random").dropna(subset=names)
+    if table.empty:
+        return
+    low, high = (table[name].rolling(3, center=True, min_periods=1).mean() for name in names[1:])
+    if normalise:
+        low, high = (normalised(x, *(table[name] for name in own_baselines)) for x in (low, high))
+    ax.fill_between(
+        table["edges_random"], low, high,
+        color=GREY, alpha=0.3, linewidth=0, label="random circuits", zorder=0.5,
+    )  # fmt: skip
 
 
 def total_edges(model: str, *tables: pd.DataFrame | None) -> int | None:
@@ -101,47 +121,68 @@ def edges_label(total: int | None) -> str:
     return "edges in circuit" if total is None else f"edges in circuit (of {total:,})"
 
 
+@styled
 def curve_figure(
-    frames: Mapping[str, pd.DataFrame],
-    bands: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, Table],
     *,
     normalise: bool,
     model: str,
     columns: int = 3,
+    linear: bool = False,
+    exact: Mapping[str, Table] | None = None,
+    methods: Sequence[str] | None = None,
+    finish: Callable[[Axes, int | None], None] | None = None,
 ) -> Figure:
     """One panel of faithfulness curves per task.
 
     Args:
-        frames: table of each task.
-        bands: what surrounds the curves, of the tasks that have it.
+        tables: of each task; what surrounds the curves is read from beside it.
         normalise: draw normalised faithfulness, not the metric.
         model: its name, for the number of edges where the tables do not have it.
         columns: panels side by side.
+        linear: linear axes of sizes.
+        exact: tables of get_real_values.py, by task: their curves from exact values are added.
+        methods: which curves of `tables`; None: all.
+        finish: what else is done to each panel, given the number of all edges.
+
+    Raises:
+        UserError: tables of different models, or of other data or another metric for one task.
     """
-    figure, axes = panels(len(frames), columns=columns)
-    for ax, (task, frame) in zip(axes, frames.items(), strict=True):
-        own = bands.get(task)
-        draw_curves(ax, frame, bands=own, normalise=normalise)
+    exact = exact or {}
+    everything = [*tables.values(), *exact.values()]
+    check_comparable(everything)
+    figure, axes = panels(len(tables), columns=columns)
+    for ax, (task, table) in zip(axes, tables.items(), strict=True):
+        bands = read_bands(table)
+        draw_curves(
+            ax, table.frame, bands=bands, normalise=normalise, methods=methods, linear=linear
+        )
+        if task in exact:
+            draw_curves(
+                ax, exact[task].frame, bands=read_bands(exact[task]), normalise=normalise,
+                methods=EXACT, linear=linear,
+            )  # fmt: skip
+        total = total_edges(model, table.frame, bands)
         ax.set_title(display_name(task))
-        ax.set_xlabel(edges_label(total_edges(model, frame, own)))
+        ax.set_xlabel(edges_label(total))
         if normalise:
             limit_outliers(ax)
         else:
-            ax.set_ylabel(METRIC_NAMES[TASKS[task].metric] if task in TASKS else "metric")
+            ax.set_ylabel(metric_name(table.metric))
+        if finish is not None:
+            finish(ax, total)
     if normalise:
         label_y(axes, "normalised faithfulness")
     shared_legend(figure, axes)
+    add_note(figure, origin_note(everything))
     return figure
+
+
+EXACT = ("real", "real-KL")
+"""Columns of the curves from exact values."""
 
 
 def limit_outliers(ax: Axes) -> None:
     """Draw normalised faithfulness between -0.5 and 1.5 at most: what lies outside is cut off."""
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -0.5), min(high, 1.5))
-
-
-def read_bands(args: argparse.Namespace, study: str, tasks: Sequence[str]) -> dict[str, Any]:
-    """What surrounds the curves of those tasks that have such a table."""
-    folder = model_folder(args, study) / "csv"
-    paths = {task: folder / f"{task}_bands.csv" for task in tasks}
-    return {task: read_table(path) for task, path in paths.items() if path.exists()}

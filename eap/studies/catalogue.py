@@ -136,7 +136,6 @@ _RANKS = (
     "results/real_rank/{model}/correlations.json",
 )
 _CROSS = (*_csv("jaccard", *_OVERLAPS), *_csv("cross-task", "faithfulness"))
-_STABILITY = _csv("stability", "{task}", "{task}_edges", "{task}_areas", "{task}_verdicts")
 _POINTS_CURVES = _csv("ig_test", "{task}_{metric}_ig_test", "{task}_{metric}_ig_test_bands")
 
 STEPS: tuple[Step, ...] = (
@@ -242,22 +241,13 @@ STEPS: tuple[Step, ...] = (
         ), when="gpt2",
     ),
     Step(
-        "figure_6_greater_than", "results/manual_overlap/greater_than_overlap.py",
+        "figure_6_greater_than", "results/manual_overlap/greater_overlap.py",
         "Figure 6, right",
         tasks="greater-than", option="", reads=_graphs("{task}_vanilla", "{task}_task"),
         writes=(
             *_csv("manual_overlap", "{task}_node_edge_precision_recall"),
             *_pictures("manual_overlap", "{task}_precision_recall"),
         ), when="gpt2",
-    ),
-    Step(
-        "stability", "stability.py",
-        "how sure is a circuit over examples, how good is its ranking, and is it what it seems?",
-        option="--task", runs_model=True, writes=_STABILITY,
-    ),
-    Step(
-        "figure_stability", "results/stability/plot_stability.py", "stability of circuits",
-        reads=_csv("stability", "{task}"), writes=_pictures("stability", "edges", "nodes"),
     ),
     Step(
         "report", "results/report.py", "all figures and tables on one page",
@@ -276,15 +266,16 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "Figure 2", "A circuit",
-        "A small circuit, layers upwards. Lines into a head end at the left (q), middle (k) or "
-        "right (v) of its box; the wider a line, the larger the edge's score.",
+        "A small circuit, layers upwards. Lines into a head end at the q, k or v in its box; the "
+        "wider a line, the larger the edge's score.",
         "results/circuit/plot_circuit.py", "circuit", ("{task}_circuit",),
     ),
     Figure(
         "Figure 3", "Faithfulness of circuits by size",
         "Normalised faithfulness of circuits by size: 1 is the whole model, 0 the corrupted run. "
-        "Bands: 95% confidence over examples; grey: from the lowest to the highest of a few "
-        "circuits of the same size that were selected by random scores.",
+        "Bands: 95% confidence of the share over examples; grey: from the lowest to the highest of "
+        "a few circuits of the same size that were selected by random scores, averaged over three "
+        "neighbouring sizes.",
         "results/real_pareto_combined/plot_real_pareto_normalized.py", "real_pareto_combined",
         ("real_pareto_normalized",),
     ),
@@ -349,16 +340,6 @@ FIGURES: tuple[Figure, ...] = (
         "Intersection over union of the tasks' circuits, the share of the row's circuit in the "
         "column's, and the probability of an overlap this large by chance (hypergeometric).",
         "overlap_heatmaps.py", "jaccard", _OVERLAPS, _OVERLAPS,
-    ),
-    Figure(
-        "Stability", "How far the circuits can be trusted",
-        "Mean Jaccard similarity of circuits found on resampled examples, beside that of random "
-        "circuits and of a null task, whose answers are shuffled: what a null task reaches is no "
-        "evidence. The tables: areas of the ranking with 95% intervals over examples (CPR above 1 "
-        "is overshoot, CMD 0 is best), verdicts on one circuit with their p-values, and the "
-        "similarities.",
-        "results/stability/plot_stability.py", "stability", ("edges", "nodes"),
-        ("{task}_areas", "{task}_verdicts", "{task}"),
     ),
     Figure(
         "Exact values", "Circuits from exact values",

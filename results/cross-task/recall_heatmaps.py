@@ -3,29 +3,32 @@
 Recall: the share of a task's circuit (row) that is in another task's circuit (column).
 """
 
-from eap.figures import style
-from eap.figures.cross_task import read_faithfulness, read_square
+from eap.figures import cross_task, heatmaps, style, tables
 from eap.studies import shell
 
 
 def main() -> None:
     """Draw results/cross-task/<model>/{png,pdf}/recall."""
-    args = style.make_parser(__doc__, tasks=()).parse_args()
-    style.set_style()
-    _, of_own = read_faithfulness(args)
-    figure, axes = style.heatmap_row(
-        {
-            "Node recall": read_square(args, "node_overlap"),
-            "Edge recall": read_square(args, "edge_overlap"),
-            "Cross-task / own circuit's": of_own,
-        }
+    args = shell.figure_parser(__doc__, tasks=()).parse_args()
+    results = tables.Results(args.output, args.model)
+    found = [
+        cross_task.read_square(results, "node_overlap"),
+        cross_task.read_square(results, "edge_overlap"),
+        cross_task.read_faithfulness(results),
+    ]
+    tables.check_comparable(found)
+    nodes, edges, metric = cross_task.align(*found, tasks=args.tasks)
+    own = "Cross-task / own circuit's"
+    figure = heatmaps.heatmap_row(
+        {"Node recall": nodes, "Edge recall": edges, own: cross_task.share_of_own(metric)},
+        labels={
+            "Node recall": ("found in this circuit", "share of this circuit"),
+            "Edge recall": ("found in this circuit", ""),
+            own: ("whose circuit", "tested on"),
+        },
     )
-    axes[0].set_ylabel("share of this circuit")
-    for ax in axes[:2]:
-        ax.set_xlabel("found in this circuit")
-    axes[2].set_xlabel("whose circuit")
-    axes[2].set_ylabel("tested on")
-    style.save_figure(figure, style.model_folder(args, "cross-task"), "recall")
+    style.add_note(figure, tables.origin_note(found))
+    style.save_figure(figure, results.folder("cross-task"), "recall")
 
 
 if __name__ == "__main__":

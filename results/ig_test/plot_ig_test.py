@@ -1,63 +1,109 @@
 """Figure 7: what the number of steps of integrated gradients does to faithfulness."""
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from eap.figures import curves, style
+from eap.errors import UserError
+from eap.figures import curves, style, tables
+from eap.measures import normalised
 from eap.studies import shell
 
 
-def draw(ax: Axes, frame: pd.DataFrame) -> None:
-    """A line per number of steps, darker with more steps; and EAP."""
-    clean, corrupted = curves.baselines(frame)
+def main() -> None:
+    """Draw results/ig_test/<model>/{png,pdf}/ig_test."""
+    parser = shell.figure_parser(__doc__, tasks=["ioi", "greater-than", "gender-bias"], sizes=True)
+    parser.add_argument("--eval_metric", help="of faithfulness (default: each task's own)")
+    args = parser.parse_args()
+    results = tables.Results(args.output, args.model)
+
+    def metric_of(task: str) -> str:
+        return args.eval_metric or style.metric_of(task)
+
+    found = tables.read_tasks(
+        results,
+        "ig_test",
+        args.tasks,
+        f"python test_ig_iterations.py --model {args.model} --task {{task}}",
+        name_of=lambda task: f"{task}_{metric_of(task)}_ig_test",
+        needs=["n_edges", "baseline"],
+    )
+    tables.check_comparable(found.values())
+    found = {
+        task: with_baseline(results, task, metric_of(task), table) for task, table in found.items()
+    }
+    figure = draw(found, model=args.model, linear=args.linear)
+    style.save_figure(figure, results.folder("ig_test"), "ig_test")
+
+
+def with_baseline(
+    results: tables.Results, task: str, metric: str, table: tables.Table
+) -> tables.Table:
+    """The table with the corrupted run's metric; one of the published tables lacks it.
+
+    It is taken from the Pareto study's table, if that is of the same metric: its clean runs agree.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    if "corrupted_baseline" in table.frame:
+        return table
+    path = results.csv("pareto", task)
+    command = f"python pareto.py --model {results.model} --task {task} --metric {metric}"
+    pareto = tables.required_table(path, command, needs=tables.BASELINES)
+    same_metric = metric == (pareto.metric or style.metric_of(task))
+    clean, corrupted = pareto.baselines
+    if not same_metric or not np.isclose(clean, table.frame["baseline"].iloc[0], rtol=1e-2):
+        raise UserError(
+            f"{shell.shown(table.path)} has no corrupted_baseline, and {shell.shown(path)} is of "
+            f"another metric or other data; make it with: {command}"
+        )
+    frame = table.frame.assign(corrupted_baseline=corrupted)
+    return tables.Table(frame, table.path, table.metadata, table.names)
+
+
+@style.styled
+def draw(found: dict[str, tables.Table], *, model: str, linear: bool) -> Figure:
+    """A panel per task."""
+    figure, axes = style.panels(len(found), height=2.6)
+    for ax, (task, table) in zip(axes, found.items(), strict=True):
+        draw_steps(ax, table.frame, linear=linear)
+        bands = tables.read_bands(table, sizes="n_edges")
+        ax.set_title(style.display_name(task))
+        ax.set_xlabel(curves.edges_label(curves.total_edges(model, table.frame, bands)))
+    style.label_y(axes, "normalised faithfulness")
+    style.shared_legend(figure, axes, columns=5)
+    style.add_note(figure, tables.origin_note(found.values()))
+    return figure
+
+
+def draw_steps(ax: Axes, frame: pd.DataFrame, *, linear: bool) -> None:
+    """A line per number of steps, from light to dark with more steps; and EAP."""
+    clean, corrupted = (float(frame[name].iloc[0]) for name in tables.BASELINES)
     names = [name.removeprefix("results_") for name in frame if name.startswith("results_")]
     steps = sorted((name for name in names if name.isdigit()), key=int)
-    colours = sns.color_palette("crest", len(steps))
-    for name, colour in [("vanilla", style.ORANGE), *zip(steps, colours, strict=True)]:
+    # From yellow over green to dark blue: neighbours differ in hue and in lightness.
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.08, 1, len(steps)))
+    sizes: list[float] = []
+    for name, colour in [("vanilla", style.ORANGE), *zip(steps, shades, strict=True)]:
         if name not in names:
             continue
+        edges = frame[f"n_edges_{name}"] if f"n_edges_{name}" in frame else frame["n_edges"]
+        sizes += edges.tolist()
         ax.plot(
-            frame[f"n_edges_{name}"],
-            curves.normalised(frame[f"results_{name}"], clean, corrupted),
+            edges,
+            normalised(frame[f"results_{name}"], clean, corrupted),
             "--" if name == "vanilla" else "-",
             color=colour,
             label="EAP" if name == "vanilla" else f"{name} steps",
         )
     for share, line in ((1, "-"), (0, ":")):
         ax.axhline(share, color=style.GREY, linewidth=0.8, linestyle=line, zorder=0)
+    if sizes:
+        style.scale_sizes(ax, sizes, linear=linear)
     curves.limit_outliers(ax)
-
-
-def main() -> None:
-    """Draw results/ig_test/<model>/{png,pdf}/ig_test."""
-    parser = style.make_parser(__doc__, tasks=["ioi", "greater-than", "gender-bias"])
-    parser.add_argument("--eval_metric", help="of faithfulness (default: each task's own)")
-    args = parser.parse_args()
-    style.set_style()
-    frames = style.read_tasks(
-        args,
-        "ig_test",
-        f"python test_ig_iterations.py --model {args.model} --task {{task}}",
-        name_of=lambda task: f"{task}_{args.eval_metric or style.metric_of(task)}_ig_test",
-        needs=["n_edges", "baseline"],
-    )
-    folder = style.model_folder(args, "ig_test") / "csv"
-    figure, axes = style.panels(len(frames), height=2.6)
-    for ax, (task, frame) in zip(axes, frames.items(), strict=True):
-        if "corrupted_baseline" not in frame:  # one of the published tables lacks it
-            path = style.model_folder(args, "pareto") / "csv" / f"{task}.csv"
-            pareto = style.read_table(path, needs=["corrupted_baseline"])
-            frame["corrupted_baseline"] = pareto["corrupted_baseline"].iloc[0]
-        draw(ax, frame)
-        metric = args.eval_metric or style.metric_of(task)
-        path = folder / f"{task}_{metric}_ig_test_bands.csv"
-        bands = style.read_table(path) if path.exists() else None
-        ax.set_title(style.display_name(task))
-        ax.set_xlabel(curves.edges_label(curves.total_edges(args.model, frame, bands)))
-    style.label_y(axes, "normalised faithfulness")
-    style.shared_legend(figure, axes, columns=5)
-    style.save_figure(figure, style.model_folder(args, "ig_test"), "ig_test")
 
 
 if __name__ == "__main__":

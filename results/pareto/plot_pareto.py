@@ -1,19 +1,17 @@
 """The metric of circuits against their size, a panel per task (results of pareto.py)."""
 
-from eap.figures import curves, style
+from eap.figures import curves, style, tables
 from eap.studies import shell
 
 
 def main() -> None:
     """Draw results/pareto/<model>/{png,pdf}/pareto."""
-    args = style.make_parser(__doc__).parse_args()
-    style.set_style()
-    frames = style.read_tasks(
-        args, "pareto", f"python pareto.py --model {args.model} --task {{task}}"
-    )
-    bands = curves.read_bands(args, "pareto", list(frames))
-    figure = curves.curve_figure(frames, bands, normalise=False, model=args.model)
-    style.save_figure(figure, style.model_folder(args, "pareto"), "pareto")
+    args = shell.figure_parser(__doc__, sizes=True).parse_args()
+    results = tables.Results(args.output, args.model)
+    command = f"python pareto.py --model {args.model} --task {{task}}"
+    found = tables.read_tasks(results, "pareto", args.tasks, command)
+    figure = curves.curve_figure(found, normalise=False, model=args.model, linear=args.linear)
+    style.save_figure(figure, results.folder("pareto"), "pareto")
 
 
 if __name__ == "__main__":

@@ -1,29 +1,33 @@
 """Normalised faithfulness against the share of all edges, a panel per task (of pareto_big.py)."""
 
-from matplotlib.ticker import PercentFormatter
+from matplotlib.axes import Axes
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
-from eap.figures import curves, style
+from eap.figures import curves, style, tables
 from eap.studies import shell
+
+
+def show_shares(ax: Axes, total: int | None) -> None:
+    """The axis of edges in per cent of all edges, where their number is known."""
+    if total is not None:
+        low, high = ax.get_xlim()
+        steps = [digit * 10**power for power in range(-5, 2) for digit in (1, 2, 5)]
+        step = next(step for step in steps if (high - low) / total <= 6 * step)
+        ax.xaxis.set_major_locator(MultipleLocator(step * total))
+        ax.xaxis.set_major_formatter(PercentFormatter(xmax=total, decimals=None))
+        ax.set_xlabel(f"share of all {total:,} edges")
 
 
 def main() -> None:
     """Draw results/pareto/<model>/{png,pdf}/pareto_big."""
-    args = style.make_parser(__doc__).parse_args()
-    style.set_style()
+    args = shell.figure_parser(__doc__).parse_args()
+    results = tables.Results(args.output, args.model)
     command = f"python pareto_big.py --model {args.model} --task {{task}}"
-    frames = style.read_tasks(args, "pareto", command)
-    bands = curves.read_bands(args, "pareto", list(frames))
-    figure, axes = style.panels(len(frames))
-    for ax, (task, frame) in zip(axes, frames.items(), strict=True):
-        total = curves.total_edges(args.model, frame, bands.get(task)) or frame["edges"].max()
-        curves.draw_curves(ax, frame, bands=bands.get(task))
-        curves.limit_outliers(ax)
-        ax.xaxis.set_major_formatter(PercentFormatter(xmax=total, decimals=None))
-        ax.set_title(style.display_name(task))
-        ax.set_xlabel(f"share of all {total:,} edges")
-    style.label_y(axes, "normalised faithfulness")
-    style.shared_legend(figure, axes)
-    style.save_figure(figure, style.model_folder(args, "pareto"), "pareto_big")
+    found = tables.read_tasks(results, "pareto", args.tasks, command)
+    figure = curves.curve_figure(
+        found, normalise=True, model=args.model, linear=True, finish=show_shares
+    )
+    style.save_figure(figure, results.folder("pareto"), "pareto_big")
 
 
 if __name__ == "__main__":

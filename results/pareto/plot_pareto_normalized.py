@@ -1,12 +1,12 @@
 """Normalised faithfulness of circuits against their size, a panel per task (of pareto.py)."""
 
-from eap.figures import curves, published, style
+from eap.figures import curves, published, style, tables
 from eap.studies import shell
 
 
 def main() -> None:
     """Draw results/pareto/<model>/{png,pdf}/pareto_normalized."""
-    parser = style.make_parser(__doc__)
+    parser = shell.figure_parser(__doc__, sizes=True)
     parser.add_argument(
         "--compare-paper",
         action="store_true",
@@ -14,15 +14,13 @@ def main() -> None:
         "exact values included",
     )
     args = parser.parse_args()
-    style.set_style()
-    frames = style.read_tasks(
-        args, "pareto", f"python pareto.py --model {args.model} --task {{task}}"
-    )
-    bands = curves.read_bands(args, "pareto", list(frames))
-    figure = curves.curve_figure(frames, bands, normalise=True, model=args.model)
-    style.save_figure(figure, style.model_folder(args, "pareto"), "pareto_normalized")
+    results = tables.Results(args.output, args.model)
+    command = f"python pareto.py --model {args.model} --task {{task}}"
+    found = tables.read_tasks(results, "pareto", args.tasks, command)
+    figure = curves.curve_figure(found, normalise=True, model=args.model, linear=args.linear)
+    style.save_figure(figure, results.folder("pareto"), "pareto_normalized")
     if args.compare_paper:
-        shell.say(published.compare(args))
+        shell.say(published.compare(results, args.tasks))
 
 
 if __name__ == "__main__":

@@ -1,30 +1,57 @@
 """Figure 9: overlap of circuits from estimates with those from exact values, by size.
 
-Results of compare_real.py. A line begins where the first of the two circuits is not empty.
+Results of compare_real.py: a row of panels for nodes and one for edges, a panel per task. A line
+begins where the first of the two circuits is not empty.
 """
 
-from eap.figures import style
+from matplotlib.figure import Figure
+
+from eap.errors import UserError
+from eap.figures import bars, style, tables
 from eap.studies import shell
+
+LINES = {"EAP": "real_EAP", "EAP-IG": "real_EAP-IG"}
 
 
 def main() -> None:
     """Draw results/real_rank/<model>/{png,pdf}/node_edge_overlap."""
-    args = style.make_parser(__doc__).parse_args()
-    style.set_style()
+    args = shell.figure_parser(__doc__).parse_args()
+    results = tables.Results(args.output, args.model)
     command = f"python results/real_rank/compare_real.py --model {args.model}"
-    folder = style.model_folder(args, "real_rank")
-    figure, axes = style.panels(2, columns=2, height=2.9)
-    for ax, kind in zip(axes, ("node", "edge"), strict=True):
-        path = folder / "csv" / f"{kind}-overlap.csv"
-        table = style.required_table(path, command, needs=["depth"])
-        tasks = [task for task in args.tasks if f"{task}_real_EAP" in table]
-        style.draw_task_lines(ax, table, tasks, {"EAP": "real_EAP", "EAP-IG": "real_EAP-IG"})
-        ax.set_ylim(-0.03, 1.03)
-        ax.set_xlabel("edges selected (before pruning)")
-        ax.set_ylabel("intersection over union")
-        ax.set_title(f"{kind.capitalize()}s shared with the exact circuit")
+    found = {
+        kind: tables.required_table(
+            results.csv("real_rank", f"{kind}-overlap"), command, needs=["depth"]
+        )
+        for kind in ("node", "edge")
+    }
+    tables.check_comparable(found.values())
+    columns = set.intersection(*({*table.frame} for table in found.values()))
+    tasks = [task for task in args.tasks if {f"{task}_{x}" for x in LINES.values()} <= columns]
+    if not tasks:
+        raise UserError(
+            f"{shell.shown(found['node'].path)} has none of {', '.join(args.tasks)}; make it with: "
+            f"{command}"
+        )
+    style.save_figure(draw(found, tasks), results.folder("real_rank"), "node_edge_overlap")
+
+
+@style.styled
+def draw(found: dict[str, tables.Table], tasks: list[str]) -> Figure:
+    """Nodes above, edges below, in rows of three tasks."""
+    figure, axes = style.panels(
+        2 * len(tasks), columns=len(tasks), height=1.5, sharex=True, sharey=True
+    )
+    for row, (kind, table) in enumerate(found.items()):
+        panels = axes[row * len(tasks) : (row + 1) * len(tasks)]
+        for ax, task in zip(panels, tasks, strict=True):
+            bars.draw_method_lines(ax, table.frame, task, LINES)
+            if row:
+                ax.set_title("")
+                ax.set_xlabel("edges selected", fontsize="small")
+        panels[0].set_ylabel(f"IoU of {kind}s")
     style.shared_legend(figure, axes, columns=4)
-    style.save_figure(figure, folder, "node_edge_overlap")
+    style.add_note(figure, tables.origin_note(found.values()))
+    return figure
 
 
 if __name__ == "__main__":

@@ -1,39 +1,46 @@
 """Figure 8: differences and rank agreement of estimates with exact values (of compare_real.py)."""
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-from eap.figures import style
+from eap.figures import bars, style, tables
 from eap.studies import shell
 
 
 def main() -> None:
     """Draw results/real_rank/<model>/{png,pdf}/kendall_difference."""
-    parser = style.make_parser(__doc__)
+    parser = shell.figure_parser(__doc__)
     parser.add_argument("--metric", help="that was given to compare_real.py, if any")
     args = parser.parse_args()
-    style.set_style()
+    results = tables.Results(args.output, args.model)
     command = f"python results/real_rank/compare_real.py --model {args.model}"
-    correlations, tasks = style.read_correlations(args, command)
+    correlations, tasks = tables.read_correlations(results, args.tasks, command)
+    figure = draw(correlations, {task: args.metric or style.metric_of(task) for task in tasks})
+    style.save_figure(figure, results.folder("real_rank"), "kendall_difference")
 
-    # Differences of logits and of probabilities are no common scale: a panel for each metric.
+
+@style.styled
+def draw(correlations: dict[str, float], metrics: dict[str, str]) -> Figure:
+    """Differences of logits and of probabilities are no common scale: a panel for each metric."""
+    tasks = list(metrics)
     by_metric: dict[str, list[str]] = {}
-    for task in tasks:
-        by_metric.setdefault(args.metric or style.metric_of(task), []).append(task)
-    widths = [len(own) for own in by_metric.values()] + [len(tasks)]
+    for task, metric in metrics.items():
+        by_metric.setdefault(metric, []).append(task)
+    widths = [len(group) for group in by_metric.values()] + [len(tasks)]
     figure, axes = plt.subplots(
         1, len(widths), figsize=(style.PAPER_WIDTH, 2.9), width_ratios=widths, squeeze=False
     )
     *differences, last = axes.flat
-    for ax, (metric, own) in zip(differences, by_metric.items(), strict=True):
-        style.draw_method_bars(ax, correlations, own, suffix="_diff")
-        ax.set_ylabel(style.METRIC_NAMES.get(metric, metric))
+    for ax, (metric, group) in zip(differences, by_metric.items(), strict=True):
+        bars.draw_method_bars(ax, correlations, group, suffix="_diff")
+        ax.set_ylabel(style.metric_name(metric))
         ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         ax.set_title("Mean |difference|")
-    style.draw_method_bars(last, correlations, tasks, suffix="_kendall")
+    bars.draw_method_bars(last, correlations, tasks, suffix="_kendall")
     last.set_ylabel("Kendall's tau")
     last.set_title("Ranks of absolute scores")
     style.shared_legend(figure, list(axes.flat))
-    style.save_figure(figure, style.model_folder(args, "real_rank"), "kendall_difference")
+    return figure
 
 
 if __name__ == "__main__":

@@ -1,28 +1,39 @@
 """Figure 4: how EAP's and EAP-IG's scores agree with exact ones (results of compare_real.py)."""
 
-from eap.figures import style
+from matplotlib.figure import Figure
+
+from eap.figures import bars, style, tables
 from eap.studies import shell
+
+LINES = {"EAP": "vanilla", "EAP-IG": "ig"}
 
 
 def main() -> None:
     """Draw results/real_rank/<model>/{png,pdf}/correlation_overlap."""
-    args = style.make_parser(__doc__).parse_args()
-    style.set_style()
+    args = shell.figure_parser(__doc__).parse_args()
+    results = tables.Results(args.output, args.model)
     command = f"python results/real_rank/compare_real.py --model {args.model}"
-    folder = style.model_folder(args, "real_rank")
-    correlations, tasks = style.read_correlations(args, command)
-    overlaps = style.required_table(folder / "csv" / "all-overlap.csv", command, needs=["depth"])
+    correlations, tasks = tables.read_correlations(results, args.tasks, command)
+    needs = ["depth", *(f"{task}_{column}" for task in tasks for column in LINES.values())]
+    overlaps = tables.required_table(results.csv("real_rank", "all-overlap"), command, needs=needs)
+    figure = draw(correlations, overlaps, tasks)
+    style.save_figure(figure, results.folder("real_rank"), "correlation_overlap")
 
+
+@style.styled
+def draw(correlations: dict[str, float], overlaps: tables.Table, tasks: list[str]) -> Figure:
+    """Bars of correlations at the left, overlap by depth at the right."""
     figure, (left, right) = style.panels(2, columns=2, height=2.9)
-    style.draw_method_bars(left, correlations, tasks, suffix="")
+    bars.draw_method_bars(left, correlations, tasks, suffix="")
     left.set_ylabel("Pearson's r")
     left.set_title("Absolute scores against exact ones")
-    style.draw_task_lines(right, overlaps, tasks, {"EAP": "vanilla", "EAP-IG": "ig"}, start=4)
+    bars.draw_task_lines(right, overlaps.frame, tasks, LINES, start=4)
     right.set_xlabel("n edges with the highest absolute scores")
     right.set_ylabel("average overlap")
     right.set_title("Overlap with the exact top n")
     style.shared_legend(figure, [left, right], columns=4)
-    style.save_figure(figure, folder, "correlation_overlap")
+    style.add_note(figure, tables.origin_note([overlaps]))
+    return figure
 
 
 if __name__ == "__main__":

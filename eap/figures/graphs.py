@@ -1,0 +1,47 @@
+"""The one door by which figures read graphs. Unlike tables they need torch."""
+
+from collections.abc import Mapping
+
+from eap.errors import UserError
+from eap.figures.tables import Results
+from eap.graph.graph import Graph
+from eap.studies.paths import graph_file, shown
+from eap.studies.provenance import comparable
+
+
+def find_graph(results: Results, name: str) -> Graph:
+    """`graphs/<model>/<name>.json` or `.safetensors`.
+
+    Raises:
+        FileNotFoundError: neither is there.
+        UserError: both are there, or it is no graph.
+    """
+    path = graph_file(results.output, results.model, name)
+    # A task's name may have a dot, so the suffix is not simply replaced.
+    paths = [path, path.with_name(f"{path.name.removesuffix('.json')}.safetensors")]
+    there = [path for path in paths if path.exists()]
+    if not there:
+        raise FileNotFoundError(shown(path))
+    if len(there) > 1:
+        raise UserError(
+            f"{shown(there[0])} and {there[1].name} are both there: delete the one that is out of "
+            "date"
+        )
+    return Graph.load(there[0])
+
+
+def check_comparable(graphs: Mapping[str, Graph]) -> None:
+    """Refuse to compare scores of different models, data or metrics.
+
+    Graphs that do not say where they come from are passed over.
+
+    Raises:
+        UserError: two of them may not be compared; says what differs.
+    """
+    known = [(name, graph) for name, graph in graphs.items() if graph.provenance]
+    for name, graph in known[1:]:
+        first, reference = known[0]
+        if (reason := comparable(reference.provenance, graph.provenance)) is not None:
+            raise UserError(
+                f"{first} and {name} cannot be compared: {reason}; make one of the two anew"
+            )

@@ -1,0 +1,137 @@
+"""Square tables of tasks, drawn as heat maps with their numbers written in."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from eap.figures.style import PAPER_WIDTH, number, panels, short_name, styled
+
+# Probabilities below this have the darkest colour: they are all beyond doubt.
+SMALLEST_P = 1e-10
+
+
+@styled
+def heatmap_figure(
+    table: pd.DataFrame,
+    *,
+    title: str,
+    probabilities: bool = False,
+    sizes: Mapping[str, int] | None = None,
+) -> Figure:
+    """One square table.
+
+    Args:
+        table: a row and a column per task.
+        title: of the figure.
+        probabilities: the numbers are p-values: colours on a logarithmic scale.
+        sizes: what the tasks' circuits have, written behind the names of the rows.
+    """
+    figure, (ax,) = panels(1, height=4.2)
+    image = draw_heatmap(ax, table, title=title, probabilities=probabilities, sizes=sizes)
+    figure.colorbar(image, ax=ax, shrink=0.8, extend="min" if probabilities else "neither")
+    return figure
+
+
+@styled
+def heatmap_row(
+    tables: Mapping[str, pd.DataFrame], *, labels: Mapping[str, tuple[str, str]] | None = None
+) -> Figure:
+    """Square tables side by side by title, with one colour bar.
+
+    The names of the rows stand at the first; and again at every one that has other rows.
+
+    Args:
+        tables: by title.
+        labels: what columns and rows are, by title.
+    """
+    figure, axes = plt.subplots(1, len(tables), figsize=(1.5 * PAPER_WIDTH, 4.1), squeeze=False)
+    flat = list(axes.flat)
+    first = next(iter(tables.values()))
+    for place, (ax, (title, table)) in enumerate(zip(flat, tables.items(), strict=True)):
+        image = draw_heatmap(ax, table, title=title)
+        if place and list(table.index) == list(first.index):
+            ax.set_yticks([])
+        columns, rows = (labels or {}).get(title, ("", ""))
+        ax.set_xlabel(columns)
+        ax.set_ylabel(rows)
+    figure.colorbar(image, ax=flat, shrink=0.6, pad=0.01, extend="both")
+    return figure
+
+
+@styled
+def draw_heatmap(
+    ax: Axes,
+    table: pd.DataFrame,
+    *,
+    title: str,
+    low: float = 0.0,
+    high: float = 1.0,
+    probabilities: bool = False,
+    sizes: Mapping[str, int] | None = None,
+) -> AxesImage:
+    """A table with its numbers written in; rows and columns by display name.
+
+    Colours run from `low` to `high`; numbers beyond have the colour of the nearer end, and cells
+    without a number are grey. Of `probabilities` the colours are logarithmic, dark where small.
+    """
+    values = table.to_numpy(dtype=float)
+    norm: Normalize = LogNorm(SMALLEST_P, 1.0, clip=True) if probabilities else Normalize(low, high)
+    colours: Colormap = plt.get_cmap("Blues_r" if probabilities else "Blues").with_extremes(
+        bad="#DDDDDD"
+    )
+    # A probability too small for a float is 0, which has no logarithm.
+    shown = np.maximum(values, SMALLEST_P) if probabilities else values
+    image = ax.imshow(np.ma.masked_invalid(shown), cmap=colours, norm=norm)
+    spec = ".0e" if probabilities else ".2f"
+    backgrounds = np.asarray(colours(norm(np.ma.masked_invalid(shown))))
+    for row, column in np.ndindex(values.shape):
+        value = float(values[row, column])
+        ax.text(
+            column, row, write_cell(value, spec),
+            ha="center", va="center", fontsize=cell_size(len(table)),
+            color=readable_on(backgrounds[row, column, :3]),
+        )  # fmt: skip
+    names = [short_name(str(name)) for name in table.columns]
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    rows = [
+        short_name(str(name)) + (f" ({sizes[name]:,})" if sizes and name in sizes else "")
+        for name in table.index
+    ]
+    ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    # White lines between the cells.
+    for place in range(1, max(values.shape)):
+        for line in (ax.axhline, ax.axvline):
+            line(place - 0.5, color="white", linewidth=0.8)
+    ax.set_title(title)
+    return image
+
+
+def write_cell(value: float, spec: str) -> str:
+    """A number as a cell has room for it: 3e-5, not 3e-05."""
+    text = number(value, spec)
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if e else text
+
+
+def cell_size(n: int) -> float:
+    """Points of the text in the cells of a table of `n` rows."""
+    return float(np.clip(56 / n, 3.5, 8))
+
+
+def readable_on(background: Float[np.ndarray, "3"]) -> str:
+    """Black or white, whichever has the larger contrast (of WCAG 2) with a colour."""
+    linear = np.where(
+        background <= 0.04045, background / 12.92, ((background + 0.055) / 1.055) ** 2.4
+    )
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"

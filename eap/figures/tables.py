@@ -1,0 +1,298 @@
+"""The one door by which figures read tables of results.
+
+Results of others are read as they are: extra columns, another order of columns, an unnamed index
+and a missing total number of edges are all fine. What cannot be drawn truthfully is refused in one
+line: rows that do not fit the header, text among numbers, sizes or baselines that are no numbers.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eap.errors import UserError
+from eap.studies.paths import shown, study_folder, table_file
+from eap.studies.provenance import comparable, read_metadata
+
+BASELINES = ("baseline", "corrupted_baseline")
+MISSING = {"", "nan", "NaN", "NA", "null", "None"}
+
+# Columns that must have a number in every row, and those that must have one at all.
+SIZES = re.compile(r"(n_)?edges(_.*)?|total_edges|depth")
+VALUES = re.compile(r"(loss|results)_.*")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where the results of a model are.
+
+    Attributes:
+        output: the folder with results/ and graphs/.
+        model: as scripts are given it.
+    """
+
+    output: Path
+    model: str
+
+    def folder(self, study: str) -> Path:
+        """`results/<study>/<model>`."""
+        return study_folder(self.output, study, self.model)
+
+    def csv(self, study: str, name: str) -> Path:
+        """`results/<study>/<model>/csv/<name>.csv`."""
+        return table_file(self.output, study, self.model, name)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of results.
+
+    Attributes:
+        frame: its columns of numbers.
+        path: of the file.
+        metadata: where its numbers come from; None: nobody says.
+        names: of the rows, if the file has them in a column of its own.
+    """
+
+    frame: pd.DataFrame
+    path: Path
+    metadata: Mapping[str, Any] | None = None
+    names: tuple[str, ...] | None = None
+
+    @property
+    def metric(self) -> str | None:
+        """The metric of its numbers; None: nobody says."""
+        metric = (self.metadata or {}).get("metric")
+        return metric if isinstance(metric, str) else None
+
+    @property
+    def baselines(self) -> tuple[float, float]:
+        """The metric of the clean and of the corrupted run."""
+        clean, corrupted = (float(self.frame[name].iloc[0]) for name in BASELINES)
+        return clean, corrupted
+
+
+def read_table(path: Path, *, needs: Sequence[str] = ()) -> Table:
+    """A CSV of results.
+
+    Args:
+        path: of the file.
+        needs: columns of numbers that it must have.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: it is not a CSV, has no rows, lacks a column that is needed, or holds what is no
+            number where there must be one.
+    """
+    if not path.exists():
+        raise FileNotFoundError(shown(path))
+    header, rows = _read_cells(path)
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}
+    names = next(
+        (tuple(columns[name]) for name in header[:1] if _is_index(name, columns[name])), None
+    )
+    frame = pd.DataFrame(
+        {
+            name: numbers
+            for name, cells in columns.items()
+            if not _is_index(name, cells)
+            and (numbers := _numbers(path, name, cells, needed=name in needs)) is not None
+        }
+    )
+    if missing := [name for name in needs if name not in frame]:
+        raise UserError(f"{shown(path)} has no column {', '.join(missing)}")
+    _check_values(path, frame)
+    return Table(frame, path, read_metadata(path), names)
+
+
+def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, all of one length."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{shown(path)} is not a CSV: {error}") from None
+    if not header:
+        raise UserError(f"{shown(path)} is not a CSV: it is empty")
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise UserError(f"{shown(path)} has two columns called {twice[:100]!r}")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise UserError(
+                f"{shown(path)}: row {number} has {len(row)} cells and the header {len(header)}; "
+                "the file is cut or damaged, so make it anew"
+            )
+    if not rows:
+        raise UserError(f"{shown(path)} has no rows")
+    return header, rows
+
+
+def _is_index(name: str, cells: Sequence[str]) -> bool:
+    """Whether a column names or numbers the rows: it has no name, or that of an index."""
+    return name.strip() in ("", "task") or name.startswith("Unnamed")
+
+
+def _numbers(path: Path, name: str, cells: Sequence[str], *, needed: bool) -> pd.Series | None:
+    """A column of numbers; None for a column of texts that nobody needs."""
+    texts = pd.Series([None if cell.strip() in MISSING else cell for cell in cells], dtype=object)
+    numbers = pd.to_numeric(texts, errors="coerce")
+    bad = texts.notna() & numbers.isna()
+    if not bad.any():
+        if np.isinf(numbers.astype(float)).any():
+            raise UserError(f"{shown(path)}: column {name} has an infinite number")
+        return numbers
+    if bad.equals(texts.notna()) and not needed and not _is_checked(name):
+        return None
+    row = int(np.flatnonzero(bad)[0])
+    raise UserError(
+        f"{shown(path)}: column {name}, row {row + 1} has {cells[row][:100]!r} where a number must "
+        "stand"
+    )
+
+
+def _is_checked(name: str) -> bool:
+    return bool(SIZES.fullmatch(name) or VALUES.fullmatch(name) or name in BASELINES)
+
+
+def _check_values(path: Path, frame: pd.DataFrame) -> None:
+    """Sizes are numbers of at least 0, baselines are numbers, curves have a number."""
+    for name, numbers in zip(map(str, frame.columns), (frame[c] for c in frame), strict=True):
+        if (SIZES.fullmatch(name) or name in BASELINES) and numbers.isna().any():
+            raise UserError(f"{shown(path)}: column {name} has a row without a number")
+        if SIZES.fullmatch(name) and (numbers < 0).any():
+            raise UserError(f"{shown(path)}: column {name} has a number below 0")
+        if VALUES.fullmatch(name) and numbers.isna().all():
+            raise UserError(f"{shown(path)}: column {name} has no number")
+
+
+def required_table(path: Path, command: str, *, needs: Sequence[str] = ()) -> Table:
+    """A CSV without which there is nothing to draw; a `UserError` says what makes it."""
+    try:
+        return read_table(path, needs=needs)
+    except FileNotFoundError as error:
+        raise UserError(f"no {error}; make it with: {command}") from None
+
+
+def read_tasks(
+    results: Results,
+    study: str,
+    tasks: Sequence[str],
+    command: str,
+    *,
+    name_of: Callable[[str], str] = str,
+    needs: Sequence[str] = BASELINES,
+) -> dict[str, Table]:
+    """The tables `results/<study>/<model>/csv/<name>.csv` of the tasks that are present.
+
+    Says which are not, and the command that makes them.
+
+    Args:
+        results: of the model.
+        study: whose tables.
+        tasks: by name.
+        command: that makes a table, with `{task}` where the task stands.
+        name_of: the file's name by task.
+        needs: columns that each must have.
+
+    Raises:
+        UserError: none is present, or one cannot be read.
+    """
+    tables: dict[str, Table] = {}
+    for task in tasks:
+        try:
+            tables[task] = read_table(results.csv(study, name_of(task)), needs=needs)
+        except FileNotFoundError as error:
+            say_missing(error, command.replace("{task}", task))
+    if not tables:
+        first = command.replace("{task}", tasks[0]) if tasks else command
+        raise UserError(f"nothing to draw for {results.model}; begin with: {first}")
+    return tables
+
+
+def say_missing(error: FileNotFoundError, command: str) -> None:
+    """Name a file that is not there, and the command that makes it."""
+    print(f"left out: no {error}; make it with: {command}")
+
+
+def read_bands(table: Table, *, sizes: str = "edges") -> pd.DataFrame | None:
+    """What surrounds a table's curves, row by row as the table; None if there is nothing.
+
+    It stands beside the table, as `<name>_bands.csv`, and is joined by the number of edges. What
+    does not fit the table (other sizes, another run) is ignored, and that is said.
+    """
+    path = table.path.with_name(f"{table.path.stem}_bands.csv")
+    try:
+        bands = read_table(path, needs=["edges"])
+    except FileNotFoundError:
+        return None
+    reason = comparable(table.metadata, bands.metadata)
+    if (table.metadata is None) != (bands.metadata is None):
+        reason = "of another origin: only one of the two has metadata"
+    by_size = bands.frame.set_index("edges", drop=False)
+    if sizes not in table.frame or not by_size.index.is_unique:
+        reason = reason or "without one row for each size"
+    elif not table.frame[sizes].isin(by_size.index).all():
+        reason = reason or "of other sizes"
+    if reason is not None:
+        print(f"ignored: {shown(path)}, for {table.path.name}: {reason}")
+        return None
+    return by_size.loc[table.frame[sizes]].reset_index(drop=True)
+
+
+def check_comparable(tables: Iterable[Table]) -> None:
+    """Refuse to put into one figure what is of different models, data or metrics.
+
+    Raises:
+        UserError: the tables may not stand side by side; says what differs.
+    """
+    known = [table for table in tables if table.metadata is not None]
+    by_task: dict[str, Table] = {}
+    for table in known:
+        first_of_task = by_task.setdefault(str((table.metadata or {}).get("task")), table)
+        for other in (known[0], first_of_task):
+            if (reason := comparable(other.metadata, table.metadata)) is not None:
+                raise UserError(
+                    f"{shown(other.path)} and {shown(table.path)} do not belong in one figure: "
+                    f"{reason}; make one of the two anew"
+                )
+
+
+def origin_note(tables: Iterable[Table]) -> str:
+    """What a figure says of tables that have no metadata; "" if all have some."""
+    unknown = [table.path.stem for table in tables if table.metadata is None]
+    if not unknown:
+        return ""
+    names = f" ({', '.join(unknown[:3])}{', ..' if len(unknown) > 3 else ''})"
+    return f"no metadata: settings unknown{names}"
+
+
+def read_correlations(
+    results: Results, tasks: Iterable[str], command: str
+) -> tuple[dict[str, float], list[str]]:
+    """What compare_real.py found, by `<task>_{vanilla,ig}[_diff,_kendall]`, and the tasks in it."""
+    path = results.folder("real_rank") / "correlations.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise UserError(f"no {shown(path)}; make it with: {command}") from None
+    except ValueError:
+        document = None
+    if not isinstance(document, Mapping):
+        raise UserError(f"{shown(path)} is not a table of correlations; make it with: {command}")
+    numbers = {key: value for key, value in document.items() if _is_number(value)}
+    keys = [f"{method}{what}" for method in ("vanilla", "ig") for what in ("", "_diff", "_kendall")]
+    there = [task for task in tasks if all(f"{task}_{key}" in numbers for key in keys)]
+    if not there:
+        raise UserError(f"{shown(path)} has none of {', '.join(tasks)}")
+    return numbers, there
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
