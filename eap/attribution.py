@@ -226,7 +226,6 @@ def _score(
 ) -> Graph:
     """Run a scorer over all batches and gather its scores."""
     config = replace(model.config, expanded_kv=expanded_kv)
-    graph = Graph.from_config(config)
     metrics = () if call.metric is None else (call.metric,)
     check_examples(model, dataset.examples)
     batch_size = limits.batch_size
@@ -265,12 +264,14 @@ def _score(
         provenance["completeness"] = completeness(mean, change)
     scores = mean.to(model.residual_dtype)
     errors = None if error is None else error.to(model.residual_dtype)
+    better = None if call.metric is None else call.metric.higher_is_better
+    graph = replace(Graph.from_config(config), provenance=provenance, higher_is_better=better)
     if call.level == "node":
         return replace(
-            graph, provenance=provenance,
+            graph, scores=torch.full_like(graph.scores, torch.nan),
             node_scores=scores[:, 0], node_errors=None if errors is None else errors[:, 0],
         )  # fmt: skip
-    return replace(graph, scores=scores, standard_errors=errors, provenance=provenance)
+    return replace(graph, scores=scores, standard_errors=errors)
 
 
 def completeness(

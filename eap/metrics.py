@@ -125,6 +125,8 @@ class Metric:
         needs: which answer sets every example must have: of 'correct' and 'incorrect'.
         n_labels: how many examples it has labels for; None: it has none of its own.
         of_predictions: the function again, of a run whose softmax other metrics share.
+        higher_is_better: whether a high value is the better one (of a divergence, a low one is):
+            it tells helpful edges from harmful ones.
     """
 
     name: str
@@ -135,6 +137,7 @@ class Metric:
     needs: tuple[str, ...] = ()
     n_labels: int | None = None
     of_predictions: Callable[[Predictions, Answers], Tensor] | None = None
+    higher_is_better: bool = True
 
     def __call__(
         self,
@@ -282,8 +285,8 @@ METRICS: dict[str, Metric] = {
         Metric("logit_diff", logit_diff, answers_only=True, needs=BOTH),
         Metric("logit_diff_sum", logit_diff_sum, answers_only=True, needs=BOTH),
         Metric("prob_diff", prob_diff, needs=BOTH, of_predictions=_prob_diff),
-        Metric("kl", kl, flat_at_clean=True, of_predictions=_kl),
-        Metric("js", js, flat_at_clean=True, of_predictions=_js),
+        Metric("kl", kl, flat_at_clean=True, of_predictions=_kl, higher_is_better=False),
+        Metric("js", js, flat_at_clean=True, of_predictions=_js, higher_is_better=False),
         Metric("accuracy", accuracy, answers_only=True, differentiable=False, needs=BOTH),
     )
 }

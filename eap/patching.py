@@ -129,6 +129,7 @@ def run_plan(
             scores=scores,
             standard_errors=None if error is None else error[number].to(model.residual_dtype),
             is_exact=plan.edges.clone(),
+            higher_is_better=metric.higher_is_better,
             provenance=sign(
                 model, work.dataset, metric=metric, method="exact", ablation=work.ablation,
                 expanded_kv=config.expanded_kv,
@@ -177,6 +178,8 @@ def patch_nodes(
     return {
         metric.name: replace(
             graph,
+            scores=torch.full_like(graph.scores, torch.nan),
+            higher_is_better=metric.higher_is_better,
             node_scores=moments.mean[number].to(model.residual_dtype),
             node_errors=None if error is None else error[number].to(model.residual_dtype),
             provenance=sign(

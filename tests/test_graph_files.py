@@ -238,6 +238,27 @@ def test_a_file_of_nodes_alone_is_read(tmp_path):
         graph.top_n(3)
 
 
+@pytest.mark.parametrize("suffix", ["json", "pt", "safetensors"])
+@pytest.mark.parametrize("n", [0, 2, 6, "none", "all"])
+def test_a_graph_of_nodes_alone_is_saved_and_loaded(tmp_path, n, suffix):
+    graph = Graph.from_config(SMALL)
+    scores = torch.full(graph.scores.shape, math.nan)
+    graph = replace(graph, scores=scores, node_scores=torch.arange(7.0), higher_is_better=True)
+    circuits = {"none": graph.empty(), "all": graph}
+    circuit = circuits[n] if n in circuits else graph.top_n_nodes(n)
+    path = tmp_path / f"nodes.{suffix}"
+    circuit.save(path)
+    if suffix == "json":
+        theirs = eap_ig_files.read_json(path)
+        assert list(theirs.node_scores.values()) == [0.0, -1, -2, -3, -4, -5, -6]
+        assert json.loads(path.read_text())["edges"] == {}
+    loaded = Graph.load(path)
+    assert torch.equal(loaded.in_graph, circuit.in_graph)
+    assert torch.equal(loaded.node_scores, circuit.node_scores)
+    with pytest.raises(UserError, match="NaN"):
+        loaded.top_n(1)
+
+
 def test_neurons_are_passed_over_and_the_provenance_says_so(tmp_path):
     document = published(SMALL, nodes_as="objects")
     for node in document["nodes"].values():

@@ -256,3 +256,16 @@ def test_a_method_of_ones_own_is_a_row():
 
     doubled = eap.attribute(model, data, method=eap.Method("twice", "ours", scorer=twice))
     assert_close(doubled.scores, 2 * eap.attribute(model, data, method="EAP").scores, 1e-6)
+
+
+@pytest.mark.parametrize(("metric", "better"), [("logit_diff", True), ("kl", False)])
+def test_graphs_say_whether_high_values_of_their_metric_are_better(metric, better):
+    model, data = twins.load("gpt2", torch.float64), dataset_of(EXAMPLES)
+    edges = eap.attribute(model, data, method="EAP-IG", metric=metric, steps=2)
+    nodes = eap.attribute(model, data, method="EAP-IG", metric=metric, steps=2, level="node")
+    assert edges.higher_is_better is nodes.higher_is_better is better
+    sign = -1 if better else 1
+    best = int((sign * edges.scores).argmax())
+    assert edges.top_n(1, by="helpful").in_graph.flatten().nonzero().item() == best
+    # Of nodes alone no edge is scored: zeros would be taken for scores.
+    assert nodes.scores[nodes.edge_exists].isnan().all()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from eap.errors import UserError
-from eap.graph.contents import GraphContents, edge_exists
+from eap.graph.contents import GraphContents, edge_exists, has_incoming
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
 from eap.graph.selection import among
 
@@ -47,8 +47,18 @@ def to_document(graph: GraphContents, *, schema: str) -> dict[str, Any]:
         "dtype": str(graph.scores.dtype).removeprefix("torch."),
         "provenance": graph.provenance,
         "nodes": _node_entries(graph, sign, booleans=schema == "paper"),
-        "edges": _edge_entries(graph, sign),
+        "edges": {} if _is_of_nodes_alone(graph) else _edge_entries(graph, sign),
     }
+
+
+def _is_of_nodes_alone(graph: GraphContents) -> bool:
+    """Whether only nodes have scores, and the circuit is all edges among some of them."""
+    if graph.node_scores is None or not graph.scores[edge_exists(graph.config)].isnan().all():
+        return False
+    nodes = has_incoming(graph.config, graph.in_graph) & graph.in_graph.any(dim=1)
+    nodes[0] = True
+    chosen = among(graph.config, nodes) & edge_exists(graph.config)
+    return torch.equal(chosen, graph.in_graph) or not graph.in_graph.any()
 
 
 def file_sign(higher_is_better: bool | None) -> int:
@@ -264,7 +274,7 @@ def _read_edges(
 def _read_nodes(
     config: GraphConfig, nodes: Mapping[str, Any], dtype: torch.dtype
 ) -> dict[str, Tensor | None]:
-    """Scores and errors of the senders, and which of them are kept (None: no head or MLP is)."""
+    """Scores and errors of the senders, and which of them are kept (None: none is)."""
     position = sender_index(config)
     kept = torch.zeros(config.n_forward, dtype=torch.bool)
     columns: dict[str, Tensor | None] = {"score": None, "standard_error": None}
@@ -281,7 +291,7 @@ def _read_nodes(
                 if column is None:
                     column = columns[key] = torch.full((config.n_forward,), math.nan, dtype=dtype)
                 column[position[name]] = _read_column([entry], key, _number, math.nan)[0]
-    circuit = kept[1:].any()
+    circuit = kept.any()
     kept[0] = True
     return {**columns, "kept": kept if circuit else None}
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import networkx as nx
+import pandas as pd
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from eap.errors import UserError
-from eap.graph import files, selection
+from eap.graph import export, files, selection
 from eap.graph.contents import GraphContents, edge_exists
 from eap.graph.files import Schema
 from eap.graph.numbering import GraphConfig, edge_index
@@ -204,6 +206,81 @@ class Graph(GraphContents):
         A head stays if any of its q, k and v inputs has an edge and its output has one.
         """
         return replace(self, in_graph=selection.prune(self.config, self.in_graph))
+
+    # ---- circuits as sets ----------------------------------------------------------------------
+
+    def __and__(self, other: "Graph") -> "Graph":
+        """The edges in both circuits, with this graph's scores."""
+        return replace(self, in_graph=self.in_graph & self._same_shape(other).in_graph)
+
+    def __or__(self, other: "Graph") -> "Graph":
+        """The edges in either circuit, with this graph's scores."""
+        return replace(self, in_graph=self.in_graph | self._same_shape(other).in_graph)
+
+    def __sub__(self, other: "Graph") -> "Graph":
+        """The edges of this circuit that are not in the other, with this graph's scores."""
+        return replace(self, in_graph=self.in_graph & ~self._same_shape(other).in_graph)
+
+    def add(self, *edges: str) -> "Graph":
+        """The circuit with these edges too, by name: `circuit.add("m0->m1", "m1->logits")`.
+
+        Raises:
+            UserError: the model has no edge of one of the names.
+        """
+        return self._with(edges, present=True)
+
+    def remove(self, *edges: str) -> "Graph":
+        """The circuit without these edges, by name.
+
+        Raises:
+            UserError: the model has no edge of one of the names.
+        """
+        return self._with(edges, present=False)
+
+    def _with(self, edges: tuple[str, ...], *, present: bool) -> "Graph":
+        in_graph = self.in_graph.clone()
+        for edge in edges:
+            in_graph[self.index(edge)] = present
+        return replace(self, in_graph=in_graph)
+
+    def _same_shape(self, other: "Graph") -> "Graph":
+        if not isinstance(other, Graph):
+            raise UserError(f"a circuit goes with another circuit, not {type(other).__name__}")
+        if other.config.shape != self.config.shape:
+            raise UserError(
+                f"these circuits are of different graphs, with {self.n_edges:,} and "
+                f"{other.n_edges:,} edges"
+            )
+        return other
+
+    # ---- for other programs --------------------------------------------------------------------
+
+    def to_frame(self, *, in_graph_only: bool = False) -> pd.DataFrame:
+        """A table with a row per edge, of the whole graph or of the circuit alone.
+
+        Columns: `edge` (its name), `sender`, `receiver`, `input` (`q`, `k`, `v`, or empty),
+        `sender_layer` (-1: the input), `receiver_layer` (the number of layers: the logits),
+        `score`, `standard_error` and `exact` where known, `in_graph`.
+        """
+        return export.to_frame(self, in_graph_only=in_graph_only)
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """The circuit as a directed multigraph of its nodes.
+
+        Nodes have `kind` (`input`, `head`, `mlp`, `logits`), `layer` and, where known, `score`;
+        edges are keyed by the input (`q`, `k`, `v`) they go into, and have `edge` (the name),
+        `input`, `score` and, where known, `standard_error` and `exact`. An edge into a key/value
+        head goes to every head of the circuit that shares it.
+        """
+        return export.to_networkx(self)
+
+    def to_graphml(self, path: str | Path) -> None:
+        """Write `to_networkx` as GraphML, which Gephi, yEd and Cytoscape open."""
+        export.write_graphml(self, Path(path))
+
+    def to_dot(self, path: str | Path) -> None:
+        """Write the circuit in Graphviz's language, lines as wide as scores are large."""
+        export.write_dot(self, Path(path))
 
     # ---- files ---------------------------------------------------------------------------------
 

@@ -1,0 +1,97 @@
+"""Graphs for other programs: tables of edges, networkx, GraphML and DOT."""
+
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+
+from eap.graph.contents import GraphContents, edge_exists
+from eap.graph.numbering import GraphConfig
+from eap.runtime.atomic import write_atomically
+
+
+def to_frame(graph: GraphContents, *, in_graph_only: bool) -> pd.DataFrame:
+    """A row per edge; `Graph.to_frame` describes the columns."""
+    pairs = (graph.in_graph if in_graph_only else edge_exists(graph.config)).nonzero()
+    i, j = pairs[:, 0], pairs[:, 1]
+    senders = np.array(graph.config.sender_names, dtype=object)[i.numpy()]
+    receivers = np.array(graph.config.receiver_names, dtype=object)[j.numpy()]
+    layers = np.array([layer for layer, _ in map(_place, graph.config.sender_names)])
+    ends = [_place(name, graph.config.n_layers) for name in graph.config.receiver_names]
+    columns = {
+        "edge": senders + "->" + receivers,
+        "sender": senders,
+        "receiver": receivers,
+        "input": np.array([kind for _, kind in ends], dtype=object)[j.numpy()],
+        "sender_layer": layers[i.numpy()],
+        "receiver_layer": np.array([layer for layer, _ in ends])[j.numpy()],
+        "score": graph.scores[i, j].double().numpy(),
+    }
+    if graph.standard_errors is not None:
+        columns["standard_error"] = graph.standard_errors[i, j].double().numpy()
+    if graph.is_exact is not None:
+        columns["exact"] = graph.is_exact[i, j].numpy()
+    columns["in_graph"] = graph.in_graph[i, j].numpy()
+    return pd.DataFrame(columns)
+
+
+def _place(name: str, n_layers: int = -1) -> tuple[int, str]:
+    """Layer of a node or receiver (input: -1, logits: `n_layers`), and which input it is."""
+    if name in ("input", "logits"):
+        return (-1 if name == "input" else n_layers), ""
+    node, _, kind = name.rstrip(">").partition("<")
+    return int(node.partition(".")[0][1:]), kind
+
+
+def to_networkx(graph: GraphContents) -> nx.MultiDiGraph:
+    """The circuit as a directed multigraph; `Graph.to_networkx` describes it."""
+    network = nx.MultiDiGraph()
+    present = graph.nodes_in_graph()
+    for index, name in enumerate((*graph.config.sender_names, "logits")):
+        if name in present:
+            layer, _ = _place(name, graph.config.n_layers)
+            kinds = {"a": "head", "m": "mlp"}
+            kind = name if name in ("input", "logits") else kinds[name[0]]
+            network.add_node(name, kind=kind, layer=layer)
+            if graph.node_scores is not None and name != "logits":
+                network.nodes[name]["score"] = float(graph.node_scores[index])
+    for row in to_frame(graph, in_graph_only=True).to_dict("records"):
+        known = {key: row[key] for key in ("score", "standard_error", "exact") if key in row}
+        for node in nodes_of_receiver(graph.config, row["receiver"]):
+            if node in present:
+                network.add_edge(
+                    row["sender"], node, key=row["input"] or None,
+                    edge=row["edge"], input=row["input"], **known,
+                )  # fmt: skip
+    return network
+
+
+def nodes_of_receiver(config: GraphConfig, receiver: str) -> list[str]:
+    """The node behind a receiver, or all the heads that share a key/value head."""
+    node = receiver.partition("<")[0]
+    layer, shared, kv_head = node.partition(".kv")
+    if not shared:
+        return [node]
+    heads = range(config.n_heads)
+    return [f"{layer}.h{head}" for head in heads if config.kv_head(head) == int(kv_head)]
+
+
+def write_graphml(graph: GraphContents, path: Path) -> None:
+    """The circuit as GraphML (Gephi, yEd, Cytoscape), whole or not at all."""
+    with write_atomically(path) as temporary:
+        nx.write_graphml(to_networkx(graph), temporary)
+
+
+def write_dot(graph: GraphContents, path: Path) -> None:
+    """The circuit in Graphviz's language, layers upwards, whole or not at all."""
+    network = to_networkx(graph)
+    largest = max((abs(score) for *_, score in network.edges(data="score")), default=0.0) or 1.0
+    lines = ["digraph circuit {", "  rankdir=BT; node [shape=box, style=rounded];"]
+    lines += [f'  "{name}";' for name in network]
+    for sender, receiver, edge in network.edges(data=True):
+        width = 0.5 + 3.5 * abs(edge["score"]) / largest
+        attributes = f'headlabel="{edge["input"]}", penwidth={width:.2f}'
+        lines.append(f'  "{sender}" -> "{receiver}" [{attributes}, tooltip="{edge["score"]:.6g}"];')
+    with write_atomically(path) as temporary:
+        temporary.write_text("\n".join([*lines, "}", ""]), encoding="utf8")
