@@ -259,12 +259,13 @@ def _score(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
         level=call.level, expanded_kv=expanded_kv, settings=settings,
     )  # fmt: skip
+    # Unsigned scores are importance, whatever the metric: positive ones count as helpful.
+    better = call.method.signed and (call.metric is None or call.metric.higher_is_better)
     mean, error = moments.mean, moments.standard_error
     if call.method.integrates:
         provenance["completeness"] = completeness(mean, change)
     scores = mean.to(model.residual_dtype)
     errors = None if error is None else error.to(model.residual_dtype)
-    better = None if call.metric is None else call.metric.higher_is_better
     graph = replace(Graph.from_config(config), provenance=provenance, higher_is_better=better)
     if call.level == "node":
         return replace(

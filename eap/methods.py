@@ -86,6 +86,7 @@ class Method:
         needs_pair: it needs a corrupted prompt for every clean one.
         linear: a score is linear in what the sender sends, so a node's score is the sum of its
             edges' scores.
+        signed: scores have the common sign; else they are importance: high is helpful.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Method:
     uses_metric: bool = True
     needs_pair: bool = False
     linear: bool = True
+    signed: bool = True
 
 
 _RELP = BackwardRules(frozen_norms=True, frozen_activations=True, gate_product=0.5)
@@ -170,6 +172,7 @@ METHODS: dict[str, Method] = {
             scorer="dropped layers",
             passes="n_layers",
             linear=False,
+            signed=False,
         ),
         Method(
             "IFR",
@@ -178,6 +181,7 @@ METHODS: dict[str, Method] = {
             passes="1 forward",
             uses_metric=False,
             linear=False,
+            signed=False,
         ),
         Method(
             "exact", "activation patching", scorer="exact", passes="see exact values", linear=False

@@ -269,3 +269,21 @@ def test_graphs_say_whether_high_values_of_their_metric_are_better(metric, bette
     assert edges.top_n(1, by="helpful").in_graph.flatten().nonzero().item() == best
     # Of nodes alone no edge is scored: zeros would be taken for scores.
     assert nodes.scores[nodes.edge_exists].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "better"),
+    [
+        ({"metric": "logit_diff"}, True),
+        ({"metric": "kl"}, False),
+        ({"method": "AtP*-GradDrop"}, False),  # importance: positive is helpful
+        ({"method": "IFR"}, False),
+        ({"method": "exact", "metric": "js"}, False),
+    ],
+)
+def test_a_graph_knows_in_which_direction_its_scores_help(arguments, better):
+    graph = eap.attribute(twins.load("gpt2"), dataset_of(EXAMPLES), **arguments)
+    assert graph.higher_is_better is better
+    sign = -1 if better else 1
+    best = (sign * graph.scores).masked_fill(~graph.edge_exists, -torch.inf).flatten().argmax()
+    assert graph.top_n(1, by="helpful").in_graph.flatten()[best]

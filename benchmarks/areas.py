@@ -1,0 +1,123 @@
+"""Which method ranks best? CPR, CMD and accuracy areas of all of them: docs/method-areas.md.
+
+    python benchmarks/areas.py --model toy
+
+Every method scores the edges (and, where it has them, the nodes) on the first pairs of each task,
+and is judged on other pairs. Learned rankings are trained on the same first pairs.
+"""
+
+import argparse
+import time
+import warnings
+from pathlib import Path
+
+import eap
+from eap.data.dataset import Dataset
+from eap.data.tasks import PARETO_TASKS, TASKS
+from eap.errors import UserError
+from eap.methods import METHODS
+from eap.runtime.atomic import write_atomically
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "method-areas.md"
+INTRODUCTION = """# Areas of every method
+
+Written by `python benchmarks/areas.py {arguments}`. Model `{model}`; every method scored the first
+{pairs} pairs of a task and was judged on the next {judged}; metric: each task's own.
+
+**CPR** is the area under normalised faithfulness for circuits of the most helpful edges (or nodes),
+.999 for a ranking whose every circuit is the whole model; above 1 it overshoots, which is no
+virtue. **CMD** is the area between faithfulness and 1 for circuits of the edges with the largest
+magnitudes: 0 is best. **Accuracy** is the mean share of pairs decided right over the logarithm of
+the size. 95% intervals over pairs in brackets; the best of a column is bold (for CPR, that nearest
+to .999).
+"""
+
+
+def main() -> None:
+    """Score, judge, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--model", default="toy")
+    add("--tasks", nargs="+", default=list(PARETO_TASKS))
+    add("--pairs", type=int, default=100, help="that methods score")
+    add("--judged", type=int, default=200, help="others, on which they are judged")
+    add("--steps", type=int, default=5, help="of methods that integrate")
+    add("--learned", action="store_true", help="MAttr as well (minutes a task)")
+    add("--page", type=Path, default=PAGE)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+
+    model = eap.load_model(args.model)
+    parts = [
+        INTRODUCTION.format(
+            arguments=f"--model {args.model}",
+            model=args.model,
+            pairs=args.pairs,
+            judged=args.judged,
+        )
+    ]
+    for task in args.tasks:
+        data = eap.load_dataset(task, model.tokenizer, head=args.pairs + args.judged)
+        first, others = split(data, args.pairs)
+        metric = TASKS[task].metric
+        for level in ("edge", "node"):
+            rows = []
+            for name in [*METHODS, *(["MAttr"] if args.learned else [])]:
+                begun = time.perf_counter()
+                try:
+                    graph = score(model, first, name, metric, level, args.steps)
+                except UserError:  # the method has no scores of this level, or no such gradient
+                    continue
+                seconds = time.perf_counter() - begun
+                found = eap.areas(model, graph, others, metric=metric, level=level)
+                rows.append((name, found, seconds))
+                print(f"{task} {level} {name}: {found} ({seconds:.1f} s)", flush=True)
+            parts.append(table(f"{TASKS[task].display_name}, {metric}, {level}s", rows))
+    with write_atomically(args.page) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf8")
+    print(f"wrote {args.page}")
+
+
+def split(data: Dataset, n: int) -> tuple[Dataset, Dataset]:
+    """The first n pairs, and the others."""
+    others = Dataset(data.task, data.examples[n:], data.prepend_bos, data.provenance)
+    return data.head(n), others
+
+
+def score(
+    model: eap.Model, data: Dataset, name: str, metric: str, level: str, steps: int
+) -> eap.Graph:
+    """One method's ranking."""
+    if name == "MAttr":
+        return eap.learn_ranking(model, data, metric=metric, level=level)
+    method = METHODS[name]
+    asked = metric if method.uses_metric else None
+    options = {"steps": steps} if method.integrates else {}
+    return eap.attribute(model, data, method=name, metric=asked, level=level, **options)
+
+
+def table(title: str, rows: list[tuple[str, eap.Areas, float]]) -> str:
+    """A task's methods side by side."""
+    best = {
+        "cpr": min(abs(found.cpr.value - 0.999) for _, found, _ in rows),
+        "cmd": min(found.cmd.value for _, found, _ in rows),
+        "accuracy": max(found.accuracy.value for _, found, _ in rows),
+    }
+    lines = [
+        f"## {title}",
+        "",
+        "| method | CPR | CMD | accuracy | seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found, seconds in rows:
+        cells = []
+        for column, winner in best.items():
+            area = getattr(found, column)
+            value = abs(area.value - 0.999) if column == "cpr" else area.value
+            cells.append(f"**{area}**" if value == winner else str(area))
+        lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.1f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
