@@ -4,13 +4,9 @@ Writes results/cross-task/<model>/csv/faithfulness.csv: a row per task tested on
 whose circuit is used, then the baselines of the row's task. Values are means of its metric.
 """
 
-import pandas as pd
-
-from eap.circuits import evaluate, evaluate_baselines
+from eap import measures, studies
 from eap.data.tasks import get_task
-from eap.measures import normalised
 from eap.studies import shell
-from eap.studies.task_circuits import task_circuit
 
 
 def main() -> None:
@@ -19,33 +15,38 @@ def main() -> None:
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
 
-    model = shell.load_model_of(args)
-    datasets = shell.load_tasks(args, model)
-    circuits = {task: task_circuit(args, model, task, own) for task, own in datasets.items()}
+    # 1. The circuit of every task.
+    settings = shell.settings_of(args)
+    model = studies.load_model_of(settings)
+    datasets = studies.load_tasks(settings, model)
+    circuits = studies.find_circuits(settings, model, datasets)
 
-    rows = {}
-    for task, dataset in datasets.items():
-        metric = get_task(task).cross_task_metric
-        shell.say(f"{task} by {metric}, under the circuits of {len(circuits)} tasks")
-        options = {
-            "metrics": [metric],
-            "batch_size": args.batch_size,
-            "memory_budget": args.memory,
-        }
-        clean, corrupted = evaluate_baselines(model, dataset, **options)
-        values = evaluate(model, list(circuits.values()), dataset, quiet=False, **options)[metric]
-        rows[task] = {
-            **dict(zip(circuits, values.mean(1).tolist(), strict=True)),
-            "baseline": float(clean[metric].mean()),
-            "corrupted_baseline": float(corrupted[metric].mean()),
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    shell.save_csv(table, shell.csv_path(args, "cross-task", model, "faithfulness"), index=True)
+    # 2. Every circuit on every task.
+    table = studies.cross_task_table(settings, model, circuits, datasets)
+    origin = studies.describe_tasks(
+        settings, model,
+        {
+            task: {
+                "data": dataset.provenance,
+                "metric": get_task(task).cross_task_metric,
+                "attribution_metric": get_task(task).metric,
+            }
+            for task, dataset in datasets.items()
+        },
+        method="circuits on other tasks",
+        options={"ig_steps": args.ig_steps, "ig_rule": args.ig_rule},
+    )  # fmt: skip
+    csv = studies.paths.table_file(args.output, "cross-task", args.model, "faithfulness")
+    studies.save_csv(table, csv, origin, index=True)
+
+    # 3. Say what came out.
     shares = table[list(circuits)].apply(
-        lambda column: normalised(column, table["baseline"], table["corrupted_baseline"])
+        lambda column: measures.normalised(column, table["baseline"], table["corrupted_baseline"])
     )
     shell.say("\nnormalised faithfulness (row: task, column: whose circuit):")
     shell.say(shares.round(2).to_string())
+    command = studies.next_command("results/cross-task/make_all_heatmaps.py", settings=settings)
+    shell.say(f"\n{shell.shown(csv)} is written; draw it with: {command}")
 
 
 if __name__ == "__main__":

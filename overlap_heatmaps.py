@@ -4,18 +4,15 @@ Writes results/jaccard/<model>/csv/{edge,node}_{ious,iou_ps,overlap}.csv (a row 
 task; overlap is the share of the row's circuit that the column's has), and heat maps of them.
 """
 
-import pandas as pd
-
-from eap.compare import edge_overlap, node_overlap
-from eap.figures import heatmaps, style
-from eap.runtime import distributed
+from eap import figures, studies
+from eap.data.tasks import get_task
+from eap.runtime import processes
 from eap.studies import shell
-from eap.studies.task_circuits import task_circuit
 
-TABLES = {
-    "ious": ("IoU", lambda overlap: overlap.iou),
-    "iou_ps": ("P(overlap this large by chance)", lambda overlap: overlap.p_value),
-    "overlap": ("share of the row's circuit", lambda overlap: overlap.precision),
+TITLES = {
+    "ious": "IoU",
+    "iou_ps": "P(overlap this large by chance)",
+    "overlap": "share of the row's circuit",
 }
 
 
@@ -25,35 +22,42 @@ def main() -> None:
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
 
-    model = shell.load_model_of(args)
-    datasets = shell.load_tasks(args, model)
-    circuits = {task: task_circuit(args, model, task, own) for task, own in datasets.items()}
+    # 1. The circuit of every task.
+    settings = shell.settings_of(args)
+    model = studies.load_model_of(settings)
+    datasets = studies.load_tasks(settings, model)
+    circuits = studies.find_circuits(settings, model, datasets)
 
-    for kind, compare in (("edge", edge_overlap), ("node", node_overlap)):
-        for name, (title, measure) in TABLES.items():
-            table = pd.DataFrame(
-                {
-                    column: {
-                        row: measure(compare(first, second)) for row, first in circuits.items()
-                    }
-                    for column, second in circuits.items()
-                }
-            )
-            path = shell.csv_path(args, "jaccard", model, f"{kind}_{name}")
-            shell.save_csv(table, path, index=True)
-            if distributed.is_first():
-                figure = heatmaps.heatmap_figure(
-                    table, title=f"{kind}s: {title}", probabilities=name == "iou_ps"
-                )
-                style.save_figure(figure, path.parent.parent, f"{kind}_{name}")
-    shell.say("\nedge IoU:")
-    shell.say(
-        pd.DataFrame(
-            {b: {a: edge_overlap(circuits[a], circuits[b]).iou for a in circuits} for b in circuits}
-        )
-        .round(2)
-        .to_string()
-    )
+    # 2. Compare each with each, and save.
+    tables = studies.compare_circuits(circuits)
+    origin = studies.describe_tasks(
+        settings, model,
+        {
+            task: {"data": dataset.provenance, "attribution_metric": get_task(task).metric}
+            for task, dataset in datasets.items()
+        },
+        method="overlap of circuits",
+        options={"ig_steps": args.ig_steps, "ig_rule": args.ig_rule},
+    )  # fmt: skip
+    folder = studies.paths.study_folder(args.output, "jaccard", args.model)
+    for name, table in tables.items():
+        studies.save_csv(table, folder / "csv" / f"{name}.csv", origin, index=True)
+        if processes.is_first():
+            kind, _, measure = name.partition("_")
+            sizes = {
+                task: circuit.count_edges() if kind == "edge" else circuit.count_nodes()
+                for task, circuit in circuits.items()
+            }
+            figure = figures.heatmaps.heatmap_figure(
+                table, title=f"{kind}s: {TITLES[measure]}",
+                probabilities=measure == "iou_ps", sizes=sizes,
+            )  # fmt: skip
+            figures.style.save_figure(figure, folder, name)
+
+    # 3. Say what came out.
+    shell.say(f"\nedge IoU:\n{tables['edge_ious'].round(2).to_string()}")
+    command = studies.next_command("all_cross_task_faithfulness.py", settings=settings)
+    shell.say(f"\n{shell.shown(folder)} is written; what the circuits do on other tasks: {command}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ prunes them, and measures the task's metric when everything outside the circuit 
 Writes results/pareto/<model>/csv/<task>.csv and graphs/<model>/<task>_{vanilla,task,kl}.json.
 """
 
-from eap.metrics import get_metric
+from eap import studies
 from eap.studies import shell
-from eap.studies.sweep import curve_summary, faithfulness_curves, pareto_sizes
 
 
 def main() -> None:
@@ -21,48 +20,14 @@ def main() -> None:
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
 
-    metric = get_metric(args.metric or shell.default_metric(args.task)).name
-    model, dataset = shell.load(args)
-    whole = shell.whole_graph(args, model)
-    sizes = pareto_sizes(args.end, whole.n_edges)
-    csv = shell.csv_path(args, "pareto", model, args.task)
-    shell.say(
-        f"{args.task} by {metric} on {model.name}: {len(dataset)} pairs, {whole.n_edges:,} edges, "
-        f"circuits of {sizes[0]} to {sizes[-1]} edges -> {shell.shown(csv)}"
+    settings = shell.settings_of(args)
+    metric = studies.metric_name(args.metric, args.task)
+    model = studies.load_model_of(settings)
+    dataset = studies.load_task(settings, model, args.task)
+    sizes = studies.pareto_sizes(args.end, studies.count_edges(settings, model))
+    studies.pareto_study(
+        settings, model, dataset, metric=metric, sizes=sizes, n_random=args.n_random
     )
-
-    # 1. Score every edge by each method.
-    methods = {
-        "EAP": ("vanilla", {"method": "EAP", "metric": metric}),
-        "EAP-IG": ("task", {"method": "EAP-IG", "metric": metric}),
-        "EAP-IG-KL": ("kl", {"method": "EAP-IG", "metric": "kl"}),
-    }
-    graphs = {}
-    for name, (suffix, settings) in methods.items():
-        path = shell.graph_path(args, model, f"{args.task}_{suffix}")
-        graphs[name] = shell.attributed(
-            args, model, dataset, path=path, steps=args.ig_steps, rule=args.ig_rule, **settings
-        )
-
-    # 2. Select circuits and measure them.
-    frame, bands = faithfulness_curves(
-        model,
-        graphs,
-        dataset,
-        metric=metric,
-        sizes=sizes,
-        n_random=args.n_random,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        memory_budget=args.memory,
-    )
-
-    # 3. Save, and say what came out.
-    shell.save_csv(frame, csv)
-    shell.save_csv(bands, csv.with_stem(f"{args.task}_bands"))
-    clean, corrupted = frame[["baseline", "corrupted_baseline"]].iloc[0]
-    shell.say(f"\n{metric}: clean {clean:.3f}, corrupted {corrupted:.3f}; normalised faithfulness:")
-    shell.say(curve_summary(frame, list(methods)))
 
 
 if __name__ == "__main__":

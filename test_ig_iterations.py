@@ -4,9 +4,8 @@ Writes graphs/<model>/ig_test/<task>_<metric>_{vanilla,2,3,5,..,50}.json and
 results/ig_test/<model>/csv/<task>_<eval_metric>_ig_test.csv. (An experiment, not a test.)
 """
 
-from eap.metrics import get_metric
+from eap import studies
 from eap.studies import shell
-from eap.studies.sweep import curve_summary, faithfulness_curves, pareto_sizes
 
 STEPS = (2, 3, 5, 7, 10, 15, 20, 30, 50)
 
@@ -14,54 +13,65 @@ STEPS = (2, 3, 5, 7, 10, 15, 20, 30, 50)
 def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
-    parser.add_argument("--attribution_metric", help="of the scores (default: the task's own)")
-    parser.add_argument("--eval_metric", help="of faithfulness (default: the task's own)")
-    parser.add_argument("--end", type=shell.positive, default=1001, help="sizes stay below this")
-    parser.add_argument("--steps", type=shell.positive, nargs="+", default=STEPS, help="to compare")
+    add = parser.add_argument
+    add("--attribution_metric", help="of the scores (default: the task's own)")
+    add("--eval_metric", help="of faithfulness (default: the task's own)")
+    add("--end", type=shell.positive, default=1001, help="sizes stay below this")
+    add("--steps", type=shell.number_of_steps, nargs="+", default=STEPS, help="to compare")
     shell.add_ig_arguments(parser, steps=False)
     args = parser.parse_args()
 
-    own = shell.default_metric(args.task)
-    attribution = get_metric(args.attribution_metric or own)
-    evaluation = get_metric(args.eval_metric or own)
-    model, dataset = shell.load(args)
-    sizes = pareto_sizes(args.end, shell.whole_graph(args, model).n_edges)
+    settings = shell.settings_of(args)
+    task = args.task
+    metric = studies.metric_name(args.attribution_metric, task)
+    evaluation = studies.metric_name(args.eval_metric, task)
+    model = studies.load_model_of(settings)
+    dataset = studies.load_task(settings, model, task)
+    sizes = studies.pareto_sizes(args.end, studies.count_edges(settings, model))
 
     # 1. Score every edge with each number of steps.
     graphs = {}
-    if attribution.flat_at_clean:
-        shell.say(f"no EAP: the gradient of {attribution.name} is zero at the clean input")
+    if studies.is_flat(metric):
+        shell.say(f"no EAP: the gradient of {metric} is zero at the clean input")
     else:
-        path = shell.graph_path(args, model, f"ig_test/{args.task}_{attribution.name}_vanilla")
-        graphs["vanilla"] = shell.attributed(
-            args, model, dataset, path=path, method="EAP", metric=attribution.name
-        )
-    for steps in args.steps:
-        path = shell.graph_path(args, model, f"ig_test/{args.task}_{attribution.name}_{steps}")
-        graphs[str(steps)] = shell.attributed(
-            args, model, dataset, path=path, method="EAP-IG", metric=attribution.name,
-            steps=steps, rule=args.ig_rule,
+        graphs["vanilla"] = studies.attributed(
+            settings, model, dataset, f"ig_test/{task}_{metric}_vanilla",
+            method="EAP", metric=metric,
+        )  # fmt: skip
+    for steps in dict.fromkeys(args.steps):
+        graphs[str(steps)] = studies.attributed(
+            settings, model, dataset, f"ig_test/{task}_{metric}_{steps}",
+            method="EAP-IG", metric=metric, steps=steps,
         )  # fmt: skip
 
     # 2. Select circuits and measure them.
-    frame, bands = faithfulness_curves(
-        model, graphs, dataset, metric=evaluation.name,
-        sizes=sizes,
-        batch_size=args.batch_size, memory_budget=args.memory,
-    )  # fmt: skip
+    frame, bands = studies.faithfulness_curves(
+        model, graphs, dataset, metric=evaluation, sizes=sizes, **settings.resources
+    )
+    shell.say(f"\nnormalised faithfulness by {evaluation} and number of steps:")
+    shell.say(studies.curve_summary(frame, list(graphs)))
+    if note := studies.baseline_note(frame, evaluation):
+        shell.say(note)
 
     # 3. Save in the published schema.
-    shell.say(f"\nnormalised faithfulness by {evaluation.name} and number of steps:")
-    shell.say(curve_summary(frame, list(graphs)))
-    names = {"edges": "n_edges"}
-    names |= {f"edges_{name}": f"n_edges_{name}" for name in graphs}
-    names |= {f"loss_{name}": f"results_{name}" for name in graphs}
-    frame = frame.rename(columns=names)
+    new_names = {"edges": "n_edges"}
+    new_names |= {f"edges_{name}": f"n_edges_{name}" for name in graphs}
+    new_names |= {f"loss_{name}": f"results_{name}" for name in graphs}
+    frame = frame.rename(columns=new_names)
     first = ["n_edges", "baseline", "corrupted_baseline"]
     frame = frame[first + [column for column in frame.columns if column not in first]]
-    csv = shell.csv_path(args, "ig_test", model, f"{args.task}_{evaluation.name}_ig_test")
-    shell.save_csv(frame, csv)
-    shell.save_csv(bands, csv.with_stem(f"{csv.stem}_bands"))
+    origin = studies.describe(
+        settings, model, dataset, metric=evaluation, attribution_metric=metric,
+        method="faithfulness of circuits", methods=list(graphs), options={"ig_rule": args.ig_rule},
+    )  # fmt: skip
+    name = f"{task}_{evaluation}_ig_test"
+    csv = studies.paths.table_file(args.output, "ig_test", args.model, name)
+    studies.save_csv(frame, csv, origin)
+    studies.save_csv(bands, csv.with_name(f"{name}_bands.csv"), origin)
+    command = studies.next_command(
+        "results/ig_test/plot_ig_test.py", "--tasks", task, settings=settings
+    )
+    shell.say(f"\n{shell.shown(csv)} is written; draw it with: {command}")
 
 
 if __name__ == "__main__":

@@ -11,20 +11,21 @@ import pandas as pd
 from eap.circuits import evaluate_baselines
 from eap.data.tasks import get_task
 from eap.studies import shell
+from eap.studies.scoring import load_model_of, load_tasks
 
 
 def main() -> None:
     """Print a row per task, in Markdown."""
     parser = shell.make_parser(__doc__, tasks=True)
     args = parser.parse_args()
-    model = shell.load_model_of(args)
+    settings = shell.settings_of(args)
+    model = load_model_of(settings)
     rows = []
-    for name, dataset in shell.load_tasks(args, model).items():
+    for name, dataset in load_tasks(settings, model).items():
         task = get_task(name)
         clean, corrupted = evaluate_baselines(
-            model, dataset, metrics=[task.metric, "accuracy"],
-            batch_size=args.batch_size, memory_budget=args.memory,
-        )  # fmt: skip
+            model, dataset, metrics=[task.metric, "accuracy"], **settings.resources
+        )
         rows.append(
             {
                 "task": task.name,

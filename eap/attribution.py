@@ -252,8 +252,8 @@ def _score(
                 moments.add(block.scores, (block.senders, block.receivers))
                 for observer in observers:
                     observer.add(batch.rows, *block)
-    moments.merge_processes()
-    change.merge_processes()
+    moments.merge_processes(what)
+    change.merge_processes(what)
     check_values(metrics, moments.mean[None][: len(metrics)])
     provenance = sign(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,

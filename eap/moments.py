@@ -42,15 +42,15 @@ class Moments:
         squares = squares + (values - batch_mean).square().sum(dim=0) + delta**2 * count * n / total
         self.state[where] = torch.stack([total, mean + delta * n / total, squares])
 
-    def merge_processes(self) -> None:
-        """Every process ends with the moments of all examples."""
+    def merge_processes(self, what: str = "values") -> None:
+        """Every process ends with the moments of all examples; `what` says of what they are."""
         if distributed.count() == 1:
             return
         count, mean, squares = (part.clone() for part in self.state.cpu())
-        total = distributed.sum_over_processes(count.clone())
+        total = distributed.sum_over_processes(count.clone(), what)
         seen = total.clamp(min=1)
-        merged = distributed.sum_over_processes(mean * count) / seen
-        squares = distributed.sum_over_processes(squares + count * (mean - merged) ** 2)
+        merged = distributed.sum_over_processes(mean * count, what) / seen
+        squares = distributed.sum_over_processes(squares + count * (mean - merged) ** 2, what)
         self.state.copy_(torch.stack([total, merged, squares]))
 
     @property

@@ -105,7 +105,7 @@ def run_plan(
     done = 0
     if checkpoint is not None:
         checkpoint = replace(checkpoint, identity={**checkpoint.identity, **plan.identity})
-        done = checkpoint.resume(moments.state)
+        done = checkpoint.resume(moments.state, len(units))
     patcher: BatchPatcher | None = None
     remaining = progress_bar(units[done:], "exact values", quiet=quiet, done=done)
     for number, unit in enumerate(remaining, start=done + 1):
@@ -116,7 +116,7 @@ def run_plan(
             moments.add(by_example, (slice(None), senders, receivers))
         if checkpoint is not None:
             checkpoint.save(moments.state, number)
-    moments.merge_processes()
+    moments.merge_processes("exact values")
     check_values(work.metrics, moments.mean)
     graph = Graph.from_config(config)
     graphs = {}
@@ -173,7 +173,7 @@ def patch_nodes(
                 moments.add(
                     rearrange(values, "metric 1 batch -> batch metric"), (slice(None), sender)
                 )
-    moments.merge_processes()
+    moments.merge_processes("exact values")
     graph, error = Graph.from_config(config), moments.standard_error
     return {
         metric.name: replace(

@@ -16,6 +16,7 @@ EXPERIMENTS = (
     "overlap_heatmaps.py",
     "all_cross_task_faithfulness.py",
     "test_ig_iterations.py",
+    "stability.py",
 )
 FIGURES = tuple(
     sorted(

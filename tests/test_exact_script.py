@@ -15,7 +15,9 @@ from reference.twins import dataset_of
 from scripts import call, files_below, start
 
 import eap
+from eap import patching
 from eap.runtime.checkpoint import Checkpoint
+from eap.studies import exact
 
 METRICS = ("logit_diff", "prob_diff", "kl", "js")
 OPTIONS = ("--model", "toy", "--task", "ioi", "--head", 4, "--end", 101, "--device", "cpu")
@@ -34,8 +36,9 @@ def test_all_files_are_written_and_nothing_else(run):
     graphs += ["logit_diff_vanilla", "logit_diff_ig", "kl_ig"]
     assert files_below(run) == {
         *(f"graphs/toy/real_test/ioi_{name}.json" for name in graphs),
-        "results/real/toy/csv/ioi.csv",
-        "results/real/toy/csv/ioi_bands.csv",
+        *(f"results/real/toy/csv/{name}.csv" for name in ("ioi", "ioi_bands")),
+        *(f"results/real/toy/csv/{name}.csv-metadata.json" for name in ("ioi", "ioi_bands")),
+        "results/toy/model.json",
     }
 
 
@@ -49,7 +52,7 @@ def test_curves_of_exact_and_estimated_scores_stand_side_by_side(run):
 def test_scores_are_exact_and_say_so(run):
     graph = eap.Graph.load(run / "graphs/toy/real_test/ioi_kl_real.json")
     assert graph.is_exact.equal(graph.edge_exists)
-    assert graph.provenance["method"] == "activation patching"
+    assert graph.provenance["method"] == "exact"
     model = eap.load_model("toy", device="cpu")
     dataset = eap.load_dataset("ioi", model.tokenizer, head=4)
     clean, _ = eap.evaluate_baselines(model, dataset, metrics=["logit_diff"])
@@ -123,24 +126,34 @@ def test_killed_ten_times_it_ends_with_the_numbers_of_an_undisturbed_run(tmp_pat
         assert found[name].standard_errors.equal(graph.standard_errors)
 
 
+def progress(output) -> dict[str, int]:
+    """Names of the checkpoints in a folder, and when they were written."""
+    folder = output / "graphs/toy/real_test"
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("ioi-*.part.safetensors")}
+
+
+def start_and_wait_for_progress(*command, cwd, output):
+    """A run that has written some progress."""
+    before, process = progress(output), start(*command, cwd=cwd)
+    while progress(output) in (before, {}):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return process
+
+
 def test_the_script_goes_on_after_a_kill_and_after_ctrl_c(run, tmp_path):
     command = ("get_real_values.py", *OPTIONS, "--save_every", 0, "--output", tmp_path)
-    part = tmp_path / "graphs/toy/real_test/ioi.part.safetensors"
     for signal_number in (signal.SIGKILL, signal.SIGINT):
-        process = start(*command, cwd=tmp_path)
-        written = part.stat().st_mtime_ns if part.exists() else 0
-        while not part.exists() or part.stat().st_mtime_ns == written:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
+        process = start_and_wait_for_progress(*command, cwd=tmp_path, output=tmp_path)
         process.send_signal(signal_number)
         process.communicate(timeout=60)
         assert process.returncode in (-signal.SIGKILL, 130, 0)  # 0: it was done before
-    unfinished = part.exists()
+    unfinished = bool(progress(tmp_path))
     process = start(*command, cwd=tmp_path)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert ("going on" in out) == unfinished
-    assert not part.exists()
+    assert files_below(tmp_path) == files_below(run)
     for metric in METRICS:
         name = f"graphs/toy/real_test/ioi_{metric}_real.json"
         found, expected = (eap.Graph.load(folder / name) for folder in (tmp_path, run))
@@ -165,18 +178,35 @@ def test_the_metric_may_be_one_without_a_gradient_at_the_clean_input(tmp_path):
     assert "loss_EAP" not in frame
 
 
-def test_progress_of_other_data_is_named_and_refused(run, tmp_path, capfd):
+def test_two_runs_in_one_folder_keep_their_own_progress(run, tmp_path, capfd):
     command = ("get_real_values.py", *OPTIONS, "--save_every", 0, "--output", tmp_path)
-    process = start(*command, cwd=tmp_path)
-    part = tmp_path / "graphs/toy/real_test/ioi.part.safetensors"
-    while not part.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    saved = part.read_bytes()
-    assert call(*command, "--head", 5) == 2
-    error = capfd.readouterr().err
-    assert "holds the progress of another run" in error
-    assert "data" in error
-    assert part.read_bytes() == saved
+    first = start_and_wait_for_progress(*command, cwd=tmp_path, output=tmp_path)
+    first.kill()
+    first.communicate()
+    (kept,) = progress(tmp_path)
+    saved = (tmp_path / "graphs/toy/real_test" / kept).read_bytes()
+    # Another run, of other pairs, is not disturbed by it, does not delete it, and names it.
+    assert call(*command, "--head", 5) == 0
+    assert f"{kept} is the progress of another run" in capfd.readouterr().out
+    assert set(progress(tmp_path)) == {kept}
+    assert (tmp_path / "graphs/toy/real_test" / kept).read_bytes() == saved
+    assert call(*command) == 0
+    assert "going on where an earlier run was stopped" in capfd.readouterr().out
+    assert not progress(tmp_path)
+    name = "graphs/toy/real_test/ioi_kl_real.json"
+    found, expected = (eap.Graph.load(folder / name) for folder in (tmp_path, run))
+    assert found.scores.equal(expected.scores)
+
+
+def test_values_that_are_not_finite_are_not_saved(tmp_path, capfd, monkeypatch):
+    patched = patching.run_plan
+
+    def with_nan(*arguments, **options):
+        graphs = patched(*arguments, **options)
+        graphs["kl"].scores[0, 0] = torch.nan
+        return graphs
+
+    monkeypatch.setattr(exact, "run_plan", with_nan)
+    assert call("get_real_values.py", *OPTIONS, "--output", tmp_path) == 2
+    assert "ioi_kl_real.json: some scores are infinite or NaN" in capfd.readouterr().err
+    assert not any("_real" in name for name in files_below(tmp_path))

@@ -42,6 +42,8 @@ def test_pareto_writes_the_published_columns_and_three_graphs(run):
     assert files_below(run) == {
         *(f"graphs/toy/ioi_{suffix}.json" for suffix in ("vanilla", "task", "kl")),
         *(f"results/pareto/toy/csv/{name}.csv" for name in ("ioi", "ioi_bands")),
+        *(f"results/pareto/toy/csv/{name}.csv-metadata.json" for name in ("ioi", "ioi_bands")),
+        "results/toy/model.json",
     }
 
 
@@ -75,7 +77,7 @@ def test_a_graph_says_where_it_comes_from(run):
     assert len(provenance["model"]["weights_sha256"]) == 64
     assert provenance["task"] == "ioi"
     assert (provenance["metric"], provenance["method"]) == ("logit_diff", "EAP-IG")
-    assert (provenance["steps"], provenance["rule"]) == (5, "paper")
+    assert provenance["settings"] == {"steps": 5, "rule": "paper"}
     assert provenance["data"]["head"] == 12
     assert provenance["data"]["prepend_bos"] is True
     assert {"eap", "torch", "transformer_lens", "transformers"} <= set(provenance["versions"])
@@ -90,7 +92,7 @@ def test_finished_graphs_are_reused_and_others_made_anew(run, capfd):
     assert (run / "graphs/toy/ioi_task.json").stat().st_mtime_ns == written
     assert call("pareto.py", *PARETO, "--ig_steps", 3, "--output", run) == 0
     out = capfd.readouterr().out
-    assert "the one there has another steps" in out
+    assert "the one there has another settings.steps" in out
     assert out.count("reusing ") == 1  # EAP's
     assert call("pareto.py", *PARETO, "--overwrite", "--output", run) == 0
     assert "reusing" not in capfd.readouterr().out

@@ -1,12 +1,14 @@
 """Progress of a long run, kept on disk so that the run can be stopped at any moment and go on.
 
-A checkpoint is one file: the sums so far, how many units of work they hold, and what the run is.
-Units are worked on in one fixed order and sums are kept in float64, so a continued run ends with
-the very numbers of an undisturbed one.
+A checkpoint is one file: the sums so far, how many units of work they hold, what the run is, and a
+hash of all that. Units are worked on in one fixed order and sums are kept in float64, so a
+continued run ends with the very numbers of an undisturbed one.
 """
 
+import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,14 @@ from eap.errors import UserError
 from eap.runtime import distributed
 from eap.runtime.atomic import write_atomically
 
+ANEW = "delete it, or give --overwrite, to begin anew"
+
+
+def checkpoint_file(folder: Path, name: str, identity: Mapping[str, Any]) -> Path:
+    """`<folder>/<name>-<hash of what the run is>.part.safetensors`: each run has its own."""
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.part.safetensors"
+
 
 @dataclass
 class Checkpoint:
@@ -29,11 +39,13 @@ class Checkpoint:
         path: of the file; each process has its own, with its rank in the name.
         identity: what the run is (model, task, data, settings, versions); must be JSON.
         seconds: how often to write at most.
+        overwrite: a damaged file is removed, where otherwise it is an error.
     """
 
     path: Path
     identity: dict[str, Any]
     seconds: float = 10.0
+    overwrite: bool = False
     _written: float = field(default_factory=time.monotonic)
 
     @property
@@ -46,50 +58,67 @@ class Checkpoint:
 
     def setting(self, name: str) -> int | None:
         """A number of the interrupted run (on any process): what depended on its free memory."""
-        path = self.own_path
-        number = self._read(path)[0]["identity"].get(name, 0) if path.exists() else 0
-        return distributed.largest(number) or None
+        header = self._header()
+        number = 0 if header is None else header["identity"].get(name, 0)
+        return distributed.largest(number, f"setting {name}") or None
 
-    def resume(self, totals: Float64[Tensor, "..."]) -> int:
+    def resume(self, totals: Float64[Tensor, "..."], n_units: int | None = None) -> int:
         """Fill `totals` from the file and return how many units it holds; 0 if there is none.
 
+        Args:
+            totals: sums over units, on the CPU.
+            n_units: how many units there are in all.
+
         Raises:
-            UserError: the file belongs to another run; says what differs.
+            UserError: the file is damaged, or belongs to another run; says what differs.
         """
-        path = self.own_path
-        if not path.exists():
+        path, header = self.own_path, self._header()
+        if header is None:
             return 0
-        header, saved = self._read(path)
         if header["identity"] != self._identity():
             mine, other = self._identity(), header["identity"]
             keys = sorted(key for key in {*mine, *other} if mine.get(key) != other.get(key))
             differing = ", ".join(
-                f"{key} {other.get(key)!r} (now {mine.get(key)!r})" for key in keys
+                f"{key} {repr(other.get(key))[:50]} (now {repr(mine.get(key))[:50]})"
+                for key in keys
             )
             raise UserError(
-                f"{path} holds the progress of another run: {differing}; finish it, or delete "
-                "the file to start this one anew"
+                f"{path} holds the progress of another run: {differing[:250]}; finish it, or "
+                "delete the file to start this one anew"
             )
+        saved = self._totals()
+        problem = None
+        if saved is None or saved.shape != totals.shape or header["sha256"] != _hash(header, saved):
+            problem = "what it holds is not what was written"
+        elif not 0 <= header["done"] <= (header["done"] if n_units is None else n_units):
+            problem = f"{header['done']} of {n_units} units done"
+        elif not saved.isfinite().all():
+            problem = "it holds numbers that are not finite"
+        if saved is None or problem is not None:
+            self._refuse(str(problem))
+            return 0
         totals.copy_(saved)
         return header["done"]
 
-    @staticmethod
-    def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
-        """What the file is of, and its sums."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads(file.metadata()["progress"])
-                return header, file.get_tensor("totals")
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path} is not a checkpoint ({error}); delete it to start anew"
-            ) from None
-
     def save(self, totals: Float64[Tensor, "..."], done: int) -> None:
-        """Write the progress, unless the last time was less than `seconds` ago."""
+        """Write the progress, unless the last time was less than `seconds` ago.
+
+        Raises:
+            UserError: another run keeps its progress there, or a sum is not finite.
+        """
         if time.monotonic() - self._written < self.seconds:
             return
+        if not totals.isfinite().all():
+            raise UserError(
+                f"after {done} units of work some sums are not finite: the metric or the weights "
+                "give infinity or NaN"
+            )
+        if self._is_of_another():
+            raise UserError(
+                f"{self.own_path} is written to by another run; give this one another --output"
+            )
         header = {"identity": self._identity(), "done": done}
+        header["sha256"] = _hash(header, totals)
         with write_atomically(self.own_path) as temporary:
             temporary.write_bytes(
                 save({"totals": totals}, metadata={"progress": json.dumps(header)})
@@ -97,9 +126,66 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def delete(self) -> None:
-        """Remove the file: the run is complete and its results are written."""
-        self.own_path.unlink(missing_ok=True)
+        """Remove the file, if it is this run's: its results are written."""
+        if not self._is_of_another():
+            self.own_path.unlink(missing_ok=True)
+
+    # ---- the file --------------------------------------------------------------------------------
+
+    def _header(self) -> dict[str, Any] | None:
+        """What the file says of itself; None if there is no file."""
+        if not self.own_path.exists():
+            return None
+        try:
+            with safe_open(self.own_path, framework="pt") as file:
+                header = json.loads(file.metadata()["progress"])
+            if not (
+                isinstance(header["identity"], dict)
+                and type(header["done"]) is int
+                and isinstance(header["sha256"], str)
+            ):
+                self._refuse("its header is another")
+                return None
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            self._refuse(f"{type(error).__name__}: {error}")
+            return None
+        return header
+
+    def _totals(self) -> Tensor | None:
+        try:
+            with safe_open(self.own_path, framework="pt") as file:
+                return file.get_tensor("totals")
+        except (SafetensorError, OSError, ValueError):
+            return None
+
+    def _refuse(self, reason: str) -> None:
+        """A damaged file is an error, or, with `overwrite`, removed."""
+        if self.overwrite and self.own_path.is_file():
+            self.own_path.unlink()
+            return
+        raise UserError(f"{self.own_path} is not a checkpoint ({reason[:150]}); {ANEW}")
+
+    def _is_of_another(self) -> bool:
+        """Whether another run, which goes on or can, keeps its progress in the file.
+
+        What is written says more than we may know: how the work was divided.
+        """
+        try:
+            with safe_open(self.own_path, framework="pt") as file:
+                header = json.loads(file.metadata()["progress"])
+                said = header["identity"]
+                return any(said.get(key) != value for key, value in self._identity().items())
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
+            return False
 
     def _identity(self) -> dict[str, Any]:
         # As it comes back from a file (tuples become lists).
         return json.loads(json.dumps({**self.identity, "processes": distributed.count()}))
+
+
+def _hash(header: Mapping[str, Any], totals: Tensor) -> str:
+    """Of what the run is, how far it is, and its sums."""
+    text = json.dumps([header["identity"], header["done"], list(totals.shape)], sort_keys=True)
+    digest = hashlib.sha256(text.encode())
+    digest.update(totals.contiguous().numpy().data)
+    return digest.hexdigest()

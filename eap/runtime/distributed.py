@@ -2,28 +2,110 @@
 
 With one process nothing here does anything. With several, each works on its share of the batches,
 and sums or lists are combined, so that every process ends with the numbers of one.
+
+Processes first meet: who does not come within five minutes is named, and any of them can be ended
+by a signal meanwhile. Whatever they do together afterwards carries a tag that says what it is, so
+that processes that went different ways stop instead of adding up different things; they wait in
+Python, where signals are noticed.
 """
 
 import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from eap.runtime.processes import count, is_first, own_share, rank
+from eap.errors import UserError
+from eap.runtime.processes import ProcessError, count, expected, is_first, own_share, rank
 
 __all__ = [
-    "count", "is_first", "is_first_to_fail", "largest", "own_share", "rank", "smallest", "start",
-    "stop", "sum_over_processes", "wait_for_all",
+    "count", "decided_by_first", "is_first", "is_first_to_fail", "largest", "own_share", "rank",
+    "smallest", "start", "stop", "sum_over_processes", "wait_for_all",
 ]  # fmt: skip
 
+T = TypeVar("T")
 
-def start() -> None:
-    """Join the other processes, if `torchrun` started more than one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        # What is exchanged is on the CPU. A process may have to wait long for the others.
-        dist.init_process_group("gloo", timeout=timedelta(days=7))
+# How long to wait for the others to come, and, once all are here, for their work.
+MEETING = timedelta(minutes=5)
+WORKING = timedelta(days=7)
+
+# Bytes of a tag.
+TAG = 200
+
+
+# ---- meeting -------------------------------------------------------------------------------------
+
+
+def start(patience: timedelta = MEETING) -> None:
+    """Join the other processes, if `torchrun` started more than one.
+
+    Raises:
+        ProcessError: somebody did not come; says who.
+    """
+    if expected() == 1 or dist.is_initialized():
+        return
+    number = int(os.environ["RANK"])
+    with _ended_by_signals():
+        store = _meet(number, patience)
+        # What is exchanged is on the CPU. A process may have to wait long for the others' work.
+        dist.init_process_group(
+            "gloo", store=store, rank=number, world_size=expected(), timeout=WORKING
+        )
+
+
+def _meet(number: int, patience: timedelta) -> dist.Store:
+    """The store that all processes share, once all are there."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # torchrun keeps the store itself; processes started by hand ask the first of them to.
+    keeps_store = number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    waited = f"waited {patience.total_seconds():.0f} s at {host}:{port}"
+    try:
+        shared = dist.TCPStore(
+            host, port, is_master=keeps_store, timeout=patience, wait_for_workers=False
+        )
+    except RuntimeError:
+        raise ProcessError(f"{waited}: nobody keeps the meeting place") from None
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"eap/{attempt}", shared)
+    places = [f"here/{other}" for other in range(expected())]
+    begun = time.monotonic()
+    try:
+        store.set(places[number], "yes")
+        while not store.check(places):
+            if time.monotonic() - begun > patience.total_seconds():
+                raise ProcessError(f"{waited}: {_absent(store, places)} did not come")
+            time.sleep(0.05)
+    except dist.DistError:
+        raise ProcessError("whoever kept the meeting place is gone") from None
+    return store
+
+
+def _absent(store: dist.Store, places: list[str]) -> str:
+    absent = [place.removeprefix("here/") for place in places if not store.check([place])]
+    return f"process {', '.join(absent)} of {len(places)}"
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Within, SIGTERM and Ctrl-C end the process at once: no Python runs that could notice them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def stop() -> None:
@@ -32,25 +114,55 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of a CPU tensor over all processes, in place."""
+# ---- together ------------------------------------------------------------------------------------
+
+
+def sum_over_processes(tensor: Tensor, what: str = "sum") -> Tensor:
+    """The sum of a CPU tensor over all processes, in place; `what` says of what it is."""
     if count() > 1:
-        dist.all_reduce(tensor)
+        _agree(f"{what} {tensor.dtype} {list(tensor.shape)}")
+        _finish(lambda: dist.all_reduce(tensor, async_op=True))
     return tensor
 
 
-def smallest(number: int) -> int:
+def smallest(number: int, what: str = "smallest") -> int:
     """The smallest of the processes' numbers: what depends on free memory must be agreed on."""
-    return -largest(-number)
+    return -largest(-number, what)
 
 
-def largest(number: int) -> int:
+def largest(number: int, what: str = "largest") -> int:
     """The largest of the processes' numbers."""
     if count() == 1:
         return number
+    _agree(what)
     agreed = torch.tensor(number)
-    dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+    _finish(lambda: dist.all_reduce(agreed, op=dist.ReduceOp.MAX, async_op=True))
     return int(agreed)
+
+
+def decided_by_first(decide: Callable[[], T], what: str) -> T:
+    """What `decide` returns in the first process, in all: what files are there can change.
+
+    A `UserError` or an error of the system that it meets is raised in all of them.
+    """
+    if count() == 1:
+        return decide()
+    outcome: tuple[T | None, Exception | None] = (None, None)
+    if is_first():
+        try:
+            outcome = (decide(), None)
+        except (UserError, OSError) as error:
+            outcome = (None, error)
+    result, failure = _from_first(outcome, what)
+    if failure is not None:
+        raise failure
+    return result
+
+
+def wait_for_all(what: str = "wait") -> None:
+    """Until every process is here."""
+    if count() > 1:
+        _agree(what)
 
 
 def is_first_to_fail() -> bool:
@@ -59,11 +171,49 @@ def is_first_to_fail() -> bool:
         return True
     try:
         return dist.distributed_c10d._get_default_store().add("failures", 1) == 1
-    except RuntimeError:  # the first process, which keeps the count, is gone
+    except RuntimeError:  # who kept the count is gone
         return False
 
 
-def wait_for_all() -> None:
-    """Until every process is here."""
-    if count() > 1:
-        dist.barrier()
+def _from_first(value: Any, what: str) -> Any:
+    """A Python object of the first process (of this very run: nothing is read from a file)."""
+    _agree(what)
+    content = pickle.dumps(value) if is_first() else b""
+    length = torch.tensor(len(content))
+    _finish(lambda: dist.broadcast(length, src=0, async_op=True))
+    buffer = torch.empty(int(length), dtype=torch.uint8)
+    if is_first():
+        buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    _finish(lambda: dist.broadcast(buffer, src=0, async_op=True))
+    return pickle.loads(buffer.numpy().tobytes())
+
+
+def _agree(what: str) -> None:
+    """Wait for all, and see that all are at the same step.
+
+    Raises:
+        ProcessError: they are not; says where each is.
+    """
+    mine = torch.frombuffer(bytearray(what.encode()[:TAG].ljust(TAG)), dtype=torch.uint8)
+    tags = [torch.empty_like(mine) for _ in range(count())]
+    _finish(lambda: dist.all_gather(tags, mine, async_op=True))
+    names = [bytes(tag.tolist()).decode(errors="replace").strip() for tag in tags]
+    if len(set(names)) > 1:
+        where = "; ".join(f"{number}: {name}" for number, name in enumerate(names))
+        raise ProcessError(f"the processes went different ways ({where[:200]}); start them again")
+
+
+def _finish(begin: Callable[[], Any]) -> None:
+    """Do something together, waiting in Python: a signal ends the wait.
+
+    Raises:
+        ProcessError: another process ended meanwhile.
+    """
+    try:
+        work, pause = begin(), 0.0005
+        while not work.is_completed():
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        work.wait()
+    except RuntimeError as error:
+        raise ProcessError("another process ended, so this run cannot go on") from error

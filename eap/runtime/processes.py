@@ -12,6 +12,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class ProcessError(RuntimeError):
+    """Processes that work together lost each other. The message is one line."""
+
+
 def expected() -> int:
     """How many processes `torchrun` started, whether or not they have met."""
     return int(os.environ.get("WORLD_SIZE", "1"))

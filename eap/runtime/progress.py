@@ -1,7 +1,8 @@
-"""Progress bars: on a terminal or in a log, with a rate and an end time; silent if asked."""
+"""What a run says while it works: a bar on a terminal, a line now and then elsewhere."""
 
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -10,18 +11,63 @@ from eap.runtime import processes
 
 T = TypeVar("T")
 
+# Where there is no terminal, no more than one line in so many seconds, however many bars there are.
+SECONDS_PER_LINE = 30.0
+_last_line = -SECONDS_PER_LINE
+
+
+def say(message: str = "") -> None:
+    """Print, from the first process only."""
+    if processes.is_first():
+        print(message, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
 
 def progress_bar(items: Sequence[T], what: str, *, quiet: bool, done: int = 0) -> Iterable[T]:
-    """`items`, with a bar on standard error unless `quiet` or in another process than the first.
+    """`items`, with how far they are, the rate and the end on standard error.
 
-    `done` items came before these, in an earlier run.
+    Nothing is said if `quiet`, nor by another process than the first.
+
+    Args:
+        items: to go through.
+        what: they are.
+        quiet: without a word.
+        done: how many came before these, in an earlier run.
     """
+    if quiet or not processes.is_first() or sys.stderr is None:
+        return items
+    if not sys.stderr.isatty():
+        return _with_lines(items, what, done)
     return tqdm(
         items,
         desc=what,
         initial=done,
         total=done + len(items),
-        disable=quiet or not processes.is_first(),
         file=sys.stderr,
         dynamic_ncols=True,
+        leave=None,  # the outermost stays; those inside it are taken away
     )
+
+
+def _with_lines(items: Sequence[T], what: str, done: int) -> Iterator[T]:
+    """As a bar, in plain lines: for logs."""
+    global _last_line
+    begun, total, spoken = time.monotonic(), done + len(items), False
+    _last_line = max(_last_line, begun - SECONDS_PER_LINE / 2)  # nothing is said of what is short
+    for number, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - _last_line >= SECONDS_PER_LINE or (spoken and number == len(items)):
+            rate = number / max(now - begun, 1e-9)
+            speed = f"{rate:.1f} per second" if rate >= 1 else f"{1 / rate:.1f} s each"
+            left = (len(items) - number) / rate
+            end = f"{duration(left)} left" if left else f"in {duration(now - begun)}"
+            at = f"{done + number:,}/{total:,} ({(done + number) / total:.0%})"
+            print(f"{what}: {at}, {speed}, {end}", file=sys.stderr, flush=True)
+            _last_line, spoken = now, True

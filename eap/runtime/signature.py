@@ -11,12 +11,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-LIBRARIES = ("eap", "torch", "transformer_lens", "transformers")
+LIBRARIES = ("eap", "numpy", "torch", "transformer_lens", "transformers")
 
 # Parts of the package that no score and no value of a circuit goes through.
 NOT_ENGINE = (
     "figures", "studies", "runtime", "__init__.py", "errors.py", "measures.py", "compare.py",
     "stability.py", "verdicts.py", "screening.py", "hand_made.py", "mib.py", "rankings.py",
+    "clusters.py", "known_circuits.py", "hypotheses.py", "signature.py",
 )  # fmt: skip
 
 

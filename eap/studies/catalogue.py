@@ -136,6 +136,7 @@ _RANKS = (
     "results/real_rank/{model}/correlations.json",
 )
 _CROSS = (*_csv("jaccard", *_OVERLAPS), *_csv("cross-task", "faithfulness"))
+_STABILITY = _csv("stability", "{task}", "{task}_edges", "{task}_areas", "{task}_verdicts")
 _POINTS_CURVES = _csv("ig_test", "{task}_{metric}_ig_test", "{task}_{metric}_ig_test_bands")
 
 STEPS: tuple[Step, ...] = (
@@ -250,6 +251,15 @@ STEPS: tuple[Step, ...] = (
         ), when="gpt2",
     ),
     Step(
+        "stability", "stability.py",
+        "how sure is a circuit over examples, how good is its ranking, and is it what it seems?",
+        option="--task", runs_model=True, writes=_STABILITY,
+    ),
+    Step(
+        "figure_stability", "results/stability/plot_stability.py", "stability of circuits",
+        reads=_csv("stability", "{task}"), writes=_pictures("stability", "edges", "nodes"),
+    ),
+    Step(
         "report", "results/report.py", "all figures and tables on one page",
         option="", writes=("results/{model}/report.html",),
     ),
@@ -340,6 +350,16 @@ FIGURES: tuple[Figure, ...] = (
         "Intersection over union of the tasks' circuits, the share of the row's circuit in the "
         "column's, and the probability of an overlap this large by chance (hypergeometric).",
         "overlap_heatmaps.py", "jaccard", _OVERLAPS, _OVERLAPS,
+    ),
+    Figure(
+        "Stability", "How far the circuits can be trusted",
+        "Mean Jaccard similarity of circuits found on resampled examples, beside that of random "
+        "circuits and of a null task, whose answers are shuffled: what a null task reaches is no "
+        "evidence. The tables: areas of the ranking with 95% intervals over examples (CPR above 1 "
+        "is overshoot, CMD 0 is best), verdicts on one circuit with their p-values, and the "
+        "similarities.",
+        "results/stability/plot_stability.py", "stability", ("edges", "nodes"),
+        ("{task}_areas", "{task}_verdicts", "{task}"),
     ),
     Figure(
         "Exact values", "Circuits from exact values",

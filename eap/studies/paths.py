@@ -109,13 +109,14 @@ def shown(path: Path) -> str:
 # ---- whose results these are ---------------------------------------------------------------------
 
 
-def claim(output: Path, model: str, identity: Mapping[str, Any]) -> None:
-    """Keep the folders of a model for it: write `results/<model>/model.json`, or compare with it.
+def claim(output: Path, model: str, identity: Mapping[str, Any], *, write: bool = True) -> None:
+    """Keep the folders of a model for it: compare with `results/<model>/model.json`, or write it.
 
     Args:
         output: where results/ and graphs/ are.
         model: as the person gave it.
         identity: what identifies its weights (`Model.source`).
+        write: False: compare only.
 
     Raises:
         UserError: the folders hold results of another model of the same last name. The same
@@ -140,6 +141,6 @@ def claim(output: Path, model: str, identity: Mapping[str, Any]) -> None:
                 "give another --output, or another name to one of the two (if those results are "
                 f"gone, delete {shown(path)})"
             )
-    if earlier != claimed:
+    if write and earlier != claimed:
         with write_atomically(path) as temporary:
             temporary.write_text(json.dumps(claimed, indent=1) + "\n", encoding="utf8")

@@ -19,13 +19,17 @@ from typing import Any
 
 import pandas as pd
 
+from eap.runtime import processes
 from eap.runtime.atomic import write_atomically
+from eap.runtime.progress import say
 from eap.runtime.signature import command, engine_hash, library_versions
+from eap.studies.paths import shown
 
 Provenance = Mapping[str, Any]
 
-# What does not tell one result from another: how it was asked for, and where the weights lie.
-_NOT_COMPARED = ("command",)
+# What does not tell one result from another: how it was asked for, what came out of it, and where
+# the weights lie.
+_NOT_COMPARED = ("command", "completeness")
 _NOT_OF_A_MODEL = ("name", "directory")
 
 # What must agree in one figure or table, beside the model; the first is what is said.
@@ -87,28 +91,42 @@ def comparable(*provenances: Provenance | None) -> str | None:
     """
     # Another program's graph says no more than how it was read.
     known = [
-        provenance for provenance in provenances if provenance and set(provenance) - {"read_from"}
+        part
+        for provenance in provenances
+        if provenance and set(provenance) - {"read_from"}
+        for part in _of_tasks(provenance)
     ]
     if not known:
         return None
     models = [provenance.get("model") for provenance in known]
     for model in models[1:]:
-        if _plain(_model_identity(model)) != _plain(_model_identity(models[0])):
+        if not _equal(_model_identity(model), _model_identity(models[0])):
             return f"made with different models: {_model_line(models[0])} and {_model_line(model)}"
     by_task: dict[str, Provenance] = {}
     for provenance in known:
         task = str(provenance.get("task", ""))
         first = by_task.setdefault(task, provenance)
         of_task = f"{task[:60]}: " if task else ""
-        if _plain(_tokens(first)) != _plain(_tokens(provenance)):
+        if not _same_tokens(first.get("data"), provenance.get("data")):
             return (
                 f"{of_task}made on different data: {_data_line(first)} and {_data_line(provenance)}"
             )
         for key, name in _OF_A_TASK.items():
             values = [own.get(key, _DEFAULTS.get(key)) for own in (first, provenance)]
-            if None not in values and _plain(values[0]) != _plain(values[1]):
-                return f"{of_task}made with different {name}: {values[0]} and {values[1]}"
+            if None not in values and not _equal(*values):
+                texts = [str(value)[:60] for value in values]
+                return f"{of_task}made with different {name}: {texts[0]} and {texts[1]}"
     return None
+
+
+def _of_tasks(provenance: Provenance) -> Iterator[Provenance]:
+    """The provenance itself, or that of every task that a table of several tasks has."""
+    tasks = provenance.get("tasks")
+    if not isinstance(tasks, Mapping):
+        yield provenance
+        return
+    for task, parts in tasks.items():
+        yield {**provenance, "task": task, **(parts if isinstance(parts, Mapping) else {})}
 
 
 def _comparable_form(provenance: Provenance) -> dict[str, Any]:
@@ -126,12 +144,14 @@ def _model_identity(model: Any) -> Any:
     return kept if set(kept) - {"dtype"} else model
 
 
-def _tokens(provenance: Provenance) -> Any:
-    """What identifies the pairs that were measured on, in their order."""
-    data = provenance.get("data")
-    if not isinstance(data, Mapping) or "tokens_sha256" not in data:
-        return data
-    return {key: data.get(key) for key in ("tokens_sha256", "head", "prepend_bos")}
+def _same_tokens(a: Any, b: Any) -> bool:
+    """Whether the same pairs were measured on, in the same order."""
+    if not isinstance(a, Mapping) or not isinstance(b, Mapping):
+        return _equal(a, b)
+    if "tokens_sha256" not in a or "tokens_sha256" not in b:
+        return _equal(a, b)
+    shared = {"tokens_sha256", "head", "prepend_bos"} | ({"n_pairs"} & {*a} & {*b})
+    return all(_equal(a.get(key), b.get(key)) for key in shared)
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -139,17 +159,18 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> 
         first, second = a.get(key), b.get(key)
         if isinstance(first, Mapping) and isinstance(second, Mapping) and not prefix:
             if key in ("model", "data"):  # their parts are hashes, which say nothing to a person
-                if _plain(first) != _plain(second):
+                if not _equal(first, second):
                     yield key
             else:
                 yield from _differing(first, second, f"{key}.")
-        elif (key in a) != (key in b) or _plain(first) != _plain(second):
+        elif (key in a) != (key in b) or not _equal(first, second):
             yield f"{prefix}{key}"
 
 
-def _plain(value: Any) -> str:
+def _equal(a: Any, b: Any) -> bool:
     """As JSON has it: tuples are lists, and the order of keys does not matter."""
-    return json.dumps(value, sort_keys=True, default=str)
+    first, second = (json.dumps(value, sort_keys=True, default=str) for value in (a, b))
+    return first == second
 
 
 def _model_line(model: Any) -> str:
@@ -169,7 +190,7 @@ def _data_line(provenance: Provenance) -> str:
     data = provenance.get("data")
     if not isinstance(data, Mapping):
         return str(data)[:60]
-    pairs = data.get("head", data.get("pairs", data.get("n_pairs", "?")))
+    pairs = data.get("n_pairs", data.get("head", data.get("pairs", "?")))
     line = f"{pairs} pairs of {str(data.get('source', '?'))[-60:]}"
     return f"{line} ({str(data['tokens_sha256'])[:8]})" if "tokens_sha256" in data else line
 
@@ -215,6 +236,22 @@ def write_table(
     # A kill before this leaves metadata of the earlier table, which has another hash.
     with write_atomically(metadata_path(path)) as temporary:
         temporary.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf8")
+
+
+def save_csv(
+    frame: pd.DataFrame, path: Path, provenance: Provenance | None = None, *, index: bool = False
+) -> None:
+    """Write a table, whole or not at all (from the first process), and say where.
+
+    Where `provenance` is given, it is written beside the table.
+    """
+    if processes.is_first():
+        if provenance is None:
+            with write_atomically(path) as temporary:
+                frame.to_csv(temporary, index=index)
+        else:
+            write_table(frame, path, provenance, index=index)
+        say(f"wrote {shown(path)}")
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:

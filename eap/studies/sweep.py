@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from eap.circuits import evaluate, evaluate_baselines
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
-from eap.measures import normalised
-from eap.model.loading import Model
+from eap.measures import normalised, share_errors
+from eap.model.model import Model
 
 # A band of random circuits needs no more pairs than this.
 RANDOM_PAIRS = 200
@@ -36,18 +37,24 @@ def pareto_sizes(end: int, n_edges: int) -> list[int]:
     return sizes
 
 
+def proportional_sizes(proportion: float, n_steps: int, n_edges: int) -> list[int]:
+    """Up to `n_steps` sizes, evenly spaced, up to a share of all `n_edges`."""
+    largest = max(1, int(proportion * n_edges))
+    return sorted({max(1, largest * step // n_steps) for step in range(1, n_steps + 1)})
+
+
 def random_circuits(graph: Graph, n: int, count: int, *, seed: int) -> list[Graph]:
     """Circuits of `n` edges (or few more) after pruning, selected greedily by random scores."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    circuits = []
     for _ in range(count):
         random = replace(graph, scores=torch.rand(graph.scores.shape, generator=generator))
         # Greedy selections are nested, and so are pruned ones: the smallest that is large enough.
         select = bisect_left(
             range(graph.n_edges), n, key=lambda m: random.greedy(m).prune().count_edges()
         )
-        found.append(random.greedy(select).prune())
-    return found
+        circuits.append(random.greedy(select).prune())
+    return circuits
 
 
 def faithfulness_curves(
@@ -66,51 +73,68 @@ def faithfulness_curves(
     """The metric of each method's circuits: greedy selection on absolute scores, then pruning.
 
     Args:
+        model: from `eap.load_model`.
         graphs: scored graphs by method name.
+        dataset: from `eap.load_dataset`.
+        metric: name of the metric.
         sizes: edges to select; a row each.
         n_random: circuits with random scores per size.
-        seed: of those.
+        seed: of those, and of the pairs that they are measured on.
+        batch_size: pairs at a time; None: what the budget allows.
+        memory_budget: in bytes, beside the weights; None: half of what is free.
+        quiet: without a progress bar.
 
     Returns:
         Two tables with a row per size. The curves, in the published schema: baseline,
         corrupted_baseline (means of the metric on the clean and the corrupted run), edges
         (selected), then for each method X edges_X (after pruning) and loss_X (mean of the metric).
-        What surrounds them: edges, total_edges, stderr_X (of loss_X, over examples) and, with
-        random circuits, edges_random and loss_random (means over circuits, on the first 200 pairs),
-        loss_random_low and _high (the lowest and the highest of them).
+        What surrounds them: edges, total_edges, and for each method stderr_X (of loss_X, over
+        examples) and stderr_share_X (of the normalised faithfulness, a ratio). With random
+        circuits, edges_random and loss_random (means over circuits, on a sample of 200 pairs),
+        loss_random_low and _high (the lowest and the highest of them), and baseline_random and
+        corrupted_baseline_random, of the same pairs.
     """
     chosen = {name: [graph.greedy(n).prune() for n in sizes] for name, graph in graphs.items()}
     first = next(iter(graphs.values()))
-    drawn = [random_circuits(first, n, n_random, seed=seed + n) for n in sizes]
-    circuits = [circuit for own in chosen.values() for circuit in own]
+    circuits = [circuit for of_method in chosen.values() for circuit in of_method]
     options: dict[str, Any] = {
         "metrics": [metric],
         "batch_size": batch_size,
         "memory_budget": memory_budget,
         "quiet": quiet,
     }
-    clean, corrupted = evaluate_baselines(model, dataset, **options)
+    baselines = evaluate_baselines(model, dataset, **options)
+    clean, corrupted = (values[metric].numpy() for values in baselines)  # [example]
     values = evaluate(model, circuits, dataset, **options)[metric].numpy()  # [circuit, example]
 
     table: dict[str, Any] = {
-        "baseline": float(clean[metric].mean()),
-        "corrupted_baseline": float(corrupted[metric].mean()),
+        "baseline": float(clean.mean()),
+        "corrupted_baseline": float(corrupted.mean()),
         "edges": list(sizes),
     }
     bands: dict[str, Any] = {"edges": list(sizes), "total_edges": first.n_edges}
-    for number, (name, own) in enumerate(chosen.items()):
-        of_method = values[number * len(sizes) : (number + 1) * len(sizes)]
-        table[f"edges_{name}"] = [circuit.count_edges() for circuit in own]
-        table[f"loss_{name}"] = of_method.mean(axis=1)
-        bands[f"stderr_{name}"] = _standard_error(of_method)
+    well_posed = clean.mean() != corrupted.mean()
+    for number, (name, of_method) in enumerate(chosen.items()):
+        of_circuits = values[number * len(sizes) : (number + 1) * len(sizes)]
+        table[f"edges_{name}"] = [circuit.count_edges() for circuit in of_method]
+        table[f"loss_{name}"] = of_circuits.mean(axis=1)
+        bands[f"stderr_{name}"] = _standard_error(of_circuits)
+        bands[f"stderr_share_{name}"] = (
+            share_errors(of_circuits, clean, corrupted) if well_posed else np.nan
+        )
     if n_random:
-        random = [circuit for own in drawn for circuit in own]
-        some = evaluate(model, random, dataset.head(RANDOM_PAIRS), **options)[metric].numpy()
-        of_random = some.mean(axis=1).reshape(len(sizes), n_random)
-        bands["edges_random"] = [np.mean([c.count_edges() for c in own]) for own in drawn]
+        rows = sorted(Random(seed).sample(range(len(dataset)), min(RANDOM_PAIRS, len(dataset))))
+        some = replace(dataset, examples=tuple(dataset.examples[row] for row in rows))
+        drawn = [random_circuits(first, n, n_random, seed=seed + n) for n in sizes]
+        random = [circuit for of_size in drawn for circuit in of_size]
+        of_random = evaluate(model, random, some, **options)[metric].numpy().mean(axis=1)
+        of_random = of_random.reshape(len(sizes), n_random)
+        bands["edges_random"] = [np.mean([c.count_edges() for c in of_size]) for of_size in drawn]
         bands["loss_random"] = of_random.mean(axis=1)
         bands["loss_random_low"] = of_random.min(axis=1)
         bands["loss_random_high"] = of_random.max(axis=1)
+        bands["baseline_random"] = float(clean[rows].mean())
+        bands["corrupted_baseline_random"] = float(corrupted[rows].mean())
     return pd.DataFrame(table), pd.DataFrame(bands)
 
 
@@ -123,7 +147,23 @@ def _standard_error(values: np.ndarray) -> np.ndarray:
 def curve_summary(frame: pd.DataFrame, methods: Sequence[str]) -> str:
     """Edges against normalised faithfulness, as a table to read."""
     clean, corrupted = frame["baseline"].iloc[0], frame["corrupted_baseline"].iloc[0]
+    if clean == corrupted:
+        return "nothing to normalise by: the clean and the corrupted run have the same mean"
     table = pd.DataFrame({"edges": frame["edges"]})
     for name in methods:
         table[name] = normalised(frame[f"loss_{name}"], clean, corrupted).round(3)
     return table.to_string(index=False)
+
+
+def baseline_note(frame: pd.DataFrame, metric: str) -> str | None:
+    """What to know of the baselines before a curve is read; None if nothing."""
+    clean, corrupted = frame["baseline"].iloc[0], frame["corrupted_baseline"].iloc[0]
+    distance = metric in ("kl", "js")
+    if clean == corrupted or (clean < corrupted) == distance:
+        return None
+    relation = "above" if distance else "below"
+    return (
+        f"note: by {metric}, the clean run ({clean:.3f}) is {relation} the corrupted one "
+        f"({corrupted:.3f}): this model does not do the task, and shares of what lies between the "
+        "two say nothing about it"
+    )

@@ -1,18 +1,25 @@
 """The circuit of each task that the cross-task studies compare."""
 
-import argparse
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from eap.circuits import evaluate, evaluate_baselines
 from eap.data.dataset import Dataset
 from eap.data.tasks import get_task
 from eap.graph.graph import Graph
 from eap.measures import normalised
-from eap.model.loading import Model
-from eap.studies import shell
+from eap.model.model import Model
+from eap.runtime.progress import say
+from eap.studies.paths import model_name
+from eap.studies.scoring import attributed, graph_path, reusable, save_graph
+from eap.studies.settings import Settings
 
 # The share of the clean run's metric that a circuit must keep.
 FAITHFUL = 0.85
+
+# Whose circuits have a published number of edges.
+GPT2_SHAPE = {"n_layers": 12, "n_heads": 12, "d_model": 768}
 
 
 def circuit_sizes(graph: Graph) -> list[int]:
@@ -23,7 +30,27 @@ def circuit_sizes(graph: Graph) -> list[int]:
     return [*(size for size in sizes if size < graph.n_edges), graph.n_edges]
 
 
-def task_circuit(args: argparse.Namespace, model: Model, task: str, dataset: Dataset) -> Graph:
+def has_published_sizes(model: Model) -> bool:
+    """Whether a model called gpt2 has GPT-2 small's shape."""
+    shape = {name: getattr(model.config, name) for name in GPT2_SHAPE}
+    return model_name(model.name) == "gpt2" and shape == GPT2_SHAPE
+
+
+def find_circuits(
+    settings: Settings, model: Model, datasets: Mapping[str, Dataset]
+) -> dict[str, Graph]:
+    """The circuit of every task; says how their sizes are chosen."""
+    if model_name(model.name) == "gpt2" and not has_published_sizes(model):
+        say(
+            "note: this model is called gpt2 but has another shape than GPT-2 small: its circuits "
+            f"are the smallest that are {FAITHFUL:.0%} faithful, not of the published sizes"
+        )
+    return {
+        task: task_circuit(settings, model, task, dataset) for task, dataset in datasets.items()
+    }
+
+
+def task_circuit(settings: Settings, model: Model, task: str, dataset: Dataset) -> Graph:
     """The circuit of a task: greedily selected by EAP-IG and pruned.
 
     On GPT-2 small it has the published number of edges; on other models it is the smallest that
@@ -31,44 +58,38 @@ def task_circuit(args: argparse.Namespace, model: Model, task: str, dataset: Dat
     `graphs/<model>/<task>_circuit.json`.
     """
     spec = get_task(task)
-    path = shell.graph_path(args, model, f"{task}_task")
-    graph = shell.attributed(
-        args, model, dataset, path=path, method="EAP-IG", metric=spec.metric,
-        steps=args.ig_steps, rule=args.ig_rule,
-    )  # fmt: skip
-    path = shell.graph_path(args, model, f"{task}_circuit")
-    published = model.short_name == "gpt2"
+    graph = attributed(
+        settings, model, dataset, f"{task}_task", method="EAP-IG", metric=spec.metric
+    )
+    path = graph_path(settings, model, f"{task}_circuit")
+    published = has_published_sizes(model) and spec.circuit_size <= graph.n_edges
     rule = f"{spec.circuit_size} edges" if published else f"{FAITHFUL:.0%} faithful"
-    wanted = {**graph.provenance, "circuit": rule, "faithful_by": spec.cross_task_metric}
-    if (found := shell.reusable(path, wanted, overwrite=args.overwrite)) is not None:
-        return found
+    origin = {**graph.provenance, "circuit": rule, "faithful_by": spec.cross_task_metric}
+    if (finished := reusable(path, origin, overwrite=settings.overwrite)) is not None:
+        return finished
     if published:
         circuit = graph.greedy(spec.circuit_size).prune()
     else:
-        circuit = smallest_faithful(args, model, graph, dataset, spec.cross_task_metric)
-    circuit = replace(circuit, provenance=wanted)
-    shell.save_graph(circuit, path)
+        circuit = smallest_faithful(settings, model, graph, dataset, spec.cross_task_metric)
+    circuit = replace(circuit, provenance=origin)
+    save_graph(circuit, path)
     return circuit
 
 
 def smallest_faithful(
-    args: argparse.Namespace, model: Model, graph: Graph, dataset: Dataset, metric: str
+    settings: Settings, model: Model, graph: Graph, dataset: Dataset, metric: str
 ) -> Graph:
     """The smallest greedy circuit whose normalised faithfulness is at least 85%."""
     sizes = circuit_sizes(graph)
-    clean, corrupted = evaluate_baselines(
-        model, dataset, metrics=[metric], batch_size=args.batch_size, memory_budget=args.memory
-    )
+    options: dict[str, Any] = {"metrics": [metric], **settings.resources}
+    clean, corrupted = evaluate_baselines(model, dataset, **options)
     low, high = corrupted[metric].mean(), clean[metric].mean()
     # A few sizes at a time: most tasks need no large circuit.
     for first in range(0, len(sizes), 8):
         some = [graph.greedy(size).prune() for size in sizes[first : first + 8]]
-        values = evaluate(
-            model, some, dataset, metrics=[metric],
-            batch_size=args.batch_size, memory_budget=args.memory, quiet=False,
-        )[metric].mean(1)  # fmt: skip
+        values = evaluate(model, some, dataset, quiet=False, **options)[metric].mean(1)
         for circuit, value in zip(some, values, strict=True):
             if normalised(float(value), float(high), float(low)) >= FAITHFUL:
                 return circuit
-    shell.say(f"no smaller circuit of {dataset.task} is {FAITHFUL:.0%} faithful: taking all edges")
+    say(f"no smaller circuit of {dataset.task} is {FAITHFUL:.0%} faithful: taking all edges")
     return graph.full()

@@ -1,0 +1,10 @@
+from . import bars as bars
+from . import circuit as circuit
+from . import cross_task as cross_task
+from . import curves as curves
+from . import graphs as graphs
+from . import heatmaps as heatmaps
+from . import published as published
+from . import report as report
+from . import style as style
+from . import tables as tables

@@ -1,0 +1,72 @@
+"""Circuits of several tasks beside each other: how much they overlap, and what each does."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from eap.circuits import evaluate, evaluate_baselines
+from eap.compare import Overlap, edge_overlap, node_overlap
+from eap.data.dataset import Dataset
+from eap.data.tasks import get_task
+from eap.graph.graph import Graph
+from eap.model.model import Model
+from eap.runtime.progress import say
+from eap.studies.settings import Settings
+
+OVERLAPS: dict[str, Callable[[Graph, Graph], Overlap]] = {
+    "edge": edge_overlap,
+    "node": node_overlap,
+}
+MEASURES: dict[str, Callable[[Overlap], float]] = {
+    "ious": lambda overlap: overlap.iou,
+    "iou_ps": lambda overlap: overlap.p_value,
+    "overlap": lambda overlap: overlap.precision,
+}
+
+
+def compare_circuits(circuits: Mapping[str, Graph]) -> dict[str, pd.DataFrame]:
+    """Tables with a row and a column per task, by name.
+
+    Returns:
+        For `edge` and `node` each: `_ious` (intersection over union), `_iou_ps` (how likely an
+        overlap this large is by chance) and `_overlap` (the share of the row's circuit that the
+        column's has).
+    """
+    tables = {}
+    for kind, compare in OVERLAPS.items():
+        overlaps = {
+            (row, column): compare(first, second)
+            for row, first in circuits.items()
+            for column, second in circuits.items()
+        }
+        for name, measure in MEASURES.items():
+            tables[f"{kind}_{name}"] = pd.DataFrame(
+                {
+                    column: {row: measure(overlaps[row, column]) for row in circuits}
+                    for column in circuits
+                }
+            )
+    return tables
+
+
+def cross_task_table(
+    settings: Settings,
+    model: Model,
+    circuits: Mapping[str, Graph],
+    datasets: Mapping[str, Dataset],
+) -> pd.DataFrame:
+    """The metric of every task (row) under every task's circuit (column), then its baselines."""
+    rows = {}
+    for task, dataset in datasets.items():
+        metric = get_task(task).cross_task_metric
+        say(f"{task} by {metric}, under the circuits of {len(circuits)} tasks")
+        options: dict[str, Any] = {"metrics": [metric], **settings.resources}
+        clean, corrupted = evaluate_baselines(model, dataset, **options)
+        values = evaluate(model, list(circuits.values()), dataset, quiet=False, **options)[metric]
+        rows[task] = {
+            **dict(zip(circuits, values.mean(1).tolist(), strict=True)),
+            "baseline": float(clean[metric].mean()),
+            "corrupted_baseline": float(corrupted[metric].mean()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")

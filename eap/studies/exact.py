@@ -1,0 +1,165 @@
+"""Exact values of edges as a study: what they cost, where they are kept, going on after a stop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from eap.data.dataset import Dataset
+from eap.errors import UserError
+from eap.graph.graph import Graph
+from eap.model.model import Model
+from eap.patch_plan import Plan, make_plan
+from eap.patching import measure_seconds, run_plan
+from eap.runtime import distributed
+from eap.runtime.checkpoint import Checkpoint, checkpoint_file
+from eap.runtime.memory import default_budget, patching_memory
+from eap.runtime.progress import duration, say
+from eap.screening import choose_edges, merge, report
+from eap.studies.paths import shown
+from eap.studies.scoring import check_finite, describe, graph_path, reusable, save_graph
+from eap.studies.settings import Settings
+
+EXACT_METRICS = ("logit_diff", "prob_diff", "kl", "js")
+"""Measured in one pass: a metric more costs next to nothing."""
+
+
+@dataclass(frozen=True)
+class ExactStudy:
+    """Exact values of one task's edges.
+
+    Attributes:
+        settings: of the experiment.
+        model: from `load_model_of`.
+        dataset: from `load_task`.
+        save_every: seconds between two writings of the progress.
+    """
+
+    settings: Settings
+    model: Model
+    dataset: Dataset
+    save_every: float = 10.0
+
+    def every_edge(self) -> dict[str, Graph]:
+        """The exact graphs of all metrics: reused if finished, continued if begun.
+
+        Kept as graphs/<model>/real_test/<task>_<metric>_real.json.
+        """
+        settings, model, dataset = self.settings, self.model, self.dataset
+        paths = {
+            metric: graph_path(settings, model, f"real_test/{dataset.task}_{metric}_real")
+            for metric in EXACT_METRICS
+        }
+        origins = {
+            metric: describe(settings, model, dataset, metric=metric, method="exact")
+            for metric in EXACT_METRICS
+        }
+        finished = {
+            metric: reusable(paths[metric], origins[metric], overwrite=settings.overwrite)
+            for metric in EXACT_METRICS
+        }
+        checkpoint = self._checkpoint(dataset.task)
+        if all(finished.values()):
+            checkpoint.delete()
+            return {metric: graph for metric, graph in finished.items() if graph is not None}
+        graphs = self._patch(checkpoint, edges=None)
+        check_finite({paths[metric].name: graph for metric, graph in graphs.items()})
+        for metric, graph in graphs.items():
+            save_graph(graph, paths[metric])
+        checkpoint.delete()
+        return graphs
+
+    def verify(self, estimates: Mapping[str, Graph], *, top: int, sample: int) -> str:
+        """Exact values of the edges that an estimate ranks highest, and of a sample of the others.
+
+        Kept, beside the estimates of the rest, as <task>_<metric>_verified.json.
+
+        Args:
+            estimates: scored graphs by metric; the first says which edges.
+            top: how many of the highest.
+            sample: how many of the others.
+
+        Returns:
+            What the sample says of the edges that are left out.
+        """
+        settings, dataset = self.settings, self.dataset
+        metric, estimate = next(iter(estimates.items()))
+        chosen = choose_edges(estimate, top=top, sample=sample, seed=settings.seed)
+        of_screening = {"verify": top, "sample": sample, "seed": settings.seed}
+        checkpoint = self._checkpoint(f"{dataset.task}_verify", **of_screening)
+        exact = self._patch(checkpoint, edges=chosen.all)
+        for name, graph in estimates.items():
+            origin = describe(
+                settings, self.model, dataset, metric=name, method="EAP-IG, verified",
+                options={"steps": settings.ig_steps, "rule": settings.ig_rule, **of_screening},
+            )  # fmt: skip
+            path = graph_path(settings, self.model, f"real_test/{dataset.task}_{name}_verified")
+            save_graph(replace(merge(graph, exact[name]), provenance=origin), path)
+        checkpoint.delete()
+        return f"{metric}\n{report(estimate, exact[metric], chosen)}"
+
+    def _checkpoint(self, name: str, **more: Any) -> Checkpoint:
+        """Where the progress of a run is kept: every run, of whatever settings, has its own."""
+        identity = describe(
+            self.settings, self.model, self.dataset, metric="logit_diff", method="exact", **more
+        )
+        for key in ("command", "metric"):
+            del identity[key]
+        folder = graph_path(self.settings, self.model, f"real_test/{name}").parent
+        path = checkpoint_file(folder, name, identity)
+        others = sorted({*folder.glob(f"{name}-*.part*.safetensors")} - {path})
+        if others and distributed.count() == 1:
+            say(
+                f"note: {shown(others[0])} is the progress of another run (other data, settings "
+                "or code); delete it if nobody goes on with it"
+            )
+        return Checkpoint(path, identity, self.save_every, overwrite=self.settings.overwrite)
+
+    def _patch(self, checkpoint: Checkpoint, *, edges: Tensor | None) -> dict[str, Graph]:
+        """Exact values of all edges (None) or some: says the cost, goes on after a stop."""
+        settings, model, dataset = self.settings, self.model, self.dataset
+        # Sizes that were chosen by the memory that was free stay what they were.
+        tokens_per_run, batch_size = map(checkpoint.setting, ("tokens_per_run", "batch_size"))
+        plan = make_plan(
+            model, dataset, EXACT_METRICS, edges, settings.batch_size or batch_size,
+            settings.memory, expanded_kv=settings.expanded_kv, tokens_per_run=tokens_per_run,
+        )  # fmt: skip
+        memory = self._check_memory(plan, checkpoint)
+        if model.dtype != model.residual_dtype:
+            say(
+                f"note: in {settings.dtype} a run's rounding is larger than the values of most "
+                "edges; float32 tells small values apart"
+            )
+        seconds = measure_seconds(plan)
+        say(
+            f"exact values: {int(plan.edges.sum()):,} edges x {len(dataset)} pairs in "
+            f"{len(plan.units):,} pieces, {plan.tokens_per_run:,} tokens at a time; up to "
+            f"{memory / 2**20:,.0f} MiB beside the weights, about {duration(seconds)} in all"
+            + ("; going on where an earlier run was stopped" if tokens_per_run else "")
+        )
+        return run_plan(plan, checkpoint=checkpoint, quiet=False)
+
+    def _check_memory(self, plan: Plan, checkpoint: Checkpoint) -> int:
+        """What the plan takes; more than there is, if a run was begun with more, is an error."""
+        examples = self.dataset.examples
+        memory = patching_memory(self.model, examples, plan.batch_size, plan.tokens_per_run)
+        budget = self.settings.memory or default_budget(self.model.device)
+        if memory > budget:
+            raise UserError(
+                f"{shown(checkpoint.own_path)} was begun with {memory / 2**20:,.0f} MiB, "
+                f"more than the {budget / 2**20:,.0f} MiB of now; give --memory, or delete the "
+                "file to begin anew"
+            )
+        return memory
+
+
+def check_exact_metric(metric: str) -> str:
+    """The metric, if exact values are of it.
+
+    Raises:
+        UserError: they are not.
+    """
+    if metric not in EXACT_METRICS:
+        raise UserError(f"exact values are of {', '.join(EXACT_METRICS)}, not of {metric}")
+    return metric

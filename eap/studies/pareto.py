@@ -1,0 +1,98 @@
+"""Faithfulness of circuits by size, from EAP's, EAP-IG's and EAP-IG-KL's scores."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from eap.data.dataset import Dataset
+from eap.graph.graph import Graph
+from eap.model.model import Model
+from eap.runtime.progress import say
+from eap.studies.paths import shown, table_file
+from eap.studies.provenance import save_csv
+from eap.studies.scoring import attributed, count_edges, describe, is_flat, next_command
+from eap.studies.settings import Settings
+from eap.studies.sweep import baseline_note, curve_summary, faithfulness_curves
+
+
+def pareto_scores(
+    settings: Settings, model: Model, dataset: Dataset, *, metric: str
+) -> dict[str, Graph]:
+    """Scored graphs by the names of their curves; without EAP where its gradient is zero."""
+    ways = {
+        "EAP": ("vanilla", "EAP", metric),
+        "EAP-IG": ("task", "EAP-IG", metric),
+        "EAP-IG-KL": ("kl", "EAP-IG", "kl"),
+    }
+    graphs = {}
+    for name, (suffix, method, of) in ways.items():
+        if method == "EAP" and is_flat(of):
+            say(f"no {name}: the gradient of {of} is zero at the clean input")
+            continue
+        file = f"{dataset.task}_{suffix}"
+        graphs[name] = attributed(settings, model, dataset, file, method=method, metric=of)
+    return graphs
+
+
+def pareto_study(
+    settings: Settings,
+    model: Model,
+    dataset: Dataset,
+    *,
+    metric: str,
+    sizes: Sequence[int],
+    n_random: int,
+    batch_size: int | None = None,
+    total_edges: bool = False,
+) -> pd.DataFrame:
+    """Score every edge by each method, measure circuits of every size, and save both.
+
+    Writes graphs/<model>/<task>_{vanilla,task,kl}.json, results/pareto/<model>/csv/<task>.csv, and
+    <task>_bands.csv beside it, with what surrounds the curves.
+
+    Args:
+        settings: of the experiment.
+        model: from `load_model_of`.
+        dataset: from `load_task`.
+        metric: of the scores and of faithfulness.
+        sizes: edges to select.
+        n_random: circuits with random scores of every size.
+        batch_size: of evaluation; None: the settings'.
+        total_edges: a column with the number of all edges.
+
+    Returns:
+        The table of curves; see `faithfulness_curves`.
+    """
+    task = dataset.task
+    csv = table_file(settings.output, "pareto", settings.model, task)
+    n_edges = count_edges(settings, model)
+    say(
+        f"{task} by {metric} on {model.name}: {len(dataset)} pairs, {n_edges:,} edges, "
+        f"circuits of {sizes[0]:,} to {sizes[-1]:,} edges -> {shown(csv)}"
+    )
+    graphs = pareto_scores(settings, model, dataset, metric=metric)
+    frame, bands = faithfulness_curves(
+        model, graphs, dataset, metric=metric, sizes=sizes, n_random=n_random, seed=settings.seed,
+        batch_size=batch_size or settings.batch_size, memory_budget=settings.memory,
+    )  # fmt: skip
+    if total_edges:
+        frame.insert(3, "total_edges", n_edges)
+    ig = {"ig_steps": settings.ig_steps, "ig_rule": settings.ig_rule}
+    origin = describe(
+        settings, model, dataset, metric=metric,
+        method="faithfulness of circuits", methods=list(graphs),
+        options={**ig, "n_random": n_random, "seed": settings.seed},
+    )  # fmt: skip
+    save_csv(frame, csv, origin)
+    save_csv(bands, csv.with_name(f"{task}_bands.csv"), origin)
+    clean, corrupted = frame[["baseline", "corrupted_baseline"]].iloc[0]
+    say(f"\n{metric}: clean {clean:.3f}, corrupted {corrupted:.3f}; normalised faithfulness:")
+    say(curve_summary(frame, list(graphs)))
+    if note := baseline_note(frame, metric):
+        say(note)
+    script = "results/pareto/plot_pareto_normalized_single.py"
+    say(
+        f"\n{shown(csv)} is written; draw it with: "
+        f"{next_command(script, '--tasks', task, settings=settings)}"
+    )
+    return frame

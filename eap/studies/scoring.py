@@ -1,0 +1,241 @@
+"""What every experiment works with: the model, the pairs, and scored graphs, reused if finished."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eap.ablation import get_ablation
+from eap.attribution import attribute
+from eap.data.dataset import Dataset, load_dataset
+from eap.errors import UserError
+from eap.graph.graph import Graph
+from eap.metrics import get_metric
+from eap.model.loading import load_model
+from eap.model.model import Model
+from eap.runtime import distributed
+from eap.runtime.progress import say
+from eap.signature import sign
+from eap.studies import provenance as origins
+from eap.studies.paths import claim, graph_file, shown
+from eap.studies.settings import Settings, default_metric
+
+# ---- model and data ------------------------------------------------------------------------------
+
+
+def load_model_of(settings: Settings) -> Model:
+    """The model that the settings name.
+
+    Raises:
+        UserError: it cannot be loaded, or its folders hold results of another model.
+    """
+    model = load_model(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        device_map=settings.device_map,
+    )
+    keep_folders(settings, model, write=False)
+    return model
+
+
+def keep_folders(settings: Settings, model: Model, *, write: bool = True) -> None:
+    """See that the folders of results are this model's, and (before a first result) say so there.
+
+    Raises:
+        UserError: they hold results of another model of the same last name.
+    """
+    distributed.decided_by_first(
+        lambda: claim(settings.output, settings.model, model.source, write=write), "whose folders"
+    )
+
+
+def load_task(settings: Settings, model: Model, task: str) -> Dataset:
+    """The pairs of one task, for a model; says how many."""
+    dataset = load_dataset(
+        task,
+        model.tokenizer,
+        path=settings.data,
+        head=settings.head,
+        seed=settings.seed,
+        prepend_bos=settings.prepend_bos,
+    )
+    say(dataset.summary())
+    return dataset
+
+
+def load_tasks(settings: Settings, model: Model) -> dict[str, Dataset]:
+    """The pairs of all tasks of the settings; says which cannot be posed to this model.
+
+    Raises:
+        UserError: none can.
+    """
+    datasets = {}
+    for task in settings.tasks:
+        try:
+            datasets[task] = load_task(settings, model, task)
+        except UserError as error:
+            say(f"left out: {error}")
+    if not datasets:
+        raise UserError(f"none of {', '.join(settings.tasks)} can be posed to {model.name}")
+    return datasets
+
+
+def metric_name(metric: str | None, task: str) -> str:
+    """A metric by name, or the task's own; a `UserError` lists the known ones."""
+    return get_metric(metric or default_metric(task)).name
+
+
+def count_edges(settings: Settings, model: Model) -> int:
+    """How many edges the model's graph has, in the form that the settings ask for."""
+    return Graph.from_model(model, expanded_kv=settings.expanded_kv).n_edges
+
+
+def is_flat(metric: str) -> bool:
+    """Whether the metric's gradient is zero at the clean input, so that EAP has nothing to say."""
+    return get_metric(metric).flat_at_clean
+
+
+# ---- where a result comes from -------------------------------------------------------------------
+
+
+def describe(
+    settings: Settings,
+    model: Model,
+    dataset: Dataset,
+    *,
+    metric: str,
+    method: str,
+    options: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Where a result on one task comes from; `options` are the settings of its method."""
+    return sign(
+        model, dataset, metric=get_metric(metric), method=method, ablation=get_ablation(None),
+        expanded_kv=settings.expanded_kv, settings=dict(options or {}), **more,
+    )  # fmt: skip
+
+
+def describe_tasks(
+    settings: Settings,
+    model: Model,
+    tasks: Mapping[str, Mapping[str, Any]],
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    **more: Any,
+) -> dict[str, Any]:
+    """Where a table of several tasks comes from: `tasks` has the data and metrics of each."""
+    task, parts = next(iter(tasks.items()))
+    of_one = Dataset(task, (), provenance=parts["data"])
+    origin = sign(
+        model, of_one, metric=None, method=method, ablation=get_ablation(None),
+        expanded_kv=settings.expanded_kv, settings=dict(options), tasks=dict(tasks), **more,
+    )  # fmt: skip
+    return {key: value for key, value in origin.items() if key not in ("task", "data", "metric")}
+
+
+# ---- scored graphs -------------------------------------------------------------------------------
+
+
+def graph_path(settings: Settings, model: Model, name: str) -> Path:
+    """`graphs/<model>/<name>.json`; `.safetensors` for graphs of more than half a million edges."""
+    n_edges = Graph.from_config(model.config).n_edges
+    return graph_file(settings.output, settings.model, name, n_edges=n_edges)
+
+
+def attributed(
+    settings: Settings, model: Model, dataset: Dataset, name: str, *,
+    method: str, metric: str, steps: int | None = None,
+) -> Graph:  # fmt: skip
+    """The graph called `name` if it is there and of the same provenance; else score and save it.
+
+    Args:
+        settings: of the experiment.
+        model: from `load_model_of`.
+        dataset: from `load_task`.
+        name: of the file below `graphs/<model>`.
+        method: 'EAP', 'EAP-IG' or 'clean-corrupted'.
+        metric: name of the metric.
+        steps: of integrated gradients, if other than the settings'.
+    """
+    steps = settings.ig_steps if steps is None else steps
+    of_method = {"steps": steps, "rule": settings.ig_rule} if method == "EAP-IG" else {}
+    origin = describe(settings, model, dataset, metric=metric, method=method, options=of_method)
+    path = graph_path(settings, model, name)
+    if (finished := reusable(path, origin, overwrite=settings.overwrite)) is not None:
+        return finished
+    graph = attribute(
+        model,
+        dataset,
+        method=method,
+        metric=metric,
+        steps=steps,
+        rule=settings.ig_rule,
+        expanded_kv=settings.expanded_kv,
+        quiet=False,
+        **settings.resources,
+    )
+    keep_folders(settings, model)
+    save_graph(graph, path)
+    return graph
+
+
+def reusable(path: Path, origin: Mapping[str, Any], *, overwrite: bool) -> Graph | None:
+    """The finished graph at `path`, if it is of the same work; says so, or what differs.
+
+    With several processes the first decides, and the others are given the graph that it read.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+
+    def decide() -> Graph | None:
+        if overwrite or not path.exists():
+            return None
+        try:
+            graph = Graph.load(path)
+        except UserError as error:
+            raise UserError(f"{error}; delete it, or give --overwrite, to make it anew") from None
+        if differing := origins.differences(graph.provenance, origin):
+            say(f"making {shown(path)} anew: the one there has another {', '.join(differing)}")
+            return None
+        say(f"reusing {shown(path)} (--overwrite makes it anew)")
+        return graph
+
+    return distributed.decided_by_first(decide, f"reuse {path.name}")
+
+
+def save_graph(graph: Graph, path: Path) -> None:
+    """Write a graph (from the first process), and say where.
+
+    Raises:
+        UserError: a score is infinite or NaN: nothing is written that could be reused.
+    """
+    check_finite({path.name: graph})
+    if distributed.is_first():
+        graph.save(path)
+        say(f"wrote {shown(path)}")
+    distributed.wait_for_all(f"wrote {path.name}")
+
+
+def check_finite(graphs: Mapping[str, Graph]) -> None:
+    """Whether all scores are finite.
+
+    Raises:
+        UserError: they are not.
+    """
+    for name, graph in graphs.items():
+        if not graph.scores[graph.edge_exists].isfinite().all():
+            raise UserError(
+                f"{name}: some scores are infinite or NaN, so nothing is saved; look at the "
+                "weights, or give another --dtype or metric"
+            )
+
+
+def next_command(*parts: str, settings: Settings) -> str:
+    """The command that draws what was written."""
+    words = ["python", *parts, "--model", settings.model]
+    if settings.output.resolve() != Settings().output.resolve():
+        words += ["--output", shown(settings.output)]
+    return shlex.join(words)

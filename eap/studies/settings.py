@@ -1,0 +1,94 @@
+"""What a person asks of an experiment, as the library takes it: no command line, no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eap.data.tasks import TASKS, get_task
+from eap.errors import UserError
+from eap.methods import MOST_STEPS
+from eap.studies.paths import ROOT, model_name, task_name
+
+# Seeds are 32 bits wide in numpy.
+LARGEST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the experiments have in common.
+
+    Attributes:
+        model: `toy`, a Hugging Face directory, or a hub name.
+        tasks: what is studied; most experiments have one.
+        data: a file of pairs of one's own, instead of the task's.
+        drop_unfit: rows of it that do not fit the tokenizer are left out; otherwise they are an
+            error.
+        prepend_bos: begin prompts with the BOS token; None: if the saved tokenizer has one.
+        head: use only so many pairs of a task; None: all.
+        seed: of drawn data and random circuits.
+        device, device_map, dtype: as `eap.load_model` has them.
+        batch_size: pairs at a time; None: what the memory allows.
+        memory: bytes beside the weights; None: half of what is free.
+        expanded_kv: one k and v per query head where key/value heads are shared.
+        ig_steps, ig_rule: of EAP-IG.
+        output: folder in which results/ and graphs/ are.
+        overwrite: do not use finished graphs, but make them anew.
+
+    Raises:
+        UserError: a name that cannot name files, or a number outside of what is possible.
+    """
+
+    model: str = "toy"
+    tasks: tuple[str, ...] = ("ioi",)
+    data: Path | None = None
+    drop_unfit: bool = False
+    prepend_bos: bool | None = None
+    head: int | None = None
+    seed: int = 0
+    device: str | None = None
+    device_map: str | None = None
+    dtype: str = "float32"
+    batch_size: int | None = None
+    memory: int | None = None
+    expanded_kv: bool = False
+    ig_steps: int = 5
+    ig_rule: str = "paper"
+    output: Path = ROOT
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before a model is loaded."""
+        model_name(self.model)
+        if not self.tasks:
+            raise UserError(f"give at least one task; known are {', '.join(TASKS)}")
+        if twice := sorted({task for task in self.tasks if self.tasks.count(task) > 1}):
+            raise UserError(f"{', '.join(twice)[:100]} is asked for twice")
+        for task in self.tasks:
+            task_name(task)
+            if self.data is None:
+                get_task(task)
+        for name in ("head", "batch_size", "memory", "ig_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UserError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED:,}")
+        if self.ig_steps > MOST_STEPS:
+            raise UserError(f"ig_steps is {self.ig_steps:,}; at most {MOST_STEPS:,} are possible")
+
+    @property
+    def task(self) -> str:
+        """The task of an experiment that has one."""
+        (task,) = self.tasks
+        return task
+
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        """How much at a time, as the verbs have it: batch_size and memory_budget."""
+        return {"batch_size": self.batch_size, "memory_budget": self.memory}
+
+
+def default_metric(task: str) -> str:
+    """The metric of the Pareto study for a task; a task of one's own has `logit_diff`."""
+    return TASKS[task].metric if task in TASKS else "logit_diff"

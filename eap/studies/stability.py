@@ -1,0 +1,153 @@
+"""How far a task's circuit can be trusted: areas, stability and verdicts, as four tables.
+
+Edges are scored, and their stability measured, on every other pair of the task; areas and verdicts
+are measured on the pairs between them, which the circuit has not seen. Fewer than four pairs cannot
+be halved: then both are all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+from typing_extensions import Unpack
+
+from eap.data.dataset import Dataset
+from eap.errors import UserError
+from eap.graph.graph import Graph
+from eap.model.model import Model
+from eap.rankings import Areas, areas
+from eap.runtime.resources import ResourceOptions
+from eap.stability import Stability, bootstrap
+from eap.verdicts import Verdicts, judge
+
+# The circuit that is judged has at most so many edges, and at most this share of all.
+LARGEST_JUDGED, JUDGED_SHARE = 200, 0.1
+
+# An edge that is in fewer circuits than this is not listed.
+RAREST = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class StabilityStudy:
+    """What is known of one task's ranking and circuit.
+
+    Attributes:
+        found_on, measured_on: the two halves of the pairs.
+        stability: of the ranking, and of a null task's.
+        areas: of the ranking.
+        verdicts: on the consensus circuit, or (where there is none) the ranking's own.
+    """
+
+    found_on: Dataset
+    measured_on: Dataset
+    stability: Stability
+    areas: Areas
+    verdicts: Verdicts
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """By what follows the task in a file's name: "", "_edges", "_areas", "_verdicts"."""
+        return {
+            "": self.stability.to_frame(),
+            "_edges": edge_table(self.stability),
+            "_areas": self.areas.summary(),
+            "_verdicts": self.verdicts.to_frame(),
+        }
+
+
+def stability_study(
+    model: Model,
+    dataset: Dataset,
+    *,
+    metric: str = "logit_diff",
+    method: str = "EAP-IG",
+    steps: int = 5,
+    sizes: Sequence[int] | None = None,
+    n_resamples: int = 50,
+    n_random: int = 50,
+    seed: int = 0,
+    expanded_kv: bool = False,
+    **resources: Unpack[ResourceOptions],
+) -> StabilityStudy:
+    """Score a task's edges with error bars, and measure what comes of it on other pairs.
+
+    Args:
+        model: from `eap.load_model`.
+        dataset: the task's pairs, two at least.
+        metric: of scores, areas and verdicts.
+        method: of `eap.attribute`, one that scores by gradients.
+        steps: points of integrated gradients.
+        sizes: of circuits whose stability is measured; None: 1, 2, 5 and 10% of all edges.
+        n_resamples: of the examples.
+        n_random: random circuits that the verdicts compare with.
+        seed: of all that is drawn.
+        expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        **resources: batch_size, memory_budget (bytes), quiet.
+
+    Raises:
+        UserError: too few pairs, or what the verbs refuse.
+    """
+    if len(dataset) < 2:
+        raise UserError("one pair says nothing of how sure a circuit is; use more")
+    halves = [dataset, dataset]
+    if len(dataset) >= 4:
+        halves = [replace(dataset, examples=dataset.examples[first::2]) for first in (0, 1)]
+    stability = bootstrap(
+        model,
+        halves[0],
+        method=method,
+        metric=metric,
+        steps=steps,
+        sizes=sizes,
+        n_resamples=n_resamples,
+        selection="greedy",  # small circuits of the highest scores alone are often not connected
+        seed=seed,
+        expanded_kv=expanded_kv,
+        **resources,
+    )
+    graph = stability.graph
+    circuit = _to_be_judged(stability)
+    return StabilityStudy(
+        found_on=halves[0],
+        measured_on=halves[1],
+        stability=stability,
+        areas=areas(model, graph, halves[1], metric=metric, seed=seed, **resources),
+        verdicts=judge(
+            model, circuit, halves[1], metric=metric, n_random=n_random, seed=seed, **resources
+        ),
+    )
+
+
+def _to_be_judged(stability: Stability) -> Graph:
+    """The largest consensus circuit within limits; where none is, the ranking's own circuit."""
+    graph = stability.graph
+    limit = min(LARGEST_JUDGED, int(JUDGED_SHARE * graph.n_edges))
+    within = [own for own in stability.sizes if own.size <= limit] or [stability.sizes[0]]
+    found = max(within, key=lambda own: own.size)
+    if found.consensus.count_edges():
+        return found.consensus
+    circuit = graph.greedy(found.size).prune()
+    if not circuit.count_edges():
+        raise UserError(
+            f"no path from the input to the logits is among the {found.size} best edges, so there "
+            "is no circuit to judge; give larger sizes"
+        )
+    return circuit
+
+
+def edge_table(stability: Stability) -> pd.DataFrame:
+    """Edges by how sure they are: edge, score, standard_error, and P_<size> for every size."""
+    graph, largest = stability.graph, stability.sizes[-1]
+    errors = stability.resamples.standard_errors
+    rows = []
+    for i, j in (largest.frequency >= RAREST).nonzero().tolist():
+        row: dict[str, str | float] = {
+            "edge": f"{graph.sender_names[i]}->{graph.receiver_names[j]}",
+            "score": float(graph.scores[i, j]),
+            "standard_error": float(errors[i, j]),
+        }
+        row |= {f"P_{own.size}": float(own.frequency[i, j]) for own in stability.sizes}
+        rows.append(row)
+    columns = ["edge", "score", "standard_error", *(f"P_{own.size}" for own in stability.sizes)]
+    frame = pd.DataFrame(rows, columns=columns)
+    order = [*reversed(columns[3:])]
+    return frame.sort_values([*order, "edge"], ascending=[False] * len(order) + [True])
