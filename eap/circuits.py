@@ -39,7 +39,7 @@ from eap.metrics import (
     measure_all,
 )
 from eap.model.model import Model
-from eap.prepared import PreparedBatch, Work
+from eap.prepared import Work
 from eap.runtime import distributed
 from eap.runtime.memory import choose_batch_size
 from eap.runtime.resources import ResourceOptions, Resources
@@ -143,9 +143,9 @@ def evaluate(
     """
     graphs = [circuits] if isinstance(circuits, Graph) else list(circuits)
     chosen, where = get_metrics(metrics), get_ablation(ablation)
-    values = _run(model, graphs, dataset, chosen, where, Resources(**resources))
-    # The first two rows are the baselines.
-    which = 2 if isinstance(circuits, Graph) else slice(2, None)
+    limits = Resources(**resources)
+    values = _run(model, graphs, dataset, chosen, where, limits, baselines=False)
+    which = 0 if isinstance(circuits, Graph) else slice(None)
     return {name: rows[which] for name, rows in values.items()}
 
 
@@ -185,8 +185,13 @@ def _run(
     metrics: Sequence[Metric],
     ablation: Ablation,
     limits: Resources,
+    *,
+    baselines: bool = True,
 ) -> dict[str, Float[Tensor, "run example"]]:
-    """Metrics of the clean run, the ablated model and every circuit, on every example."""
+    """Metrics on every example: of the clean run and the ablated model, then of every circuit.
+
+    Without `baselines`, of the circuits alone; the clean run is made if a metric reads it.
+    """
     graphs = [of_model(graph, model) for graph in circuits]
     if len({graph.config for graph in graphs}) > 1:
         raise UserError("circuits that are evaluated together must be of one shape")
@@ -199,24 +204,21 @@ def _run(
     config = graphs[0].config if graphs else model.config
     work = Work.plan(model, dataset, metrics, ablation, config, batch_size)
     plans = [plan_circuit(model, graph, prune=ablation.has_pair) for graph in graphs]
-    values = torch.zeros(len(metrics), 2 + len(graphs), len(dataset), dtype=model.residual_dtype)
+    n_runs = len(graphs) + (2 if baselines else 0)
+    values = torch.zeros(len(metrics), n_runs, len(dataset), dtype=model.residual_dtype)
+    run_clean = baselines or any(metric.reads_clean for metric in metrics)
     what = f"{len(graphs)} circuits" if graphs else "baselines"
     with torch.no_grad():
         for batch in work.batches(what, quiet=limits.quiet):
             base = prepare_ablated(model, batch)
-            finals = [batch.run_clean()[:, 0], base.final[:, 0]]
+            clean = Predictions(batch.unembed(batch.run_clean()[:, 0])) if run_clean else None
+            finals = [base.final[:, 0]] if baselines else []
             finals += [run_circuit(model, plan, base, batch) for plan in plans]
-            values[:, :, list(batch.rows)] = measure(batch, torch.stack(finals)).cpu()
+            runs = [clean] if baselines and clean is not None else []
+            runs += [Predictions(batch.unembed(final), clean) for final in finals]
+            if runs:
+                measured = [measure_all(metrics, run, batch.answers) for run in runs]
+                values[:, :, list(batch.rows)] = torch.stack(measured, dim=1).to(values)
     distributed.sum_over_processes(values)
     check_values(metrics, values)
     return {metric.name: rows for metric, rows in zip(metrics, values, strict=True)}
-
-
-def measure(
-    batch: PreparedBatch, finals: Float[Tensor, "run batch d_model"]
-) -> Float[Tensor, "metric run batch"]:
-    """Metrics of final residual streams; the first run is the clean one."""
-    clean = Predictions(batch.unembed(finals[0]))
-    runs = [clean, *(Predictions(batch.unembed(final), clean) for final in finals[1:])]
-    metrics, answers = batch.work.metrics, batch.answers
-    return torch.stack([measure_all(metrics, run, answers) for run in runs], dim=1)

@@ -127,6 +127,7 @@ class Metric:
         of_predictions: the function again, of a run whose softmax other metrics share.
         higher_is_better: whether a high value is the better one (of a divergence, a low one is):
             it tells helpful edges from harmful ones.
+        reads_clean: it reads the clean run's logits; if no metric does, that run is not made.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Metric:
     n_labels: int | None = None
     of_predictions: Callable[[Predictions, Answers], Tensor] | None = None
     higher_is_better: bool = True
+    reads_clean: bool = True
 
     def __call__(
         self,
@@ -282,12 +284,19 @@ BOTH = ("correct", "incorrect")
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("logit_diff", logit_diff, answers_only=True, needs=BOTH),
-        Metric("logit_diff_sum", logit_diff_sum, answers_only=True, needs=BOTH),
-        Metric("prob_diff", prob_diff, needs=BOTH, of_predictions=_prob_diff),
+        Metric("logit_diff", logit_diff, answers_only=True, needs=BOTH, reads_clean=False),
+        Metric("logit_diff_sum", logit_diff_sum, answers_only=True, needs=BOTH, reads_clean=False),
+        Metric("prob_diff", prob_diff, needs=BOTH, of_predictions=_prob_diff, reads_clean=False),
         Metric("kl", kl, flat_at_clean=True, of_predictions=_kl, higher_is_better=False),
         Metric("js", js, flat_at_clean=True, of_predictions=_js, higher_is_better=False),
-        Metric("accuracy", accuracy, answers_only=True, differentiable=False, needs=BOTH),
+        Metric(
+            "accuracy",
+            accuracy,
+            answers_only=True,
+            differentiable=False,
+            needs=BOTH,
+            reads_clean=False,
+        ),
     )
 }
 
