@@ -9,14 +9,13 @@ graphs/<model>/mib_<task>_<method>.json; --submission also writes the leaderboar
 import argparse
 from pathlib import Path
 
+import eap
+from eap import studies
 from eap.data.mib import MIB_TASKS, SPLITS
 from eap.methods import METHODS
-from eap.model.loading import load_model
-from eap.runtime import distributed
+from eap.runtime import processes
 from eap.studies import shell
-from eap.studies.mib import MibResult, mib_study, published_cells, submit
 from eap.studies.paths import ROOT, graph_file, shown, table_file
-from eap.studies.provenance import write_table
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -48,8 +47,10 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the experiment that the command line describes."""
     args = make_parser().parse_args()
-    model = load_model(args.model, device=args.device, dtype=args.dtype, device_map=args.device_map)
-    result = mib_study(
+    model = eap.load_model(
+        args.model, device=args.device, dtype=args.dtype, device_map=args.device_map
+    )
+    result = studies.mib_study(
         model,
         args.task,
         method=args.method,
@@ -65,27 +66,27 @@ def main() -> None:
         quiet=False,
     )
     name = f"{args.task}_{args.method}" + ("_nodes" if args.level == "node" else "")
-    if distributed.is_first():
-        save(args, name, result)
+    save(args, name, result)
     say_areas(args, result)
 
 
-def save(args: argparse.Namespace, name: str, result: MibResult) -> None:
+def save(args: argparse.Namespace, name: str, result: "studies.MibResult") -> None:
     """Write curves, areas, the ranking, and what is submitted."""
     origin = result.graph.provenance | {"measured_on": result.test.provenance}
+    for kind, frame in (("curves", result.areas.to_frame()), ("areas", result.areas.summary())):
+        path = table_file(args.output, "mib", args.model, f"{name}_{kind}")
+        studies.save_csv(frame, path, origin)
+    if not processes.is_first():
+        return
     graph = graph_file(args.output, args.model, f"mib_{name}", n_edges=result.graph.n_edges)
     result.graph.save(graph)
     shell.say(f"wrote {shown(graph)}")
-    for kind, frame in (("curves", result.areas.to_frame()), ("areas", result.areas.summary())):
-        path = table_file(args.output, "mib", args.model, f"{name}_{kind}")
-        write_table(frame, path, origin)
-        shell.say(f"wrote {shown(path)}")
     if args.submission is not None:
-        path = submit(result.graph, Path(args.submission), args.task, args.model)
+        path = studies.submit(result.graph, Path(args.submission), args.task, args.model)
         shell.say(f"wrote {shown(path)} for the leaderboard")
 
 
-def say_areas(args: argparse.Namespace, result: MibResult) -> None:
+def say_areas(args: argparse.Namespace, result: "studies.MibResult") -> None:
     """Print the areas, and the published ones."""
     areas = result.areas
     shell.say(
@@ -95,7 +96,7 @@ def say_areas(args: argparse.Namespace, result: MibResult) -> None:
     shell.say(f"  CPR       {areas.cpr}   (a value above 1 means overshoot)")
     shell.say(f"  CMD       {areas.cmd}   (0 is best)")
     shell.say(f"  accuracy  {areas.accuracy}   (over log size, 1 is best)")
-    published = published_cells(args.task, args.model)
+    published = studies.published_cells(args.task, args.model)
     if len(published):
         shell.say("\npublished for this model and task (not measured here; NaN: not reported):")
         shell.say(published.to_string(index=False))

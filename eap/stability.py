@@ -186,6 +186,7 @@ def bootstrap(
     method: str = "EAP-IG",
     metric: str | Metric = "logit_diff",
     steps: int = 5,
+    rule: str = "paper",
     sizes: Sequence[int] | None = None,
     n_resamples: int = 50,
     selection: str = "top_n",
@@ -202,6 +203,7 @@ def bootstrap(
         method: of `eap.attribute`, one that scores by gradients.
         metric: of the scores.
         steps: points of integrated gradients.
+        rule: of integration.
         sizes: numbers of edges to select; None: 1, 2, 5 and 10% of all.
         n_resamples: 50 tell a Jaccard of .6 from one of .7.
         selection: 'top_n' or 'greedy', by magnitude; circuits are pruned.
@@ -231,6 +233,7 @@ def bootstrap(
             method=method,
             metric=metric,
             steps=steps,
+            rule=rule,
             expanded_kv=expanded_kv,
             observers=[resamples],
             **resources,

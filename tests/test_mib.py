@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 from models.tiny import tiny_tokenizer
-from scripts import call, files_below
+from scripts import ROOT, call, files_below
 
 import eap
 from eap.data.mib import MIB_TASKS, get_mib_task, load_mib, to_pairs
@@ -289,3 +291,14 @@ def test_the_leaderboards_names(tmp_path):
     assert small.relative_to(tmp_path).as_posix() == "arc-easy_gemma2/scores.json"
     large = submission_path(tmp_path, "ioi", "meta-llama/Llama-3.1-8B", 1_592_881)
     assert large.name == "scores.pt"
+
+
+@pytest.mark.parametrize("script", ["mib.py", "stability.py"])
+def test_help_loads_no_torch(script):
+    code = (
+        "import runpy, sys; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path({script!r}, run_name='__main__')\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert out.stdout.splitlines()[-1] == "False", out.stderr

@@ -6,6 +6,10 @@ from .cross_task import compare_circuits as compare_circuits
 from .cross_task import cross_task_table as cross_task_table
 from .exact import ExactStudy as ExactStudy
 from .exact import check_exact_metric as check_exact_metric
+from .mib import MibResult as MibResult
+from .mib import mib_study as mib_study
+from .mib import published_cells as published_cells
+from .mib import submit as submit
 from .pareto import pareto_study as pareto_study
 from .provenance import save_csv as save_csv
 from .scoring import attributed as attributed
@@ -20,6 +24,7 @@ from .scoring import metric_name as metric_name
 from .scoring import next_command as next_command
 from .settings import Settings as Settings
 from .settings import default_metric as default_metric
+from .stability import stability_study as stability_study
 from .sweep import baseline_note as baseline_note
 from .sweep import curve_summary as curve_summary
 from .sweep import faithfulness_curves as faithfulness_curves

@@ -61,6 +61,7 @@ def stability_study(
     metric: str = "logit_diff",
     method: str = "EAP-IG",
     steps: int = 5,
+    rule: str = "paper",
     sizes: Sequence[int] | None = None,
     n_resamples: int = 50,
     n_random: int = 50,
@@ -76,6 +77,7 @@ def stability_study(
         metric: of scores, areas and verdicts.
         method: of `eap.attribute`, one that scores by gradients.
         steps: points of integrated gradients.
+        rule: of integration.
         sizes: of circuits whose stability is measured; None: 1, 2, 5 and 10% of all edges.
         n_resamples: of the examples.
         n_random: random circuits that the verdicts compare with.
@@ -97,6 +99,7 @@ def stability_study(
         method=method,
         metric=metric,
         steps=steps,
+        rule=rule,
         sizes=sizes,
         n_resamples=n_resamples,
         selection="greedy",  # small circuits of the highest scores alone are often not connected
