@@ -74,10 +74,9 @@ class Resamples:
         self.weights = poisson_weights(examples, n_resamples, seed)
         # A resample without any example has nothing to say (likely only for a handful of examples).
         self.weights = self.weights[:, self.weights.sum(dim=0) > 0]
-        self.totals = torch.zeros(
-            self.weights.shape[1], config.n_forward, config.n_backward, dtype=torch.float64
-        )
-        self._on_device: dict[torch.device, Tensor] = {}
+        self._shape = (self.weights.shape[1], config.n_forward, config.n_backward)
+        # Sums lie where the scores are, so that blocks need not be moved: one for each device.
+        self._sums: dict[torch.device, Tensor] = {}
 
     def add(
         self,
@@ -93,16 +92,26 @@ class Resamples:
             senders, receivers: indices of the edges' ends.
             scores: of every example.
         """
-        if scores.device not in self._on_device:
-            self._on_device[scores.device] = self.weights.to(scores.device)
-        weights = self._on_device[scores.device][list(rows)].to(scores.dtype)
-        sums = (weights.T @ scores.detach().flatten(1)).unflatten(1, scores.shape[1:])
-        columns = torch.as_tensor(receivers)
-        self.totals[:, senders, columns] += sums.to(self.totals)
+        weights = self.weights[list(rows)].to(scores.device, scores.dtype)
+        block = (weights.T @ scores.detach().flatten(1)).unflatten(1, scores.shape[1:])
+        if scores.device not in self._sums:
+            dtype = torch.float32 if scores.device.type == "mps" else torch.float64
+            self._sums[scores.device] = torch.zeros(self._shape, dtype=dtype, device=scores.device)
+        sums = self._sums[scores.device]
+        columns = torch.as_tensor(receivers, device=scores.device)
+        sums[:, senders, columns] += block.to(sums.dtype)
 
     def merge_processes(self) -> None:
         """Every process ends with the resamples of all examples."""
-        distributed.sum_over_processes(self.totals)
+        self._sums = {torch.device("cpu"): distributed.sum_over_processes(self.totals)}
+
+    @property
+    def totals(self) -> Float[Tensor, "resample n_forward n_backward"]:
+        """Weighted sums of scores over the examples so far, on the CPU."""
+        totals = torch.zeros(self._shape, dtype=torch.float64)
+        for sums in self._sums.values():
+            totals += sums.cpu()
+        return totals
 
     @property
     def scores(self) -> Float[Tensor, "resample n_forward n_backward"]:
