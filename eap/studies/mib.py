@@ -5,7 +5,7 @@ for every query head; the areas are `eap.areas`.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +100,6 @@ def mib_study(
         **integration,
         **resources,
     )
-    if metric is None:  # a flow has no sign: all of it is taken to help
-        graph = replace(graph, scores=-graph.scores.abs(), higher_is_better=True)
     found = areas(
         model,
         graph,
