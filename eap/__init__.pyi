@@ -32,6 +32,7 @@ from .data.dataset import Dataset as Dataset
 from .data.dataset import Example as Example
 from .data.dataset import load_dataset as load_dataset
 from .errors import UserError as UserError
+from .figures.viewer import write_page as write_page
 from .graph.graph import Edge as Edge
 from .graph.graph import Graph as Graph
 from .graph.graph import GraphConfig as GraphConfig

@@ -1,5 +1,6 @@
 """The model as a graph: which sender reaches which receiver, with what score, and what is kept."""
 
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -281,6 +282,17 @@ class Graph(GraphContents):
     def to_dot(self, path: str | Path) -> None:
         """Write the circuit in Graphviz's language, lines as wide as scores are large."""
         export.write_dot(self, Path(path))
+
+    def to_html(self, path: str | Path, other: "Graph | None" = None, **options: Any) -> Path:
+        """Write one HTML page to look around in: no network and no other file is needed.
+
+        Layers upwards, a slider over circuits of many sizes, a search, a table of edges; with
+        `other`, which edges are in one circuit or both. `options` as for
+        `eap.figures.viewer.write_page`, which says more.
+        """
+        # Pictures stand above graphs, so this one is loaded when it is asked for.
+        viewer = importlib.import_module("eap.figures.viewer")
+        return viewer.write_page(self, path, other, **options)
 
     # ---- files ---------------------------------------------------------------------------------
 

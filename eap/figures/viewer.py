@@ -1,0 +1,227 @@
+"""A circuit to look around in: one HTML page that needs no network and no other file.
+
+The page draws the circuit with layers upwards, and has a slider over sizes, a table of edges and a
+search. The circuits of all sizes are those of `Graph.greedy(n).prune()` (or `top_n`), computed
+here: the page chooses among them, and selects nothing itself. Its script, style and frame are
+`viewer.js`, `viewer.css` and `viewer.html.j2` beside this file.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
+
+from eap.errors import UserError
+from eap.graph.export import nodes_of_receiver
+from eap.graph.graph import Graph
+from eap.graph.selection import By
+from eap.runtime.atomic import write_atomically
+
+Selection = Literal["greedy", "top_n"]
+
+# Sizes on offer, before pruning, as far as the graph has so many edges.
+SIZES = (
+    *range(10, 100, 10), *range(100, 500, 50), *range(500, 1000, 100), *range(1000, 2001, 250),
+    3000, 4000, 5000,
+)  # fmt: skip
+NEVER = -1
+FACTS = ("model", "task", "metric", "method", "ablation", "level")
+
+
+def write_page(
+    graph: Graph,
+    path: str | Path,
+    other: Graph | None = None,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    sizes: Sequence[int] | None = None,
+    selection: Selection = "greedy",
+    by: By = "magnitude",
+    curve: Mapping[int, float] | None = None,
+    title: str = "",
+) -> Path:
+    """Write a page that shows a graph's circuits of many sizes, or compares two graphs' circuits.
+
+    If the graph's own circuit is not the whole graph, the page opens with it ("as given"); without
+    scores of all edges it shows that circuit alone.
+
+    Args:
+        graph: scores and circuit.
+        path: of the HTML file; folders are made.
+        other: a second graph of the same shape: the page tells which edges are in one or both.
+        names: what the page calls the two.
+        sizes: numbers of edges before pruning that the slider offers; by default up to 5,000.
+        selection: how circuits are selected, 'greedy' or 'top_n'; they are pruned.
+        by: what selections rank by, as for `Graph.top_n`.
+        curve: normalised faithfulness (whole model 1, corrupted 0) by number of edges after
+            pruning, if it was measured.
+        title: of the page.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: nothing to show, sizes that the graph does not have, or two graphs of different
+            shapes.
+    """
+    graphs = [graph] if other is None else [graph, other]
+    if other is not None and other.config.shape != graph.config.shape:
+        raise UserError(
+            f"two circuits are compared edge by edge, and these are of different models: "
+            f"{graph.n_edges:,} and {other.n_edges:,} edges"
+        )
+    page = _render(_content(graphs, names, _offered(graphs, sizes), selection, by, curve, title))
+    with write_atomically(path) as temporary:
+        temporary.write_text(page, encoding="utf8")
+    return Path(path)
+
+
+def _offered(graphs: list[Graph], sizes: Sequence[int] | None) -> list[int]:
+    """The sizes of the slider; none where not all edges have scores."""
+    if any(graph.scores[graph.edge_exists].isnan().any() for graph in graphs):
+        if sizes is not None:
+            raise UserError("no sizes to choose from: some scores are NaN (never computed)")
+        return []
+    largest = graphs[0].n_edges
+    if sizes is None:
+        return [size for size in SIZES if size < largest] + [largest] * (largest <= SIZES[-1])
+    if not sizes or not all(1 <= size <= largest for size in sizes):
+        raise UserError(f"sizes are numbers of edges from 1 to {largest:,}")
+    return sorted(set(sizes))
+
+
+def first_sizes(
+    graph: Graph, sizes: Sequence[int], selection: Selection = "greedy", by: By = "magnitude"
+) -> Int[np.ndarray, "n_forward n_backward"]:
+    """For every edge, the first of the ascending `sizes` whose pruned circuit has it; or -1.
+
+    One number an edge says all circuits: a larger selection contains every smaller one, and so do
+    the pruned circuits, since what lies on a path from the input to the logits stays on it.
+    """
+    if selection not in get_args(Selection):
+        raise UserError(f"selection is 'greedy' or 'top_n', not {str(selection)[:40]!r}")
+    select: Callable[..., Graph] = graph.greedy if selection == "greedy" else graph.top_n
+    first = np.full(tuple(graph.scores.shape), NEVER, dtype=np.int32)
+    for index in reversed(range(len(sizes))):
+        first[select(sizes[index], by=by).prune().in_graph.numpy()] = index
+    return first
+
+
+def _content(
+    graphs: list[Graph],
+    names: tuple[str, str],
+    sizes: list[int],
+    selection: Selection,
+    by: By,
+    curve: Mapping[int, float] | None,
+    title: str,
+) -> dict[str, Any]:
+    """All that the page knows, as JSON has it."""
+    config = graphs[0].config
+    firsts = [first_sizes(graph, sizes, selection, by) for graph in graphs]
+    is_part = [0 < graph.count_edges() < graph.n_edges for graph in graphs]
+    given = [graph.in_graph & part for graph, part in zip(graphs, is_part, strict=True)]
+    shown = torch.stack([*given, *(torch.from_numpy(first != NEVER) for first in firsts)]).any(0)
+    if not shown.any():
+        raise UserError("nothing to show: the graph has no circuit, and not all edges have scores")
+    order = _best_first(graphs, shown)
+    i, j = order[:, 0], order[:, 1]
+    receivers, receiver = np.unique(j, return_inverse=True)
+    nodes = [*config.sender_names, "logits"]
+    place = {name: index for index, name in enumerate(nodes)}
+    circuits = [
+        {
+            "name": name[:60],
+            "facts": _facts(graph),
+            "better": graph.higher_is_better,
+            "kept": [int((first[first != NEVER] <= k).sum()) for k in range(len(sizes))],
+            "first": first[i, j].tolist(),
+            "given": "".join("01"[x] for x in own[i, j].tolist()) if own.any() else None,
+            "score": _short(graph.scores[i, j]),
+            "error": None if (e := graph.standard_errors) is None else _short(e[i, j]),
+            "exact": None
+            if (exact := graph.is_exact) is None
+            else "".join("01"[x] for x in exact[i, j].tolist()),
+            "nodes": None if (scores := graph.node_scores) is None else _short(scores),
+        }
+        for graph, name, first, own in zip(graphs, names, firsts, given, strict=False)
+    ]
+    return {
+        "title": title or _title(graphs[0]),
+        "total": graphs[0].n_edges,
+        "selection": {"greedy": "greedy", "top_n": "top-n"}[selection],
+        "by": by,
+        "sizes": sizes,
+        "nodes": nodes,
+        "parallel": config.parallel_attn_mlp,
+        "receivers": [
+            {
+                "name": (name := config.receiver_names[r]),
+                "nodes": [place[node] for node in nodes_of_receiver(config, name)],
+            }
+            for r in receivers
+        ],
+        "senders": i.tolist(),
+        "ends": receiver.tolist(),
+        "circuits": circuits,
+        "curve": sorted([int(n), float(f"{f:.4g}")] for n, f in (curve or {}).items()),
+    }
+
+
+def _best_first(
+    graphs: list[Graph], shown: Bool[Tensor, "n_forward n_backward"]
+) -> Int[np.ndarray, "n_edges 2"]:
+    """The edges that the page knows, those with the largest scores in any graph first."""
+    rank = torch.zeros(shown.shape, dtype=torch.float64)
+    for graph in graphs:
+        size = graph.scores.double().abs().nan_to_num(0.0)
+        rank = torch.maximum(rank, size / size.max().clamp(min=1e-300))
+    pairs = shown.nonzero()
+    order = rank[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True)
+    return pairs[order].numpy()
+
+
+def _short(values: Tensor) -> list[float | None]:
+    """Four digits, and null for what is not known: a page of 5,000 edges stays small."""
+    return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values.tolist()]
+
+
+def _facts(graph: Graph) -> list[list[str]]:
+    """Where the scores come from, as far as it is known."""
+    facts = []
+    for key in FACTS:
+        value = graph.provenance.get(key)
+        if isinstance(value, Mapping):
+            value = value.get("name")
+        if isinstance(value, (str, int, float)) and value != "":
+            facts.append([key, str(value)[:100]])
+    return facts
+
+
+def _title(graph: Graph) -> str:
+    known = dict(_facts(graph))
+    parts = [known[key] for key in ("task", "model") if key in known]
+    return f"Circuit of {' in '.join(parts)}" if parts else "A circuit"
+
+
+def _render(content: dict[str, Any]) -> str:
+    """The page: style, script and content in one file."""
+    environment = Environment(
+        loader=PackageLoader("eap.figures", "."), autoescape=True, undefined=StrictUndefined
+    )
+    beside = resources.files("eap.figures")
+    # Inside a script element only "<" could end it or open another.
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return environment.get_template("viewer.html.j2").render(
+        title=content["title"],
+        style=beside.joinpath("viewer.css").read_text(encoding="utf8"),
+        script=beside.joinpath("viewer.js").read_text(encoding="utf8"),
+        content=data,
+    )

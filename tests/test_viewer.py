@@ -1,0 +1,257 @@
+"""The page of a circuit: what it knows, and what it shows in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models.graphs import GPT2, graphs
+
+from eap import Graph, GraphConfig, UserError
+from eap.figures.viewer import first_sizes, write_page
+
+SMALL = GraphConfig(n_layers=3, n_heads=4, d_model=8, n_kv_heads=4)
+GROUPED = replace(SMALL, n_kv_heads=2)
+SIZES = [5, 10, 20, 40, 80]
+
+
+def scored(config=SMALL, seed=0, **known):
+    graph = Graph.from_config(config)
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(graph.scores.shape, generator=generator) * graph.edge_exists
+    scores[0] *= 3  # so that small circuits reach the input
+    return replace(graph, scores=scores, higher_is_better=True, **known)
+
+
+def content_of(path):
+    text = path.read_text(encoding="utf8")
+    return json.loads(re.search(r'id="content">(.*?)</script>', text, re.DOTALL)[1])
+
+
+# ---- what the page knows -------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(
+    graphs(),
+    st.lists(st.floats(0, 1), min_size=1, max_size=5),
+    st.sampled_from(["greedy", "top_n"]),
+    st.sampled_from(["magnitude", "helpful", "harmful"]),
+)
+def test_one_number_an_edge_says_the_circuits_of_all_sizes(graph, shares, selection, by):
+    sizes = sorted({max(1, int(share * graph.n_edges)) for share in shares})
+    first = first_sizes(graph, sizes, selection, by)
+    for index, size in enumerate(sizes):
+        circuit = getattr(graph, selection)(size, by=by).prune()
+        assert np.array_equal((first >= 0) & (first <= index), circuit.in_graph.numpy())
+
+
+def test_a_page_of_five_thousand_edges_is_below_a_megabyte(tmp_path):
+    graph = scored(GPT2)
+    graph = replace(graph, standard_errors=graph.scores.abs(), is_exact=graph.edge_exists)
+    path = write_page(graph, tmp_path / "page.html", scored(GPT2, seed=1))
+    assert len(content_of(path)["senders"]) > 5000
+    assert path.stat().st_size < 1_000_000
+
+
+def test_a_page_needs_no_other_file_and_is_not_broken_by_what_is_in_it(tmp_path):
+    evil = '</script><script>alert("x")</script><!-- ${1}'
+    graph = scored(provenance={"task": evil, "model": {"name": evil}})
+    path = graph.to_html(tmp_path / "deeper" / "page.html", sizes=SIZES, title=evil)
+    text = path.read_text()
+    assert "alert(" in text
+    assert evil not in text
+    assert content_of(path)["title"] == evil
+    assert not re.findall(r"(?:src|href)=|url\(|import\b|https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+def test_what_cannot_be_shown_is_refused(tmp_path):
+    path = tmp_path / "page.html"
+    graph = scored()
+    unknown = replace(graph, scores=torch.full_like(graph.scores, torch.nan))
+    for call, message in (
+        (lambda: write_page(graph, path, scored(GPT2)), "different models"),
+        (lambda: write_page(graph, path, sizes=[0, 3]), "from 1 to"),
+        (lambda: write_page(graph, path, sizes=[]), "from 1 to"),
+        (lambda: write_page(graph, path, sizes=[10**9]), "from 1 to"),
+        (lambda: write_page(graph, path, selection="best"), "'greedy' or 'top_n'"),
+        (lambda: write_page(graph, path, by="signed"), "'magnitude'"),
+        (lambda: write_page(unknown, path), "nothing to show"),
+        (lambda: write_page(unknown.with_edges(graph.greedy(9).in_graph), path, sizes=[3]), "NaN"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- what it shows -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    # It must not look for its maker: some machines' networks refuse that noisily.
+    quiet = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+             "disable-background-networking", "disable-component-update")  # fmt: skip
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=chromium, args=[f"--{flag}" for flag in quiet]
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Write a page and open it; at the end nothing may have gone wrong or been asked for."""
+    problems, requests, pages = [], [], []
+
+    def opened(graph, other=None, **options):
+        path = write_page(graph, tmp_path / "page.html", other, **options)
+        page = browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme="light")
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert problems == []
+    assert all(url.startswith("file:") for url in requests)
+
+
+def move(page, position):
+    page.locator("#size").evaluate(
+        "(s, p) => { s.value = p; s.dispatchEvent(new Event('input')); }", position
+    )
+
+
+def drawn(page):
+    return set(
+        page.locator("#edges path:not([display])").evaluate_all(
+            "paths => paths.map(p => p.dataset.edge)"
+        )
+    )
+
+
+def listed(page):
+    return page.locator("#rows tr").evaluate_all("rows => rows.map(r => r.dataset.edge)")
+
+
+@pytest.mark.parametrize("config", [SMALL, GROUPED, replace(SMALL, parallel_attn_mlp=True)])
+@pytest.mark.parametrize("selection", ["greedy", "top_n"])
+def test_the_sliders_circuits_are_those_of_the_graph(show, config, selection):
+    graph = scored(config)
+    page = show(graph, sizes=SIZES, selection=selection)
+    assert page.locator("#size").get_attribute("max") == str(len(SIZES) - 1)
+    for position, size in enumerate(SIZES):
+        move(page, position)
+        circuit = getattr(graph, selection)(size).prune()
+        assert drawn(page) == set(listed(page)) == set(circuit.edge_names())
+        nodes = page.locator("#nodes .node:not([display])").evaluate_all(
+            "nodes => nodes.map(n => n.dataset.node)"
+        )
+        assert set(nodes) == circuit.nodes_in_graph()
+        assert f"{size} selected, {circuit.count_edges()} after" in page.inner_text("#size-text")
+
+
+def test_every_size_of_the_default_slider_is_the_graphs(show):
+    graph = scored(GPT2)
+    page = show(graph)
+    for position in (0, 9, 15, int(page.locator("#size").get_attribute("max"))):
+        move(page, position)
+        size = int(re.match(r"[\d,]+", page.inner_text("#size-text"))[0].replace(",", ""))
+        assert drawn(page) == set(graph.greedy(size).prune().edge_names())
+
+
+def test_a_circuit_is_shown_as_it_was_given(show):
+    graph = scored()
+    circuit = graph.with_edges(graph.greedy(30).prune().in_graph).remove("input->logits")
+    page = show(circuit, sizes=SIZES)
+    assert drawn(page) == set(circuit.edge_names())
+    assert "as given" in page.inner_text("#size-text")
+    unscored = torch.where(circuit.in_graph, circuit.scores, torch.nan)
+    page = show(replace(circuit, scores=unscored))
+    assert drawn(page) == set(circuit.edge_names())
+    assert not page.is_visible("#size")
+
+
+def test_two_circuits_are_compared(show):
+    a, b = scored(), scored(seed=1)
+    page = show(a, b, names=("ours", "theirs"), sizes=SIZES)
+    move(page, 3)
+    first, second = (set(g.greedy(40).prune().edge_names()) for g in (a, b))
+    members = page.locator("#rows tr").evaluate_all(
+        "rows => rows.map(r => [r.dataset.edge, r.lastChild.textContent])"
+    )
+    expected = dict.fromkeys(first - second, "only ours")
+    expected |= dict.fromkeys(second - first, "only theirs")
+    assert dict(members) == expected | dict.fromkeys(first & second, "both")
+    page.get_by_label("only ours").uncheck()
+    page.get_by_label("both").uncheck()
+    assert drawn(page) == second - first
+
+
+def test_edges_are_searched_for_sorted_and_described(show):
+    graph = scored()
+    graph = replace(graph, standard_errors=graph.scores.abs() / 4, is_exact=graph.scores > 0)
+    page = show(graph, sizes=SIZES)
+    move(page, 4)
+    names = graph.greedy(80).prune().edge_names()
+    by_size = sorted(names, key=lambda name: -abs(graph.score(name)))
+    assert listed(page) == by_size
+    page.get_by_role("button", name="edge", exact=True).click()
+    assert listed(page) == sorted(names)
+    assert page.locator("#columns th").first.get_attribute("aria-sort") == "ascending"
+    page.get_by_label("Search").fill("m1 ->logits")
+    assert listed(page) == [name for name in sorted(names) if "m1" in name and "->logits" in name]
+    page.get_by_label("Search").fill("no such edge")
+    assert listed(page) == []
+    page.get_by_label("Search").fill("")
+    best = by_size[0]
+    row = page.locator(f'#rows tr[data-edge="{best}"]').inner_text()
+    assert f"{graph.score(best):.4g}" in row
+    assert ("exact" if graph.score(best) > 0 else "estimate") in row
+
+
+def test_the_page_is_used_by_keyboard_and_read_aloud(show):
+    graph = scored()
+    page = show(graph, sizes=SIZES)
+    move(page, 4)
+    circuit = graph.greedy(80).prune()
+    page.locator('.node[data-node="input"]').focus()
+    page.keyboard.press("ArrowUp")
+    focused = page.evaluate("document.activeElement.dataset.node")
+    assert focused in circuit.nodes_in_graph() - {"input"}
+    label = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    out = sum(edge.sender == focused for edge in circuit.edges())
+    assert re.search(rf"{focused}: \d+ in, {out} out", label)
+    page.keyboard.press("Enter")
+    touching = [edge.name for edge in circuit.edges() if focused in re.split(r"->|<", edge.name)]
+    assert set(listed(page)) == set(touching)
+    page.keyboard.press("Escape")
+    assert len(listed(page)) == circuit.count_edges()
+    assert "80 selected" in page.locator("#size").get_attribute("aria-valuetext")
+
+
+def test_dark_and_light_are_told_apart_and_the_curve_is_drawn(show):
+    page = show(scored(), sizes=SIZES, curve={5: 0.1, 40: 0.7, 80: 1.02})
+    colour = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(colour)
+    page.click("#theme")
+    assert page.evaluate(colour) != light
+    assert "0.1 at 5 edges to 1.02 at 80" in page.locator("#curve svg").get_attribute("aria-label")
