@@ -33,7 +33,8 @@ from eap.data.dataset import Dataset, Example, load_dataset
 from eap.graph import contents, numbering
 from eap.graph.graph import Graph, GraphConfig
 from eap.metrics import METRICS
-from eap.model.loading import TOY_MODEL, from_bridge, load_model
+from eap.model.directory import TOY_MODEL
+from eap.model.loading import from_bridge, load_model
 from eap.patching import count_operations, make_plan, patch_edges
 from eap.runtime.atomic import write_atomically
 from eap.studies import shell

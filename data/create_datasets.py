@@ -28,7 +28,7 @@ from eap.data.tasks.split import is_held_out
 from eap.data.tasks.task import keep_all
 from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError
-from eap.model.loading import TOY_MODEL
+from eap.model.directory import TOY_MODEL
 from eap.runtime.atomic import write_atomically
 from eap.studies import shell
 

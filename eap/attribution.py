@@ -25,7 +25,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from eap.ablation import Ablation, get_ablation
-from eap.data.batches import check_examples
+from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph import Graph
@@ -225,9 +225,9 @@ def _score(
     settings: dict[str, Any],
 ) -> Graph:
     """Run a scorer over all batches and gather its scores."""
+    check_dataset(model, dataset)
     config = replace(model.config, expanded_kv=expanded_kv)
     metrics = () if call.metric is None else (call.metric,)
-    check_examples(model, dataset.examples)
     batch_size = limits.batch_size
     if batch_size is None:
         batch_size = choose_batch_size(

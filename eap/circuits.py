@@ -26,7 +26,7 @@ from typing_extensions import Unpack
 
 from eap.ablation import Ablation, get_ablation
 from eap.circuit_runs import plan_circuit, prepare_ablated, run_circuit
-from eap.data.batches import check_examples
+from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph import Graph
@@ -192,10 +192,10 @@ def _run(
 
     Without `baselines`, of the circuits alone; the clean run is made if a metric reads it.
     """
+    check_dataset(model, dataset)
     graphs = [of_model(graph, model) for graph in circuits]
     if len({graph.config for graph in graphs}) > 1:
         raise UserError("circuits that are evaluated together must be of one shape")
-    check_examples(model, dataset.examples)
     batch_size = limits.batch_size
     if batch_size is None:
         batch_size = choose_batch_size(

@@ -1,4 +1,4 @@
-"""The one exception for input that a person can correct, and how their text is quoted in it."""
+"""The one exception for input that a person can correct, and what its message quotes."""
 
 
 class UserError(ValueError):
@@ -12,3 +12,12 @@ def quoted(text: object, most: int = 100) -> str:
     """A person's text as a message shows it: on one line, at most `most` characters of it."""
     shown = repr(text if len(str(text)) <= most else f"{str(text)[: most - 3]}...")
     return shown if len(shown) <= 2 * most else f"{shown[: 2 * most]}..."
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """Kind and first line of another library's error, without its advice to run foreign code."""
+    lines = str(error).strip().splitlines()
+    line = lines[0] if lines else ""
+    if "weights_only" in line:
+        line = "the .bin file holds more than tensors; save the weights as safetensors"
+    return f"{type(error).__name__}: {line[:most]}" if line else type(error).__name__

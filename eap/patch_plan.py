@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
-from eap.data.batches import check_examples
+from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.graph import Graph, GraphConfig
 from eap.metrics import Metric, get_metrics
@@ -88,7 +88,7 @@ def make_plan(
     `tokens_per_run` is how many tokens are stacked in one run; None: as many as the budget allows.
     """
     chosen, where = get_metrics(metrics), get_ablation(ablation)
-    check_examples(model, dataset.examples)
+    check_dataset(model, dataset)
     config = replace(model.config, expanded_kv=expanded_kv)
     graph = Graph.from_config(config)
     some = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph

@@ -28,7 +28,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from eap.ablation import Ablation, get_ablation
-from eap.data.batches import check_examples
+from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.graph import Graph
 from eap.metrics import Metric, Predictions, check_values, get_metrics, measure_all
@@ -156,7 +156,7 @@ def patch_nodes(
         change) and `node_errors`.
     """
     limits, chosen, where = Resources(**resources), get_metrics(metrics), get_ablation(ablation)
-    check_examples(model, dataset.examples)
+    check_dataset(model, dataset)
     batch_size = limits.batch_size
     if batch_size is None:
         batch_size = choose_batch_size(

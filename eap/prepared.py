@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eap.ablation import AblatedRun, Ablation
 from eap.data.answers import Answers
-from eap.data.batches import Batch, Group, check_examples, load_batch, one_group, plan_batches
+from eap.data.batches import Batch, Group, check_dataset, load_batch, one_group, plan_batches
 from eap.data.dataset import Dataset
 from eap.graph import GraphConfig
 from eap.metrics import Metric, check_answer_sets
@@ -58,7 +58,7 @@ class Work:
         Raises:
             UserError: examples that this model cannot run (see `check_examples`).
         """
-        check_examples(model, dataset.examples)
+        check_dataset(model, dataset)
         check_answer_sets(metrics, dataset.examples)
         rows_of = plan_batches(dataset.examples, batch_size, ablation.start)
         return cls(model, dataset, tuple(metrics), ablation, config, rows_of)

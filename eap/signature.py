@@ -34,7 +34,11 @@ def sign(
     return {
         "model": {"name": model.name, **model.source, "dtype": str(model.dtype)},
         "task": dataset.task,
-        "data": {**dataset.provenance, "n_pairs": len(dataset)},
+        "data": {
+            **dataset.provenance,
+            "n_pairs": len(dataset),
+            "tokens_sha256": dataset.tokens_sha256,
+        },
         "metric": None if metric is None else metric.name,
         "method": method,
         "settings": dict(settings or {}),

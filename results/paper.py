@@ -20,7 +20,8 @@ from pathlib import Path
 
 from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.errors import UserError
-from eap.model.loading import TOY_MODEL, load_config
+from eap.model.directory import TOY_MODEL
+from eap.model.loading import load_config
 from eap.runtime.atomic import write_atomically
 from eap.studies import shell
 

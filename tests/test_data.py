@@ -4,18 +4,20 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+import eap
 from eap.data.batches import first_difference, group_examples, plan_batches
-from eap.data.dataset import DATA, Example, check_rows, load_dataset
+from eap.data.dataset import DATA, Dataset, Example, check_rows, load_dataset
 from eap.data.reading import read_rows
 from eap.data.tasks import TASKS
 from eap.data.tasks.split import HELD_OUT, is_held_out
 from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError
-from eap.model.loading import TOY_MODEL
+from eap.model.directory import TOY_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +244,22 @@ def test_a_group_computes_all_that_differs(examples):
 def test_a_batch_size_below_one_is_refused():
     with pytest.raises(UserError, match="at least 1"):
         plan_batches([Example((1,), (2,), (1,), (2,))], 0)
+
+
+@pytest.mark.parametrize("verb", ["attribute", "evaluate_baselines", "patch_edges", "patch_nodes"])
+def test_what_is_no_data_set_and_what_is_no_model_is_refused(verb):
+    """A list of examples, a loader, a name; each says what is wanted."""
+    model, run = eap.load_model("toy", device="cpu"), getattr(eap, verb)
+    dataset = load_dataset("ioi", model.tokenizer, head=2)
+    for wrong in (list(dataset.examples), torch.utils.data.DataLoader([1]), "ioi", None):
+        with pytest.raises(UserError, match=r"eap\.load_dataset returns"):
+            run(model, wrong)
+    for wrong in ("toy", None, model.bridge):
+        with pytest.raises(UserError, match=r"eap\.load_model"):
+            run(wrong, dataset)
+
+
+def test_a_data_set_of_examples_has_a_hash_of_its_tokens():
+    first, other = (Dataset("own", (Example((1, 2), (1, 3), (4,), (n,)),)) for n in (5, 6))
+    assert first.tokens_sha256 == Dataset("another", first.examples).tokens_sha256
+    assert first.tokens_sha256 != other.tokens_sha256

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import eap
 from eap.data.tasks import PARETO_TASKS, TASKS
-from eap.model.loading import TOY_MODEL
+from eap.model.directory import TOY_MODEL
 
 CURVES = ["baseline", "corrupted_baseline", "edges"]
 STEPS = ["vanilla", "2", "3", "5", "7", "10", "15", "20", "30", "50"]

@@ -212,6 +212,7 @@ def test_what_is_no_file_is_refused_in_one_line(tmp_path):
         "x" * 5000: "cannot be read",
         tmp_path / "pipe.csv": "not a regular file",
         tmp_path / "none.csv": "no data at",
+        "~nobody-here/x.csv": "no data at",
     }.items():
         assert message in refusal(data)
 

@@ -17,7 +17,7 @@ from eap.data.tasks.task import draw_pairs, keep_all
 from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError
 from eap.metrics import METRICS, Answers
-from eap.model.loading import TOY_MODEL
+from eap.model.directory import TOY_MODEL
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from eap.data.answers import Answers
-from eap.data.dataset import Example, first_difference
+from eap.data.dataset import Dataset, Example, first_difference
 from eap.errors import UserError
 from eap.model.model import Model
 
@@ -81,6 +81,22 @@ class Group:
         return Group(start, end, self.rows + other.rows)
 
 
+def check_dataset(model: Model, dataset: Dataset) -> None:
+    """Whether a model and a data set are what their names say, and fit together.
+
+    Raises:
+        UserError: one is something else (a name, a list, a loader), or see `check_examples`.
+    """
+    if not isinstance(model, Model):
+        raise UserError(f"the model is {type(model).__name__}; give what eap.load_model returns")
+    if not isinstance(dataset, Dataset):
+        raise UserError(
+            f"the data set is {type(dataset).__name__}; give what eap.load_dataset returns, or "
+            "eap.Dataset('name', examples) with a list of eap.Example"
+        )
+    check_examples(model, dataset.examples)
+
+
 def check_examples(model: Model, examples: Sequence[Example]) -> None:
     """Whether a model can run these examples.
 
@@ -91,7 +107,7 @@ def check_examples(model: Model, examples: Sequence[Example]) -> None:
     if not examples:
         raise UserError("there are no examples to run")
     d_vocab = len(model.W_E)
-    n_ctx = None if model.W_pos is None else len(model.W_pos)
+    n_positions = model.n_positions
     for row, example in enumerate(examples):
         n = len(example.clean)
         if not n or n != len(example.corrupted):
@@ -101,8 +117,10 @@ def check_examples(model: Model, examples: Sequence[Example]) -> None:
             )
         if not example.correct and not example.incorrect:
             raise UserError(f"example {row} has neither a correct nor an incorrect answer")
-        if n_ctx is not None and n > n_ctx:
-            raise UserError(f"example {row} has {n} tokens; {model.name} takes at most {n_ctx}")
+        if n_positions is not None and n > n_positions:
+            raise UserError(
+                f"example {row} has {n} tokens; {model.name} takes at most {n_positions}"
+            )
         tokens = [token for own in vars(example).values() for token in own]
         largest, smallest = max(tokens), min(tokens)
         if smallest < 0:

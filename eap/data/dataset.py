@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -48,7 +48,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.examples)
 
-    @property
+    @cached_property
     def tokens_sha256(self) -> str:
         """A hash of what is measured on: all token ids of all pairs."""
         sets: dict[int, bytes] = {}  # of answers that many examples share, hashed once

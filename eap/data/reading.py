@@ -101,7 +101,7 @@ def find_file(name: str | os.PathLike[str]) -> Path:
         raise UserError(f"{quoted(text)} is no file name: it has a NUL character")
     if "://" in text:
         raise UserError(f"{quoted(text)} is an address; download it and give the file")
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - which raises for unknown users
     try:
         if path.is_file():
             return path

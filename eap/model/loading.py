@@ -4,26 +4,32 @@ TransformerLens' `TransformerBridge` is the model layer; `eap.model.families` re
 `eap.model.runs` computes with them. The two are compared whenever a model is loaded.
 """
 
+import copy
 import hashlib
 import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoConfig
+from transformers import PreTrainedModel
 
-from eap.errors import UserError
+from eap.errors import UserError, first_line, quoted
 from eap.graph.graph import GraphConfig
+from eap.model import saved_tokenizer
+from eap.model.devices import find_device, find_dtype
+from eap.model.directory import (
+    check_directory,
+    find_directory,
+    hash_directory,
+    read_config,
+)
 from eap.model.families import find_family, read_blocks, read_norm
 from eap.model.model import Model
 from eap.model.runs import run_tokens
-
-TOY_MODEL = Path(__file__).resolve().parents[2] / "data" / "toy-model"
 
 # Largest difference from the bridge's logits, relative to their range, that rounding explains.
 LOGIT_TOLERANCE = {
@@ -34,60 +40,112 @@ LOGIT_TOLERANCE = {
 }
 
 
+# Prompts of the check have so many tokens; longer ones where an attention window of at most
+# `WIDEST` positions is to be seen (windows wider than that are not compared with the bridge).
+CHECKED = 12
+WIDEST = 256
+
+
 def load_model(
-    name: str,
+    model: str | os.PathLike[str] | PreTrainedModel,
     *,
+    tokenizer: Any = None,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype = "float32",
+    dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, str | int] | None = None,
 ) -> Model:
     """Load `toy`, a Hugging Face directory, or a model of the hub, and check the engine against it.
 
+    Nothing that comes with a model is run as code, and the tokens are those that its author saved.
+
     Args:
-        name: `toy`, a path, or a hub name such as `gpt2` or `EleutherAI/pythia-160m`.
-        device: `cpu`, `cuda`, `cuda:1`, `mps`; None: the fastest that is there.
-        dtype: of the weights: float32, bfloat16, float16 or float64.
+        model: `toy`, a path, a hub name such as `gpt2` or `EleutherAI/pythia-160m`; or a Hugging
+            Face model in memory, of which a copy is made.
+        tokenizer: the Hugging Face tokenizer to use; None: the model's own (a model in memory has
+            none, and then takes token ids only).
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; None: the fastest that is there (for a model in
+            memory: where it is).
+        dtype: of the weights: float32, bfloat16, float16 or float64; None: float32 (for a model in
+            memory: what it has).
         device_map: layers on several devices, as transformers has it (`"auto"`, `"balanced"`, or a
             dict); instead of `device`. Every layer must be on a device: nothing is offloaded.
 
     Raises:
-        UserError: unknown name, broken directory, missing device, unsupported architecture, or
-            logits that differ from the bridge's.
+        UserError: unknown name, broken directory, missing device, unsupported architecture, weights
+            that are not finite, or logits that differ from the bridge's.
     """
-    dtype = find_dtype(dtype)
+    found = find_dtype("float32" if dtype is None else dtype)
     if device_map is not None and device is not None:
         raise UserError("give a device or a device map, not both")
+    if isinstance(model, PreTrainedModel):
+        if device_map is not None:
+            raise UserError("a model in memory is where it is: give no device map")
+        return _load_object(
+            model,
+            tokenizer,
+            model.device if device is None else find_device(device),
+            model.dtype if dtype is None else found,
+        )
+    if not isinstance(model, (str, os.PathLike)):
+        raise UserError(
+            f"the model is {type(model).__name__}; give a directory, a hub name, 'toy' or a "
+            "Hugging Face model (eap.from_bridge takes a TransformerBridge)"
+        )
     where: dict[str, Any] = (
         {"device": find_device(device)} if device_map is None else {"device_map": device_map}
     )
-    path = TOY_MODEL if name == "toy" else Path(name).expanduser()
-    is_directory = path.is_dir()
-    if is_directory:
-        _check_directory(path)
-    elif name == "toy" or name.startswith((".", "/", "~")):
-        raise UserError(f"no model directory at {path}; give a directory, a hub name or 'toy'")
+    name = os.fspath(model)
+    path = find_directory(name)
+    if path is not None:
+        check_directory(path)
+    config = read_config(name, path)
+    find_family((getattr(config, "architectures", None) or [""])[0], config)
+    if tokenizer is None:
+        tokenizer = saved_tokenizer.load_tokenizer(name, path)
+    bridge = _boot(name, str(path or name), tokenizer, dtype=found, **where)
+    revision = getattr(bridge.original_model.config, "_commit_hash", None)
+    if path is not None:
+        source = hash_directory(path)
+    else:
+        source = {"hub": name} | (
+            {"revision": revision} if revision else _hash_parameters(bridge.original_model)
+        )
+    return from_bridge(bridge, tokenizer=tokenizer, name=name, source=source)
+
+
+def _load_object(
+    model: PreTrainedModel, tokenizer: Any, device: torch.device, dtype: torch.dtype
+) -> Model:
+    """Boot a bridge around a copy (booting replaces a model's modules in place)."""
+    architecture = (getattr(model.config, "architectures", None) or [type(model).__name__])[0]
+    find_family(architecture, model.config)
+    source = {"object": type(model).__name__, **_hash_parameters(model)}
+    name = str(model.config.name_or_path or "model")
+    hf: Any = copy.deepcopy(model)
+    hf.config.architectures = [architecture]
+    hf.to(device=device, dtype=dtype)
+    bridge = _boot(name, name, tokenizer, hf_model=hf, device=device, dtype=dtype)
+    if tokenizer is None:
+        bridge.tokenizer = None
+    return from_bridge(bridge, tokenizer=tokenizer, name=name, source=source)
+
+
+def _boot(name: str, where: str, tokenizer: Any, **arguments: Any) -> Any:
+    """A bridge with all of its weights."""
+    given = saved_tokenizer.placeholder() if tokenizer is None else tokenizer
     try:
         with _missing_weights() as missing:
             bridge = TransformerBridge.boot_transformers(
-                str(path) if is_directory else name, dtype=dtype, **where
+                where, tokenizer=saved_tokenizer.for_bridge(given), **arguments
             )
     except Exception as error:  # every library below raises its own kind
-        raise UserError(f"cannot load model {name!r}: {_first_line(error)}") from error
+        raise UserError(f"cannot load model {quoted(name)}: {first_line(error)}") from error
     if missing:
         raise UserError(
-            f"cannot load model {name!r}: its weights lack {missing[0]}"
+            f"cannot load model {quoted(name)}: its weights lack {missing[0]}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
         )
-    if is_directory:
-        source = {
-            "directory": path.name,
-            "weights_sha256": _hash_files(path, "*.safetensors", "*.bin"),
-            "settings_sha256": _hash_files(path, "*.json", "*.model", "*.txt"),
-        }
-    else:
-        revision = getattr(bridge.original_model.config, "_commit_hash", None)
-        source = {"hub": name, "revision": str(revision)}
-    return from_bridge(bridge, name=name, source=source)
+    return bridge
 
 
 def from_bridge(
@@ -97,18 +155,33 @@ def from_bridge(
 
     The bridge's logits on random tokens are compared with the engine's; a difference is a
     `UserError`. Its parameters are frozen and dropout is off from here on.
+
+    Args:
+        bridge: from `TransformerBridge.boot_transformers`.
+        tokenizer: as the model's author saved it; None: the bridge's, without the BOS token that
+            TransformerLens declares where there is none.
+        name: what to call the model.
+        source: what identifies the weights (default: their hash).
     """
-    hf = bridge.original_model
+    hf = getattr(bridge, "original_model", None)
+    if hf is None or not hasattr(bridge, "blocks"):
+        raise UserError(
+            f"the bridge is {type(bridge).__name__}; give a TransformerBridge, or a Hugging Face "
+            "model to eap.load_model(model, tokenizer=...)"
+        )
     if any(parameter.is_meta for parameter in hf.parameters()):
         raise UserError(
             f"{name}: parts of the weights are offloaded; give a device map that has every layer "
             "on a device"
         )
+    _check_finite(name, hf)
     bridge.eval()
     hf.requires_grad_(False)
     architectures = getattr(hf.config, "architectures", None) or [type(hf).__name__]
     family = find_family(architectures[0], hf.config)
     blocks = read_blocks(bridge, family)
+    if not blocks:
+        raise UserError(f"{name} has no layers")
     attention = blocks[0].attention
     unembed = bridge.unembed.original_component
     embed = bridge.embed.original_component
@@ -119,7 +192,7 @@ def from_bridge(
     model = Model(
         name=name,
         bridge=bridge,
-        tokenizer=bridge.tokenizer if tokenizer is None else tokenizer,
+        tokenizer=saved_tokenizer.of_bridge(bridge.tokenizer) if tokenizer is None else tokenizer,
         config=GraphConfig(
             n_layers=len(blocks),
             n_heads=attention.W_Q.shape[0],
@@ -135,7 +208,7 @@ def from_bridge(
         W_U=unembed.weight.detach(),
         b_U=None if bias is None else bias.detach(),
         logit_softcap=getattr(hf.config, "final_logit_softcapping", None),
-        source=source or {},
+        source=source or _hash_parameters(hf),
     )
     check_against_bridge(model)
     return model
@@ -147,20 +220,30 @@ def load_config(name: str) -> tuple[int, int]:
     Raises:
         UserError: unknown name.
     """
-    path = TOY_MODEL if name == "toy" else Path(name).expanduser()
-    try:
-        config = AutoConfig.from_pretrained(str(path) if path.is_dir() else name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load model {name!r}: {_first_line(error)}") from None
-    return config.num_hidden_layers, config.num_attention_heads
+    path = find_directory(name)
+    config = read_config(name, path)
+    layers, heads = (
+        getattr(config, what, None) for what in ("num_hidden_layers", "num_attention_heads")
+    )
+    if type(layers) is not int or type(heads) is not int:
+        raise UserError(
+            f"cannot load model {quoted(name)}: its configuration has no layers or heads"
+        )
+    return layers, heads
 
 
-def check_against_bridge(model: Model, *, n_positions: int = 12) -> None:
+def check_against_bridge(model: Model) -> None:
     """Compare the engine's last-token logits with the bridge's on two random prompts.
+
+    They have `CHECKED` tokens, more than an attention window where it is narrow, and at most as
+    many as the model has positions.
 
     Raises:
         UserError: they differ by more than rounding, relative to the range of the logits.
     """
+    windows = [block.attention.window or 0 for block in model.blocks]
+    n_positions = max([CHECKED] + [window + 4 for window in windows if window <= WIDEST])
+    n_positions = min(n_positions, model.n_positions or n_positions)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.W_U.shape[0], (2, n_positions), generator=generator)
     tokens = tokens.to(model.device)
@@ -170,7 +253,7 @@ def check_against_bridge(model: Model, *, n_positions: int = 12) -> None:
         except RuntimeError as failure:
             raise UserError(
                 f"{model.name}: TransformerLens cannot run it in {model.dtype}: "
-                f"{_first_line(failure)}"
+                f"{first_line(failure)}"
             ) from failure
         found = run_tokens(model, tokens)
     error = float((found - expected).abs().max() / (expected.max() - expected.min()))
@@ -181,52 +264,6 @@ def check_against_bridge(model: Model, *, n_positions: int = 12) -> None:
             f"(at most {tolerance:.0e} is rounding): this checkpoint computes something that its "
             "family's entry in eap/model/families.py does not describe"
         )
-
-
-def find_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, if it is there; None: CUDA, else MPS, else the CPU."""
-    if device is None:
-        device = "mps" if torch.backends.mps.is_available() else "cpu"
-        device = "cuda" if torch.cuda.is_available() else device
-    if str(device) == "cuda" and torch.cuda.is_available():
-        # Each of torchrun's processes has a device of its own.
-        number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-        return torch.device("cuda", number)
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        available = ["cpu"]
-        available += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        available += ["mps"] if torch.backends.mps.is_available() else []
-        raise UserError(
-            f"device {str(device)!r} is not there ({_first_line(error)}); "
-            f"this machine has {', '.join(available)}"
-        ) from None
-    return found
-
-
-def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """A supported floating-point type, by name."""
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found not in LOGIT_TOLERANCE:
-        names = ", ".join(str(known).removeprefix("torch.") for known in LOGIT_TOLERANCE)
-        raise UserError(f"dtype {dtype!r} is not supported; use one of {names}")
-    return found
-
-
-def _check_directory(path: Path) -> None:
-    for needed, patterns in {
-        "config.json": ["config.json"],
-        "weights (*.safetensors or *.bin)": ["*.safetensors", "*.bin"],
-        "a tokenizer (tokenizer.json, vocab.json or *.model)": [
-            "tokenizer.json",
-            "vocab.json",
-            "*.model",
-        ],
-    }.items():
-        if not any(file for pattern in patterns for file in path.glob(pattern)):
-            raise UserError(f"{path} is not a Hugging Face model directory: it has no {needed}")
 
 
 @contextmanager
@@ -251,17 +288,19 @@ def _missing_weights() -> Iterator[list[str]]:
         logger.setLevel(level)
 
 
-def _hash_files(folder: Path, *patterns: str) -> str:
-    """SHA-256 over the names and contents of a folder's files."""
+def _check_finite(name: str, hf: Any) -> None:
+    for parameter_name, parameter in hf.named_parameters():
+        if parameter.numel() and parameter.is_floating_point():
+            low, high = torch.aminmax(parameter.detach())
+            if not (torch.isfinite(low) and torch.isfinite(high)):
+                raise UserError(f"{name}: the weights hold NaN or infinity, in {parameter_name}")
+
+
+def _hash_parameters(hf: Any) -> dict[str, str]:
+    """SHA-256 over the names and values of a model's parameters: where no file is known."""
     digest = hashlib.sha256()
-    for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 22):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    for name, parameter in sorted(hf.named_parameters()):
+        digest.update(name.encode())
+        values = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(values.numpy().data)
+    return {"weights_sha256": digest.hexdigest()}

@@ -56,6 +56,14 @@ class Model:
         return residual_dtype(self.dtype)
 
     @property
+    def n_positions(self) -> int | None:
+        """How many tokens a prompt may have, by its position table and its configuration."""
+        config = getattr(getattr(self.bridge, "original_model", None), "config", None)
+        limits = [getattr(config, "max_position_embeddings", None)]
+        limits += [None if self.W_pos is None else len(self.W_pos)]
+        return min((n for n in limits if isinstance(n, int) and n > 0), default=None)
+
+    @property
     def short_name(self) -> str:
         """The name after its last slash: what folders under `results/` are called."""
         return Path(self.name).name

@@ -1,0 +1,41 @@
+"""Devices and precisions by name."""
+
+import os
+
+import torch
+
+from eap.errors import UserError, first_line, quoted
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, if it is there; None: CUDA, else MPS, else the CPU."""
+    if device is None:
+        device = "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else device
+    if str(device) == "cuda" and torch.cuda.is_available():
+        # Each of torchrun's processes has a device of its own.
+        number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        return torch.device("cuda", number)
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        available = ["cpu"]
+        available += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        available += ["mps"] if torch.backends.mps.is_available() else []
+        raise UserError(
+            f"device {quoted(str(device))} is not there ({first_line(error)}); "
+            f"this machine has {', '.join(available)}"
+        ) from None
+    return found
+
+
+def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A supported floating-point type, by name."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in DTYPES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
+        raise UserError(f"dtype {quoted(dtype)} is not supported; use one of {names}")
+    return found

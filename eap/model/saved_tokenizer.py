@@ -1,0 +1,142 @@
+"""The tokenizer as the model's author saved it.
+
+The libraries below change tokenizers on the way: transformers rebuilds some from their parts, with
+other ids where the parts are not what their class expects, and TransformerLens declares the EOS
+token the BOS where there is none. Both change what a model is asked, so neither is taken over.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import cached_file
+
+from eap.errors import UserError, first_line, quoted
+from eap.model.directory import read_json
+
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
+
+# Texts that tokenizers of different kinds split differently.
+PROBES = (
+    "The war lasted from the year 1732 to the year 17",
+    " Paris, the capital of\n\n\tdef f(x):  return x_1+23  # don't",
+    "naïve A\u0301 \u6771\u4eac \U0001f642 $ 1208, 1216,",
+)
+
+
+def load_tokenizer(name: str, path: Path | None) -> Any:
+    """The tokenizer of a directory or of the hub, with the ids and the BOS that were saved.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
+    where = str(path or name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        file = _saved_file(where, "tokenizer.json")
+        saved = None if file is None else Tokenizer.from_file(str(file))
+    except Exception as error:  # every library below raises its own kind
+        raise UserError(
+            f"cannot load the tokenizer of {quoted(name)}: {first_line(error)}"
+        ) from None
+    if saved is None:  # a SentencePiece model, or vocabulary and merges: read by their class alone
+        return tokenizer
+    settings = _saved_settings(where)
+    vocabulary = saved.get_vocab(with_added_tokens=True)
+    if not _same_ids(tokenizer, saved):
+        names = {role: text for role, text in settings.items() if text in vocabulary}
+        rebuilt = PreTrainedTokenizerFast(tokenizer_file=str(file), name_or_path=where, **names)
+        rebuilt.chat_template = getattr(tokenizer, "chat_template", None)
+        return rebuilt
+    bos = settings.get("bos_token", tokenizer.bos_token)
+    if tokenizer.bos_token is not None and (bos is None or bos not in vocabulary):
+        tokenizer.bos_token = None
+    return tokenizer
+
+
+def for_bridge(tokenizer: Any) -> Any:
+    """A copy that TransformerLens may change, marked so that it does not load it anew."""
+    changed = copy.deepcopy(tokenizer)
+    changed.init_kwargs.setdefault("name_or_path", "tokenizer")
+    changed.init_kwargs["add_bos_token"] = True
+    return changed
+
+
+def placeholder() -> Any:
+    """A tokenizer for a bridge that needs none: without one TransformerLens asks the hub."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(
+            '{"model": {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}}'
+        ),
+        unk_token="<unk>",
+        eos_token="<unk>",
+        pad_token="<unk>",
+    )
+
+
+def of_bridge(tokenizer: Any) -> Any:
+    """The tokenizer that was given to a bridge: without the BOS and EOS that it declared itself.
+
+    What was declared at the tokenizer's making is kept; a BOS that is the EOS and was declared
+    nowhere is the bridge's.
+    """
+    if tokenizer is None or not hasattr(tokenizer, "init_kwargs"):
+        return tokenizer
+    declared = tokenizer.init_kwargs
+    made_up = [
+        role
+        for role in ("bos_token", "eos_token")
+        if declared.get(role) is None
+        and getattr(tokenizer, role) is not None
+        and getattr(tokenizer, role) == tokenizer.eos_token
+    ]
+    if "bos_token" not in made_up:
+        return tokenizer
+    saved = copy.deepcopy(tokenizer)
+    for role in made_up:
+        setattr(saved, role, None)
+    return saved
+
+
+def _saved_file(where: str, name: str) -> Path | None:
+    if Path(where).is_dir():
+        file = Path(where) / name
+        return file if file.is_file() else None
+    found = cached_file(
+        where,
+        name,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if found is None else Path(found)
+
+
+def _saved_settings(where: str) -> dict[str, str | None]:
+    """Texts of the special tokens as `tokenizer_config.json` and its older companion name them."""
+    settings: dict[str, str | None] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = _saved_file(where, name)
+        for role, token in (read_json(file) if file else {}).items():
+            if role in ROLES:
+                settings[role] = token.get("content") if isinstance(token, dict) else token
+    return settings
+
+
+def _same_ids(tokenizer: Any, saved: Tokenizer) -> bool:
+    """Whether a tokenizer as the library made it has the saved ids."""
+    saved.no_truncation()
+    saved.no_padding()
+    try:
+        expected = [saved.encode(text, add_special_tokens=False).ids for text in PROBES]
+    except Exception:  # the library below raises plain Exceptions
+        expected = None
+    try:
+        ids = [tokenizer.encode(text, add_special_tokens=False) for text in PROBES]
+    except Exception:
+        ids = None
+    known = saved.get_vocab(with_added_tokens=True)
+    mine = tokenizer.get_vocab()
+    return ids == expected and all(mine.get(token) == number for token, number in known.items())

@@ -1,0 +1,285 @@
+"""Loading: the tokens that were saved, objects in place of names, directories of other things."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from models.tiny import FAMILIES, MAX_POSITIONS, bridge_of, random_examples, tiny_hf, tiny_tokenizer
+from models.tokenizers import byte_tokenizer, word_tokenizer
+from reference import twins
+from reference.twins import assert_close, dataset_of
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+import eap
+from eap.model import loading
+from eap.model.directory import TOY_MODEL
+from eap.model.loading import load_config
+
+TEXT = "The war lasted from the year 1732 to the year 17"
+
+
+def save(path, family="gpt2", tokenizer=None, **config):
+    tokenizer = tokenizer or tiny_tokenizer()
+    tiny_hf(family, vocab_size=max(50, len(tokenizer)), **config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def edit(path, **changes):
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, **changes}))
+
+
+def refusal(call):
+    with pytest.raises(eap.UserError) as error:
+        call()
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < 700
+    return message
+
+
+# ---- the tokenizer as it was saved ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tokenizer_without_a_bos_gets_none(family, tmp_path):
+    """The libraries below declare the EOS token the BOS."""
+    tokenizer = byte_tokenizer(special=("</s>",), bos=None)
+    tokenizer.eos_token = "</s>"
+    model = eap.load_model(save(tmp_path / "m", family, tokenizer), device="cpu")
+    assert model.tokenizer.bos_token is None
+    assert model.tokenizer.eos_token == "</s>"
+    rows = [{"clean": "1\n", "corrupted": "2\n", "correct": "Y", "incorrect": "N"}]
+    dataset = eap.load_dataset("own", model.tokenizer, data=rows)
+    assert not dataset.prepend_bos
+    assert "without BOS" in dataset.summary()
+    assert "no BOS" in refusal(
+        lambda: eap.load_dataset("own", model.tokenizer, data=rows, prepend_bos=True)
+    )
+    eap.attribute(model, dataset, quiet=True)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "llama", "gemma2"])
+def test_a_tokenizer_with_a_bos_keeps_it(family, tmp_path):
+    model = eap.load_model(save(tmp_path / "m", family, byte_tokenizer()), device="cpu")
+    assert model.tokenizer.bos_token == "<s>"
+    assert model.tokenizer.eos_token == "</s>"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_ids_are_those_of_the_saved_file(family, tmp_path):
+    """Some classes of tokenizers would split numbers and words otherwise, or not at all."""
+    toy = AutoTokenizer.from_pretrained(str(TOY_MODEL))
+    for name, tokenizer in {
+        "toy": PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(toy.backend_tokenizer.to_str()),
+            eos_token="<|endoftext|>",
+        ),
+        "words": word_tokenizer(toy.get_vocab(), digits=3),
+    }.items():
+        path = save(tmp_path / name, family, tokenizer)
+        expected = Tokenizer.from_file(str(path / "tokenizer.json")).encode(TEXT).ids
+        assert expected
+        for forget in (False, True):
+            if forget:  # the class is then taken from the model's kind
+                settings = json.loads((path / "tokenizer_config.json").read_text())
+                settings.pop("tokenizer_class", None)
+                (path / "tokenizer_config.json").write_text(json.dumps(settings))
+            loaded = loading.saved_tokenizer.load_tokenizer(str(path), path)
+            assert loaded.encode(TEXT, add_special_tokens=False) == expected
+            assert loaded.bos_token is None
+
+
+def test_a_tokenizer_with_neither_bos_nor_eos_has_default_data(tmp_path):
+    toy = AutoTokenizer.from_pretrained(str(TOY_MODEL))
+    tokenizer = word_tokenizer(toy.get_vocab(), digits=2)
+    model = eap.load_model(save(tmp_path / "m", "llama", tokenizer), device="cpu")
+    dataset = eap.load_dataset("gender-bias", model.tokenizer, head=4)
+    assert not dataset.prepend_bos
+    eap.attribute(model, dataset, quiet=True)
+
+
+def test_the_toy_keeps_its_bos_and_its_file():
+    model = eap.load_model("toy", device="cpu")
+    assert model.tokenizer.bos_token == "<|endoftext|>"
+    dataset = eap.load_dataset("ioi", model.tokenizer, head=2)
+    assert dataset.prepend_bos
+    assert dataset.provenance["source"] == "data/ioi/toy.csv"
+
+
+def test_a_bridge_gives_back_the_bos_that_it_declared():
+    hf = tiny_hf("gpt2", vocab_size=300)
+    without = byte_tokenizer(special=("</s>",), bos=None)
+    without = PreTrainedTokenizerFast(
+        tokenizer_object=without.backend_tokenizer, eos_token="</s>", name_or_path="tiny"
+    )
+    bridge = eap.load_model(hf, tokenizer=without).bridge
+    assert bridge.tokenizer.bos_token == "</s>"  # as TransformerLens has it
+    assert eap.from_bridge(bridge).tokenizer.bos_token is None
+    assert eap.from_bridge(bridge, tokenizer=without).tokenizer is without
+    assert eap.from_bridge(bridge_of(tiny_hf("gpt2"))).tokenizer.bos_token == "<bos>"
+
+
+# ---- objects in place of names -------------------------------------------------------------------
+
+
+def test_a_hugging_face_model_is_loaded_and_left_as_it_was():
+    hf = tiny_hf("llama")
+    before = [name for name, _ in hf.named_modules()]
+    model = eap.load_model(hf, tokenizer=tiny_tokenizer())
+    assert [name for name, _ in hf.named_modules()] == before
+    found = eap.attribute(model, dataset_of(twins.RAGGED), method="EAP", quiet=True)
+    expected = eap.attribute(twins.load("llama"), dataset_of(twins.RAGGED), method="EAP")
+    assert_close(found.scores, expected.scores, 1e-5)
+    assert len(model.source["weights_sha256"]) == 64
+    assert model.tokenizer.bos_token == "<bos>"
+    other = eap.load_model(tiny_hf("llama", seed=1), dtype="float64")
+    assert other.source["weights_sha256"] != model.source["weights_sha256"]
+    assert other.dtype == torch.float64
+
+
+def test_a_model_in_memory_without_a_tokenizer_takes_token_ids():
+    model = eap.load_model(tiny_hf("gpt2"))
+    assert model.tokenizer is None
+    assert "tokenizer=" in refusal(lambda: eap.load_dataset("ioi", model.tokenizer))
+    eap.attribute(model, dataset_of(twins.RAGGED), method="EAP", quiet=True)
+
+
+@pytest.mark.parametrize("model", [None, 5, torch.nn.Linear(2, 2), ["gpt2"], {}], ids=repr)
+def test_what_is_no_model_is_refused_with_what_is(model):
+    assert "Hugging Face model" in refusal(lambda: eap.load_model(model))
+    assert "TransformerBridge" in refusal(lambda: eap.from_bridge(model))
+
+
+def test_a_hugging_face_model_is_no_bridge_and_a_bridge_no_name():
+    hf = tiny_hf("gpt2")
+    assert "eap.load_model(model, tokenizer=...)" in refusal(lambda: eap.from_bridge(hf))
+    bridge = bridge_of(hf)
+    assert "from_bridge" in refusal(lambda: eap.load_model(bridge))
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\0b", "x" * 5000, "~nobody-here/x", "a b c"])
+def test_a_name_that_is_none_is_refused_in_one_line(name):
+    refusal(lambda: eap.load_model(name))
+    refusal(lambda: load_config(name))
+
+
+# ---- positions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gpt_neo"])
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_models_of_few_positions_load(family, n, tmp_path):
+    size = {"n_positions": n} if family == "gpt2" else {"max_position_embeddings": n}
+    model = eap.load_model(save(tmp_path / "m", family, **size), device="cpu")
+    assert model.n_positions == n
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_longer_than_the_model_takes_are_refused_with_both_numbers(family):
+    model = twins.load(family)
+    assert model.n_positions == MAX_POSITIONS
+    dataset = dataset_of(random_examples([5, MAX_POSITIONS + 1], [2, 5]))
+    message = refusal(lambda: eap.attribute(model, dataset, quiet=True))
+    assert f"{MAX_POSITIONS + 1} tokens" in message
+    assert f"at most {MAX_POSITIONS}" in message
+
+
+def test_windows_longer_than_the_usual_prompt_are_compared_too(monkeypatch):
+    """With 12 positions a window of 20 would not be seen."""
+    calls: list[torch.Size] = []
+    run = loading.run_tokens
+    monkeypatch.setattr(loading, "run_tokens", lambda m, t: calls.append(t.shape) or run(m, t))
+    eap.from_bridge(bridge_of(tiny_hf("mistral", sliding_window=20)))
+    assert calls == [(2, 24)]
+
+
+# ---- directories that hold other things ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["extra.json", "model-2.safetensors", "notes.txt", "x.bin"])
+@pytest.mark.parametrize("make", ["fifo", "device"])
+def test_pipes_and_devices_are_named_and_never_read(name, make, tmp_path):
+    path = save(tmp_path / "m")
+    if make == "fifo":
+        os.mkfifo(path / name)
+    else:
+        (path / name).symlink_to("/dev/zero")
+    message = refusal(lambda: eap.load_model(path))
+    assert f"{name} is not a regular file" in message
+
+
+def test_a_link_to_a_file_is_a_file(tmp_path):
+    path = save(tmp_path / "m")
+    (path / "model.safetensors").rename(tmp_path / "blob")
+    (path / "model.safetensors").symlink_to(tmp_path / "blob")
+    eap.load_model(path, device="cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_that_are_not_finite_are_named(value, dtype):
+    hf = tiny_hf("gpt2")
+    hf.transformer.h[1].mlp.c_fc.weight[3, 4] = value
+    message = refusal(lambda: eap.load_model(hf, dtype=dtype))
+    assert "NaN or infinity" in message
+    assert "mlp" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_layer": 0}, "num_hidden_layers is 0"),
+        ({"n_layer": 10**6}, "1000000 layers"),
+        ({"n_layer": -1}, "num_hidden_layers is -1"),
+        ({"vocab_size": 10**12}, "1000000000000 tokens"),
+        ({"n_embd": 10**9}, "width 1000000000"),
+        ({"n_head": 0}, "num_attention_heads is 0"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_built(changes, message, tmp_path):
+    path = save(tmp_path / "m")
+    edit(path / "config.json", **changes)
+    assert message in refusal(lambda: eap.load_model(path))
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def test_nothing_that_comes_with_a_model_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / "m")
+    with (path / "pytorch_model.bin").open("wb") as file:
+        pickle.dump(Payload(), file)
+    eap.load_model(path, device="cpu")  # the safetensors beside it are taken
+    (path / "model.safetensors").unlink()
+    assert "weights_only" not in refusal(lambda: eap.load_model(path))
+    remote = save(tmp_path / "remote")
+    edit(remote / "config.json", model_type="mine", auto_map={"AutoConfig": "mine.MyConfig"})
+    (remote / "mine.py").write_text("import os; os.mkdir('ran')\n")
+    refusal(lambda: eap.load_model(remote))
+    refusal(lambda: load_config(str(remote)))
+    tokens = save(tmp_path / "tokens")
+    edit(
+        tokens / "tokenizer_config.json",
+        tokenizer_class="Mine",
+        auto_map={"AutoTokenizer": [None, "mine.Mine"]},
+    )
+    (tokens / "mine.py").write_text("import os; os.mkdir('ran')\n")
+    with contextlib.suppress(eap.UserError):
+        eap.load_model(tokens, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_size_of_a_model_is_read_without_it(tmp_path):
+    assert load_config(str(save(tmp_path / "m"))) == (2, 4)
+    refusal(lambda: load_config(str(tmp_path)))
