@@ -72,10 +72,9 @@ def main() -> None:
 
 def save(args: argparse.Namespace, name: str, result: "studies.MibResult") -> None:
     """Write curves, areas, the ranking, and what is submitted."""
-    origin = result.graph.provenance | {"measured_on": result.test.provenance}
     for kind, frame in (("curves", result.areas.to_frame()), ("areas", result.areas.summary())):
         path = table_file(args.output, "mib", args.model, f"{name}_{kind}")
-        studies.save_csv(frame, path, origin)
+        studies.save_csv(frame, path, result.areas.provenance)
     if not processes.is_first():
         return
     graph = graph_file(args.output, args.model, f"mib_{name}", n_edges=result.graph.n_edges)

@@ -37,12 +37,13 @@ def main() -> None:
         quiet=False,
     )  # fmt: skip
 
-    origin = study.stability.graph.provenance | {
-        "n_resamples": args.n_resamples, "n_random": args.n_random, "seed": args.seed,
-    }  # fmt: skip
+    origins = {
+        "_areas": study.areas.provenance,
+        "_verdicts": study.verdicts.provenance,
+    }
     for suffix, frame in study.tables().items():
         path = table_file(args.output, "stability", args.model, f"{args.task}{suffix}")
-        studies.save_csv(frame, path, origin)
+        studies.save_csv(frame, path, origins.get(suffix, study.stability.provenance))
     n_found, n_measured = len(study.found_on), len(study.measured_on)
     shell.say(f"\n{args.method} by {metric}, scored on {n_found} pairs, {args.n_resamples} times:")
     shell.say(study.stability.to_frame().round(3).to_string(index=False))

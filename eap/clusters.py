@@ -8,7 +8,7 @@ examples says whether they are mechanisms of their own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from eap.attribution import attribute
-from eap.circuits import evaluate, evaluate_baselines
+from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
@@ -171,6 +171,7 @@ class Clusters:
         graphs: scores of each group's examples.
         circuits: selected from them, and pruned.
         faithfulness: normalised, of each group's circuit on each group's examples.
+        provenance: where the numbers come from.
     """
 
     similarity: Float[np.ndarray, "example example"]
@@ -179,6 +180,7 @@ class Clusters:
     graphs: tuple[Graph, ...]
     circuits: tuple[Graph, ...]
     faithfulness: Float[np.ndarray, "circuit group"]
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def find_clusters(
@@ -222,15 +224,14 @@ def find_clusters(
         examples = tuple(dataset.examples[row] for row in rows)
         graphs.append(attribute(model, replace(dataset, examples=examples), **settings))
     circuits = [graph.top_n(min(size, graph.n_edges)).prune() for graph in graphs]
-    values = evaluate(model, circuits, dataset, metrics=[metric], **resources)[metric.name]
-    clean, corrupted = (
-        own[metric.name].double().numpy()
-        for own in evaluate_baselines(model, dataset, metrics=[metric], **resources)
+    found = faithfulness(model, circuits, dataset, metric=metric, **resources)
+    values, clean, corrupted = (
+        own.double().numpy() for own in (found.circuits, found.clean, found.corrupted)
     )
     served = np.empty((n_found, n_found))
     for group in range(n_found):
         rows = labels == group
-        means = values.double().numpy()[:, rows].mean(axis=1)
+        means = values[:, rows].mean(axis=1)
         served[:, group] = normalised(
             means, float(clean[rows].mean()), float(corrupted[rows].mean())
         )
@@ -241,6 +242,7 @@ def find_clusters(
         graphs=tuple(graphs),
         circuits=tuple(circuits),
         faithfulness=served,
+        provenance={**found.provenance, "method": "clusters", "scores": graphs[0].provenance},
     )
 
 

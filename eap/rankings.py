@@ -12,7 +12,7 @@ overshoot does not raise it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import pandas as pd
 from jaxtyping import Float
 from typing_extensions import Unpack
 
+from eap.ablation import Ablation, get_ablation
 from eap.circuits import evaluate, evaluate_baselines
 from eap.data.dataset import Dataset
 from eap.errors import UserError
@@ -37,6 +38,7 @@ from eap.measures import (
 from eap.metrics import Metric, get_metric
 from eap.model.model import Model
 from eap.runtime.resources import ResourceOptions
+from eap.signature import sign
 
 Values = Float[np.ndarray, "size example"]
 
@@ -101,6 +103,7 @@ class Areas:
         cmd: area between faithfulness and 1, by magnitude; 0 is best.
         accuracy: mean share of examples decided right over log size, helpful edges first.
         helpful, magnitude: the curves they are of.
+        provenance: where the values, and the ranking, come from.
     """
 
     metric: str
@@ -110,6 +113,7 @@ class Areas:
     accuracy: Interval
     helpful: Curve
     magnitude: Curve
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         """Both curves, a row per size."""
@@ -131,6 +135,7 @@ def areas(
     *,
     metric: str | Metric = "logit_diff",
     shares: Sequence[float] = SHARES,
+    ablation: str | Ablation | None = None,
     level: str = "edge",
     selection: str = "top_n",
     n_resamples: int = 1000,
@@ -150,6 +155,7 @@ def areas(
         dataset: on which circuits are measured.
         metric: what faithfulness is of; MIB's is logit_diff.
         shares: sizes, growing to 1.
+        ablation: what edges outside a circuit carry; None: the corrupted prompt's activation.
         level: 'edge', or 'node': heads and MLPs are ranked by the graph's node scores and counted,
             and a circuit is all edges among those that are kept.
         selection: of edges: 'top_n', or 'greedy' from the logits (MIB's, for IFR).
@@ -177,8 +183,11 @@ def areas(
     circuits = {by: [getattr(ranked, select)(n, by=by).prune() for n in sizes] for by in rankings}
     metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
     together = [circuit for own in circuits.values() for circuit in own]
-    found = evaluate(model, together, dataset, metrics=metrics, **resources)
-    clean, corrupted = evaluate_baselines(model, dataset, metrics=[metric], **resources)
+    where = get_ablation(ablation)
+    found = evaluate(model, together, dataset, metrics=metrics, ablation=where, **resources)
+    clean, corrupted = evaluate_baselines(
+        model, dataset, metrics=[metric], ablation=where, **resources
+    )
     values, right = (found[name].double().numpy() for name in (metric.name, "accuracy"))
     curves: dict[str, Curve] = {}
     for position, (by, own) in enumerate(circuits.items()):
@@ -193,7 +202,14 @@ def areas(
             clean=clean[metric.name].double().numpy(),
             corrupted=corrupted[metric.name].double().numpy(),
         )
-    return summarise(metric.name, n_ranked, curves, n_resamples=n_resamples, seed=seed)
+    provenance = sign(
+        model, dataset, metric=metric, method="areas", ablation=where, level=level,
+        expanded_kv=graph.config.expanded_kv, ranking=graph.provenance,
+        settings={"shares": list(shares), "selection": selection, "n_resamples": n_resamples,
+                  "seed": seed},
+    )  # fmt: skip
+    found_areas = summarise(metric.name, n_ranked, curves, n_resamples=n_resamples, seed=seed)
+    return replace(found_areas, provenance=provenance)
 
 
 def with_direction(graph: Graph) -> Graph:

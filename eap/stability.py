@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import Unpack
 
+from eap.ablation import Ablation
 from eap.attribution import attribute
 from eap.compare import nodes
 from eap.data.dataset import Dataset, Example
@@ -71,6 +73,7 @@ class Resamples:
     ) -> None:
         if n_resamples < 2:
             raise UserError(f"{n_resamples} resamples cannot be compared; at least 2 are needed")
+        self.n_resamples, self.seed = n_resamples, seed
         self.weights = poisson_weights(examples, n_resamples, seed)
         # A resample without any example has nothing to say (likely only for a handful of examples).
         self.weights = self.weights[:, self.weights.sum(dim=0) > 0]
@@ -167,6 +170,12 @@ class Stability:
     sizes: tuple[SizeStability, ...]
     null: "Stability | None" = None
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the numbers come from."""
+        drawn = {"n_resamples": self.resamples.n_resamples, "seed": self.resamples.seed}
+        return self.graph.provenance | {"resampling": {"bootstrap": "Poisson", **drawn}}
+
     def to_frame(self) -> pd.DataFrame:
         """A row per size: Jaccard of edges and nodes, chance, and the null task's."""
         rows = []
@@ -194,6 +203,7 @@ def bootstrap(
     *,
     method: str = "EAP-IG",
     metric: str | Metric = "logit_diff",
+    ablation: str | Ablation | None = None,
     steps: int = 5,
     rule: str = "paper",
     sizes: Sequence[int] | None = None,
@@ -211,6 +221,7 @@ def bootstrap(
         dataset: from `eap.load_dataset`.
         method: of `eap.attribute`, one that scores by gradients.
         metric: of the scores.
+        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
         steps: points of integrated gradients.
         rule: of integration.
         sizes: numbers of edges to select; None: 1, 2, 5 and 10% of all.
@@ -241,6 +252,7 @@ def bootstrap(
             examples,
             method=method,
             metric=metric,
+            ablation=ablation,
             steps=steps,
             rule=rule,
             expanded_kv=expanded_kv,

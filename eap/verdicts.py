@@ -16,7 +16,7 @@ corrupted run, as the corrupted prompts themselves may well depend on the clean 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -27,7 +27,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import Unpack
 
-from eap.circuits import evaluate, evaluate_baselines
+from eap.ablation import Ablation
+from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
@@ -52,6 +53,7 @@ def leave_one_out(
     dataset: Dataset,
     *,
     metric: str | Metric = "logit_diff",
+    ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> Graph:
     """What every edge of a circuit is worth in it: the metric without the edge, minus with it.
@@ -63,24 +65,31 @@ def leave_one_out(
         circuit: the edges to leave out, one by one.
         dataset: from `eap.load_dataset`.
         metric: of the values.
+        ablation: what edges outside a circuit carry; None: the corrupted prompt's activation.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Returns:
         The circuit with these values as scores (means over examples; NaN off the circuit) and
         their standard errors (None for one example).
     """
-    metric = get_metric(metric)
     without = [without_edge(circuit, *edge) for edge in edges_of(circuit)]
-    values = evaluate(model, [circuit, *without], dataset, metrics=[metric], **resources)
-    changes = (values[metric.name][1:] - values[metric.name][0]).double()
+    found = faithfulness(
+        model, [circuit, *without], dataset, metric=metric, ablation=ablation, **resources
+    )
+    changes = (found.circuits[1:] - found.circuits[0]).double()
     scores = torch.full(circuit.scores.shape, torch.nan)
     scores[circuit.in_graph] = changes.mean(dim=1).float()
     errors = None
     if len(dataset) > 1:
         errors = torch.full_like(scores, torch.nan)
         errors[circuit.in_graph] = (changes.std(dim=1) / len(dataset) ** 0.5).float()
-    provenance = {**circuit.provenance, "metric": metric.name, "method": "leave one out"}
-    return replace(circuit, scores=scores, standard_errors=errors, provenance=provenance)
+    return replace(
+        circuit,
+        scores=scores,
+        standard_errors=errors,
+        higher_is_better=get_metric(metric).higher_is_better,
+        provenance={**found.provenance, "method": "leave one out", "circuit": circuit.provenance},
+    )
 
 
 def edges_of(circuit: Graph) -> list[tuple[int, int]]:
@@ -191,11 +200,13 @@ class Verdicts:
         verdicts: one for every test.
         edges: a row per edge: edge, change (of the metric without it), p_value (Holm-corrected),
             p_reference (among edges of random paths), needed.
+        provenance: where the values come from.
     """
 
     circuit: Graph
     verdicts: tuple[Verdict, ...]
     edges: pd.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, test: str) -> Verdict:
         """The verdict of a test by name."""
@@ -218,6 +229,7 @@ def judge(
     dataset: Dataset,
     *,
     metric: str | Metric = "logit_diff",
+    ablation: str | Ablation | None = None,
     tolerance: float = 0.2,
     level: float = 0.05,
     n_random: int = 100,
@@ -232,6 +244,7 @@ def judge(
         circuit: to be judged; it is pruned first.
         dataset: from `eap.load_dataset`; better not the one that the circuit was found on.
         metric: of all values.
+        ablation: what edges outside a circuit carry; None: the corrupted prompt's activation.
         tolerance: how far from 1 a faithful and complete circuit's share may be.
         level: of the p-values, at which a word changes.
         n_random: random circuits, and edges of random paths, to compare with.
@@ -249,15 +262,12 @@ def judge(
         )
     if len(dataset) < 2:
         raise UserError("a verdict on a single example would be none; give a data set of more")
-    metric = get_metric(metric)
     plan = _Plan.draw(circuit, n_random=n_random, n_subsets=n_subsets, seed=seed)
-    found = evaluate(model, plan.circuits, dataset, metrics=[metric], **resources)
-    clean, corrupted = evaluate_baselines(model, dataset, metrics=[metric], **resources)
+    found = faithfulness(
+        model, plan.circuits, dataset, metric=metric, ablation=ablation, **resources
+    )
     values = _Measured(
-        plan,
-        found[metric.name].double().numpy(),
-        clean[metric.name].double().numpy(),
-        corrupted[metric.name].double().numpy(),
+        plan, *(own.double().numpy() for own in (found.circuits, found.clean, found.corrupted))
     )
     edges = _judge_edges(values, level)
     verdicts = (
@@ -269,7 +279,12 @@ def judge(
         _equivalence(values, level),
         _independence(values, level, seed),
     )
-    return Verdicts(circuit, verdicts, edges)
+    settings = {
+        "tolerance": tolerance, "level": level, "n_random": n_random, "n_subsets": n_subsets,
+        "seed": seed,
+    }  # fmt: skip
+    provenance = {**found.provenance, "method": "verdicts", "settings": settings}
+    return Verdicts(circuit, verdicts, edges, provenance | {"circuit": circuit.provenance})
 
 
 @dataclass(frozen=True, eq=False)

@@ -145,11 +145,17 @@ def test_helpful_edges_of_a_divergence_are_those_that_raise_it():
     """KL is lower for a better circuit: the same edges help, though their scores are positive."""
     model = twins.load("gpt2")
     graph = eap.attribute(model, DATASET, method="EAP-IG", metric="kl")
-    graph = replace(graph, provenance={"metric": "kl"})
     found = areas(model, graph, DATASET, metric="kl", n_resamples=10)
-    turned = replace(graph, scores=-graph.scores, provenance={"metric": "logit_diff"})
+    turned = replace(graph, scores=-graph.scores, higher_is_better=True)
     again = areas(model, turned, DATASET, metric="kl", n_resamples=10)
     assert found.cpr.value == again.cpr.value
+    for named in ("kl", "logit_diff"):  # a file that does not say it: what its metric is
+        silent = replace(
+            graph if named == "kl" else turned,
+            higher_is_better=None,
+            provenance={"metric": named},
+        )
+        assert areas(model, silent, DATASET, metric="kl", n_resamples=10).cpr == found.cpr
 
 
 def test_a_ranking_of_the_metric_accuracy_alone():
@@ -217,3 +223,14 @@ def test_greedy_areas_and_what_cannot_be_selected():
     for wrong in ({"level": "head"}, {"selection": "best"}, {"level": "node"}):
         with pytest.raises(UserError):
             areas(model, graph, DATASET, **wrong)
+
+
+def test_areas_say_what_they_are_of():
+    model = twins.load("gpt2")
+    graph = eap.attribute(model, DATASET, method="EAP")
+    found = areas(model, graph, DATASET, ablation="zero", n_resamples=10)
+    assert found.provenance["method"] == "areas"
+    assert found.provenance["ranking"]["method"] == "EAP"
+    assert found.provenance["ablation"] != graph.provenance["ablation"]
+    other = areas(model, graph, DATASET, n_resamples=10)
+    assert found.cpr.value != other.cpr.value  # what is outside carries something else

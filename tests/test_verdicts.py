@@ -39,6 +39,7 @@ def test_known_circuits_pass(known):
     assert found.edges["needed"].all()
     assert list(found.edges["edge"]) == known.circuit.edge_names()
     assert len(found.to_frame()) == 7
+    assert found.provenance["task"] == known.name
 
 
 def test_padded_circuits_fail_minimality(known):
@@ -183,3 +184,15 @@ def test_holm_by_hand():
 def test_equal_changes_have_a_p_value():
     assert hypotheses.mean_p(np.full(10, -2.0)) == pytest.approx(2**-9)
     assert hypotheses.mean_p(np.zeros(10)) == 1
+
+
+def test_verdicts_under_another_ablation():
+    """Leaving one edge out of the whole is zero ablation of it, if that is asked for."""
+    model, dataset = twins.load("gpt2"), twins.dataset_of(twins.RAGGED[:4])
+    graph = eap.Graph.from_model(model)
+    found = leave_one_out(model, graph, dataset, ablation="zero")
+    exact = eap.patch_edges(model, dataset, ablation="zero")["logit_diff"]
+    exists = graph.edge_exists
+    torch.testing.assert_close(found.scores[exists], exact.scores[exists], atol=2e-5, rtol=1e-4)
+    assert found.provenance["method"] == "leave one out"
+    assert found.higher_is_better
