@@ -83,6 +83,8 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
         (lambda: write_page(graph, path, sizes=[10**9]), "from 1 to"),
         (lambda: write_page(graph, path, selection="best"), "'greedy' or 'top_n'"),
         (lambda: write_page(graph, path, by="signed"), "'magnitude'"),
+        (lambda: write_page(graph, path, patterns={"m0": []}), "'m0' is none"),
+        (lambda: write_page(graph, path, patterns={"a0.h1": [(["a"], [[1, 0]])]}), r"\[1, 1\]"),
         (lambda: write_page(unknown, path), "nothing to show"),
         (lambda: write_page(unknown.with_edges(graph.greedy(9).in_graph), path, sizes=[3]), "NaN"),
     ):
@@ -246,6 +248,26 @@ def test_the_page_is_used_by_keyboard_and_read_aloud(show):
     page.keyboard.press("Escape")
     assert len(listed(page)) == circuit.count_edges()
     assert "80 selected" in page.locator("#size").get_attribute("aria-valuetext")
+
+
+def test_a_heads_attention_is_shown_where_it_is_known(show):
+    graph = scored()
+    page = show(graph, sizes=SIZES)
+    assert not page.is_visible("#patterns")
+    best = graph.greedy(80).prune()
+    head = next(edge.sender for edge in best.edges() if edge.sender.startswith("a"))
+    second = np.tril(np.ones((2, 2)))
+    patterns = {head: [(["<a>", " b", "c"], np.eye(3)), (["x", "y"], second / [[1], [2]])]}
+    page = show(graph, sizes=SIZES, patterns=patterns)
+    move(page, 4)
+    assert head in page.inner_text("#patterns")
+    page.locator(f'.node[data-node="{head}"]').click()
+    weights = page.locator("#patterns .weight")
+    assert weights.count() == 9
+    assert "<a> to <a>,  b to  b" in page.locator("#patterns svg").get_attribute("aria-label")
+    page.get_by_label("Example").select_option("1")
+    assert weights.count() == 4
+    assert "y reads x: 0.5" in page.locator("#patterns title").all_text_contents()
 
 
 def test_dark_and_light_are_told_apart_and_the_curve_is_drawn(show):

@@ -6,7 +6,7 @@ from eap.errors import UserError
 from eap.figures.tables import Results
 from eap.graph.graph import Graph
 from eap.studies.paths import graph_file, shown
-from eap.studies.provenance import comparable
+from eap.studies.provenance import comparable, tells_origin
 
 
 def find_graph(results: Results, name: str) -> Graph:
@@ -38,7 +38,7 @@ def check_comparable(graphs: Mapping[str, Graph]) -> None:
     Raises:
         UserError: two of them may not be compared; says what differs.
     """
-    known = [(name, graph) for name, graph in graphs.items() if graph.provenance]
+    known = [(name, graph) for name, graph in graphs.items() if tells_origin(graph.provenance)]
     for name, graph in known[1:]:
         first, reference = known[0]
         if (reason := comparable(reference.provenance, graph.provenance)) is not None:

@@ -2,8 +2,10 @@
 
 The page draws the circuit with layers upwards, and has a slider over sizes, a table of edges and a
 search. The circuits of all sizes are those of `Graph.greedy(n).prune()` (or `top_n`), computed
-here: the page chooses among them, and selects nothing itself. Its script, style and frame are
-`viewer.js`, `viewer.css` and `viewer.html.j2` beside this file.
+here: the page chooses among them, and selects nothing itself. Its scripts, style and frame are
+beside this file: `viewer_circuit.js` (which edges, where, how drawn), `viewer_panels.js` (table,
+curve, attention), `viewer.js` (pointer, keys, words; it starts the others), `viewer.css` and
+`viewer.html.j2`.
 """
 
 import json
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from eap.errors import UserError
@@ -25,6 +28,7 @@ from eap.graph.selection import By
 from eap.runtime.atomic import write_atomically
 
 Selection = Literal["greedy", "top_n"]
+Patterns = Mapping[str, Sequence[tuple[Sequence[str], ArrayLike]]]
 
 # Sizes on offer, before pruning, as far as the graph has so many edges.
 SIZES = (
@@ -32,6 +36,7 @@ SIZES = (
     3000, 4000, 5000,
 )  # fmt: skip
 NEVER = -1
+SCRIPTS = ("viewer_circuit.js", "viewer_panels.js", "viewer.js")
 FACTS = ("model", "task", "metric", "method", "ablation", "level")
 
 
@@ -45,6 +50,7 @@ def write_page(
     selection: Selection = "greedy",
     by: By = "magnitude",
     curve: Mapping[int, float] | None = None,
+    patterns: Patterns | None = None,
     title: str = "",
 ) -> Path:
     """Write a page that shows a graph's circuits of many sizes, or compares two graphs' circuits.
@@ -62,14 +68,16 @@ def write_page(
         by: what selections rank by, as for `Graph.top_n`.
         curve: normalised faithfulness (whole model 1, corrupted 0) by number of edges after
             pruning, if it was measured.
+        patterns: attention patterns of heads, by name, shown when a head is chosen: per example
+            its tokens as text and their weights `[query, key]`, each row summing to 1.
         title: of the page.
 
     Returns:
         The path.
 
     Raises:
-        UserError: nothing to show, sizes that the graph does not have, or two graphs of different
-            shapes.
+        UserError: nothing to show, sizes that the graph does not have, two graphs of different
+            shapes, or patterns that are of no head or not square.
     """
     graphs = [graph] if other is None else [graph, other]
     if other is not None and other.config.shape != graph.config.shape:
@@ -77,7 +85,13 @@ def write_page(
             f"two circuits are compared edge by edge, and these are of different models: "
             f"{graph.n_edges:,} and {other.n_edges:,} edges"
         )
-    page = _render(_content(graphs, names, _offered(graphs, sizes), selection, by, curve, title))
+    content = _content(graphs, names, _offered(graphs, sizes), selection, by)
+    content |= {
+        "title": title or _title(graph),
+        "curve": sorted([int(n), float(f"{f:.4g}")] for n, f in (curve or {}).items()),
+        "patterns": _patterns(graph, patterns or {}),
+    }
+    page = _render(content)
     with write_atomically(path) as temporary:
         temporary.write_text(page, encoding="utf8")
     return Path(path)
@@ -120,10 +134,8 @@ def _content(
     sizes: list[int],
     selection: Selection,
     by: By,
-    curve: Mapping[int, float] | None,
-    title: str,
 ) -> dict[str, Any]:
-    """All that the page knows, as JSON has it."""
+    """What the page knows of the graphs, as JSON has it."""
     config = graphs[0].config
     firsts = [first_sizes(graph, sizes, selection, by) for graph in graphs]
     is_part = [0 < graph.count_edges() < graph.n_edges for graph in graphs]
@@ -154,7 +166,6 @@ def _content(
         for graph, name, first, own in zip(graphs, names, firsts, given, strict=False)
     ]
     return {
-        "title": title or _title(graphs[0]),
         "total": graphs[0].n_edges,
         "selection": {"greedy": "greedy", "top_n": "top-n"}[selection],
         "by": by,
@@ -171,7 +182,6 @@ def _content(
         "senders": i.tolist(),
         "ends": receiver.tolist(),
         "circuits": circuits,
-        "curve": sorted([int(n), float(f"{f:.4g}")] for n, f in (curve or {}).items()),
     }
 
 
@@ -186,6 +196,28 @@ def _best_first(
     pairs = shown.nonzero()
     order = rank[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True)
     return pairs[order].numpy()
+
+
+def _patterns(graph: Graph, patterns: Patterns) -> dict[str, list[dict[str, Any]]]:
+    """Attention weights in whole per cent, by head and example."""
+    heads = set(graph.sender_names) - {"input"}
+    content: dict[str, list[dict[str, Any]]] = {}
+    for name, examples in patterns.items():
+        if name not in heads or not name.startswith("a"):
+            raise UserError(f"attention patterns are of heads, and {name[:40]!r} is none")
+        content[name] = []
+        for tokens, weights in examples:
+            table = np.asarray(weights, dtype=float)
+            if table.shape != (len(tokens), len(tokens)) or not np.isfinite(table).all():
+                raise UserError(
+                    f"{name}: a pattern of {len(tokens)} tokens is a table of numbers "
+                    f"{[len(tokens)] * 2}, not {list(table.shape)}"
+                )
+            percent = (100 * table).round().astype(int).tolist()
+            content[name].append(
+                {"tokens": [str(token)[:60] for token in tokens], "weights": percent}
+            )
+    return content
 
 
 def _short(values: Tensor) -> list[float | None]:
@@ -222,6 +254,6 @@ def _render(content: dict[str, Any]) -> str:
     return environment.get_template("viewer.html.j2").render(
         title=content["title"],
         style=beside.joinpath("viewer.css").read_text(encoding="utf8"),
-        script=beside.joinpath("viewer.js").read_text(encoding="utf8"),
+        script="\n".join(beside.joinpath(name).read_text(encoding="utf8") for name in SCRIPTS),
         content=data,
     )

@@ -83,19 +83,18 @@ def differences(a: Provenance, b: Provenance) -> list[str]:
     return sorted(_differing(_comparable_form(a), _comparable_form(b)))
 
 
+def tells_origin(provenance: Provenance) -> bool:
+    """Whether it says what made the numbers; another program's graph tells how it was read."""
+    return bool(set(provenance) - {"read_from"})
+
+
 def comparable(*provenances: Provenance | None) -> str | None:
     """None if results may stand in one figure or table, else one line that says why not.
 
     All must be of one model, and those of the same task of the same tokens, metric and ablation.
     None among them (other people's files say nothing of where they come from) is passed over.
     """
-    # Another program's graph says no more than how it was read.
-    known = [
-        part
-        for provenance in provenances
-        if provenance and set(provenance) - {"read_from"}
-        for part in _of_tasks(provenance)
-    ]
+    known = [provenance for provenance in provenances if provenance and tells_origin(provenance)]
     if not known:
         return None
     models = [provenance.get("model") for provenance in known]
