@@ -6,6 +6,7 @@ from . import compare as compare
 from . import data as data
 from . import figures as figures
 from . import graph as graph
+from . import hand_made as hand_made
 from . import known_circuits as known_circuits
 from . import measures as measures
 from . import methods as methods

@@ -13,6 +13,7 @@ import torch
 from matplotlib import image
 from models import fabricated
 from models.fabricated import GPT2_SHAPE, SMALL
+from scipy import stats
 from scripts import call, files_below
 
 from eap.data.tasks import PARETO_TASKS, TASKS
@@ -458,6 +459,24 @@ def test_probabilities_have_a_logarithmic_scale():
     assert [text.get_text() for text in figure.axes[0].texts] == ["0e0", "1e-30", "1e-4", "1e0"]
 
 
+def test_p_values_of_overlap_do_not_take_dependent_cells_for_independent_ones():
+    """Unrelated tables whose rows and columns have effects: 5% are below 0.05, not 18%."""
+    generator = np.random.default_rng(0)
+    ps, naive = [], []
+    for _ in range(200):
+        a, b = (generator.normal(size=(8, 8)) * 0.3 for _ in range(2))
+        a = a + np.add.outer(*[generator.normal(size=8)] * 2)
+        b = b + np.add.outer(generator.normal(size=8), generator.normal(size=8))
+        ps.append(cross_task.mantel_p(a + a.T, b, n_permutations=199))
+        off = ~np.eye(8, dtype=bool)
+        naive.append(stats.pearsonr((a + a.T)[off], b[off]).pvalue)
+    assert np.mean(np.less_equal(ps, 0.05)) < 0.1
+    assert np.mean(np.less_equal(naive, 0.05)) > 0.15
+    related = a + a.T
+    assert cross_task.mantel_p(related, related + 0.1 * b) == pytest.approx(1 / 5000, abs=3e-4)
+    assert np.isnan(cross_task.mantel_p(np.ones((8, 8)), b))
+
+
 # ---- files ---------------------------------------------------------------------------------------
 
 
@@ -579,6 +598,31 @@ def test_another_metric_than_the_papers_is_not_compared(tmp_path, capfd):
     assert "ioi is not compared" in out
     assert "sva: The published file counts the verbs of another list" in out
     assert "real-KL and EAP-IG are swapped" in out
+
+
+def test_agreement_by_another_metric_is_not_compared(tmp_path, capfd):
+    """Tables of agreement say which scores were compared, of all tasks."""
+    results = tables.Results(tmp_path, "small")
+    for task, metric in (("ioi", "kl"), ("gender-bias", "logit_diff")):
+        path = tmp_path / "graphs/small/real_test"
+        for seed, name in enumerate(("real", "vanilla", "ig")):
+            scores = torch.randn(37, 101, generator=torch.Generator().manual_seed(seed))
+            provenance = {"model": MODEL, "task": task, "data": {"n_pairs": 4}, "metric": metric}
+            graph = replace(Graph.from_config(SMALL), scores=scores, provenance=provenance)
+            path.mkdir(parents=True, exist_ok=True)
+            graph.save(path / f"{task}_logit_diff_{name}.json")
+        fabricated.save(fabricated.curve_table(["EAP"]), results.csv("pareto", task))
+    assert draw("results/real_rank/compare_real.py", tmp_path, "--tasks", "ioi", "gender-bias") == 0
+    table = tables.read_table(results.csv("real_rank", "all-overlap"))
+    assert {task: of["metric"] for task, of in table.metadata["tasks"].items()} == {
+        "ioi": "kl",
+        "gender-bias": "logit_diff",
+    }
+    assert draw(NORMALIZED, tmp_path, "--compare-paper") == 0
+    out = capfd.readouterr().out
+    assert "agreement on ioi is not compared" in out
+    assert "pearson, EAP" in out
+    assert not [line for line in out.splitlines() if line.split()[:2] == ["ioi", "pearson,"]]
 
 
 # ---- the page ------------------------------------------------------------------------------------

@@ -106,12 +106,42 @@ def explained_variance(
     return float(1 - residuals.var() / y.var())
 
 
+def mantel_p(
+    first: Float[np.ndarray, "n n"],
+    second: Float[np.ndarray, "n n"],
+    *,
+    n_permutations: int = 4999,
+    seed: int = 0,
+) -> float:
+    """Two-sided p-value of the correlation of two square tables of the same things (Mantel 1967).
+
+    The things of one table are permuted, rows and columns together: what the cells of a thing
+    share, and the symmetry of a table, are kept under the null hypothesis.
+
+    Returns:
+        At least 1 / (n_permutations + 1); NaN where a table has the same number in all cells.
+    """
+    n = len(first)
+    off = ~np.eye(n, dtype=bool)
+    generator = np.random.default_rng(seed)
+    orders = np.array([generator.permutation(n) for _ in range(n_permutations)])
+    permuted = first[orders[:, :, None], orders[:, None, :]][:, off]
+    x, y = first[off], second[off]
+    spread = np.std(x) * np.std(y) * len(x)
+    if not spread > 0:
+        return float("nan")
+    centred = (y - y.mean()) / spread
+    observed = abs(float(x @ centred))
+    # Equal ones count as larger, whatever rounding says.
+    as_large = np.abs(permuted @ centred) >= observed - 1e-12
+    return (1 + int(as_large.sum())) / (n_permutations + 1)
+
+
 def summary(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFrame) -> str:
     """How well overlaps tell faithfulness: correlations over pairs of tasks, and R^2 of both.
 
-    The diagonal is 1 in all tables by definition, and is left out. A pair's cells are not
-    independent (overlaps are symmetric, and a task's cells share its effect), so that no p-value
-    of independent pairs is given.
+    The diagonal is 1 in all tables by definition, and is left out. Cells are not independent
+    (overlaps are symmetric, and a task's cells share its effect): p-values are Mantel's.
     """
     y = off_diagonal(faithfulness)
     if len(y) < 6:
@@ -119,6 +149,8 @@ def summary(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFrame) ->
     lines = ["how well overlap tells faithfulness (share of the own circuit's):"]
     x = {name: off_diagonal(table) for name, table in overlaps.items()}
     for name, values in x.items():
-        lines.append(f"  {name}: Pearson's r {np.corrcoef(values, y)[0, 1]:.2f}")
+        correlation = np.corrcoef(values, y)[0, 1]
+        p = mantel_p(overlaps[name].to_numpy(float), faithfulness.to_numpy(float))
+        lines.append(f"  {name}: Pearson's r {correlation:.2f} (p = {p:.2g}, Mantel)")
     fit = explained_variance(np.column_stack(list(x.values())), y)
     return "\n".join([*lines, f"  all, linear regression: R^2 {fit:.2f}"])

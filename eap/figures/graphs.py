@@ -1,10 +1,12 @@
 """The one door by which figures read graphs. Unlike tables they need torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eap.errors import UserError
 from eap.figures.tables import Results
 from eap.graph.graph import Graph
+from eap.runtime.signature import command, library_versions
 from eap.studies.paths import graph_file, shown
 from eap.studies.provenance import comparable, tells_origin
 
@@ -45,3 +47,27 @@ def check_comparable(graphs: Mapping[str, Graph]) -> None:
             raise UserError(
                 f"{first} and {name} cannot be compared: {reason}; make one of the two anew"
             )
+
+
+def origin_of(by_task: Mapping[str, Sequence[Graph]], *, method: str) -> dict[str, Any] | None:
+    """Where a table comes from that is made of graphs; None if one of them does not say.
+
+    Args:
+        by_task: the graphs behind each task's numbers.
+        method: what was computed of them.
+    """
+    graphs = [graph for scored in by_task.values() for graph in scored]
+    if not graphs or not all({"model", "data"} <= {*graph.provenance} for graph in graphs):
+        return None
+    first = graphs[0].provenance
+    return {
+        "model": first["model"],
+        "tasks": {
+            task: {key: scored[0].provenance.get(key) for key in ("data", "metric")}
+            for task, scored in by_task.items()
+        },
+        "method": method,
+        "code": first.get("code"),
+        "versions": library_versions(),
+        "command": command(),
+    }

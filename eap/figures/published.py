@@ -5,7 +5,6 @@ The numbers are data, `data/published/gpt2.json`.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,9 +13,9 @@ from eap.errors import UserError
 from eap.figures.style import METRIC_NAMES
 from eap.figures.tables import Results, read_correlations, read_table
 from eap.measures import normalised
+from eap.runtime.shipped import data_folder
 from eap.studies.paths import shown
-
-PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published" / "gpt2.json"
+from eap.studies.provenance import read_metadata
 
 SIZES = ("200", "500", "1000")
 
@@ -30,9 +29,11 @@ def compare(results: Results, tasks: Sequence[str]) -> str:
     Raises:
         UserError: nothing to compare has been run.
     """
-    published = json.loads(PUBLISHED.read_text(encoding="utf8"))
+    published = json.loads((data_folder() / "published" / "gpt2.json").read_text(encoding="utf8"))
     rows, notes = faithfulness_rows(results, tasks, published)
-    rows += agreement_rows(results, tasks, published)
+    agreement, more_notes = agreement_rows(results, tasks, published)
+    rows += agreement
+    notes += more_notes
     if not rows:
         raise UserError(
             " ".join(notes)
@@ -102,13 +103,26 @@ def faithfulness_rows(
 
 def agreement_rows(
     results: Results, tasks: Sequence[str], published: dict[str, Any]
-) -> list[Number]:
+) -> tuple[list[Number], list[str]]:
     """Pearson's r and Kendall's tau of absolute estimates with exact values."""
     if not (results.folder("real_rank") / "correlations.json").exists():
-        return []
-    numbers, _ = read_correlations(results, tasks, "python results/real_rank/compare_real.py")
+        return [], []
+    command = f"python results/real_rank/compare_real.py --model {results.model}"
+    try:
+        numbers, _ = read_correlations(results, tasks, command)
+    except UserError as error:
+        return [], [str(error)]
+    metrics = compared_metrics(results)
     rows: list[Number] = []
+    notes: list[str] = []
     for task, theirs in published["agreement"].items():
+        metric = published["faithfulness"][task]["metric"]
+        if task in tasks and metrics.get(task, metric) != metric:
+            notes.append(
+                f"agreement on {task} is not compared: the run's scores are by {metrics[task]}, "
+                f"the paper's by {metric}"
+            )
+            continue
         for what, suffix in (("pearson", ""), ("kendall", "_kendall")):
             for method, key, expected in zip(
                 ("EAP", "EAP-IG"), ("vanilla", "ig"), theirs[what], strict=True
@@ -116,4 +130,17 @@ def agreement_rows(
                 value = numbers.get(f"{task}_{key}{suffix}")
                 if task in tasks and value is not None:
                     rows.append((task, f"{what}, {method}", value, expected))
-    return rows
+    return rows, notes
+
+
+def compared_metrics(results: Results) -> dict[str, str]:
+    """By which metric compare_real.py compared the scores of each task, as far as it says."""
+    path = results.csv("real_rank", "all-overlap")
+    origin = (read_metadata(path) if path.exists() else None) or {}
+    of_tasks = origin.get("tasks")
+    if not isinstance(of_tasks, dict):
+        return {}
+    metrics = {
+        task: parts.get("metric") for task, parts in of_tasks.items() if isinstance(parts, dict)
+    }
+    return {task: metric for task, metric in metrics.items() if isinstance(metric, str)}

@@ -4,10 +4,9 @@ The width of a line is the size of an edge's score, its colour the sign. Lines i
 the q, k or v that is written in its box.
 """
 
+from eap import figures
 from eap.errors import UserError
 from eap.figures import style, tables
-from eap.figures.circuit import draw_circuit
-from eap.figures.graphs import find_graph
 from eap.studies import shell
 
 
@@ -22,7 +21,7 @@ def main() -> None:
     results = tables.Results(args.output, args.model)
     for task in args.tasks:
         try:
-            graph = find_graph(results, f"{task}_{args.graph}")
+            graph = figures.graphs.find_graph(results, f"{task}_{args.graph}")
         except FileNotFoundError as error:
             command = f"python pareto.py --model {args.model} --task {task}"
             raise UserError(f"no {error}; make it with: {command}") from None
@@ -34,7 +33,7 @@ def main() -> None:
                 f"{task}; try a larger --edges"
             )
         counts = f"{circuit.count_edges()} of {circuit.n_edges:,} edges"
-        figure = draw_circuit(
+        figure = figures.circuit.draw_circuit(
             circuit,
             title=f"{style.typed_name(task)}: {counts}",
             selection=f"{n} edges selected greedily by magnitude, then pruned",

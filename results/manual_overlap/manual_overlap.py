@@ -3,14 +3,14 @@
 What ioi_overlap.py and greater_overlap.py share.
 """
 
+from __future__ import annotations
+
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eap.compare import edge_overlap, node_overlap
+import eap
+from eap import figures
 from eap.figures import style, tables
-from eap.figures.graphs import check_comparable, find_graph
-from eap.graph.graph import Graph
-from eap.hand_made import load_manual_circuit
 from eap.studies import shell
 
 GRAPHS = {"EAP": "vanilla", "EAP-IG": "task"}
@@ -40,29 +40,38 @@ def run(description: str | None, task: str) -> None:
     command = f"python pareto.py --model {args.model} --task {task}"
     try:
         graphs = {
-            method: find_graph(results, f"{task}_{suffix}") for method, suffix in GRAPHS.items()
+            method: figures.graphs.find_graph(results, f"{task}_{suffix}")
+            for method, suffix in GRAPHS.items()
         }
     except FileNotFoundError as error:
         if not path.exists():
             tables.required_table(path, f"{command} (there is no {error}), and this script")
         shell.say(f"no {error}: drawing {shell.shown(path)} as it is")
     else:
-        check_comparable(graphs)
-        shell.save_csv(compare(graphs, task, args.published_wiring), path)
+        figures.graphs.check_comparable(graphs)
+        origin = figures.graphs.origin_of(
+            {task: list(graphs.values())}, method="overlap with a circuit found by hand"
+        )
+        shell.save_csv(compare(graphs, task, args.published_wiring), path, origin)
     table = tables.required_table(path, command, needs=["edges", *COLUMNS])
     figure = draw(table, task)
     style.save_figure(figure, results.folder("manual_overlap"), f"{task}_precision_recall")
 
 
-def compare(graphs: dict[str, Graph], task: str, published_wiring: bool) -> pd.DataFrame:
+def compare(graphs: dict[str, eap.Graph], task: str, published_wiring: bool) -> pd.DataFrame:
     """Precision and recall of the n edges with the highest absolute scores, n = 1 .. 199."""
-    by_hand = load_manual_circuit(graphs["EAP"], task, published_wiring=published_wiring)
+    by_hand = eap.hand_made.load_manual_circuit(
+        graphs["EAP"], task, published_wiring=published_wiring
+    )
     rows = []
     for size in SIZES:
         row: dict[str, float] = {"edges": size}
         for method, graph in graphs.items():
             circuit = graph.top_n(size)
-            for kind, overlap_of in (("node", node_overlap), ("edge", edge_overlap)):
+            for kind, overlap_of in (
+                ("node", eap.compare.node_overlap),
+                ("edge", eap.compare.edge_overlap),
+            ):
                 overlap = overlap_of(circuit, by_hand.graph, include_mlps=by_hand.include_mlps)
                 row[f"{method}_{kind}_precision"] = overlap.precision
                 row[f"{method}_{kind}_recall"] = overlap.recall

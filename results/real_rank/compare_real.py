@@ -6,16 +6,18 @@ edges) and correlations.json (Pearson's r and Kendall's tau of absolute scores, 
 difference of scores). "vanilla" is EAP, "ig" is EAP-IG, "real" is activation patching.
 """
 
+from __future__ import annotations
+
 import json
 from itertools import combinations
 
 import pandas as pd
 from tqdm import tqdm
 
-from eap.compare import Overlap, agreement, average_overlap, edge_overlap, node_overlap
+import eap
+from eap import figures
 from eap.errors import UserError
-from eap.figures import graphs, style, tables
-from eap.graph.graph import Graph
+from eap.figures import style, tables
 from eap.runtime.atomic import write_atomically
 from eap.studies import shell
 
@@ -24,7 +26,7 @@ DEPTHS = range(1, 401)
 CIRCUITS = range(25, 601)
 
 
-def read_graphs(results: tables.Results, task: str, metric: str) -> dict[str, Graph]:
+def read_graphs(results: tables.Results, task: str, metric: str) -> dict[str, eap.Graph]:
     """The exact values of a task's edges and both estimates of them.
 
     Raises:
@@ -32,22 +34,25 @@ def read_graphs(results: tables.Results, task: str, metric: str) -> dict[str, Gr
         UserError: they are of different models, data or metrics.
     """
     scored = {
-        name: graphs.find_graph(results, f"real_test/{task}_{metric}_{suffix}")
+        name: figures.graphs.find_graph(results, f"real_test/{task}_{metric}_{suffix}")
         for name, suffix in GRAPHS.items()
     }
-    graphs.check_comparable({f"{task}_{metric}_{GRAPHS[name]}": scored[name] for name in scored})
+    figures.graphs.check_comparable(
+        {f"{task}_{metric}_{GRAPHS[name]}": scored[name] for name in scored}
+    )
     return scored
 
 
-def circuit_overlaps(scored: dict[str, Graph], sizes: range) -> dict[str, list[list[float]]]:
+def circuit_overlaps(scored: dict[str, eap.Graph], sizes: range) -> dict[str, list[list[float]]]:
     """By pair of graphs (`real_EAP`, ..): node and edge IoU of their circuits of every size."""
     pairs = list(combinations(scored, 2))
     table: dict[str, list[list[float]]] = {f"{a}_{b}": [] for a, b in pairs}
     for size in sizes:
         circuits = {name: graph.greedy(size).prune() for name, graph in scored.items()}
         for a, b in pairs:
-            found: list[Overlap] = [
-                compare(circuits[a], circuits[b]) for compare in (node_overlap, edge_overlap)
+            found: list[eap.compare.Overlap] = [
+                compare(circuits[a], circuits[b])
+                for compare in (eap.compare.node_overlap, eap.compare.edge_overlap)
             ]
             table[f"{a}_{b}"].append([overlap.iou for overlap in found])
     return table
@@ -61,7 +66,7 @@ def main() -> None:
     results = tables.Results(args.output, args.model)
 
     command = f"python get_real_values.py --model {args.model} --task {{task}}"
-    by_task: dict[str, dict[str, Graph]] = {}
+    by_task: dict[str, dict[str, eap.Graph]] = {}
     for task in args.tasks:
         try:
             by_task[task] = read_graphs(results, task, args.metric or style.metric_of(task))
@@ -79,18 +84,26 @@ def main() -> None:
     for task, scored in tqdm(by_task.items(), desc="tasks", unit="task"):
         for name in ("EAP", "EAP-IG"):
             key = f"{task}_{GRAPHS[name]}"
-            agrees = agreement(scored[name], scored["real"])
+            agrees = eap.compare.agreement(scored[name], scored["real"])
             correlations[f"{key}_diff"] = agrees.mean_difference
             correlations[key] = agrees.pearson
             correlations[f"{key}_kendall"] = agrees.kendall
-            overlaps[key] = average_overlap(scored["real"], scored[name], len(depths)).tolist()
+            overlaps[key] = eap.compare.average_overlap(
+                scored["real"], scored[name], len(depths)
+            ).tolist()
         for pair, values in circuit_overlaps(scored, sizes).items():
             nodes[f"{task}_{pair}"] = [node for node, _ in values]
             edges[f"{task}_{pair}"] = [edge for _, edge in values]
 
+    # Of one model: tables of several would be mixed in the figures.
+    figures.graphs.check_comparable({task: scored["real"] for task, scored in by_task.items()})
+    origin = figures.graphs.origin_of(
+        {task: list(scored.values()) for task, scored in by_task.items()},
+        method="agreement with exact values",
+    )
     folder = results.folder("real_rank")
     for name, table in (("all", overlaps), ("node", nodes), ("edge", edges)):
-        shell.save_csv(pd.DataFrame(table), folder / "csv" / f"{name}-overlap.csv")
+        shell.save_csv(pd.DataFrame(table), folder / "csv" / f"{name}-overlap.csv", origin)
     path = folder / "correlations.json"
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(correlations, indent=1), encoding="utf8")
