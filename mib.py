@@ -9,7 +9,6 @@ graphs/<model>/mib_<task>_<method>.json; --submission also writes the leaderboar
 import argparse
 from pathlib import Path
 
-import eap
 from eap import studies
 from eap.data.mib import MIB_TASKS, SPLITS
 from eap.methods import METHODS
@@ -32,8 +31,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--split", choices=SPLITS, default="test", help="on which circuits are measured")
     add("--n_train", type=shell.positive, help="pairs to score on (default: 1,000 of ioi, or 100)")
     add("--head", type=shell.positive, help="measure on only this many pairs (default: all)")
-    add("--ig_steps", type=shell.positive, default=5, help="points of methods that integrate")
-    add("--seed", type=int, default=0, help="of the bootstrap over examples")
+    add("--ig_steps", type=shell.number_of_steps, default=5, help="of methods that integrate")
+    add("--seed", type=shell.seed, default=0, help="of the bootstrap over examples")
     add("--batch_size", type=shell.positive, help="pairs at a time (default: what memory allows)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--device_map", help="layers on several devices instead: auto, balanced, sequential")
@@ -47,9 +46,11 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the experiment that the command line describes."""
     args = make_parser().parse_args()
-    model = eap.load_model(
-        args.model, device=args.device, dtype=args.dtype, device_map=args.device_map
-    )
+    settings = studies.Settings(
+        model=args.model, device=args.device, device_map=args.device_map, dtype=args.dtype,
+        output=args.output,
+    )  # fmt: skip
+    model = studies.load_model_of(settings)
     result = studies.mib_study(
         model,
         args.task,

@@ -37,6 +37,7 @@ def main() -> None:
         quiet=False,
     )  # fmt: skip
 
+    studies.keep_folders(settings, model)
     origins = {
         "_areas": study.areas.provenance,
         "_verdicts": study.verdicts.provenance,
@@ -51,6 +52,11 @@ def main() -> None:
     circuit = study.verdicts.circuit
     shell.say(f"\nverdicts on a circuit of {circuit.count_edges()} edges, on the same:")
     shell.say(str(study.verdicts))
+    csv = table_file(args.output, "stability", args.model, args.task)
+    command = studies.next_command(
+        "results/stability/plot_stability.py", "--tasks", args.task, settings=settings
+    )
+    shell.say(f"\n{shell.shown(csv)} is written; draw it with: {command}")
 
 
 if __name__ == "__main__":

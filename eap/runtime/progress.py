@@ -59,11 +59,12 @@ def _with_lines(items: Sequence[T], what: str, done: int) -> Iterator[T]:
     """As a bar, in plain lines: for logs."""
     global _last_line
     begun, total, spoken = time.monotonic(), done + len(items), False
-    _last_line = max(_last_line, begun - SECONDS_PER_LINE / 2)  # nothing is said of what is short
     for number, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - _last_line >= SECONDS_PER_LINE or (spoken and number == len(items)):
+        long = now - begun >= SECONDS_PER_LINE / 2  # nothing is said of what is short
+        ends = spoken and number == len(items)
+        if ends or (long and now - _last_line >= SECONDS_PER_LINE):
             rate = number / max(now - begun, 1e-9)
             speed = f"{rate:.1f} per second" if rate >= 1 else f"{1 / rate:.1f} s each"
             left = (len(items) - number) / rate

@@ -17,6 +17,7 @@ from .scoring import count_edges as count_edges
 from .scoring import describe as describe
 from .scoring import describe_tasks as describe_tasks
 from .scoring import is_flat as is_flat
+from .scoring import keep_folders as keep_folders
 from .scoring import load_model_of as load_model_of
 from .scoring import load_task as load_task
 from .scoring import load_tasks as load_tasks

@@ -55,10 +55,11 @@ def load_task(settings: Settings, model: Model, task: str) -> Dataset:
     dataset = load_dataset(
         task,
         model.tokenizer,
-        path=settings.data,
+        data=settings.data,
         head=settings.head,
         seed=settings.seed,
         prepend_bos=settings.prepend_bos,
+        drop_unfit=settings.drop_unfit,
     )
     say(dataset.summary())
     return dataset

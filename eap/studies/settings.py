@@ -68,6 +68,8 @@ class Settings:
             task_name(task)
             if self.data is None:
                 get_task(task)
+        if self.drop_unfit and self.data is None:
+            raise UserError("--drop_unfit is about rows of --data, and there is no --data")
         for name in ("head", "batch_size", "memory", "ig_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:

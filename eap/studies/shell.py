@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from eap import runtime
 from eap.data.tasks import PARETO_TASKS, TASKS, get_task
@@ -44,6 +44,10 @@ class OneLineParser(argparse.ArgumentParser):
         """Say what is wrong, and exit with status 2."""
         fail(f"{message} (see {self.prog} --help)")
 
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; an output that takes nothing is an error, as everywhere."""
+        print(self.format_help(), end="", file=file or sys.stdout, flush=True)
+
 
 def make_parser(description: str | None, *, tasks: bool = False) -> argparse.ArgumentParser:
     """A parser with the arguments that every experiment has, for one task or for several."""
@@ -59,7 +63,12 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
             "-t", "--task", type=named_task, default="ioi",
             help=f"one of {', '.join(TASKS)}, or a name of your own",
         )  # fmt: skip
-        add("--data", type=data_file, help="a CSV of your own to use instead of the task's")
+        add("--data", type=data_file, help="pairs of your own to use instead of the task's")
+        add(
+            "--drop_unfit",
+            action="store_true",
+            help="leave out rows of --data that do not fit the tokenizer (default: an error)",
+        )
     add(
         "--prepend_bos",
         action=argparse.BooleanOptionalAction,
@@ -195,6 +204,7 @@ def folder(text: str) -> Path:
     path = Path(text).expanduser()
     try:
         there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        path.resolve()
     except (OSError, ValueError, StopIteration):
         raise argparse.ArgumentTypeError(f"{_quoted(text)} is not the name of a folder") from None
     if not there.is_dir() or not os.access(there, os.W_OK):
