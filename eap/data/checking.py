@@ -137,9 +137,10 @@ class _Prompts:
 
     def read(self, row: Mapping[str, Any], side: str) -> tuple[Prompt, tuple[int, ...]]:
         """A prompt as it stands (of ids: with empty text), and its ids with the BOS."""
-        value = row.get(side)
-        if value is None or isinstance(value, list):
-            cell = row.get(f"{side}_idx", "") if value is None else value
+        value = row.get(side, "")
+        stated = row.get(f"{side}_idx", "")
+        if isinstance(value, list) or (value == "" and stated != ""):
+            cell = value if isinstance(value, list) else stated
             text, ids = "", parse_ids(cell, f"{side} prompt", self.vocabulary)
         elif isinstance(value, str):
             text, ids = value, self._ids.get(value, ())
@@ -220,10 +221,9 @@ def _read_answers(
 def _read_side(
     row: Mapping[str, Any], side: str, vocabulary: Vocabulary
 ) -> tuple[tuple[str, ...] | None, tuple[int, ...]]:
-    value = row.get(side)
-    if value is None:
-        cell = row.get(f"{side}_idx", "")
-        return None, _distinct(cell, f"{side}_idx", vocabulary)
+    value, stated = row.get(side, ""), row.get(f"{side}_idx", "")
+    if value == "" and stated != "":
+        return None, _distinct(stated, f"{side}_idx", vocabulary)
     if isinstance(value, str):
         return tuple(answer for answer in value.split("|") if answer), ()
     if isinstance(value, list) and all(isinstance(answer, str) for answer in value):

@@ -40,7 +40,8 @@ class Rows:
     """Rows as they were read.
 
     Attributes:
-        rows: a cell is text; a list where the source has lists; "" where it has nothing.
+        rows: all with the same columns; a cell is text, a list where the source has lists, ""
+            where it has nothing.
         places: what each row is called in a message ("line 7", "row 3").
         source: of the rows, as provenance and messages have it.
         sha256: of the file's bytes, or of the rows.
@@ -60,8 +61,8 @@ class Rows:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of all columns that some row has, in their order."""
-        return tuple(dict.fromkeys(name for row in self.rows for name in row))
+        """Names of the columns, in their order."""
+        return tuple(self.rows[0])
 
 
 def read_rows(data: Any, source: str | None = None) -> Rows:
@@ -89,6 +90,8 @@ def read_rows(data: Any, source: str | None = None) -> Rows:
         digest = hashlib.sha256(json.dumps(rows, default=repr).encode()).hexdigest()
     if not rows:
         raise UserError(f"{source} has a header but no rows")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    rows = [{name: row.get(name, "") for name in columns} for row in rows]
     return Rows(tuple(rows), tuple(places), source, digest, form)
 
 
@@ -294,7 +297,12 @@ def _records(data: Any) -> tuple[Iterable[Mapping[str, Any]], str]:
 def _as_row(record: Mapping[str, Any], place: str, source: str) -> dict[str, Any]:
     if not all(isinstance(name, str) for name in record):
         raise UserError(f"{source}: {place} has a column whose name is not text")
-    return {name: _as_cell(value) for name, value in record.items()}
+    row = {name: _as_cell(value) for name, value in record.items()}
+    for name, cell in row.items():
+        for text in cell if isinstance(cell, list) else [cell]:
+            if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise UserError(f"{source}: {place} has half a character in column {quoted(name)}")
+    return row
 
 
 def _as_cell(value: Any) -> Any:

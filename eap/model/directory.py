@@ -14,16 +14,25 @@ from eap.runtime.shipped import data_folder
 
 TOY_MODEL = data_folder() / "toy-model"
 
+# Of a configuration: numbers of layers, and sides of matrices.
+SIZES = (
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_size",
+    "intermediate_size",
+    "ffn_dim",
+    "n_inner",
+    "head_dim",
+    "vocab_size",
+)
 WEIGHTS = ("*.safetensors", "*.bin")
 SETTINGS = ("*.json", "*.model", "*.txt")
+TOKENIZER = "a tokenizer (tokenizer.json, vocab.json or *.model)"
 NEEDED = {
     "config.json": ("config.json",),
     "weights (*.safetensors or *.bin)": WEIGHTS,
-    "a tokenizer (tokenizer.json, vocab.json or *.model)": (
-        "tokenizer.json",
-        "vocab.json",
-        "*.model",
-    ),
+    TOKENIZER: ("tokenizer.json", "vocab.json", "*.model"),
 }
 
 
@@ -49,8 +58,12 @@ def find_directory(name: str) -> Path | None:
     return None
 
 
-def check_directory(path: Path) -> None:
+def check_directory(path: Path, *, tokenizer: bool = True) -> None:
     """Whether a directory has what a model needs, in regular files.
+
+    Args:
+        path: the directory.
+        tokenizer: whether it needs one.
 
     Raises:
         UserError: something is missing, or is a pipe or a device, which reading would wait on.
@@ -59,6 +72,8 @@ def check_directory(path: Path) -> None:
         if not file.is_file():
             raise UserError(f"{path} is not loaded: {file.name} is not a regular file")
     for needed, patterns in NEEDED.items():
+        if needed == TOKENIZER and not tokenizer:
+            continue
         if not any(_matching(path, patterns)):
             raise UserError(f"{path} is not a Hugging Face model directory: it has no {needed}")
 
@@ -73,19 +88,23 @@ def read_config(name: str, path: Path | None) -> Any:
         config = AutoConfig.from_pretrained(str(path or name), trust_remote_code=False)
     except Exception as error:  # every library below raises its own kind
         raise UserError(f"cannot load model {quoted(name)}: {first_line(error)}") from None
-    sizes: dict[str, Any] = {}
-    for what in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"):
-        sizes[what] = getattr(config, what, None)
-        if type(sizes[what]) is int and sizes[what] < 1:
-            raise UserError(f"cannot load model {quoted(name)}: its {what} is {sizes[what]}")
-    layers, _, width, tokens = sizes.values()
-    if path is not None and all(type(size) is int for size in (layers, width, tokens)):
-        # A quarter of a square matrix a layer, a quarter of a byte a weight: far below any model.
+    given = {what: getattr(config, what, None) for what in SIZES}
+    sizes = {what: size for what, size in given.items() if isinstance(size, int)}
+    for what, size in sizes.items():
+        if size < 1:
+            raise UserError(f"cannot load model {quoted(name)}: its {what} is {size}")
+    if path is not None:
         n_bytes = sum(file.stat().st_size for file in _matching(path, WEIGHTS))
-        if width * tokens // 4 + layers * width * width // 16 > max(n_bytes, 1):
+        width = sizes.get("hidden_size", 1)
+        # Each is a side of a matrix, whose other side is the width; a quarter of a byte a weight,
+        # a quarter of a square matrix a layer: far below any model.
+        parts = {what: width * size // 4 for what, size in sizes.items()}
+        parts["num_hidden_layers"] = sizes.get("num_hidden_layers", 1) * width * width // 16
+        what = max(parts, key=lambda part: parts[part], default="")
+        if what and parts[what] > max(n_bytes, 2**16):
             raise UserError(
-                f"cannot load model {quoted(name)}: its configuration has {layers} layers of width "
-                f"{width} and {tokens} tokens, which weights of {n_bytes} bytes cannot hold"
+                f"cannot load model {quoted(name)}: its {what} is {sizes[what]} where hidden_size "
+                f"is {width}, which weights of {n_bytes} bytes cannot hold"
             )
     return config
 

@@ -97,9 +97,9 @@ def load_model(
     name = os.fspath(model)
     path = find_directory(name)
     if path is not None:
-        check_directory(path)
+        check_directory(path, tokenizer=tokenizer is None)
     config = read_config(name, path)
-    find_family((getattr(config, "architectures", None) or [""])[0], config)
+    find_family(_architecture(config), config)
     if tokenizer is None:
         tokenizer = saved_tokenizer.load_tokenizer(name, path)
     bridge = _boot(name, str(path or name), tokenizer, dtype=found, **where)
@@ -117,7 +117,7 @@ def _load_object(
     model: PreTrainedModel, tokenizer: Any, device: torch.device, dtype: torch.dtype
 ) -> Model:
     """Boot a bridge around a copy (booting replaces a model's modules in place)."""
-    architecture = (getattr(model.config, "architectures", None) or [type(model).__name__])[0]
+    architecture = _architecture(model.config) or type(model).__name__
     find_family(architecture, model.config)
     source = {"object": type(model).__name__, **_hash_parameters(model)}
     name = str(model.config.name_or_path or "model")
@@ -177,8 +177,7 @@ def from_bridge(
     _check_finite(name, hf)
     bridge.eval()
     hf.requires_grad_(False)
-    architectures = getattr(hf.config, "architectures", None) or [type(hf).__name__]
-    family = find_family(architectures[0], hf.config)
+    family = find_family(_architecture(hf.config) or type(hf).__name__, hf.config)
     blocks = read_blocks(bridge, family)
     if not blocks:
         raise UserError(f"{name} has no layers")
@@ -189,10 +188,12 @@ def from_bridge(
     if hasattr(bridge, "pos_embed"):
         W_pos = bridge.pos_embed.original_component.weight.detach()[family.position_offset :]
     bias = getattr(unembed, "bias", None)
+    if tokenizer is None:
+        tokenizer = saved_tokenizer.of_bridge(bridge.tokenizer)
     model = Model(
         name=name,
         bridge=bridge,
-        tokenizer=saved_tokenizer.of_bridge(bridge.tokenizer) if tokenizer is None else tokenizer,
+        tokenizer=saved_tokenizer.without_foreign_bos(tokenizer, len(embed.weight)),
         config=GraphConfig(
             n_layers=len(blocks),
             n_heads=attention.W_Q.shape[0],
@@ -212,6 +213,12 @@ def from_bridge(
     )
     check_against_bridge(model)
     return model
+
+
+def _architecture(config: Any) -> str:
+    """Name of the class that a configuration is for, or nothing."""
+    names = getattr(config, "architectures", None)
+    return str(names[0]) if isinstance(names, (list, tuple)) and names else ""
 
 
 def load_config(name: str) -> tuple[int, int]:

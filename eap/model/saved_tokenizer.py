@@ -100,6 +100,16 @@ def of_bridge(tokenizer: Any) -> Any:
     return saved
 
 
+def without_foreign_bos(tokenizer: Any, d_vocab: int) -> Any:
+    """The tokenizer, without a BOS that the weights have no row for (its class made it up)."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if bos is None or bos < d_vocab:
+        return tokenizer
+    saved = copy.deepcopy(tokenizer)
+    saved.bos_token = None
+    return saved
+
+
 def _saved_file(where: str, name: str) -> Path | None:
     if Path(where).is_dir():
         file = Path(where) / name
