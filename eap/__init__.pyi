@@ -8,6 +8,7 @@ from . import figures as figures
 from . import graph as graph
 from . import hand_made as hand_made
 from . import known_circuits as known_circuits
+from . import learning as learning
 from . import measures as measures
 from . import methods as methods
 from . import metrics as metrics
@@ -17,6 +18,7 @@ from . import rankings as rankings
 from . import runtime as runtime
 from . import screening as screening
 from . import sequence_metrics as sequence_metrics
+from . import soft_circuits as soft_circuits
 from . import stability as stability
 from . import studies as studies
 from . import verdicts as verdicts
@@ -37,6 +39,7 @@ from .figures.viewer import write_page as write_page
 from .graph.graph import Edge as Edge
 from .graph.graph import Graph as Graph
 from .graph.graph import GraphConfig as GraphConfig
+from .learning import learn_ranking as learn_ranking
 from .methods import Method as Method
 from .metrics import Metric as Metric
 from .model.loading import from_bridge as from_bridge
@@ -47,6 +50,7 @@ from .patching import patch_nodes as patch_nodes
 from .rankings import Areas as Areas
 from .rankings import areas as areas
 from .sequence_metrics import from_sequence_metric as from_sequence_metric
+from .soft_circuits import evaluate_soft as evaluate_soft
 from .stability import bootstrap as bootstrap
 from .verdicts import judge as judge
 from .verdicts import leave_one_out as leave_one_out

@@ -132,13 +132,33 @@ class Attention:
         self,
         kind: str,
         x: Float[Tensor, "n batch pos d_model"],
-        heads: Int[Tensor, " n"],
+        heads: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "batch pos n d_head"]:
-        """q, k or v of some of the weights' heads, each from an input of its own."""
+        """q, k or v of some of the weights' heads, each from an input of its own.
+
+        Args:
+            kind: 'q', 'k' or 'v'.
+            x: normalised inputs.
+            heads: whose weights; None: all, each with as many inputs in a row as share it.
+        """
         W, b = self.projection(kind)
-        out = torch.bmm(x.flatten(1, 2).to(W.dtype), W[heads])
-        out = rearrange(out, "n (batch pos) d_head -> batch pos n d_head", batch=x.shape[1])
-        return out if b is None else out + b[heads]
+        if heads is not None:
+            W, b = W[heads], None if b is None else b[heads]
+        copies = len(x) // len(W) if len(W) else 1
+        flat = rearrange(
+            x, "(n copies) batch pos d_model -> n (copies batch pos) d_model", copies=copies
+        )
+        out = torch.bmm(flat.to(W.dtype), W)
+        if b is not None:
+            out = out + b[:, None]
+        _, batch, pos, _ = x.shape
+        return rearrange(
+            out,
+            "n (copies batch pos) d_head -> batch pos (n copies) d_head",
+            copies=copies,
+            batch=batch,
+            pos=pos,
+        )
 
     def output_at_zero(self, norm: Norm, kind: str) -> Float[Tensor, "n d_head"]:
         """q, k or v where the normalised input is zero: what the biases make of it."""

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -29,7 +29,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def progress_bar(items: Sequence[T], what: str, *, quiet: bool, done: int = 0) -> Iterable[T]:
+def progress_bar(
+    items: Sequence[T],
+    what: str,
+    *,
+    quiet: bool,
+    done: int = 0,
+    note: Callable[[], str] | None = None,
+) -> Iterable[T]:
     """`items`, with how far they are, the rate and the end on standard error.
 
     Nothing is said if `quiet`, nor by another process than the first.
@@ -39,12 +46,13 @@ def progress_bar(items: Sequence[T], what: str, *, quiet: bool, done: int = 0) -
         what: they are.
         quiet: without a word.
         done: how many came before these, in an earlier run.
+        note: what else to say, asked each time that something is said (a loss).
     """
     if quiet or not processes.is_first() or sys.stderr is None:
         return items
     if not sys.stderr.isatty():
-        return _with_lines(items, what, done)
-    return tqdm(
+        return _with_lines(items, what, done, note)
+    bar = tqdm(
         items,
         desc=what,
         initial=done,
@@ -53,9 +61,19 @@ def progress_bar(items: Sequence[T], what: str, *, quiet: bool, done: int = 0) -
         dynamic_ncols=True,
         leave=None,  # the outermost stays; those inside it are taken away
     )
+    return bar if note is None else _with_note(bar, note)
 
 
-def _with_lines(items: Sequence[T], what: str, done: int) -> Iterator[T]:
+def _with_note(bar: "tqdm[T]", note: Callable[[], str]) -> Iterator[T]:
+    """The items of a bar that says something more."""
+    for item in bar:
+        yield item
+        bar.set_postfix_str(note(), refresh=False)
+
+
+def _with_lines(
+    items: Sequence[T], what: str, done: int, note: Callable[[], str] | None
+) -> Iterator[T]:
     """As a bar, in plain lines: for logs."""
     global _last_line
     begun, total, spoken = time.monotonic(), done + len(items), False
@@ -70,5 +88,6 @@ def _with_lines(items: Sequence[T], what: str, done: int) -> Iterator[T]:
             left = (len(items) - number) / rate
             end = f"{duration(left)} left" if left else f"in {duration(now - begun)}"
             at = f"{done + number:,}/{total:,} ({(done + number) / total:.0%})"
-            print(f"{what}: {at}, {speed}, {end}", file=sys.stderr, flush=True)
+            more = "" if note is None else f", {note()}"
+            print(f"{what}: {at}, {speed}, {end}{more}", file=sys.stderr, flush=True)
             _last_line, spoken = now, True

@@ -126,6 +126,32 @@ def run_with_senders(
     return split_run(model, batch, receiver_input, expanded=expanded)[0]
 
 
+def run_with_masks(
+    model: PreTrainedModel,
+    tokens: Sequence[int],
+    outside: Float[Tensor, "n_forward pos d_model"],
+    masks: Float[Tensor, "n_forward n_backward"],
+    *,
+    expanded: bool = False,
+) -> Float[Tensor, " d_vocab"]:
+    """Logits at the last position where every edge is in the circuit to a degree; autograd knows.
+
+    A sender's contribution to a receiver is what `outside` has, and a share of the difference that
+    its output in this very run makes.
+    """
+    shape = shape_of(model, expanded=expanded)
+    exists = existing_edges(shape)
+
+    def receiver_input(receiver: int, senders: Mapping[int, Tensor]) -> Tensor:
+        return add_up(
+            outside[u] + masks[u, receiver] * (senders[u] - outside[u])
+            for u in reachable(shape, receiver, senders, exists)
+        )
+
+    batch = token_batch(model, tokens)
+    return split_run(model, batch, receiver_input, expanded=expanded)[0][0]
+
+
 # --- Scores of all edges; NaN where there is no edge ----------------------------------------------
 
 

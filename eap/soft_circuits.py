@@ -1,0 +1,196 @@
+"""Soft circuits: edges that are in a circuit to a degree, differentiable in the degrees.
+
+The general case of a circuit has a real number m_uv for every edge,
+
+    input of v = ablated input of v + sum over u of m_uv (a_u - a_u_ablated),
+
+where a_u is what u sends in this very run. Zeros and ones are the circuits of `eap.circuits`, which
+run their own nodes alone; here every node runs. All ones is the clean run, and there the metric's
+gradient with respect to m_uv is minus the edge's EAP score (Syed, Rager and Conmy 2023).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from typing_extensions import Unpack
+
+from eap.ablation import Ablation, get_ablation
+from eap.data.batches import check_dataset
+from eap.data.dataset import Dataset
+from eap.errors import UserError
+from eap.graph import GraphConfig
+from eap.metrics import Metric, Predictions, check_values, get_metrics, measure_all
+from eap.model.model import Model
+from eap.prepared import PreparedBatch, Work
+from eap.runtime import distributed
+from eap.runtime.memory import choose_batch_size
+from eap.runtime.resources import ResourceOptions, Resources
+
+
+@torch.no_grad()
+def evaluate_soft(
+    model: Model,
+    masks: Float[Tensor, "*circuit n_forward n_backward"],
+    dataset: Dataset,
+    *,
+    metrics: Sequence[str | Metric] = ("logit_diff",),
+    ablation: str | Ablation | None = None,
+    **resources: Unpack[ResourceOptions],
+) -> dict[str, Float[Tensor, "*circuit example"]]:
+    """The metrics of every example when every edge keeps a share of what its sender changed.
+
+    Args:
+        model: from `eap.load_model`.
+        masks: the shares, of one soft circuit or of several; 1 keeps an edge, 0 ablates it, and
+            any other finite number goes. With as many columns as the graph with one k and v per
+            query head has, edges are those of that graph (`expanded_kv`). Where there is no edge,
+            they are not read.
+        dataset: from `eap.load_dataset`.
+        metrics: names of `eap.metrics.METRICS`, or `Metric`s; kl and js are against the clean run.
+        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
+
+    Returns:
+        By metric name, values [example] for one soft circuit or [circuit, example] for several.
+
+    Raises:
+        UserError: masks of another shape than the model's graph, or that are not finite.
+    """
+    chosen, where, limits = get_metrics(metrics), get_ablation(ablation), Resources(**resources)
+    check_dataset(model, dataset)
+    config = _config_of(model, masks)
+    circuits = masks.reshape(-1, *masks.shape[-2:]).to(model.device, model.residual_dtype)
+    batch_size = limits.batch_size
+    if batch_size is None:
+        batch_size = choose_batch_size(
+            model, dataset.examples, purpose="attribution", budget=limits.memory_budget
+        )
+    work = Work.plan(model, dataset, chosen, where, config, batch_size)
+    values = torch.zeros(len(chosen), len(circuits), len(dataset), dtype=model.residual_dtype)
+    reads_clean = any(metric.reads_clean for metric in chosen)
+    for batch in work.batches(f"{len(circuits)} soft circuits", quiet=limits.quiet):
+        clean = Predictions(batch.unembed(batch.run_clean()[:, 0])) if reads_clean else None
+        for number, circuit in enumerate(circuits):
+            final = run_soft_circuit(model, circuit, batch)
+            run = Predictions(batch.unembed(final), clean)
+            values[:, number, list(batch.rows)] = measure_all(chosen, run, batch.answers).cpu()
+    distributed.sum_over_processes(values)
+    check_values(chosen, values)
+    shape = (*masks.shape[:-2], len(dataset))
+    return {metric.name: rows.view(shape) for metric, rows in zip(chosen, values, strict=True)}
+
+
+def _config_of(model: Model, masks: Tensor) -> GraphConfig:
+    """The shape of the graph that the masks are of."""
+    configs = [replace(model.config, expanded_kv=expanded) for expanded in (False, True)]
+    shapes = [[config.n_forward, config.n_backward] for config in configs]
+    shape = list(masks.shape) if isinstance(masks, Tensor) else None
+    if shape is None or len(shape) not in (2, 3) or shape[-2:] not in shapes:
+        what = type(masks).__name__ if shape is None else f"a tensor {shape}"
+        raise UserError(
+            f"soft circuits of this model are a tensor {shapes[0]}, or several of them stacked; "
+            f"not {what}"
+        )
+    if not bool(masks.isfinite().all()):
+        raise UserError("some shares of a soft circuit are infinite or NaN; finite ones are needed")
+    return configs[shapes.index(shape[-2:])]
+
+
+# ---- the run -------------------------------------------------------------------------------------
+
+
+def run_soft_circuit(
+    model: Model, masks: Float[Tensor, "n_forward n_backward"], batch: PreparedBatch
+) -> Float[Tensor, "batch d_model"]:
+    """The final residual stream at the last token, differentiable in `masks`.
+
+    Where there is no edge, masks are not read.
+    """
+    config, cache, ablated = batch.work.config, batch.cache, batch.ablated_run
+    weights = masks.T  # [n_backward, n_forward]
+    # By sublayer, what its nodes send minus what their ablated edges carry.
+    changes = [(batch.clean - batch.ablated)[None]]
+    for layer, (block, trace) in enumerate(zip(model.blocks, ablated.trace, strict=True)):
+        last = layer == config.n_layers - 1
+        heads = _head_changes(model, layer, weights, changes, batch)
+        if last:  # from here on only the last token matters
+            changes = [
+                cache.at_last(change.flatten(0, 1)).unflatten(0, change.shape[:2])
+                for change in changes
+            ]
+        changes.append(heads)
+        read = changes[:-1] if config.parallel_attn_mlp else changes
+        row = config.mlp_receiver(layer)
+        x = trace.mlp_in + _mix(weights[row : row + 1], read)[0].to(trace.mlp_in.device)
+        mlp = (block.run_mlp(x) - trace.mlp_out).to(changes[0].device)[None]
+        changes.append(_with_offset(mlp, batch, config.mlp_sender(layer), last=last))
+    row = config.logits_receiver
+    return ablated.final[:, 0] + _mix(weights[row : row + 1], changes)[0, :, 0]
+
+
+def _head_changes(
+    model: Model,
+    layer: int,
+    weights: Float[Tensor, "n_backward n_forward"],
+    changes: Sequence[Float[Tensor, "_ batch pos d_model"]],
+    batch: PreparedBatch,
+) -> Float[Tensor, "n_heads batch query d_model"]:
+    """What a layer's heads send minus what their ablated edges carry."""
+    config, cache = batch.work.config, batch.cache
+    block, trace = model.blocks[layer], batch.ablated_run.trace[layer]
+    attention, last = block.attention, layer == config.n_layers - 1
+    rows = slice(config.receivers(layer, "q").start, config.receivers(layer, "v").stop)
+    x = trace.x + _mix(weights[rows], changes).to(trace.x.device)  # [n_receivers, batch, pos, d]
+    normed = block.ln1(x).split([config.n_receivers(kind) for kind in "qkv"])
+    q, k, v = (attention.project_each(kind, x) for kind, x in zip("qkv", normed, strict=True))
+    if last:
+        q = cache.at_last(q)
+    z = attention.attend(layer, q, k, v, cache, last_only=last)
+    # Without a norm after attention, nothing reads the heads' sum.
+    raw = trace.attention_raw if block.post_attention_norm is None else attention.combine(z)
+    shares = block.head_shares(z, raw) - block.head_shares(trace.z, trace.attention_raw)
+    heads = block.head_outputs(shares).to(changes[0])
+    return _with_offset(heads, batch, config.heads(layer).start, last=last)
+
+
+def _with_offset(
+    change: Float[Tensor, "n batch query d_model"], batch: PreparedBatch, first: int, *, last: bool
+) -> Float[Tensor, "n batch query d_model"]:
+    """What nodes computed less than when all is ablated -> less than what ablated edges carry."""
+    offsets = batch.ablated_run.offsets
+    if offsets is None:
+        return change
+    return change + (offsets.at_last if last else offsets.everywhere)[first : first + len(change)]
+
+
+def _mix(
+    weights: Float[Tensor, "n_receivers n_forward"],
+    changes: Sequence[Float[Tensor, "_ batch pos d_model"]],
+) -> Float[Tensor, "n_receivers batch pos d_model"]:
+    """Every receiver's weighted sum of what the senders so far changed."""
+    n_senders = sum(len(change) for change in changes)
+    return _Mix.apply(weights[:, :n_senders], *changes)
+
+
+class _Mix(torch.autograd.Function):
+    """One matrix product. What it keeps are the senders' own tensors, not a copy per receiver."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *changes: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, *changes)
+        mixed = weights @ torch.cat(changes).flatten(1)
+        return mixed.view(len(weights), *changes[0].shape[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        weights, *changes = ctx.saved_tensors
+        flat = gradient.flatten(1)
+        of_weights = flat @ torch.cat(changes).flatten(1).T
+        of_changes = (weights.T @ flat).view(-1, *gradient.shape[1:])
+        return of_weights, *of_changes.split([len(change) for change in changes])
