@@ -9,6 +9,11 @@ import runpy
 import matplotlib.pyplot as plt
 from scripts import ROOT
 
+from eap import Graph
+
+# Of the library that the page compares with.
+THEIRS = ("apply_topn", "apply_greedy", "count_included_edges", "edges", "to_json", "to_pt")
+
 README = (ROOT / "README.md").read_text("utf8")
 
 
@@ -22,6 +27,14 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     run(code, tmp_path, monkeypatch)
     assert "faithfulness" in capsys.readouterr().out
     assert (tmp_path / "ioi.json").exists()
+
+
+def test_the_code_of_the_page_on_graphs_runs(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "graphs.md").read_text("utf8")
+    run("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), tmp_path, monkeypatch)
+    assert (tmp_path / "circuit.html").stat().st_size < 1_000_000
+    for name in re.findall(r"`(?:graph|circuit)\.(\w+)", page):
+        assert hasattr(Graph, name) or name in (*THEIRS, *Graph.__dataclass_fields__), name
 
 
 def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
