@@ -54,3 +54,4 @@ from .soft_circuits import evaluate_soft as evaluate_soft
 from .stability import bootstrap as bootstrap
 from .verdicts import judge as judge
 from .verdicts import leave_one_out as leave_one_out
+from .version import __version__ as __version__

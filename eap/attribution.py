@@ -17,12 +17,11 @@ the table `eap.methods`.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from typing_extensions import Unpack
 
 from eap.ablation import Ablation, get_ablation
 from eap.data.batches import check_dataset

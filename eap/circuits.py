@@ -16,13 +16,12 @@ shared by all circuits and all metrics.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from typing_extensions import Unpack
 
 from eap.ablation import Ablation, get_ablation
 from eap.circuit_runs import plan_circuit, prepare_ablated, run_circuit

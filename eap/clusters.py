@@ -9,13 +9,12 @@ examples says whether they are mechanisms of their own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from typing_extensions import Unpack
 
 from eap.attribution import attribute
 from eap.circuits import faithfulness

@@ -17,10 +17,9 @@ The size of a score is not in units of the metric.
 """
 
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from typing_extensions import Unpack
 
 from eap.ablation import Ablation, get_ablation
 from eap.data.batches import check_dataset

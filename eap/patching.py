@@ -20,12 +20,12 @@ Phases: `eap.patch_plan` cuts the work into units that can be stopped between; h
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from typing_extensions import Unpack
 
 from eap.ablation import Ablation, get_ablation
 from eap.data.batches import check_dataset

@@ -13,12 +13,11 @@ overshoot does not raise it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from typing_extensions import Unpack
 
 from eap.ablation import Ablation, get_ablation
 from eap.circuits import evaluate, evaluate_baselines

@@ -11,13 +11,12 @@ gradient with respect to m_uv is minus the edge's EAP score (Syed, Rager and Con
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from typing_extensions import Unpack
 
 from eap.ablation import Ablation, get_ablation
 from eap.data.batches import check_dataset

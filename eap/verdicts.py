@@ -18,14 +18,13 @@ corrupted run, as the corrupted prompts themselves may well depend on the clean 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from typing_extensions import Unpack
 
 from eap.ablation import Ablation
 from eap.circuits import faithfulness

@@ -8,7 +8,7 @@ import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -301,7 +301,7 @@ def model_facts(
         facts["versions"] = ", ".join(f"{name} {value}" for name, value in versions.items())
     if tables:
         newest = max(table.path.stat().st_mtime for table in tables)
-        facts["numbers of"] = datetime.fromtimestamp(newest, timezone.utc).strftime("%Y-%m-%d")
+        facts["numbers of"] = datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%d")
     return facts
 
 

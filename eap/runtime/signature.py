@@ -11,13 +11,17 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-LIBRARIES = ("eap", "numpy", "torch", "transformer_lens", "transformers")
+# By name, the distribution that brings it.
+LIBRARIES = {"eap": "eap-circuits"} | {
+    name: name for name in ("numpy", "torch", "transformer_lens", "transformers")
+}
 
 # Parts of the package that no score and no value of a circuit goes through.
 NOT_ENGINE = (
     "figures", "studies", "runtime", "__init__.py", "errors.py", "measures.py", "compare.py",
     "stability.py", "verdicts.py", "screening.py", "hand_made.py", "mib.py", "rankings.py",
     "clusters.py", "known_circuits.py", "hypotheses.py", "signature.py",
+    "version.py", "commands", "_data", "_scripts",
 )  # fmt: skip
 
 
@@ -40,9 +44,9 @@ def engine_hash() -> str:
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that compute."""
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name, distribution in LIBRARIES.items():
         try:
-            found[name] = version(name)
+            found[name] = version(distribution)
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
@@ -53,7 +57,7 @@ def command() -> str:
 
     Two people, or two folders, that run the same command get the same bytes.
     """
-    return shlex.join([Path(sys.argv[0]).name, *map(_relative, sys.argv[1:])])
+    return shlex.join([*Path(sys.argv[0]).name.split(), *map(_relative, sys.argv[1:])])
 
 
 def _relative(argument: str) -> str:

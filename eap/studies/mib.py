@@ -7,10 +7,9 @@ for every query head; the areas are `eap.areas`.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
-from typing_extensions import Unpack
 
 from eap.attribution import attribute
 from eap.data.dataset import DATA, Dataset

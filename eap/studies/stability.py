@@ -7,9 +7,9 @@ be halved: then both are all of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import pandas as pd
-from typing_extensions import Unpack
 
 from eap.data.dataset import Dataset
 from eap.errors import UserError

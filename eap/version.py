@@ -1,0 +1,22 @@
+"""The version of the package, which is written in pyproject.toml only."""
+
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+
+from eap.runtime.shipped import CHECKOUT
+
+DISTRIBUTION = "eap-circuits"
+
+
+def _version() -> str:
+    """What the checkout says that this is imported from, else what was installed."""
+    project = CHECKOUT / "pyproject.toml"
+    if project.is_file():
+        return str(tomllib.loads(project.read_text(encoding="utf8"))["project"]["version"])
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+__version__ = _version()
