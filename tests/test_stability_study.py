@@ -79,13 +79,20 @@ KINDS = ("", "_edges", "_areas", "_verdicts")
 
 
 def test_the_figure_is_drawn(output):
-    before = files_below(output)
     assert call("results/stability/plot_stability.py", "--model", "toy", "--output", output) == 0
-    assert files_below(output) - before == {
+    assert {name for name in files_below(output) if name.endswith((".png", ".pdf"))} == {
         f"results/stability/toy/{kind}/{name}.{kind}"
         for kind in ("png", "pdf")
         for name in ("edges", "nodes")
     }
+
+
+def test_the_report_shows_areas_stability_and_verdicts_with_their_words(output):
+    for script in ("results/stability/plot_stability.py", "results/report.py"):
+        assert call(script, "--model", "toy", "--output", output) == 0
+    page = (output / "results/toy/report.html").read_text(encoding="utf8")
+    for shown in ("partial necessity", "CPR", "CMD", "edge_jaccard", "How far the circuits"):
+        assert shown in page
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

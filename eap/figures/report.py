@@ -145,12 +145,16 @@ def show_table(table: Table) -> Content:
     frame = table.frame[:ROWS]
     names = table.names
     named = names is not None and not all(name.strip().isdigit() for name in names)
+    cells = [
+        table.texts[name][:ROWS] if name in table.texts else [*map(write, frame[name])]
+        for name in table.columns
+    ]
     rows = [
-        ((names or ())[place], *cells) if named else tuple(cells)
-        for place, cells in enumerate([*map(write, row)] for row in frame.to_numpy(dtype=object))
+        ((names or ())[place], *row) if named else row
+        for place, row in enumerate(zip(*cells, strict=True))
     ]
     return Content(
-        columns=(("",) if named else ()) + tuple(map(str, frame.columns)),
+        columns=(("",) if named else ()) + table.columns,
         rows=tuple(rows),
         name="/".join(table.path.parts[-4:]),
         origin=origin(table),

@@ -9,7 +9,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,16 @@ class Table:
         path: of the file.
         metadata: where its numbers come from; None: nobody says.
         names: of the rows, if the file has them in a column of its own.
+        texts: its columns of text.
+        columns: names of its columns, numbers and texts, as the file has them.
     """
 
     frame: pd.DataFrame
     path: Path
     metadata: Mapping[str, Any] | None = None
     names: tuple[str, ...] | None = None
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str | None:
@@ -97,18 +101,16 @@ def read_table(path: Path, *, needs: Sequence[str] = ()) -> Table:
     names = next(
         (tuple(columns[name]) for name in header[:1] if _is_index(name, columns[name])), None
     )
-    frame = pd.DataFrame(
-        {
-            name: numbers
-            for name, cells in columns.items()
-            if not _is_index(name, cells)
-            and (numbers := _numbers(path, name, cells, needed=name in needs)) is not None
-        }
-    )
+    data = {name: cells for name, cells in columns.items() if not _is_index(name, cells)}
+    found = {
+        name: _numbers(path, name, cells, needed=name in needs) for name, cells in data.items()
+    }
+    frame = pd.DataFrame({name: own for name, own in found.items() if own is not None})
+    texts = {name: tuple(data[name]) for name, own in found.items() if own is None}
     if missing := [name for name in needs if name not in frame]:
         raise UserError(f"{shown(path)} has no column {', '.join(missing)}")
     _check_values(path, frame)
-    return Table(frame, path, read_metadata(path), names)
+    return Table(frame, path, read_metadata(path), names, texts, tuple(data))
 
 
 def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
