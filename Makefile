@@ -1,11 +1,12 @@
 # make demo    a faithfulness curve on the model that ships with the repository
 # make test    all tests            make lint    style and types
-# make paper   every experiment and figure: make paper MODEL=toy HEAD=100
+# make paper   every experiment and figure: make paper MODEL=toy HEAD=100 JOBS=2 TASKS="ioi sva"
 # make bench   speed, measured side by side
 # make proof   all methods on models whose circuit is known: docs/proof.md
 
 PYTHON ?= python3
 MODEL ?= toy
+JOBS ?= 2
 VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
@@ -49,8 +50,13 @@ format: env
 bench: env
 	$(BIN)/python benchmarks/run.py
 
-paper: env
-	$(BIN)/python results/paper.py --model $(MODEL) $(if $(HEAD),--head $(HEAD))
+paper: $(VENV)/paper
+	$(BIN)/python -m snakemake --snakefile workflow/Snakefile --cores $(JOBS) --config model=$(MODEL) \
+	    $(if $(HEAD),head=$(HEAD)) $(if $(TASKS),tasks="$(TASKS)") $(CONFIG)
+
+$(VENV)/paper: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[paper]'
+	touch $@
 
 proof: env
 	$(BIN)/python benchmarks/proof.py

@@ -1,8 +1,9 @@
-"""Every experiment and every figure from one command: on the toy model, and on GPT-2's shape."""
+"""Every experiment and every figure of the paper: on the toy model, and on GPT-2's shape."""
 
 from __future__ import annotations
 
-import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import image
-from scripts import call, files_below
+from scripts import ROOT, call, files_below
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import eap
 from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.model.directory import TOY_MODEL
+
+sys.path.insert(0, str(ROOT / "workflow"))
+from inputs import Settings, planned
 
 CURVES = ["baseline", "corrupted_baseline", "edges"]
 STEPS = ["vanilla", "2", "3", "5", "7", "10", "15", "20", "30", "50"]
@@ -38,11 +42,25 @@ def methods(*names):
     return [column for name in names for column in (f"edges_{name}", f"loss_{name}")]
 
 
+def run_paper(folder, **config):
+    """Run the jobs of a whole paper one after the other, in this process."""
+    settings = Settings.from_config({"output": folder, **config}, str(folder))
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for job in planned(settings):
+            assert call(*job.command) == 0, job.name
+            assert [path for path in job.writes if not Path(path).is_file()] == [], job.name
+    finally:
+        os.chdir(before)
+    return planned(settings)
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """A finished run on the toy model, with few pairs."""
     output = tmp_path_factory.mktemp("toy")
-    assert call("results/paper.py", "--model", "toy", "--head", 6, "--output", output) == 0
+    run_paper(output, model="toy", head=6)
     return output
 
 
@@ -58,9 +76,7 @@ def gpt2_shaped(tmp_path_factory):
     )  # fmt: skip
     GPT2LMHeadModel(config).save_pretrained(folder / "random")
     tokenizer.save_pretrained(folder / "random")
-    command = ["results/paper.py", "--model", folder / "random", "--head", 2]
-    tasks = ["ioi", "greater-than", "greater-than-price"]
-    assert call(*command, "--tasks", *tasks, "--output", folder) == 0
+    run_paper(folder, model="random", head=2, tasks="ioi, greater-than, greater-than-price")
     return folder
 
 
@@ -164,22 +180,6 @@ def test_the_page_shows_every_figure_and_the_numbers_of_the_tables(toy):
     assert "http" not in page.replace("http://www.w3.org", "")  # self-contained
 
 
-def test_a_second_run_does_nothing_and_a_deleted_table_is_remade_with_what_needs_it(toy, capfd):
-    command = ("results/paper.py", "--model", "toy", "--head", 6, "--output", toy)
-    capfd.readouterr()
-    assert call(*command) == 0
-    assert "0 steps ran" in capfd.readouterr().out
-    table = toy / "results/ig_test/toy/csv/ioi_logit_diff_ig_test.csv"
-    before = table.read_bytes()
-    table.unlink()
-    assert call(*command) == 0
-    out = capfd.readouterr().out
-    ran = [line.split("python ")[1].split()[0] for line in out.splitlines() if line.startswith("[")]
-    assert ran == ["test_ig_iterations.py", "results/ig_test/plot_ig_test.py", "results/report.py"]
-    assert table.read_bytes() == before
-    assert "reusing" in out  # the graphs were still there
-
-
 def test_the_shape_of_gpt2_gives_figure_6_and_all_others(gpt2_shaped):
     name = "random"
     for task in ("ioi", "greater-than"):
@@ -213,26 +213,3 @@ def test_the_published_wiring_is_an_option(gpt2_shaped, capfd):
     corrected = (gpt2_shaped / path).read_bytes()
     assert call(script, *options, "--published_wiring") == 0
     assert (gpt2_shaped / path).read_bytes() != corrected
-
-
-def test_settings_of_a_run_are_on_record(toy):
-    record = json.loads((toy / "results" / "toy" / "steps.json").read_text("utf8"))
-    assert all(step["command"] for step in record.values())
-
-
-def test_what_a_person_overwrites_is_noticed(toy, capfd):
-    """A figure's table from another run is not shown as this run's."""
-    path = toy / "results/cross-task/toy/csv/faithfulness.csv"
-    before = path.read_bytes()
-    options = ("--model", "toy", "--head", 3, "--output", toy)
-    assert call("all_cross_task_faithfulness.py", *options, "--overwrite") == 0
-    assert path.read_bytes() != before
-    assert call("results/paper.py", "--model", "toy", "--head", 6, "--output", toy) == 0
-    assert "faithfulness.csv was written by something else" in capfd.readouterr().out
-    assert path.read_bytes() == before
-
-
-def test_an_unknown_task_is_refused(tmp_path, capfd):
-    assert call("results/paper.py", "--tasks", "nothing", "--output", tmp_path) == 2
-    assert "unknown task nothing" in capfd.readouterr().err
-    assert files_below(tmp_path) == set()

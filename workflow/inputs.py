@@ -1,0 +1,220 @@
+"""What the jobs of the paper's workflow depend on: files of the model, of the data, and code."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from eap.data.dataset import find_family
+from eap.data.tasks import TASKS
+from eap.data.vocabulary import Vocabulary
+from eap.errors import UserError
+from eap.graph.numbering import GraphConfig
+from eap.model.families import FAMILIES
+from eap.runtime.shipped import data_folder
+from eap.runtime.signature import engine_hash, library_versions
+from eap.studies.catalogue import Job, Step, jobs
+from eap.studies.paths import JSON_EDGES, model_name
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+TOY_HEAD = 100
+"""Pairs of every task that keep the toy model's run within minutes."""
+
+PASSED_ON = ("head", "batch_size", "device", "dtype", "memory")
+"""Settings of the experiments."""
+
+# Of a model's directory: what no number depends on.
+NOT_READ = (".md", ".py", ".h5", ".msgpack", ".onnx")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person asked for.
+
+    Attributes:
+        model: toy, a directory (absolute), or a hub name.
+        tasks: to work on.
+        exact, large: which studies belong to it.
+        output: folder of graphs/ and results/.
+        threads: of every experiment.
+        options: passed on to the experiments, as on their command line.
+    """
+
+    model: str
+    tasks: tuple[str, ...]
+    exact: bool
+    large: bool
+    output: str
+    threads: int
+    options: tuple[str, ...]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], called_from: str) -> "Settings":
+        """Read Snakemake's configuration; a directory is meant from where it was called.
+
+        Raises:
+            UserError: a setting or a task that does not exist.
+        """
+        known = {"model", "tasks", "exact", "large", "output", "threads", "runtime", "mem_mb"}
+        if unknown := sorted(set(config) - known - set(PASSED_ON)):
+            raise UserError(
+                f"no setting {', '.join(unknown)}; known are "
+                f"{', '.join(sorted(known | set(PASSED_ON)))}"
+            )
+        model = str(config.get("model", "toy"))
+        directory = Path(called_from) / Path(model).expanduser()
+        if model != "toy" and directory.is_dir():
+            model = str(directory.resolve())
+        tasks = tuple(str(config.get("tasks") or " ".join(TASKS)).replace(",", " ").split())
+        if missing := [task for task in tasks if task not in TASKS]:
+            raise UserError(f"unknown task {', '.join(missing)}; known are {', '.join(TASKS)}")
+        given = {"head": TOY_HEAD} if model == "toy" else {}
+        given |= {name: config[name] for name in PASSED_ON if config.get(name) is not None}
+        large = _is_true(config.get("large", False))
+        return cls(
+            model=model,
+            tasks=tuple(dict.fromkeys(tasks)),
+            exact=_is_true(config.get("exact", True)) and not large,
+            large=large,
+            output=str((Path(called_from) / config.get("output", REPOSITORY)).resolve()),
+            threads=int(config.get("threads", 1)),
+            options=tuple(text for name in given for text in (f"--{name}", str(given[name]))),
+        )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job of the workflow.
+
+    Attributes:
+        name: of its rule.
+        command: the script and its arguments.
+        sources: files of the model and of the data that it reads.
+        reads, writes: results, below the output folder.
+        stamp: written after it, says what the files were that it wrote.
+        code: a hash of the code that its results come from.
+        threads: that it uses.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    sources: tuple[str, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    stamp: str
+    code: str
+    threads: int
+
+
+def planned(settings: Settings) -> list[Planned]:
+    """All jobs of a run.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    name = model_name(settings.model)
+    directory = data_folder() / "toy-model" if settings.model == "toy" else Path(settings.model)
+    shape, tokenizer = _load(str(directory) if directory.is_dir() else settings.model)
+    family = find_family(Vocabulary(tokenizer))
+    weights = model_files(directory) if directory.is_dir() else ()
+    suffix = ".safetensors" if shape.n_edges > JSON_EDGES else ".json"
+
+    def results(paths: Sequence[str]) -> tuple[str, ...]:
+        graphs = f"graphs/{name}/"
+        return tuple(
+            str(Path(path).with_suffix(suffix)) if path.startswith(graphs) else path
+            for path in paths
+        )
+
+    def plan(job: Job) -> Planned:
+        command = [*job.arguments, "--model", settings.model, "--output", "."]
+        sources: tuple[str, ...] = ()
+        if job.step.runs_model:
+            command += settings.options
+            sources = (*weights, *data_files(job.tasks, family))
+        return Planned(
+            name=job.name,
+            command=tuple(command),
+            sources=sources,
+            reads=results(job.reads),
+            writes=results(job.writes),
+            stamp=f"results/{name}/steps/{job.name}.json",
+            code=code_of(job.step),
+            threads=settings.threads if job.step.runs_model else 1,
+        )
+
+    gpt2_shaped = (shape.n_layers, shape.n_heads) == (12, 12)
+    return [
+        plan(job)
+        for job in jobs(
+            name, settings.tasks,
+            exact=settings.exact, large=settings.large, gpt2_shaped=gpt2_shaped,
+        )
+    ]  # fmt: skip
+
+
+def model_files(directory: Path) -> tuple[str, ...]:
+    """Files of a model: weights in any format, configuration, tokenizer."""
+    found = (path for path in directory.iterdir() if path.is_file())
+    return tuple(
+        str(path)
+        for path in sorted(found)
+        if path.suffix not in NOT_READ and not path.name.startswith(".")
+    )
+
+
+def data_files(tasks: Sequence[str], family: str | None) -> tuple[str, ...]:
+    """The shipped data of tasks for a tokenizer; none where data are generated for it."""
+    paths = (data_folder() / task / f"{family}.csv" for task in tasks)
+    return tuple(str(path) for path in paths if path.is_file())
+
+
+def code_of(step: Step) -> str:
+    """What the results of a step come from, as one hash: its script, its part of the package."""
+    script = REPOSITORY / step.script
+    paths = {script, *script.parent.glob("*.py")} if "/" in step.script else {script}
+    if not step.runs_model:
+        paths |= set((REPOSITORY / "eap" / "figures").rglob("*.py"))
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.read_bytes())
+    engine = (engine_hash(), library_versions()) if step.runs_model else ()
+    digest.update(json.dumps(engine, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _load(name: str) -> tuple[GraphConfig, PreTrainedTokenizerBase]:
+    """A model's shape and tokenizer."""
+    try:
+        config = AutoConfig.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"cannot load model {name!r:.100}: {reason}") from None
+    return shape_of(config), tokenizer
+
+
+def shape_of(config: PretrainedConfig) -> GraphConfig:
+    """The shape of the graph that a model of this configuration has."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    family = FAMILIES.get(next(iter(config.architectures or ()), ""))
+    return GraphConfig(
+        n_layers=text.num_hidden_layers,
+        n_heads=heads,
+        d_model=text.hidden_size,
+        n_kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        parallel_attn_mlp=bool(family and family.parallel(text)),
+    )
+
+
+def _is_true(value: Any) -> bool:
+    """Snakemake reads `large=True` as a truth value, other spellings as text."""
+    return str(value).strip().lower() in ("true", "1", "yes")

@@ -1,0 +1,74 @@
+"""Run one script of the workflow, and note what it wrote.
+
+    python workflow/step.py <what it writes>... <stamp> -- <script> <arguments>...
+
+The script ends when the workflow does, even if that is killed. The stamp holds the command, and
+size and time of every file: a file that something else wrote since then is seen, and made anew.
+"""
+
+import ctypes
+import json
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Run the script that the command line names."""
+    end_with_parent()
+    split = sys.argv.index("--")
+    *written, stamp = map(Path, sys.argv[1:split])
+    command = sys.argv[split + 1 :]
+    script = REPOSITORY / command[0]
+    sys.argv = [str(script), *command[1:]]
+    sys.path[0] = str(script.parent)
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+    if missing := [str(path) for path in written if not path.is_file()]:
+        sys.exit(f"error: {command[0]} did not write {', '.join(missing)}")
+    for path in written:  # what was reused is as good as new
+        os.utime(path)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    text = {"command": command, "wrote": {str(path): _state(path) for path in written}}
+    stamp.write_text(json.dumps(text, indent=1) + "\n", encoding="utf8")
+
+
+def forget_changed(stamps: Iterable[str]) -> None:
+    """Delete the stamps of jobs whose files something else has written since (below the cwd)."""
+    for stamp in map(Path, stamps):
+        try:
+            wrote = json.loads(stamp.read_text(encoding="utf8"))["wrote"]
+            changed = any(_state(Path(path)) != state for path, state in wrote.items())
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError):
+            changed = True
+        if changed:
+            stamp.unlink()
+
+
+def end_with_parent() -> None:
+    """Ask the system to end this process when the one that started it is gone (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _state(path: Path) -> list[int] | None:
+    """Size and time of a file; None if it is not there."""
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+if __name__ == "__main__":
+    main()
