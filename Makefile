@@ -1,6 +1,7 @@
 # make demo    a faithfulness curve on the model that ships with the repository
 # make test    all tests            make lint    style and types
 # make paper   every experiment and figure: make paper MODEL=toy HEAD=100 JOBS=2 TASKS="ioi sva"
+# make docs    the manual            make wheel   what pip installs
 # make bench   speed, measured side by side
 # make proof   all methods on models whose circuit is known: docs/proof.md
 
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 
-.PHONY: env demo test test-older lint format bench paper proof clean
+.PHONY: env demo test test-older lint format bench proof paper docs wheel clean
 
 env: $(VENV)/ready
 
@@ -19,7 +20,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,paper]'
 	touch $@
 
 demo: env
@@ -35,13 +36,14 @@ test-older: constraints.txt
 	grep -v -i '^transformer-lens==' constraints.txt > $(VENV)-older/constraints.txt
 	$(VENV)-older/bin/python -m pip install --quiet --constraint $(VENV)-older/constraints.txt torch
 	$(VENV)-older/bin/python -m pip install --quiet --constraint $(VENV)-older/constraints.txt \
-	    'transformer_lens==3.9.0' --editable '.[dev]'
+	    'transformer_lens==3.9.0' --editable '.[dev,paper]'
 	OMP_NUM_THREADS=1 $(VENV)-older/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: env
 	$(BIN)/ruff check --fix .
@@ -50,16 +52,17 @@ format: env
 bench: env
 	$(BIN)/python benchmarks/run.py
 
-paper: $(VENV)/paper
+paper: env
 	$(BIN)/python -m snakemake --snakefile workflow/Snakefile --cores $(JOBS) --config model=$(MODEL) \
 	    $(if $(HEAD),head=$(HEAD)) $(if $(TASKS),tasks="$(TASKS)") $(CONFIG)
 
-$(VENV)/paper: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[paper]'
-	touch $@
+# The manual, docs/_build/html/index.html; warnings are errors.
+docs: env
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-proof: env
-	$(BIN)/python benchmarks/proof.py
+wheel: env
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) $(VENV)-older graphs results/*/*/csv results/*/*/png results/*/*/pdf
