@@ -189,6 +189,9 @@ def test_a_circuit_of_another_shape_or_with_pairs_that_are_no_edges_is_refused()
         graph.with_edges(torch.ones_like(graph.edge_exists))
     with pytest.raises(UserError, match=r"\[7, 15\]"):
         graph.with_edges(graph.edge_exists[:3])
+    for other in (graph.edge_exists.float(), graph.edge_exists.numpy(), ["m0->m1"]):
+        with pytest.raises(UserError, match="boolean tensor"):
+            graph.with_edges(other)
 
 
 # ---- selections against literal twins ------------------------------------------------------------
@@ -349,12 +352,25 @@ def test_ranking_is_refused_where_its_direction_is_unknown():
         assert select(1).config == SMALL
 
 
-@pytest.mark.parametrize("n", [-1, 10_000])
+@pytest.mark.parametrize("n", [-1, 10_000, 2.5, True, "3", None, math.nan])
 def test_a_selection_of_more_edges_than_there_are_is_refused(n):
     graph = Graph.from_config(SMALL)
     for select in (graph.top_n, graph.greedy):
         with pytest.raises(UserError, match="cannot select"):
             select(n)
+
+
+def test_a_threshold_may_come_from_the_scores():
+    graph = Graph.from_config(SMALL)
+    graph = replace(graph, scores=torch.rand(graph.scores.shape) * graph.edge_exists)
+    middle = graph.scores[graph.edge_exists].median()
+    assert graph.threshold(middle).count_edges() == graph.threshold(float(middle)).count_edges() > 1
+
+
+@pytest.mark.parametrize("minimum", [math.nan, "0.1", None, True])
+def test_a_threshold_is_a_number(minimum):
+    with pytest.raises(UserError, match="a threshold is a number"):
+        Graph.from_config(SMALL).threshold(minimum)
 
 
 def test_a_selection_by_unknown_scores_is_refused():

@@ -141,7 +141,8 @@ class Graph(GraphContents):
     def with_edges(self, in_graph: Bool[Tensor, "n_forward n_backward"]) -> "Graph":
         """The same scores with the circuit `in_graph`; pairs that are not edges must be False."""
         exists = edge_exists(self.config)
-        if in_graph.shape != exists.shape or (in_graph & ~exists).any():
+        is_table = isinstance(in_graph, Tensor) and in_graph.dtype == torch.bool
+        if not is_table or in_graph.shape != exists.shape or (in_graph & ~exists).any():
             raise UserError(
                 f"a circuit of this graph is a boolean tensor {list(exists.shape)} that "
                 "is True only where edge_exists is"
@@ -170,7 +171,7 @@ class Graph(GraphContents):
         """
         return replace(self, in_graph=selection.top_n(self, n, by))
 
-    def threshold(self, minimum: float, *, by: By = "magnitude") -> "Graph":
+    def threshold(self, minimum: float | Tensor, *, by: By = "magnitude") -> "Graph":
         """All edges that rank at least as high as `minimum`, in units of the metric.
 
         `by` and errors as for `top_n`; `threshold(0.1, by="helpful")` keeps the edges whose

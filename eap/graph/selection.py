@@ -40,12 +40,17 @@ def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
     return kept
 
 
-def threshold(graph: GraphContents, minimum: float, by: By = "magnitude") -> Edges:
+def threshold(graph: GraphContents, minimum: float | Tensor, by: By = "magnitude") -> Edges:
     """All edges whose rank is at least `minimum`, in units of the metric.
 
     Raises:
-        UserError: scores are unknown, or `by` cannot be told.
+        UserError: `minimum` is no number, scores are unknown, or `by` cannot be told.
     """
+    if isinstance(minimum, Tensor) and minimum.numel() == 1:
+        minimum = minimum.item()
+    is_number = isinstance(minimum, (int, float, np.number)) and not isinstance(minimum, bool)
+    if not is_number or np.isnan(minimum):
+        raise UserError(f"a threshold is a number in units of the metric, not {str(minimum)[:40]}")
     return (edge_ranks(graph, by) >= minimum) & edge_exists(graph.config)
 
 
@@ -182,5 +187,6 @@ def _directed(graph: GraphContents, scores: Tensor, by: By) -> Tensor:
 
 
 def _check_number(n: int, available: int, what: str) -> None:
-    if not 0 <= n <= available:
-        raise UserError(f"cannot select {n} {what}: this graph has {available:,}")
+    is_whole = isinstance(n, (int, np.integer)) and not isinstance(n, bool)
+    if not is_whole or not 0 <= n <= available:
+        raise UserError(f"cannot select {str(n)[:40]} {what}: this graph has {available:,}")
