@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(script, tmp_pat
     assert ".py" in said.err
     assert said.err.count("error:") == 1
     assert files_below(tmp_path) == set()
+
+
+def test_the_command_that_is_named_is_for_the_same_model_and_folder(tmp_path, capfd):
+    assert call(PARETO, "--model", "a/my model", "--output", tmp_path, "--tasks", "ioi") == 2
+    command = capfd.readouterr().err.split("begin with: ")[1]
+    assert shlex.split(command) == [
+        "python", "pareto.py", "--model", "a/my model", "--task", "ioi", "--output", str(tmp_path)
+    ]  # fmt: skip
 
 
 def test_tasks_that_are_there_are_drawn_the_others_named(tmp_path, capfd):

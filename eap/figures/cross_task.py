@@ -14,13 +14,13 @@ from eap.studies.paths import shown
 
 def read_square(results: Results, name: str) -> Table:
     """A table of results/jaccard/<model>/csv with a row and a column per task, rows by name."""
-    command = f"python overlap_heatmaps.py --model {results.model}"
+    command = results.command("overlap_heatmaps.py")
     return with_rows(required_table(results.csv("jaccard", name), command))
 
 
 def read_faithfulness(results: Results) -> Table:
     """The metric of every circuit (column) on every task (row), and the baselines of the row."""
-    command = f"python all_cross_task_faithfulness.py --model {results.model}"
+    command = results.command("all_cross_task_faithfulness.py")
     path = results.csv("cross-task", "faithfulness")
     return with_rows(required_table(path, command, needs=BASELINES))
 

@@ -35,7 +35,9 @@ def heatmap_figure(
     """
     figure, (ax,) = panels(1, height=4.2)
     image = draw_heatmap(ax, table, title=title, probabilities=probabilities, sizes=sizes)
-    figure.colorbar(image, ax=ax, shrink=0.8, extend="min" if probabilities else "neither")
+    figure.colorbar(
+        image, ax=ax, shrink=0.6, pad=0.03, extend="min" if probabilities else "neither"
+    )
     return figure
 
 

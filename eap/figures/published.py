@@ -38,7 +38,7 @@ def compare(results: Results, tasks: Sequence[str]) -> str:
         raise UserError(
             " ".join(notes)
             or f"no results of {results.model} to compare with the paper's; begin with: "
-            f"python pareto.py --model {results.model} --task ioi"
+            + results.command("pareto.py", "--task ioi")
         )
     table = pd.DataFrame(rows, columns=["task", "number", "run", "published"])
     table["difference"] = table["run"] - table["published"]
@@ -107,7 +107,7 @@ def agreement_rows(
     """Pearson's r and Kendall's tau of absolute estimates with exact values."""
     if not (results.folder("real_rank") / "correlations.json").exists():
         return [], []
-    command = f"python results/real_rank/compare_real.py --model {results.model}"
+    command = results.command("results/real_rank/compare_real.py")
     try:
         numbers, _ = read_correlations(results, tasks, command)
     except UserError as error:

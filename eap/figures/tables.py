@@ -8,6 +8,7 @@ line: rows that do not fit the header, text among numbers, sizes or baselines th
 import csv
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from eap.errors import UserError
-from eap.studies.paths import shown, study_folder, table_file
+from eap.studies.paths import ROOT, shown, study_folder, table_file
 from eap.studies.provenance import comparable, read_metadata
 
 BASELINES = ("baseline", "corrupted_baseline")
@@ -39,6 +40,13 @@ class Results:
 
     output: Path
     model: str
+
+    def command(self, script: str, arguments: str = "") -> str:
+        """What a person types to run a script for this model and folder."""
+        words = ["python", script, "--model", shlex.quote(self.model), arguments]
+        if self.output.resolve() != ROOT.resolve():
+            words += ["--output", shlex.quote(shown(self.output))]
+        return " ".join(word for word in words if word)
 
     def folder(self, study: str) -> Path:
         """`results/<study>/<model>`."""
@@ -211,9 +219,9 @@ def read_tasks(
         try:
             tables[task] = read_table(results.csv(study, name_of(task)), needs=needs)
         except FileNotFoundError as error:
-            say_missing(error, command.replace("{task}", task))
+            say_missing(error, command.replace("{task}", shlex.quote(task)))
     if not tables:
-        first = command.replace("{task}", tasks[0]) if tasks else command
+        first = command.replace("{task}", shlex.quote(tasks[0])) if tasks else command
         raise UserError(f"nothing to draw for {results.model}; begin with: {first}")
     return tables
 

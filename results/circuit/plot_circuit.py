@@ -23,7 +23,7 @@ def main() -> None:
         try:
             graph = figures.graphs.find_graph(results, f"{task}_{args.graph}")
         except FileNotFoundError as error:
-            command = f"python pareto.py --model {args.model} --task {task}"
+            command = results.command("pareto.py", f"--task {task}")
             raise UserError(f"no {error}; make it with: {command}") from None
         n = min(args.edges, graph.n_edges)
         circuit = graph.greedy(n).prune()

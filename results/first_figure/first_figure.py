@@ -22,7 +22,7 @@ def main() -> None:
     """Draw results/first_figure/<model>/{png,pdf}/first_figure."""
     args = shell.figure_parser(__doc__, tasks=(TASK,), sizes=True).parse_args()
     results = tables.Results(args.output, args.model)
-    command = f"python pareto.py --model {args.model} --task {{task}}"
+    command = results.command("pareto.py", "--task {task}")
     found = tables.read_tasks(results, "pareto", args.tasks, command)
     (task, table), *_ = found.items()
     figure = draw(task, table, model=args.model, linear=args.linear)

@@ -26,7 +26,7 @@ def main() -> None:
         results,
         "ig_test",
         args.tasks,
-        f"python test_ig_iterations.py --model {args.model} --task {{task}}",
+        results.command("test_ig_iterations.py", "--task {task}"),
         name_of=lambda task: f"{task}_{metric_of(task)}_ig_test",
         needs=["n_edges", "baseline"],
     )
@@ -51,7 +51,7 @@ def with_baseline(
     if "corrupted_baseline" in table.frame:
         return table
     path = results.csv("pareto", task)
-    command = f"python pareto.py --model {results.model} --task {task} --metric {metric}"
+    command = results.command("pareto.py", f"--task {task} --metric {metric}")
     pareto = tables.required_table(path, command, needs=tables.BASELINES)
     same_metric = metric == (pareto.metric or style.metric_of(task))
     clean, corrupted = pareto.baselines

@@ -37,7 +37,7 @@ def run(description: str | None, task: str) -> None:
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)
     path = results.csv("manual_overlap", f"{task}_node_edge_precision_recall")
-    command = f"python pareto.py --model {args.model} --task {task}"
+    command = results.command("pareto.py", f"--task {task}")
     try:
         graphs = {
             method: figures.graphs.find_graph(results, f"{task}_{suffix}")

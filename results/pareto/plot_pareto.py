@@ -8,7 +8,7 @@ def main() -> None:
     """Draw results/pareto/<model>/{png,pdf}/pareto."""
     args = shell.figure_parser(__doc__, sizes=True).parse_args()
     results = tables.Results(args.output, args.model)
-    command = f"python pareto.py --model {args.model} --task {{task}}"
+    command = results.command("pareto.py", "--task {task}")
     found = tables.read_tasks(results, "pareto", args.tasks, command)
     figure = curves.curve_figure(found, normalise=False, model=args.model, linear=args.linear)
     style.save_figure(figure, results.folder("pareto"), "pareto")

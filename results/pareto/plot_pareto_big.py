@@ -22,7 +22,7 @@ def main() -> None:
     """Draw results/pareto/<model>/{png,pdf}/pareto_big."""
     args = shell.figure_parser(__doc__).parse_args()
     results = tables.Results(args.output, args.model)
-    command = f"python pareto_big.py --model {args.model} --task {{task}}"
+    command = results.command("pareto_big.py", "--task {task}")
     found = tables.read_tasks(results, "pareto", args.tasks, command)
     figure = curves.curve_figure(
         found, normalise=True, model=args.model, linear=True, finish=show_shares

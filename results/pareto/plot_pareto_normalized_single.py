@@ -10,7 +10,7 @@ def main() -> None:
     """Draw results/pareto/<model>/{png,pdf}/pareto_normalized_<tasks>."""
     args = shell.figure_parser(__doc__, tasks=TASKS, sizes=True).parse_args()
     results = tables.Results(args.output, args.model)
-    command = f"python pareto.py --model {args.model} --task {{task}}"
+    command = results.command("pareto.py", "--task {task}")
     found = tables.read_tasks(results, "pareto", args.tasks, command)
     figure = curves.curve_figure(
         found, normalise=True, model=args.model, columns=2, linear=args.linear

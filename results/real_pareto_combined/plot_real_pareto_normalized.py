@@ -14,16 +14,15 @@ def main() -> None:
     """Draw results/real_pareto_combined/<model>/{png,pdf}/real_pareto_normalized."""
     args = shell.figure_parser(__doc__, sizes=True).parse_args()
     results = tables.Results(args.output, args.model)
-    command = f"--model {args.model} --task {{task}}"
-    found = tables.read_tasks(results, "pareto", args.tasks, f"python pareto.py {command}")
+    command = results.command("pareto.py", "--task {task}")
+    found = tables.read_tasks(results, "pareto", args.tasks, command)
     exact = {}
     for task in found:
         try:
             path = results.csv("real", task)
             exact[task] = tables.read_table(path, needs=["edges", *tables.BASELINES])
         except FileNotFoundError as error:
-            made_by = f"python get_real_values.py {command.replace('{task}', task)}"
-            tables.say_missing(error, made_by)
+            tables.say_missing(error, results.command("get_real_values.py", f"--task {task}"))
     figure = curves.curve_figure(
         found, normalise=True, model=args.model, linear=args.linear, exact=exact, methods=ESTIMATES
     )

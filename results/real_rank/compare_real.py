@@ -65,7 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)
 
-    command = f"python get_real_values.py --model {args.model} --task {{task}}"
+    command = results.command("get_real_values.py", "--task {task}")
     by_task: dict[str, dict[str, eap.Graph]] = {}
     for task in args.tasks:
         try:

@@ -17,7 +17,7 @@ def main() -> None:
     """Draw results/real_rank/<model>/{png,pdf}/node_edge_overlap."""
     args = shell.figure_parser(__doc__).parse_args()
     results = tables.Results(args.output, args.model)
-    command = f"python results/real_rank/compare_real.py --model {args.model}"
+    command = results.command("results/real_rank/compare_real.py")
     found = {
         kind: tables.required_table(
             results.csv("real_rank", f"{kind}-overlap"), command, needs=["depth"]

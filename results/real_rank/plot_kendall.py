@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument("--metric", help="that was given to compare_real.py, if any")
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)
-    command = f"python results/real_rank/compare_real.py --model {args.model}"
+    command = results.command("results/real_rank/compare_real.py")
     correlations, tasks = tables.read_correlations(results, args.tasks, command)
     figure = draw(correlations, {task: args.metric or style.metric_of(task) for task in tasks})
     style.save_figure(figure, results.folder("real_rank"), "kendall_difference")

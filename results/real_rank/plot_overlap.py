@@ -12,7 +12,7 @@ def main() -> None:
     """Draw results/real_rank/<model>/{png,pdf}/correlation_overlap."""
     args = shell.figure_parser(__doc__).parse_args()
     results = tables.Results(args.output, args.model)
-    command = f"python results/real_rank/compare_real.py --model {args.model}"
+    command = results.command("results/real_rank/compare_real.py")
     correlations, tasks = tables.read_correlations(results, args.tasks, command)
     needs = ["depth", *(f"{task}_{column}" for task in tasks for column in LINES.values())]
     overlaps = tables.required_table(results.csv("real_rank", "all-overlap"), command, needs=needs)

@@ -35,7 +35,7 @@ def main() -> None:
         results,
         "stability",
         args.tasks,
-        f"python stability.py --model {args.model} --task {{task}}",
+        results.command("stability.py", "--task {task}"),
         needs=["size", "edge_jaccard", "edge_chance", "node_jaccard", "node_chance"],
     )
     tables.check_comparable(found.values())
