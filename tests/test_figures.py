@@ -515,6 +515,32 @@ def test_a_circuit_is_saved_whole_with_no_style_set(n, tmp_path):
     plt.close("all")
 
 
+def test_lines_of_a_circuit_go_around_the_boxes_between_their_ends():
+    shape = GraphConfig(n_layers=6, n_heads=4, d_model=16, n_kv_heads=4)
+    for seed in range(3):
+        random = torch.Generator().manual_seed(seed)
+        graph = Graph.from_config(shape)
+        graph = replace(graph, scores=torch.randn(graph.scores.shape, generator=random) ** 3)
+        circuit = graph.greedy(40).prune()
+        figure = draw_circuit(circuit, selection="40 edges")
+        (ax,) = figure.axes
+        boxes = np.array([patch.get_bbox().extents for patch in ax.patches])
+        lines = [line.get_xydata()[1:-1] for line in ax.lines if len(line.get_xdata()) > 2]
+        assert len(lines) == circuit.count_edges()
+        x, y = (np.concatenate(lines)[:, axis, None] for axis in (0, 1))
+        left, bottom, right, top = boxes.T
+        inside = (x > left) & (x < right) & (y > bottom) & (y < top)
+        assert inside.sum() == 0
+        # What the picture shows is said, and where lines into a head end.
+        assert "method not recorded; metric not recorded; 40 edges; widest line" in " ".join(
+            ax.get_title().split()
+        )
+        heads = [name for name in circuit.nodes_in_graph() if name.startswith("a")]
+        letters = [text.get_text() for text in ax.texts]
+        assert all(letters.count(kind) == len(heads) for kind in "qkv")
+    plt.close("all")
+
+
 def test_other_figures_are_saved_whole_too(tmp_path):
     plt.rcParams["figure.constrained_layout.use"] = False
     path = tmp_path / "ioi.csv"

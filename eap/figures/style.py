@@ -134,8 +134,14 @@ def metric_name(metric: str | None) -> str:
 
 
 def method_look(method: str) -> tuple[str, str, str, str]:
-    """Name in the legend, colour, line and marker of a method, also of one that we do not know."""
-    return METHODS.get(method, (plain(method), SKY, "-.", "x"))
+    """Name in the legend, colour, line and marker of a method, also of one that we do not know.
+
+    Those have a look that follows from their name: always the same, and mostly not another's.
+    """
+    if method in METHODS:
+        return METHODS[method]
+    number = crc32(method.encode())
+    return plain(method), _MUTED[number % len(_MUTED)], "-.", "xP*p<>"[number // len(_MUTED) % 6]
 
 
 def task_colour(task: str) -> str:

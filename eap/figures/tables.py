@@ -156,14 +156,14 @@ def _numbers(path: Path, name: str, cells: Sequence[str], *, needed: bool) -> pd
     bad = texts.notna() & numbers.isna()
     if not bad.any():
         if np.isinf(numbers.astype(float)).any():
-            raise UserError(f"{shown(path)}: column {name} has an infinite number")
+            raise UserError(f"{shown(path)}: column {name[:100]} has an infinite number")
         return numbers
     if bad.equals(texts.notna()) and not needed and not _is_checked(name):
         return None
     row = int(np.flatnonzero(bad)[0])
     raise UserError(
-        f"{shown(path)}: column {name}, row {row + 1} has {cells[row][:100]!r} where a number must "
-        "stand"
+        f"{shown(path)}: column {name[:100]}, row {row + 1} has {cells[row][:100]!r} where a "
+        "number must stand"
     )
 
 
@@ -175,11 +175,11 @@ def _check_values(path: Path, frame: pd.DataFrame) -> None:
     """Sizes are numbers of at least 0, baselines are numbers, curves have a number."""
     for name, numbers in zip(map(str, frame.columns), (frame[c] for c in frame), strict=True):
         if (SIZES.fullmatch(name) or name in BASELINES) and numbers.isna().any():
-            raise UserError(f"{shown(path)}: column {name} has a row without a number")
+            raise UserError(f"{shown(path)}: column {name[:100]} has a row without a number")
         if SIZES.fullmatch(name) and (numbers < 0).any():
-            raise UserError(f"{shown(path)}: column {name} has a number below 0")
+            raise UserError(f"{shown(path)}: column {name[:100]} has a number below 0")
         if VALUES.fullmatch(name) and numbers.isna().all():
-            raise UserError(f"{shown(path)}: column {name} has no number")
+            raise UserError(f"{shown(path)}: column {name[:100]} has no number")
 
 
 def required_table(path: Path, command: str, *, needs: Sequence[str] = ()) -> Table:
