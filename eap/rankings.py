@@ -166,23 +166,12 @@ def areas(
         UserError: as `eap.evaluate`; an unknown level or selection, a graph without the scores,
             shares that do not grow; or nothing to normalise by.
     """
-    metric = get_metric(metric)
-    if level not in ("edge", "node") or selection not in ("top_n", "greedy"):
-        raise UserError(
-            f"circuits are selected by level 'edge' or 'node', and by 'top_n' or 'greedy', not by "
-            f"{level!r} and {selection!r}"
-        )
+    metric, where = get_metric(metric), get_ablation(ablation)
     n_ranked = graph.n_edges if level == "edge" else graph.n_forward - 1
-    select = f"{selection}_nodes" if level == "node" else selection
-    if select == "greedy_nodes":
-        raise UserError("nodes are selected by 'top_n' alone; 'greedy' adds edge by edge")
     sizes = circuit_sizes(n_ranked, shares)
-    ranked = with_direction(graph)
-    rankings: tuple[By, ...] = ("helpful", "magnitude")
-    circuits = {by: [getattr(ranked, select)(n, by=by).prune() for n in sizes] for by in rankings}
+    circuits = cut_circuits(graph, sizes, level=level, selection=selection)
     metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
     together = [circuit for own in circuits.values() for circuit in own]
-    where = get_ablation(ablation)
     found = evaluate(model, together, dataset, metrics=metrics, ablation=where, **resources)
     clean, corrupted = evaluate_baselines(
         model, dataset, metrics=[metric], ablation=where, **resources
@@ -209,6 +198,27 @@ def areas(
     )  # fmt: skip
     found_areas = summarise(metric.name, n_ranked, curves, n_resamples=n_resamples, seed=seed)
     return replace(found_areas, provenance=provenance)
+
+
+def cut_circuits(
+    graph: Graph, sizes: Sequence[int], *, level: str = "edge", selection: str = "top_n"
+) -> dict[By, list[Graph]]:
+    """Pruned circuits of every size, by 'helpful' and by 'magnitude'.
+
+    Raises:
+        UserError: an unknown level or selection, or a graph without the scores.
+    """
+    if level not in ("edge", "node") or selection not in ("top_n", "greedy"):
+        raise UserError(
+            f"circuits are selected by level 'edge' or 'node', and by 'top_n' or 'greedy', not by "
+            f"{str(level)[:50]!r} and {str(selection)[:50]!r}"
+        )
+    if level == "node" and selection == "greedy":
+        raise UserError("nodes are selected by 'top_n' alone; 'greedy' adds edge by edge")
+    ranked = with_direction(graph)
+    select = ranked.top_n_nodes if level == "node" else getattr(ranked, selection)
+    rankings: tuple[By, ...] = ("helpful", "magnitude")
+    return {by: [select(n, by=by).prune() for n in sizes] for by in rankings}
 
 
 def with_direction(graph: Graph) -> Graph:

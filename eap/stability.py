@@ -236,8 +236,7 @@ def bootstrap(
     """
     config = replace(model.config, expanded_kv=expanded_kv)
     n_edges = Graph.from_config(config).n_edges
-    if sizes is None:
-        sizes = [max(1, int(share * n_edges)) for share in SIZES]
+    sizes = sizes or [max(1, int(share * n_edges)) for share in SIZES]
     if selection not in ("top_n", "greedy"):
         raise UserError(f"unknown selection {selection!r}; known are top_n and greedy")
     for size in sizes:
@@ -247,17 +246,9 @@ def bootstrap(
     def measure(examples: Dataset) -> Stability:
         resamples = Resamples(config, examples.examples, n_resamples=n_resamples, seed=seed)
         graph = attribute(
-            model,
-            examples,
-            method=method,
-            metric=metric,
-            ablation=ablation,
-            steps=steps,
-            rule=rule,
-            expanded_kv=expanded_kv,
-            observers=[resamples],
-            **resources,
-        )
+            model, examples, method=method, metric=metric, ablation=ablation, steps=steps,
+            rule=rule, expanded_kv=expanded_kv, observers=[resamples], **resources,
+        )  # fmt: skip
         resamples.merge_processes()
         found = tuple(stability_of_size(graph, resamples, size, selection) for size in sizes)
         return Stability(graph, resamples, found)

@@ -17,14 +17,12 @@ corrupted run, as the corrupted prompts themselves may well depend on the clean 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from random import Random
 from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Float
 
 from eap.ablation import Ablation
 from eap.circuits import faithfulness
@@ -35,6 +33,7 @@ from eap.hypotheses import beyond_tolerance_p, holm, hsic_p, mean_p, rank_p, sig
 from eap.measures import normalised, resampled_counts
 from eap.metrics import Metric, get_metric
 from eap.model.model import Model
+from eap.random_circuits import Comparison, edges_of, without_edge
 from eap.runtime.resources import ResourceOptions
 
 Values = Float[np.ndarray, "circuit example"]
@@ -89,83 +88,6 @@ def leave_one_out(
         higher_is_better=get_metric(metric).higher_is_better,
         provenance={**found.provenance, "method": "leave one out", "circuit": circuit.provenance},
     )
-
-
-def edges_of(circuit: Graph) -> list[tuple[int, int]]:
-    """(sender, receiver) of every edge of a circuit, in index order."""
-    return [(int(i), int(j)) for i, j in circuit.in_graph.nonzero()]
-
-
-def without_edge(circuit: Graph, sender: int, receiver: int) -> Graph:
-    """The circuit without one of its edges."""
-    in_graph = circuit.in_graph.clone()
-    in_graph[sender, receiver] = False
-    return circuit.with_edges(in_graph)
-
-
-# ---- random circuits -----------------------------------------------------------------------------
-
-
-class PathSampler:
-    """Draws random paths from the input to the logits through some allowed edges."""
-
-    def __init__(
-        self, graph: Graph, allowed: Bool[Tensor, "n_forward n_backward"], seed: int
-    ) -> None:
-        # Only edges that lie on some path: a walk back from the logits never gets stuck.
-        self.graph = graph
-        self.useful = graph.with_edges(allowed & graph.edge_exists).prune().in_graph
-        self.random = Random(seed)
-        config = graph.config
-        self._receivers: dict[int, list[int]] = {}
-        for layer in range(config.n_layers):
-            for head, sender in enumerate(
-                range(config.heads(layer).start, config.heads(layer).stop)
-            ):
-                kv = config.kv_head(head)
-                self._receivers[sender] = [
-                    config.receivers(layer, "q").start + head,
-                    config.receivers(layer, "k").start + kv,
-                    config.receivers(layer, "v").start + kv,
-                ]
-            self._receivers[config.mlp_sender(layer)] = [config.mlp_receiver(layer)]
-        self._into = [
-            self.useful[:, j].nonzero().flatten().tolist() for j in range(config.n_backward)
-        ]
-
-    @property
-    def is_possible(self) -> bool:
-        """Whether there is any path at all."""
-        return bool(self.useful.any())
-
-    def path(self) -> set[tuple[int, int]]:
-        """The edges of one path: each step back from the logits takes a random edge."""
-        edges, receivers = set(), [self.graph.config.logits_receiver]
-        while True:
-            choices = [(i, j) for j in receivers for i in self._into[j]]
-            sender, receiver = self.random.choice(choices)
-            edges.add((sender, receiver))
-            if sender == 0:
-                return edges
-            receivers = self._receivers[sender]
-
-    def circuit(self, size: int, *, tries: int = 200) -> Graph:
-        """A union of random paths of `size` edges (of fewer, if no more paths fit exactly)."""
-        edges: set[tuple[int, int]] = set()
-        for _ in range(max(tries, 4 * size)):
-            if len(edges) == size:
-                break
-            larger = edges | self.path()
-            if len(larger) <= size:
-                edges = larger
-        return self.of(edges)
-
-    def of(self, edges: set[tuple[int, int]]) -> Graph:
-        """The circuit of some edges."""
-        in_graph = torch.zeros_like(self.useful)
-        for sender, receiver in edges:
-            in_graph[sender, receiver] = True
-        return self.graph.with_edges(in_graph)
 
 
 # ---- verdicts ------------------------------------------------------------------------------------
@@ -261,7 +183,7 @@ def judge(
         )
     if len(dataset) < 2:
         raise UserError("a verdict on a single example would be none; give a data set of more")
-    plan = _Plan.draw(circuit, n_random=n_random, n_subsets=n_subsets, seed=seed)
+    plan = Comparison.draw(circuit, n_random=n_random, n_subsets=n_subsets, seed=seed)
     found = faithfulness(
         model, plan.circuits, dataset, metric=metric, ablation=ablation, **resources
     )
@@ -287,56 +209,10 @@ def judge(
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
-    """All circuits that are run, and where each kind of them begins."""
-
-    circuit: Graph
-    circuits: list[Graph]
-    parts: dict[str, slice]
-
-    @classmethod
-    def draw(cls, circuit: Graph, *, n_random: int, n_subsets: int, seed: int) -> "_Plan":
-        whole, size = circuit.full(), circuit.count_edges()
-        outside = whole.with_edges(whole.in_graph & ~circuit.in_graph)
-        anywhere = PathSampler(circuit, whole.in_graph, seed)
-        beside = PathSampler(circuit, outside.in_graph, seed + 1)
-        random = Random(seed + 2)
-        groups: dict[str, list[Graph]] = {"circuit": [circuit], "without": [outside]}
-        groups["one less"] = [without_edge(circuit, *edge) for edge in edges_of(circuit)]
-        groups["random"] = [
-            own
-            for own in (anywhere.circuit(size) for _ in range(n_random))
-            if not torch.equal(own.in_graph, circuit.in_graph)
-        ]
-        groups["without random"], groups["longer"], groups["longer, one less"] = [], [], []
-        for _ in range(n_random if beside.is_possible else 0):
-            drawn = beside.circuit(size)
-            groups["without random"].append(whole.with_edges(whole.in_graph & ~drawn.in_graph))
-            path = beside.path()
-            longer = circuit.with_edges(circuit.in_graph | beside.of(path).in_graph)
-            groups["longer"].append(longer)
-            edge = random.choice(sorted(path))
-            groups["longer, one less"].append(without_edge(longer, *edge))
-        groups["circuit, halved"], groups["whole, less"] = [], []
-        for _ in range(n_subsets):
-            lost = torch.zeros_like(circuit.in_graph)
-            for sender, receiver in edges_of(circuit):
-                lost[sender, receiver] = random.random() < 0.5
-            groups["circuit, halved"].append(circuit.with_edges(circuit.in_graph & ~lost))
-            groups["whole, less"].append(whole.with_edges(whole.in_graph & ~lost))
-        circuits: list[Graph] = []
-        parts = {}
-        for name, own in groups.items():
-            parts[name] = slice(len(circuits), len(circuits) + len(own))
-            circuits += own
-        return cls(circuit, circuits, parts)
-
-
-@dataclass(frozen=True, eq=False)
 class _Measured:
     """The metric of everything that was run, on every example."""
 
-    plan: _Plan
+    plan: Comparison
     values: Values
     clean: Float[np.ndarray, " example"]
     corrupted: Float[np.ndarray, " example"]

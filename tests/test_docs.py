@@ -9,6 +9,7 @@ import runpy
 import matplotlib.pyplot as plt
 from scripts import ROOT
 
+import eap
 from eap import Graph
 
 # Of the library that the page compares with.
@@ -35,6 +36,16 @@ def test_the_code_of_the_page_on_graphs_runs(tmp_path, monkeypatch):
     assert (tmp_path / "circuit.html").stat().st_size < 1_000_000
     for name in re.findall(r"`(?:graph|circuit)\.(\w+)", page):
         assert hasattr(Graph, name) or name in (*THEIRS, *Graph.__dataclass_fields__), name
+
+
+def test_the_code_of_the_page_on_measures_runs(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "measures.md").read_text("utf8")
+    run("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), tmp_path, monkeypatch)
+    said = capsys.readouterr().out
+    for shown in ("CPR", "edge_jaccard", "partial necessity"):
+        assert shown in said
+    for name in re.findall(r"`eap\.([a-z_]+)`", page):
+        assert hasattr(eap, name), name
 
 
 def test_the_notebook_runs(tmp_path, monkeypatch, capsys):

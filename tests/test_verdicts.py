@@ -10,7 +10,8 @@ from reference import twins
 import eap
 from eap import hypotheses, known_circuits
 from eap.errors import UserError
-from eap.verdicts import PathSampler, edges_of, judge, leave_one_out, without_edge
+from eap.random_circuits import PathSampler, edges_of, without_edge
+from eap.verdicts import judge, leave_one_out
 
 QUICK = {"n_random": 40, "n_subsets": 6}
 
