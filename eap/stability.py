@@ -242,6 +242,7 @@ def bootstrap(
     for size in sizes:
         if not 1 <= size <= n_edges:
             raise UserError(f"cannot select {size} edges: this graph has {n_edges:,}")
+    sizes = list(dict.fromkeys(sizes))  # shares of a small graph can be the same size
 
     def measure(examples: Dataset) -> Stability:
         resamples = Resamples(config, examples.examples, n_resamples=n_resamples, seed=seed)

@@ -112,6 +112,11 @@ def test_identical_examples_have_a_jaccard_of_one():
         assert torch.equal(own.consensus.in_graph, found.graph.top_n(own.size).prune().in_graph)
 
 
+def test_a_size_is_measured_once():
+    found = bootstrap(twins.load("gpt2"), DATASET, sizes=[3, 5, 3], n_resamples=4)
+    assert [own.size for own in found.sizes] == [3, 5]
+
+
 def test_jaccard_by_brute_force():
     random = np.random.default_rng(0)
     members = torch.from_numpy(random.random((7, 30)) < 0.4)
