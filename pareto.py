@@ -7,11 +7,15 @@ Writes results/pareto/<model>/csv/<task>.csv and graphs/<model>/<task>_{vanilla,
 
 from eap import studies
 from eap.studies import shell
+from eap.studies.settings import CURVES, PAPER_CURVES
 
 
 def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
+    parser.add_argument(
+        "--methods", nargs="+", choices=CURVES, default=list(PAPER_CURVES), help="curves to measure"
+    )
     parser.add_argument("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
     parser.add_argument("--end", type=shell.positive, default=1001, help="sizes stay below this")
     parser.add_argument(
@@ -26,8 +30,9 @@ def main() -> None:
     dataset = studies.load_task(settings, model, args.task)
     sizes = studies.pareto_sizes(args.end, studies.count_edges(settings, model))
     studies.pareto_study(
-        settings, model, dataset, metric=metric, sizes=sizes, n_random=args.n_random
-    )
+        settings, model, dataset, metric=metric, sizes=sizes, n_random=args.n_random,
+        curves=args.methods,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

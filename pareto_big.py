@@ -7,11 +7,15 @@ results/pareto/<model>/csv/<task>.csv and graphs/<model>/<task>_{vanilla,task,kl
 
 from eap import studies
 from eap.studies import shell
+from eap.studies.settings import CURVES, PAPER_CURVES
 
 
 def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
+    parser.add_argument(
+        "--methods", nargs="+", choices=CURVES, default=list(PAPER_CURVES), help="curves to measure"
+    )
     parser.add_argument("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
     parser.add_argument("--eval_batch_size", type=shell.positive, help="of evaluation, if another")
     parser.add_argument("--end_proportion", type=shell.share, default=0.04, help="of all edges")
@@ -34,6 +38,7 @@ def main() -> None:
         metric=metric,
         sizes=studies.proportional_sizes(args.end_proportion, args.n_steps, n_edges),
         n_random=args.n_random,
+        curves=args.methods,
         batch_size=args.eval_batch_size,
         total_edges=True,
     )

@@ -160,7 +160,7 @@ def test_every_script_explains_itself(script, capsys):
         (("--head", -3), "--head"),
         (("--ig_rule", "simpson"), "--ig_rule"),
         (("--device", "cuda:77"), "this machine has cpu"),
-        (("--dtype", "int3"), "use one of float64, float32"),
+        (("--dtype", "int3"), "dtype 'int3' is not supported; use one of float"),
         (("--memory", "0.0001"), "too small"),
         (("--memory", "much"), "not a number of gigabytes"),
         (("--data", "nothing.csv"), "no data at nothing.csv"),

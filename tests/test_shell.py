@@ -311,6 +311,22 @@ def test_kl_leaves_eap_out(tmp_path, capfd):
     assert "loss_EAP" not in columns
 
 
+def test_any_method_can_have_a_curve(tmp_path, capfd):
+    options = (*QUICK, "--methods", "EAP", "RelP", "CEAP", "IFR", "AtP*-QK", "--output", tmp_path)
+    assert call("pareto.py", *options) == 0
+    columns = list(pd.read_csv(tmp_path / "results/pareto/toy/csv/ioi.csv"))
+    names = ("EAP", "RelP", "CEAP", "IFR", "AtP*-QK")
+    assert columns[3:] == [column for name in names for column in (f"edges_{name}", f"loss_{name}")]
+    written = {name for name in files_below(tmp_path) if name.startswith("graphs")}
+    assert written == {
+        f"graphs/toy/ioi_{name}.json" for name in ("vanilla", "RelP", "CEAP", "IFR", "AtP-QK")
+    }
+    capfd.readouterr()
+    assert call("pareto.py", *options) == 0
+    assert capfd.readouterr().out.count("reusing ") == 5
+    assert call("pareto.py", *QUICK, "--methods", "exact", "--output", tmp_path) == 2
+
+
 # ---- what is used again --------------------------------------------------------------------------
 
 

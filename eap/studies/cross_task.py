@@ -1,11 +1,10 @@
 """Circuits of several tasks beside each other: how much they overlap, and what each does."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pandas as pd
 
-from eap.circuits import evaluate, evaluate_baselines
+from eap.circuits import faithfulness
 from eap.compare import Overlap, edge_overlap, node_overlap
 from eap.data.dataset import Dataset
 from eap.data.tasks import get_task
@@ -61,12 +60,13 @@ def cross_task_table(
     for task, dataset in datasets.items():
         metric = get_task(task).cross_task_metric
         say(f"{task} by {metric}, under the circuits of {len(circuits)} tasks")
-        options: dict[str, Any] = {"metrics": [metric], **settings.resources}
-        clean, corrupted = evaluate_baselines(model, dataset, **options)
-        values = evaluate(model, list(circuits.values()), dataset, quiet=False, **options)[metric]
+        measured = faithfulness(
+            model, list(circuits.values()), dataset, metric=metric, quiet=False,
+            batch_size=settings.batch_size, memory_budget=settings.memory,
+        )  # fmt: skip
         rows[task] = {
-            **dict(zip(circuits, values.mean(1).tolist(), strict=True)),
-            "baseline": float(clean[metric].mean()),
-            "corrupted_baseline": float(corrupted[metric].mean()),
+            **dict(zip(circuits, measured.circuits.mean(1).tolist(), strict=True)),
+            "baseline": float(measured.clean.mean()),
+            "corrupted_baseline": float(measured.corrupted.mean()),
         }
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -10,6 +10,7 @@ from eap.attribution import attribute
 from eap.data.dataset import Dataset, load_dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
+from eap.methods import get_method
 from eap.metrics import get_metric
 from eap.model.loading import load_model
 from eap.model.model import Model
@@ -105,14 +106,16 @@ def describe(
     model: Model,
     dataset: Dataset,
     *,
-    metric: str,
+    metric: str | None,
     method: str,
     options: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Where a result on one task comes from; `options` are the settings of its method."""
+    of = None if metric is None else get_metric(metric)
     return sign(
-        model, dataset, metric=get_metric(metric), method=method, ablation=get_ablation(None),
+        model, dataset, metric=of, method=method,
+        ablation=get_ablation("zero" if of is None else None),
         expanded_kv=settings.expanded_kv, settings=dict(options or {}), **more,
     )  # fmt: skip
 
@@ -156,13 +159,19 @@ def attributed(
         model: from `load_model_of`.
         dataset: from `load_task`.
         name: of the file below `graphs/<model>`.
-        method: 'EAP', 'EAP-IG' or 'clean-corrupted'.
-        metric: name of the metric.
+        method: a name of `eap.methods.METHODS`.
+        metric: name of the metric (which a method may not ask for).
         steps: of integrated gradients, if other than the settings'.
     """
-    steps = settings.ig_steps if steps is None else steps
-    of_method = {"steps": steps, "rule": settings.ig_rule} if method == "EAP-IG" else {}
-    origin = describe(settings, model, dataset, metric=metric, method=method, options=of_method)
+    how = get_method(method)
+    of = metric if how.uses_metric else None
+    rule = settings.ig_rule if how.uses_rule else "paper"
+    options: dict[str, Any] = {"steps": settings.ig_steps if steps is None else steps}
+    options |= {"rule": rule} if how.uses_rule else {}
+    origin = describe(
+        settings, model, dataset, metric=of, method=method,
+        options=options if how.integrates else {},
+    )  # fmt: skip
     path = graph_path(settings, model, name)
     if (finished := reusable(path, origin, overwrite=settings.overwrite)) is not None:
         return finished
@@ -170,9 +179,9 @@ def attributed(
         model,
         dataset,
         method=method,
-        metric=metric,
-        steps=steps,
-        rule=settings.ig_rule,
+        metric=of,
+        steps=options["steps"],
+        rule=rule,
         expanded_kv=settings.expanded_kv,
         quiet=False,
         **settings.resources,

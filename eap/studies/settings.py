@@ -7,11 +7,23 @@ from typing import Any
 
 from eap.data.tasks import TASKS, get_task
 from eap.errors import UserError
-from eap.methods import MOST_STEPS
+from eap.methods import METHODS, MOST_STEPS
 from eap.studies.paths import ROOT, model_name, task_name
 
 # Seeds are 32 bits wide in numpy.
 LARGEST_SEED = 2**32 - 1
+
+
+PAPER_CURVES = {
+    "EAP": ("vanilla", "EAP", None),
+    "EAP-IG": ("task", "EAP-IG", None),
+    "EAP-IG-KL": ("kl", "EAP-IG", "kl"),
+}
+"""The Pareto study's curves in the paper: suffix of the file, method, and metric if not the task's.
+"""
+
+CURVES = (*PAPER_CURVES, *(name for name in METHODS if name not in (*PAPER_CURVES, "exact")))
+"""All curves that the Pareto study can have; exact values have a study of their own."""
 
 
 @dataclass(frozen=True)

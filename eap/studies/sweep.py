@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from eap.circuits import evaluate, evaluate_baselines
+from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
@@ -98,14 +98,14 @@ def faithfulness_curves(
     first = next(iter(graphs.values()))
     circuits = [circuit for of_method in chosen.values() for circuit in of_method]
     options: dict[str, Any] = {
-        "metrics": [metric],
+        "metric": metric,
         "batch_size": batch_size,
         "memory_budget": memory_budget,
         "quiet": quiet,
     }
-    baselines = evaluate_baselines(model, dataset, **options)
-    clean, corrupted = (values[metric].numpy() for values in baselines)  # [example]
-    values = evaluate(model, circuits, dataset, **options)[metric].numpy()  # [circuit, example]
+    measured = faithfulness(model, circuits, dataset, **options)
+    clean, corrupted = measured.clean.numpy(), measured.corrupted.numpy()  # [example]
+    values = measured.circuits.numpy()  # [circuit, example]
 
     table: dict[str, Any] = {
         "baseline": float(clean.mean()),
@@ -127,7 +127,7 @@ def faithfulness_curves(
         some = replace(dataset, examples=tuple(dataset.examples[row] for row in rows))
         drawn = [random_circuits(first, n, n_random, seed=seed + n) for n in sizes]
         random = [circuit for of_size in drawn for circuit in of_size]
-        of_random = evaluate(model, random, some, **options)[metric].numpy().mean(axis=1)
+        of_random = faithfulness(model, random, some, **options).circuits.numpy().mean(axis=1)
         of_random = of_random.reshape(len(sizes), n_random)
         bands["edges_random"] = [np.mean([c.count_edges() for c in of_size]) for of_size in drawn]
         bands["loss_random"] = of_random.mean(axis=1)
