@@ -2,7 +2,8 @@
 
     python benchmarks/plan_large.py
 
-Bytes are the planner's (`eap.planning`), which is what chooses batch sizes; operations are counted.
+Bytes are the planner's (`eap.runtime.memory`), which is what chooses batch sizes; operations are
+counted.
 Time assumes that matrix products reach a share of the peak of an A100: 40% of 312 TFLOPS in
 bfloat16 for the model, 60% of 19.5 TFLOPS in float32 for the contraction. Nothing here was run.
 """
@@ -10,12 +11,14 @@ bfloat16 for the model, 60% of 19.5 TFLOPS in float32 for the contraction. Nothi
 from dataclasses import dataclass
 
 from eap.graph.graph import Graph, GraphConfig
-from eap.runtime.memory import HELD, Shapes, layer_operations, patching_operations
+from eap.runtime.cost import layer_operations, patching_operations
+from eap.runtime.memory import Budget, Extent, Need, Shapes, attribution_need
 
 GPU_BYTES = 80e9
 BFLOAT16_RATE, FLOAT32_RATE = 0.4 * 312e12, 0.6 * 19.5e12
 PAIRS, N_KEYS, N_POSITIONS, STEPS = 1000, 16, 6, 5
 MOST_TOKENS = 32768
+EXTENT = Extent(PAIRS, N_POSITIONS, N_KEYS)
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,10 @@ def main() -> None:
     """Print the table as Markdown."""
     print(
         f"{PAIRS} pairs of {N_KEYS} tokens that differ from position {N_KEYS - N_POSITIONS} on; "
-        f"EAP-IG with {STEPS} steps; weights in bfloat16.\n"
+        f"EAP-IG with {STEPS} steps; weights in bfloat16; half of what they leave is the budget.\n"
     )
-    columns = ["model", "edges", "weights", "bytes per pair", "batch", "memory", "passes"]
-    columns += ["EAP-IG", "50 circuits", "all edges, exact"]
+    columns = ["model", "edges", "weights", "a pair's bytes", "batch", "points at once", "memory"]
+    columns += ["passes", "EAP-IG", "50 circuits", "all edges, exact"]
     print(f"| {' | '.join(columns)} |\n| {' | '.join(['---'] * len(columns))} |")
     for model in MODELS:
         print(f"| {' | '.join(row(model))} |")
@@ -56,14 +59,23 @@ def row(model: Large) -> list[str]:
         )
     )
     weights = 2 * model.parameters
-    per_pair = HELD["attribution"] * shapes.attribution(N_POSITIONS, N_KEYS, STEPS)
-    batch = int(min((GPU_BYTES - weights) / 2 / per_pair, MOST_TOKENS / N_POSITIONS, PAIRS))
-    passes = -(-PAIRS // batch) * (2 + STEPS + STEPS + 1)
+    cells = graph.config.n_forward * graph.config.n_backward
+
+    def need(extent: Extent) -> Need:
+        return attribution_need(shapes, extent, STEPS, n_columns=2)
+
+    # The GPU's free memory is what the weights leave.
+    budget = Budget(int(GPU_BYTES - weights) // 2, MOST_TOKENS, reserved=40 * cells)
+    batch = budget.batch_size([EXTENT], need, "attribution")
+    extent = Extent(batch, N_POSITIONS, N_KEYS)
+    points = min(STEPS, budget.runs_at_once(extent, need(extent), "attribution"))
+    taken = budget.bytes_of(extent, need(extent), points)
+    # The prefix, the corrupted prompts, and forward and backward of each stack of points.
+    passes = -(-PAIRS // batch) * (2 + 2 * -(-STEPS // points))
 
     def layers(n_positions: int) -> float:
-        own = layer_operations(
-            shapes, n_queries=n_positions, n_positions=n_positions, n_keys=N_KEYS
-        )
+        extent = Extent(1, n_positions, N_KEYS)
+        own = layer_operations(shapes, extent, n_queries=n_positions)
         return 2 * shapes.n_layers * own
 
     prefix, suffix = layers(N_KEYS - N_POSITIONS), layers(N_POSITIONS)
@@ -78,9 +90,10 @@ def row(model: Large) -> list[str]:
         model.name,
         f"{graph.n_edges:,}",
         f"{weights / 1e9:.1f} GB",
-        f"{per_pair / 1e6:.0f} MB",
+        f"{taken / batch / 1e6:.0f} MB",
         str(batch),
-        f"{(weights + batch * per_pair) / 1e9:.0f} GB",
+        str(points),
+        f"{(weights + taken) / 1e9:.0f} GB",
         str(passes),
         spoken(attribution),
         spoken(circuits),
@@ -96,10 +109,8 @@ def exact_operations(shapes: Shapes, config: GraphConfig) -> float:
         edges = {k: n * config.senders_before(layer, "attention") for k, n in counts.items()}
         edges["mlp"] = config.senders_before(layer, "mlp")
         for kind, n in edges.items():
-            total += n * patching_operations(
-                shapes, layer, kind, n_positions=N_POSITIONS, n_keys=N_KEYS,
-                n_tokens=shapes.d_vocab,
-            )  # fmt: skip
+            one = patching_operations(shapes, EXTENT, layer, kind, n_columns=shapes.d_vocab)
+            total += n * one
     return 2.0 * (total + config.n_forward * shapes.d_model * shapes.d_vocab)
 
 

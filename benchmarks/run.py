@@ -37,6 +37,7 @@ from eap.model.directory import TOY_MODEL
 from eap.model.loading import from_bridge, load_model
 from eap.patching import count_operations, make_plan, patch_edges
 from eap.runtime.atomic import write_atomically
+from eap.runtime.resources import Resources
 from eap.studies import shell
 
 N_POSITIONS = 16
@@ -309,7 +310,7 @@ def exact(bench: Bench, repeats: int) -> list[Row]:
         scaled = [(own / n_ours, other / len(sampled)) for own, other in pairs]
         name = f"exact patching, difference at {where}: edges per second against one run per edge"
         rows.append(ratio("exact", name, scaled, target=limit))
-        plan = make_plan(bench.model, data, ALL_METRICS, chosen, None, None)
+        plan = make_plan(bench.model, data, ALL_METRICS, chosen, Resources())
         operations = count_operations(plan, plan.units)
         shares = [operations / own / peak_rate() for own, _ in pairs]
         rows.append(
@@ -331,7 +332,7 @@ def layers(_: Bench, repeats: int) -> list[Row]:
         graph = Graph.from_model(bench.model)
         generator = torch.Generator().manual_seed(0)
         chosen = some_edges(graph, min(1.0, 1000 / graph.n_edges), generator)
-        plan = make_plan(bench.model, data, ALL_METRICS, chosen, None, None)
+        plan = make_plan(bench.model, data, ALL_METRICS, chosen, Resources())
         operations = count_operations(plan, plan.units)
         patch = lambda: patch_edges(bench.model, data, metrics=ALL_METRICS, edges=chosen)
         patch()

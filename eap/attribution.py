@@ -33,8 +33,8 @@ from eap.metrics import Metric, check_values, get_metric
 from eap.model.model import Model
 from eap.moments import Moments
 from eap.patching import patch_edges, patch_nodes
-from eap.prepared import Work
-from eap.runtime.memory import choose_batch_size, points_per_run
+from eap.prepared import Demand, Work
+from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.resources import ResourceOptions, Resources
 from eap.scorers import SCORERS, Request, Scorer, to_nodes
 from eap.signature import sign
@@ -227,13 +227,12 @@ def _score(
     check_dataset(model, dataset)
     config = replace(model.config, expanded_kv=expanded_kv)
     metrics = () if call.metric is None else (call.metric,)
-    batch_size = limits.batch_size
-    if batch_size is None:
-        batch_size = choose_batch_size(
-            model, dataset.examples, purpose="attribution",
-            budget=limits.memory_budget, n_points=len(points),
-        )  # fmt: skip
-    work = Work.plan(model, dataset, metrics, call.ablation, config, batch_size)
+
+    def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
+        return attribution_need(shapes, extent, len(points), n_columns)
+
+    demand = Demand("attribution", need, config.n_forward * config.n_backward)
+    work = Work.plan(model, dataset, metrics, call.ablation, config, limits, demand)
     scorer = call.method.scorer
     score: Scorer = SCORERS[scorer] if isinstance(scorer, str) else scorer
     shape = (config.n_forward, config.n_backward if call.level == "edge" else 1)
@@ -241,7 +240,7 @@ def _score(
     change = Moments.zeros()
     what = f"{call.method.name} {_name(call.metric) if call.metric else ''}".strip()
     for batch in work.batches(what, quiet=limits.quiet):
-        stacked = points_per_run(model, len(batch), batch.cache.n_positions)
+        stacked = work.runs_at_once(batch.extent)
         request = Request(call.method, points, stacked, call.level, change)
         with torch.enable_grad():
             blocks = score(batch, request)

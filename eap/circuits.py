@@ -16,6 +16,7 @@ shared by all circuits and all metrics.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Unpack
 
 import numpy as np
@@ -38,9 +39,9 @@ from eap.metrics import (
     measure_all,
 )
 from eap.model.model import Model
-from eap.prepared import Work
+from eap.prepared import Demand, Work
 from eap.runtime import distributed
-from eap.runtime.memory import choose_batch_size
+from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
 from eap.runtime.resources import ResourceOptions, Resources
 from eap.signature import sign
 
@@ -195,13 +196,15 @@ def _run(
     graphs = [of_model(graph, model) for graph in circuits]
     if len({graph.config for graph in graphs}) > 1:
         raise UserError("circuits that are evaluated together must be of one shape")
-    batch_size = limits.batch_size
-    if batch_size is None:
-        batch_size = choose_batch_size(
-            model, dataset.examples, purpose="evaluation", budget=limits.memory_budget
-        )
+
+    def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
+        return evaluation_need(shapes, extent, len(graphs), n_columns)
+
     config = graphs[0].config if graphs else model.config
-    work = Work.plan(model, dataset, metrics, ablation, config, batch_size)
+    # The plan of a circuit has a number for every edge at the most.
+    n_results = len(graphs) * config.n_forward * config.n_backward // 10
+    demand = Demand("evaluation", need, n_results)
+    work = Work.plan(model, dataset, metrics, ablation, config, limits, demand)
     plans = [plan_circuit(model, graph, prune=ablation.has_pair) for graph in graphs]
     n_runs = len(graphs) + (2 if baselines else 0)
     values = torch.zeros(len(metrics), n_runs, len(dataset), dtype=model.residual_dtype)
@@ -213,10 +216,11 @@ def _run(
             clean = Predictions(batch.unembed(batch.run_clean()[:, 0])) if run_clean else None
             finals = [base.final[:, 0]] if baselines else []
             finals += [run_circuit(model, plan, base, batch) for plan in plans]
-            runs = [clean] if baselines and clean is not None else []
-            runs += [Predictions(batch.unembed(final), clean) for final in finals]
-            if runs:
-                measured = [measure_all(metrics, run, batch.answers) for run in runs]
+            # One at a time: logits of all circuits would be the largest thing here.
+            runs = (Predictions(batch.unembed(final), clean) for final in finals)
+            firsts = [clean] if baselines and clean is not None else []
+            measured = [measure_all(metrics, run, batch.answers) for run in chain(firsts, runs)]
+            if measured:
                 values[:, :, list(batch.rows)] = torch.stack(measured, dim=1).to(values)
     distributed.sum_over_processes(values)
     check_values(metrics, values)

@@ -1,7 +1,7 @@
 """How `eap.learning` learns: masks that add up to a size, gradients through them, and the steps."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,10 +20,10 @@ from eap.model.model import Model
 from eap.prepared import PreparedBatch, Work
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
-from eap.runtime.memory import choose_batch_size, default_budget
+from eap.runtime.memory import Budget
 from eap.runtime.progress import progress_bar
 from eap.runtime.resources import Resources
-from eap.soft_circuits import run_soft_circuit
+from eap.soft_circuits import demand_of_masks, run_soft_circuit
 
 STEPS = {"edge": 5000, "node": 500}
 LEARNING_RATES = {"adam": 0.05, "sgd": 3.0}
@@ -207,19 +207,20 @@ class Training:
         checkpoint: Checkpoint | None,
     ) -> "Training":
         """Cut the examples into the batches of steps, and measure the baselines that are needed."""
-        budget = (
-            default_budget(model.device) if limits.memory_budget is None else limits.memory_budget
-        )
+        budget = Budget.of(model.device, limits.memory_budget).n_bytes
+        half = replace(limits, memory_budget=budget // 2)  # the other half is for what is kept
+        demand = demand_of_masks(config)
         batch_size = limits.batch_size
         if batch_size is None and checkpoint is not None:  # what free memory allowed then
             batch_size = checkpoint.setting("batch_size")
         if batch_size is None:
-            batch_size = choose_batch_size(
-                model, dataset.examples, purpose="attribution", budget=budget // 2
-            )
+            batch_size = Work.plan(
+                model, dataset, [metric], ablation, config, half, demand
+            ).batch_size
         if batch_size < 1:
             raise UserError(f"batch size {batch_size} is too small; it must be at least 1")
-        work = Work.plan(model, dataset, [metric], ablation, config, recipe.pairs)
+        of_steps = replace(half, batch_size=recipe.pairs)
+        work = Work.plan(model, dataset, [metric], ablation, config, of_steps, demand)
         if recipe.level == "edge":
             places = edge_exists(config).flatten().nonzero().flatten()
         else:

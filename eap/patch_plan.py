@@ -14,8 +14,11 @@ from eap.data.dataset import Dataset
 from eap.graph import Graph, GraphConfig
 from eap.metrics import Metric, get_metrics
 from eap.model.model import Model
-from eap.prepared import Work
-from eap.runtime.memory import Shapes, choose_batch_size, patching_operations, patching_tokens
+from eap.model.shapes import shapes_of
+from eap.prepared import Demand, Work
+from eap.runtime.cost import patching_operations
+from eap.runtime.memory import Extent, patching_need
+from eap.runtime.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,11 @@ class Plan:
         work: the data set, cut into batches.
         edges: that are patched.
         units: all there is to do.
-        tokens_per_run: how many tokens are stacked in one run.
     """
 
     work: Work
     edges: Bool[Tensor, "n_forward n_backward"]
     units: list[Unit]
-    tokens_per_run: int
 
     @property
     def batch_size(self) -> int:
@@ -65,7 +66,6 @@ class Plan:
             "metrics": [metric.name for metric in self.work.metrics],
             "ablation": self.work.ablation.provenance(),
             "batch_size": self.batch_size,
-            "tokens_per_run": self.tokens_per_run,
             "units": hashlib.sha256(units.encode()).hexdigest()[:16],
             "edges": hashlib.sha256(self.edges.numpy().tobytes()).hexdigest()[:16],
         }
@@ -76,41 +76,40 @@ def make_plan(
     dataset: Dataset,
     metrics: Sequence[str | Metric],
     edges: Bool[Tensor, "n_forward n_backward"] | None,
-    batch_size: int | None,
-    memory_budget: int | None,
+    limits: Resources,
     *,
     ablation: str | Ablation | None = None,
     expanded_kv: bool = False,
-    tokens_per_run: int | None = None,
 ) -> Plan:
-    """The work that `patch_edges` does for these arguments (which see).
-
-    `tokens_per_run` is how many tokens are stacked in one run; None: as many as the budget allows.
-    """
+    """The work that `patch_edges` does for these arguments (which see)."""
     chosen, where = get_metrics(metrics), get_ablation(ablation)
     check_dataset(model, dataset)
     config = replace(model.config, expanded_kv=expanded_kv)
     graph = Graph.from_config(config)
     some = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph
-    if batch_size is None:
-        batch_size = choose_batch_size(
-            model, dataset.examples, purpose="patching", budget=memory_budget
-        )
-    work = Work.plan(model, dataset, chosen, where, config, batch_size)
-    if tokens_per_run is None:
-        tokens_per_run = patching_tokens(model, dataset.examples, batch_size, memory_budget)
-    return Plan(work, some, plan_units(work, some, tokens_per_run), tokens_per_run)
+    n_results = len(chosen) * config.n_forward * config.n_backward
+    demand = Demand("exact patching", patching_need, n_results)
+    work = Work.plan(model, dataset, chosen, where, config, limits, demand)
+    for extent in extents_of(work):
+        work.runs_at_once(extent)  # or say now that not one run fits
+    return Plan(work, some, plan_units(work, some))
 
 
-def plan_units(
-    work: Work, edges: Bool[Tensor, "n_forward n_backward"], tokens_per_run: int
-) -> list[Unit]:
-    """All work, batch by batch and layer by layer, in pieces of about one projection's size."""
+def extents_of(work: Work) -> list[Extent]:
+    """Of every batch."""
+    return [work.extent(number) for number in range(len(work.rows_of))]
+
+
+def plan_units(work: Work, edges: Bool[Tensor, "n_forward n_backward"]) -> list[Unit]:
+    """All work, batch by batch and layer by layer, in pieces of about one projection's size.
+
+    Pieces do not depend on the memory that is free: an interrupted run finds its own again.
+    """
     config = work.config
     last = config.n_layers - 1
     units = []
-    for number, group in enumerate(work.groups()):
-        step = max(1, tokens_per_run // (len(group.rows) * group.n_positions))
+    for number, extent in enumerate(extents_of(work)):
+        step = max(1, work.budget.enough_tokens // (extent.n_rows * extent.n_positions))
         inside = [
             (layer, kind) for layer in range(config.n_layers) for kind in ("q", "k", "v", "mlp")
         ]
@@ -140,18 +139,14 @@ def count_operations(plan: Plan, units: Sequence[Unit]) -> int:
 def costs_of(plan: Plan, units: Sequence[Unit]) -> list[int]:
     """Of each unit, its multiply-adds."""
     work = plan.work
-    model, groups = work.model, work.groups()
+    extents, shapes = extents_of(work), shapes_of(work.model)
     answers_only = all(metric.answers_only for metric in work.metrics)
-    shapes = Shapes.of(model)
+    n_columns = 2 if answers_only else shapes.d_vocab
     costs = []
     for unit in units:
-        group = groups[unit.batch]
+        extent = extents[unit.batch]
         columns = receivers_of(work.config, unit.layer, unit.kind)
         n_edges = int(plan.edges[unit.start : unit.stop, columns].sum())
-        one = patching_operations(
-            shapes, unit.layer, unit.kind,
-            n_positions=group.n_positions, n_keys=group.end,
-            n_tokens=2 if answers_only else model.W_U.shape[0],
-        )  # fmt: skip
-        costs.append(n_edges * len(group.rows) * one)
+        one = patching_operations(shapes, extent, unit.layer, unit.kind, n_columns=n_columns)
+        costs.append(n_edges * extent.n_rows * one)
     return costs

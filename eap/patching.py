@@ -43,10 +43,10 @@ from eap.patch_plan import (
     make_plan,
     receivers_of,
 )
-from eap.prepared import PreparedBatch, Work
+from eap.prepared import Demand, PreparedBatch, Work
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
-from eap.runtime.memory import choose_batch_size
+from eap.runtime.memory import patching_need
 from eap.runtime.progress import progress_bar
 from eap.runtime.resources import ResourceOptions, Resources
 from eap.signature import sign
@@ -83,14 +83,12 @@ def patch_edges(
         UserError: unknown metric, pairs that are no edges, or a budget too small for one edge.
     """
     limits = Resources(**resources)
-    batch_size, tokens_per_run = limits.batch_size, None
-    if checkpoint is not None:  # what an interrupted run chose by free memory stays what it was
-        tokens_per_run = checkpoint.setting("tokens_per_run")
-        batch_size = checkpoint.setting("batch_size") if batch_size is None else batch_size
+    if checkpoint is not None and limits.batch_size is None:
+        # What an interrupted run chose by the memory that was free stays what it was.
+        limits = replace(limits, batch_size=checkpoint.setting("batch_size"))
     plan = make_plan(
-        model, dataset, metrics, edges, batch_size, limits.memory_budget,
-        ablation=ablation, expanded_kv=expanded_kv, tokens_per_run=tokens_per_run,
-    )  # fmt: skip
+        model, dataset, metrics, edges, limits, ablation=ablation, expanded_kv=expanded_kv
+    )
     return run_plan(plan, checkpoint=checkpoint, quiet=limits.quiet)
 
 
@@ -157,13 +155,9 @@ def patch_nodes(
     """
     limits, chosen, where = Resources(**resources), get_metrics(metrics), get_ablation(ablation)
     check_dataset(model, dataset)
-    batch_size = limits.batch_size
-    if batch_size is None:
-        batch_size = choose_batch_size(
-            model, dataset.examples, purpose="patching", budget=limits.memory_budget
-        )
     config = replace(model.config, expanded_kv=expanded_kv)
-    work = Work.plan(model, dataset, chosen, where, config, batch_size)
+    demand = Demand("exact patching", patching_need, len(chosen) * config.n_forward)
+    work = Work.plan(model, dataset, chosen, where, config, limits, demand)
     moments = Moments.zeros(len(chosen), config.n_forward)
     with torch.no_grad():
         for batch in work.batches("exact values of nodes", quiet=limits.quiet):
@@ -289,6 +283,10 @@ Values = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "metric n bat
 """Senders, receivers, and the values of those edges on every example."""
 
 
+def _slices(n: int, step: int) -> Iterator[slice]:
+    return (slice(first, first + step) for first in range(0, n, step))
+
+
 @dataclass(frozen=True, eq=False)
 class BatchPatcher:
     """Runs the units of one batch."""
@@ -309,21 +307,26 @@ class BatchPatcher:
         clean, config = self.clean, self.plan.work.config
         columns = receivers_of(config, unit.layer, unit.kind)
         senders, receivers = self.plan.edges[unit.start : unit.stop, columns].nonzero(as_tuple=True)
+        senders = senders + unit.start
+        per_run = self.plan.work.runs_at_once(clean.batch.extent)
         if unit.kind in "qkv":
-            different = senders.unique() + unit.start
-            changes = self._change_heads(unit.layer, unit.kind, different)
-            place = torch.searchsorted(different, senders + unit.start)
-        cache = clean.batch.cache
-        per_run = max(1, self.plan.tokens_per_run // (len(clean.batch) * cache.n_positions))
-        for first in range(0, len(senders), per_run):
-            chosen = slice(first, first + per_run)
-            u, v = senders[chosen] + unit.start, receivers[chosen]
+            # Heads are changed for as many senders at a time as edges are run.
+            for some in senders.unique().split(per_run):
+                of_some = torch.isin(senders, some)
+                u, v = senders[of_some], receivers[of_some]
+                changes = self._change_heads(unit.layer, unit.kind, some)
+                place = torch.searchsorted(some, u)
+                for chosen in _slices(len(u), per_run):
+                    of_heads = changes[place[chosen], v[chosen]]
+                    finals = self._into_heads(unit.layer, unit.kind, of_heads, v[chosen])
+                    yield u[chosen], v[chosen] + columns.start, clean.measure(finals)
+            return
+        for chosen in _slices(len(senders), per_run):
+            u, v = senders[chosen], receivers[chosen]
             if unit.kind == "logits":
                 finals = clean.final + clean.changes.at_last[u, :, 0]
-            elif unit.kind == "mlp":
-                finals = self._into_mlp(unit.layer, u)
             else:
-                finals = self._into_heads(unit.layer, unit.kind, changes[place[chosen], v], v)
+                finals = self._into_mlp(unit.layer, u)
             yield u, v + columns.start, clean.measure(finals)
 
     def _into_mlp(self, layer: int, senders: Int[Tensor, " n"]) -> Float[Tensor, "n batch d_model"]:

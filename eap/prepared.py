@@ -4,7 +4,7 @@ Checking, batch size, the share of a process, the prefix cache, embeddings, posi
 the ablated run are made here, once, for attribution, exact patching and evaluation alike.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,14 @@ from torch import Tensor
 
 from eap.ablation import AblatedRun, Ablation
 from eap.data.answers import Answers
-from eap.data.batches import Batch, Group, check_dataset, load_batch, one_group, plan_batches
+from eap.data.batches import (
+    Batch,
+    check_dataset,
+    group_examples,
+    load_batch,
+    one_group,
+    plan_batches,
+)
 from eap.data.dataset import Dataset
 from eap.graph import GraphConfig
 from eap.metrics import Metric, check_answer_sets
@@ -22,8 +29,26 @@ from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.rules import EXACT, BackwardRules
 from eap.model.runs import LayerTrace, run_layers, run_prefix
+from eap.model.shapes import shapes_of
 from eap.runtime import distributed
+from eap.runtime.memory import Budget, Extent, Need, Shapes
 from eap.runtime.progress import progress_bar
+from eap.runtime.resources import Resources
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a verb takes of the memory.
+
+    Attributes:
+        what: it does, for messages.
+        need: bytes of an example: of a model's sizes, a batch's, and the columns unembedded.
+        n_results: how many numbers it gathers over all batches.
+    """
+
+    what: str
+    need: Callable[[Shapes, Extent, int], Need]
+    n_results: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +59,9 @@ class Work:
         model, dataset, metrics, ablation: as the verb was given them.
         config: the shape of the graph that is worked on.
         rows_of: rows of the data set in each batch (of all processes).
+        budget: of memory.
+        demand: what is taken of it.
+        n_columns: of the vocabulary that are unembedded.
     """
 
     model: Model
@@ -42,6 +70,9 @@ class Work:
     ablation: Ablation
     config: GraphConfig
     rows_of: list[tuple[int, ...]]
+    budget: Budget
+    demand: Demand
+    n_columns: int
 
     @classmethod
     def plan(
@@ -51,29 +82,70 @@ class Work:
         metrics: Sequence[Metric],
         ablation: Ablation,
         config: GraphConfig,
-        batch_size: int,
+        limits: Resources,
+        demand: Demand,
     ) -> "Work":
         """Cut the data set into batches.
 
+        Args:
+            limits: batch size and memory.
+            demand: what the verb takes of the memory.
+
         Raises:
-            UserError: examples that this model cannot run (see `check_examples`).
+            UserError: examples that this model cannot run (see `check_dataset`), or an example
+                that does not fit in the memory.
         """
+        examples, shapes = dataset.examples, shapes_of(model)
         check_dataset(model, dataset)
-        check_answer_sets(metrics, dataset.examples)
-        rows_of = plan_batches(dataset.examples, batch_size, ablation.start)
-        return cls(model, dataset, tuple(metrics), ablation, config, rows_of)
+        check_answer_sets(metrics, examples)
+        n_columns = shapes.d_vocab
+        if metrics and all(metric.answers_only for metric in metrics):
+            answers = {token for e in examples for token in (*e.correct, *e.incorrect)}
+            n_columns = len(answers)
+        # Moments are three float64 each, the scores and masks made of them another two.
+        budget = Budget.of(model.device, limits.memory_budget, reserved=40 * demand.n_results)
+        batch_size = limits.batch_size
+        if batch_size is None:
+            groups = group_examples(examples, ablation.start)
+            extents = [Extent(len(g.rows), g.n_positions, g.end) for g in groups]
+            batch_size = budget.batch_size(
+                extents, lambda extent: demand.need(shapes, extent, n_columns), demand.what
+            )
+        rows_of = plan_batches(examples, batch_size, ablation.start)
+        return cls(
+            model, dataset, tuple(metrics), ablation, config, rows_of, budget, demand, n_columns
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Of the largest batch."""
+        return max(len(rows) for rows in self.rows_of)
 
     def batches(self, what: str, *, quiet: bool) -> Iterator["PreparedBatch"]:
         """This process's batches, with a progress bar."""
         for rows in progress_bar(distributed.own_share(self.rows_of), what, quiet=quiet):
             yield self.load(rows)
 
-    def groups(self) -> list[Group]:
-        """Of every batch, where its runs begin and end."""
+    def extent(self, number: int) -> Extent:
+        """Of the batch with this number."""
         examples = self.dataset.examples
-        return [
-            one_group([examples[row] for row in rows], self.ablation.start) for rows in self.rows_of
-        ]
+        group = one_group([examples[row] for row in self.rows_of[number]], self.ablation.start)
+        return Extent(len(group.rows), group.n_positions, group.end)
+
+    def runs_at_once(self, extent: Extent) -> int:
+        """How many runs of a batch may be stacked."""
+        return self.budget.runs_at_once(extent, self._need(extent), self.demand.what)
+
+    def n_bytes(self) -> int:
+        """What the largest batch takes, beside the weights."""
+        extents = {self.extent(number) for number in range(len(self.rows_of))}
+        return max(
+            self.budget.bytes_of(extent, self._need(extent), self.runs_at_once(extent))
+            for extent in extents
+        )
+
+    def _need(self, extent: Extent) -> Need:
+        return self.demand.need(shapes_of(self.model), extent, self.n_columns)
 
     def load(self, rows: Sequence[int]) -> "PreparedBatch":
         """One batch, its prefix run."""
@@ -111,6 +183,11 @@ class PreparedBatch:
     def rows(self) -> tuple[int, ...]:
         """Index of each example in the data set."""
         return self.batch.rows
+
+    @property
+    def extent(self) -> Extent:
+        """Its sizes."""
+        return Extent(len(self.batch), self.cache.n_positions, self.cache.end)
 
     @cached_property
     def positions(self) -> Float[Tensor, "pos d_model"] | float:

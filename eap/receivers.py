@@ -50,15 +50,24 @@ class LayerGradient:
 
     Attributes:
         scaled: by kind ('q', 'k', 'v'), the sum over points of r dq.
-        along: by kind, c of every point; empty where the scale has no gradient.
-        hat: x^ of every point; None where no kind has an `along`.
-        mlp_in: sum over points of the gradient at the MLP's input; None if it has none.
+        along: by kind, c of every point, in pieces; empty where the scale has no gradient.
+        hat: x^ of every point, in pieces; empty where no kind has an `along`.
+        mlp_in: sum over points of the gradient at the MLP's input.
     """
 
     scaled: Mapping[str, Float[Tensor, "batch pos n d_head"]]
-    along: Mapping[str, Float[Tensor, "point batch pos n"]]
-    hat: Float[Tensor, "point batch pos d_model"] | None
-    mlp_in: Float[Tensor, "batch pos d_model"] | None
+    along: Mapping[str, tuple[Float[Tensor, "point batch pos n"], ...]]
+    hat: tuple[Float[Tensor, "point batch pos d_model"], ...]
+    mlp_in: Float[Tensor, "batch pos d_model"]
+
+    def plus(self, other: "LayerGradient") -> "LayerGradient":
+        """Of the points of both."""
+        return LayerGradient(
+            {kind: gradient + other.scaled[kind] for kind, gradient in self.scaled.items()},
+            {kind: pieces + other.along[kind] for kind, pieces in self.along.items()},
+            self.hat + other.hat,
+            self.mlp_in + other.mlp_in,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +81,11 @@ class RunGradient:
 
     layers: Mapping[int, LayerGradient]
     final: Float[Tensor, "batch 1 d_model"]
+
+    def plus(self, other: "RunGradient") -> "RunGradient":
+        """Of the points of both; what is a sum takes no more memory than one run's."""
+        layers = {layer: part.plus(other.layers[layer]) for layer, part in self.layers.items()}
+        return RunGradient(layers, self.final + other.final)
 
 
 def differentiate(
@@ -112,7 +126,7 @@ def differentiate(
     layers: list[dict[int, LayerGradient]] = [{} for _ in groups]
     if mlp_before is not None:
         for group, out in zip(groups, layers, strict=True):
-            out[first_layer - 1] = LayerGradient({}, {}, None, summed(gradients[-1], group))
+            out[first_layer - 1] = LayerGradient({}, {}, (), summed(gradients[-1], group))
     for number, run in enumerate(trace):
         layer = first_layer + number
         *at_heads, d_mlp_in = gradients[4 * number : 4 * number + 4]
@@ -137,8 +151,8 @@ class _ClosedForm:
         """The layer's gradients, summed over some points."""
         return LayerGradient(
             {kind: gradient[group].sum(0) for kind, gradient in self.scaled.items()},
-            {kind: c[group] for kind, c in self.along.items()},
-            None if self.hat is None else self.hat[group],
+            {kind: (c[group],) for kind, c in self.along.items()},
+            () if self.hat is None else (self.hat[group],),
             mlp_in,
         )
 
@@ -185,11 +199,11 @@ def contract(
     model: Model,
     config: GraphConfig,
     changes: SenderOutputs,
-    gradients: Sequence[RunGradient],
+    gradients: RunGradient,
     cache: PrefixCache,
     senders: slice | None = None,
 ) -> Iterator[Block]:
-    """Scores of every example: what senders changed times the (sum of the) receivers' gradients.
+    """Scores of every example: what senders changed times the receivers' gradients.
 
     Args:
         senders: only those; None: all.
@@ -215,16 +229,16 @@ def contract(
         yield Block(rows, receivers, scores)
 
     for layer in range(config.n_layers):
-        parts = [run.layers[layer] for run in gradients if layer in run.layers]
-        if not parts:
+        if layer not in gradients.layers:
             continue
+        part = gradients.layers[layer]
         before_attention = config.senders_before(layer, "attention")
         before_mlp = config.senders_before(layer, "mlp")
         heads = {
-            config.receivers(layer, kind).start: _input_gradient(model, layer, kind, parts, cache)
-            for kind in parts[0].scaled
+            config.receivers(layer, kind).start: _input_gradient(model, layer, kind, part, cache)
+            for kind in part.scaled
         }
-        mlp = {config.mlp_receiver(layer): _sum([part.mlp_in for part in parts])[None]}
+        mlp = {config.mlp_receiver(layer): part.mlp_in[None]}
         if layer < last:
             # One product for both: heads that the MLP alone reads are scored with q, k, v as well.
             for block in score(changes.everywhere, before_mlp, heads | mlp):
@@ -237,29 +251,23 @@ def contract(
             yield from score(changes.at_last, before_attention, q)
             others = {first: G for first, G in heads.items() if first not in q}
             yield from score(changes.everywhere, before_attention, others)
-    final = _sum([run.final for run in gradients])[None]
-    yield from score(changes.at_last, config.n_forward, {config.logits_receiver: final})
-
-
-def _sum(tensors: Sequence[Tensor | None]) -> Tensor:
-    there = [tensor for tensor in tensors if tensor is not None]
-    return torch.stack(there).sum(0) if len(there) > 1 else there[0]
+    final = {config.logits_receiver: gradients.final[None]}
+    yield from score(changes.at_last, config.n_forward, final)
 
 
 def _input_gradient(
-    model: Model, layer: int, kind: str, parts: Sequence[LayerGradient], cache: PrefixCache
+    model: Model, layer: int, kind: str, part: LayerGradient, cache: PrefixCache
 ) -> Float[Tensor, "n batch pos d_model"]:
     """G of the module's docstring, summed over points, at the `kind` inputs of a layer's heads."""
     norm: Norm = model.blocks[layer].ln1
     W, _ = model.blocks[layer].attention.projection(kind)  # [n, d_model, d_head]
-    scaled = _sum([part.scaled[kind] for part in parts])
+    scaled = part.scaled[kind]
     back = _for_receivers(norm.pull_back_weights(W), scaled.shape[2])
     G = torch.bmm(rearrange(scaled, "batch pos n d_head -> n (batch pos) d_head"), back)
     G = rearrange(G, "n (batch pos) d -> n batch pos d", batch=len(scaled))
-    if not parts[0].along:
+    if not part.along:
         return G
-    along = torch.cat([part.along[kind] for part in parts])
-    hat = torch.cat([part.hat for part in parts if part.hat is not None])
+    along, hat = torch.cat(part.along[kind]), torch.cat(part.hat)
     if along.shape[2] < hat.shape[2]:  # the last layer's queries
         hat = torch.stack([cache.at_last(point) for point in hat])
     return G.sub_(einsum(along, hat, "point batch pos n, point batch pos d -> n batch pos d"))

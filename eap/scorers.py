@@ -92,7 +92,7 @@ def gradients_at(
     points: Sequence[Point],
     points_per_run: int,
     clean: CleanRun | None = None,
-) -> tuple[list[RunGradient], CleanRun]:
+) -> tuple[RunGradient, CleanRun]:
     """The weighted sum of the gradients at some points, in one or more runs; and the clean run.
 
     The clean input is a point of most methods: its run then is the clean run, which is not made
@@ -102,7 +102,7 @@ def gradients_at(
     points = sorted(points, key=lambda point: -point.position)
     if clean is None and points[0].position != 1.0:
         clean = run_clean(batch)
-    gradients: list[RunGradient] = []
+    total: RunGradient | None = None
     for first in range(0, len(points), points_per_run):
         some = points[first : first + points_per_run]
         x = torch.cat([input_at(batch, point.position) for point in some]).requires_grad_()
@@ -114,11 +114,14 @@ def gradients_at(
         logits = batch.unembed(final[:, 0], rules)
         if clean is None:
             predictions = Predictions(logits[:n].detach())
-            clean = CleanRun([run.first_rows(n).detached() for run in trace], predictions)
+            copy = len(some) > 1  # or the first rows would keep all the others
+            clean = CleanRun([run.first_rows(n).detached(copy=copy) for run in trace], predictions)
         value = weighted_sum(batch, logits, clean.predictions, some)
-        gradients += differentiate(work.model, trace, final, value, batch.cache, rules=rules)
+        (part,) = differentiate(work.model, trace, final, value, batch.cache, rules=rules)
+        total = part if total is None else total.plus(part)
     assert clean is not None
-    return gradients, clean
+    assert total is not None
+    return total, clean
 
 
 def weighted_sum(
@@ -219,7 +222,7 @@ def score_increments(batch: PreparedBatch, request: Request) -> Iterator[Block]:
                 step = (position - point.position) * (batch.ablated - batch.clean)
                 # From the later point back to this one: the sign of an ablation.
                 changes = sender_changes(work.model, step, later, here, batch.cache)
-                yield contract(work.model, work.config, changes, [gradient], batch.cache)
+                yield contract(work.model, work.config, changes, gradient, batch.cache)
                 later, position = here, point.position
 
     yield from summed(parts())
@@ -260,7 +263,7 @@ def score_activations(batch: PreparedBatch, request: Request) -> Iterator[Block]
     note_metric_change(batch, request, clean)
     changes = sender_changes_of(batch, clean)
 
-    def contracted(gradients: list[RunGradient], senders: slice) -> Iterator[Block]:
+    def contracted(gradients: RunGradient, senders: slice) -> Iterator[Block]:
         return contract(work.model, config, changes, gradients, batch.cache, senders)
 
     gradients, _ = gradients_at(
@@ -281,7 +284,7 @@ def _after_sublayer(
     changes: SenderOutputs,
     layer: int,
     senders: slice,
-) -> list[RunGradient]:
+) -> RunGradient:
     """Gradients behind a layer's heads (or its MLP) while their sum runs from ablated to clean."""
     work, rules, run = batch.work, request.method.rules, clean.trace[layer]
     model, config, block = work.model, work.config, work.model.blocks[layer]
@@ -290,7 +293,7 @@ def _after_sublayer(
     change = (changes.at_last if last else changes.everywhere)[senders].sum(0).to(run.x.device)
     before = batch.cache.at_last(run.x) if last else run.x
     attended = before + block.finish_attention(run.attention_raw)
-    gradients = []
+    total: RunGradient | None = None
     for first in range(0, len(request.points), request.points_per_run):
         some = request.points[first : first + request.points_per_run]
         moved = torch.cat([(1 - point.position) * change for point in some]).requires_grad_()
@@ -311,11 +314,13 @@ def _after_sublayer(
         )  # fmt: skip
         logits = batch.unembed(final[:, 0], rules)
         value = weighted_sum(batch, logits, clean.predictions, some)
-        gradients += differentiate(
+        (part,) = differentiate(
             model, trace, final, value, batch.cache,
             rules=rules, first_layer=layer + 1, mlp_before=mlp_in,
         )  # fmt: skip
-    return gradients
+        total = part if total is None else total.plus(part)
+    assert total is not None
+    return total
 
 
 def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[Block]:
@@ -338,7 +343,7 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[Block]:
         layer: replace(part, scaled={"v": part.scaled["v"]})
         for layer, part in gradient.layers.items()
     }
-    yield from contract(model, config, changes, [replace(gradient, layers=others)], batch.cache)
+    yield from contract(model, config, changes, replace(gradient, layers=others), batch.cache)
     for layer, d_z in enumerate(at_z):
         n_senders = config.senders_before(layer, "attention")
         for kind in "qk":

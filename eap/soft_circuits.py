@@ -25,9 +25,9 @@ from eap.errors import UserError
 from eap.graph import GraphConfig
 from eap.metrics import Metric, Predictions, check_values, get_metrics, measure_all
 from eap.model.model import Model
-from eap.prepared import PreparedBatch, Work
+from eap.prepared import Demand, PreparedBatch, Work
 from eap.runtime import distributed
-from eap.runtime.memory import choose_batch_size
+from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.resources import ResourceOptions, Resources
 
 
@@ -64,12 +64,8 @@ def evaluate_soft(
     check_dataset(model, dataset)
     config = _config_of(model, masks)
     circuits = masks.reshape(-1, *masks.shape[-2:]).to(model.device, model.residual_dtype)
-    batch_size = limits.batch_size
-    if batch_size is None:
-        batch_size = choose_batch_size(
-            model, dataset.examples, purpose="attribution", budget=limits.memory_budget
-        )
-    work = Work.plan(model, dataset, chosen, where, config, batch_size)
+    demand = demand_of_masks(config)
+    work = Work.plan(model, dataset, chosen, where, config, limits, demand)
     values = torch.zeros(len(chosen), len(circuits), len(dataset), dtype=model.residual_dtype)
     reads_clean = any(metric.reads_clean for metric in chosen)
     for batch in work.batches(f"{len(circuits)} soft circuits", quiet=limits.quiet):
@@ -82,6 +78,15 @@ def evaluate_soft(
     check_values(chosen, values)
     shape = (*masks.shape[:-2], len(dataset))
     return {metric.name: rows.view(shape) for metric, rows in zip(chosen, values, strict=True)}
+
+
+def demand_of_masks(config: GraphConfig) -> Demand:
+    """What a soft circuit takes of the memory, its gradient included: about what one point does."""
+
+    def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
+        return attribution_need(shapes, extent, 1, n_columns)
+
+    return Demand("a soft circuit", need, config.n_forward * config.n_backward)
 
 
 def _config_of(model: Model, masks: Tensor) -> GraphConfig:

@@ -22,7 +22,8 @@ from eap.metrics import METRICS, Predictions
 from eap.prepared import Work
 from eap.runtime import progress
 from eap.runtime.checkpoint import Checkpoint
-from eap.soft_circuits import evaluate_soft, run_soft_circuit
+from eap.runtime.resources import Resources
+from eap.soft_circuits import demand_of_masks, evaluate_soft, run_soft_circuit
 
 PAIRS = RAGGED[1:4]  # of two lengths and first differences
 AT_CLEAN = ([1.0], [1.0])
@@ -42,7 +43,10 @@ def soft_gradient(family, dtype, masks, metric, *, expanded=False, ablation=None
     config = replace(model.config, expanded_kv=expanded)
     where = eap.ablation.get_ablation(ablation)
     with twins.precision(family, dtype):
-        work = Work.plan(model, dataset_of(examples), [METRICS[metric]], where, config, 8)
+        work = Work.plan(
+                model, dataset_of(examples), [METRICS[metric]], where, config,
+                Resources(batch_size=8), demand_of_masks(config),
+            )  # fmt: skip
         leaf = masks.to(dtype).requires_grad_()
         total = torch.zeros((), dtype=dtype)
         for batch in work.batches("", quiet=True):
@@ -245,7 +249,10 @@ def test_three_steps_of_gradient_descent_equal_the_twin(family):
     recipe = Recipe("edge", "metric", "sgd", 0.7, "log", 3, 3, 0.5, 5)
     model = twins.load(family, torch.float64)
     where = eap.ablation.get_ablation(None)
-    work = Work.plan(model, dataset_of(PAIRS), [METRICS["logit_diff"]], where, model.config, 3)
+    work = Work.plan(
+        model, dataset_of(PAIRS), [METRICS["logit_diff"]], where, model.config,
+        Resources(batch_size=3), demand_of_masks(model.config),
+    )  # fmt: skip
     for step in range(3):
         batch, k = recipe.draw(step, n, [len(rows) for rows in work.rows_of])
         masks, slopes = make_masks(scores, k, 0.5)

@@ -54,9 +54,10 @@ class LayerTrace:
         """The same of the first `n` rows alone."""
         return self.rows(slice(0, n))
 
-    def detached(self) -> "LayerTrace":
-        """The same without its autograd graph."""
-        return LayerTrace(*(getattr(self, part.name).detach() for part in fields(self)))
+    def detached(self, *, copy: bool = False) -> "LayerTrace":
+        """The same without its autograd graph; a copy, if it is to outlive what it is a part of."""
+        parts = [getattr(self, part.name).detach() for part in fields(self)]
+        return LayerTrace(*(part.clone() if copy else part for part in parts))
 
 
 # ---- layers and runs -----------------------------------------------------------------------------

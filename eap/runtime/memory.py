@@ -1,37 +1,31 @@
-"""How many bytes a run takes, and the batch size that a budget allows.
+"""The one owner of the memory budget: how many bytes a verb takes, and so how much runs at a time.
 
-Estimates count the large tensors of each part of the package; they are meant to be a little high.
+What a verb takes is a sum of two parts: what is *kept* for an example as long as its batch is
+worked on, and what *each* run of it takes while runs are stacked (a point of a path, a patched
+edge, a circuit). Batch size and number of stacked runs come out of that one sum, so that together
+they stay within the budget. Sums count the large tensors of each part of the package and are meant
+to be a little high; nothing here knows a model, only sizes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
-from eap.data.batches import group_examples
-from eap.data.dataset import Example
 from eap.errors import UserError
 from eap.runtime import distributed
 
-if TYPE_CHECKING:
-    from eap.model.loading import Model
+# An allocator holds more than the tensors that are alive: of every byte of those, this many are
+# held (measured on glibc as growth of the resident set, see benchmarks/memory.py).
+HELD = 1.4
 
-# An allocator holds more than the tensors that are alive: for every byte of those, measured on
-# glibc as growth of the resident set, up to 1.46 (backward passes) and 0.96 of the estimates below.
-HELD = {"attribution": 1.6, "evaluation": 1.2, "patching": 1.2}
-
-# Beyond this many tokens a batch gains nothing from being larger.
-ENOUGH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32768}
+# Beyond this many tokens a run gains nothing from being larger, by type of device.
+ENOUGH_TOKENS = {"cpu": 2048, "mps": 8192}
+ENOUGH_TOKENS_ELSEWHERE = 32768
 
 
-def default_budget(device: torch.device) -> int:
-    """Half of the memory that is free on `device` (a process's share of it), in bytes."""
-    if device.type == "cuda":
-        sharing = -(-distributed.count() // torch.cuda.device_count())
-        return torch.cuda.mem_get_info(device)[0] // 2 // sharing
-    return psutil.virtual_memory().available // 2 // distributed.count()
+# ---- sizes ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -49,23 +43,6 @@ class Shapes:
     parallel: bool  # attention and MLP read the same input
     bytes: int = 4  # of a number of a residual stream
 
-    @classmethod
-    def of(cls, model: "Model") -> "Shapes":
-        """Of a model."""
-        config, block = model.config, model.blocks[0]
-        return cls(
-            n_layers=config.n_layers,
-            n_heads=config.n_heads,
-            n_kv_heads=config.n_kv_heads,
-            d_model=config.d_model,
-            d_head=block.attention.W_Q.shape[2],
-            d_mlp=block.mlp.W_in.shape[0],
-            d_vocab=model.W_U.shape[0],
-            gated=block.mlp.W_gate is not None,
-            parallel=config.parallel_attn_mlp,
-            bytes=torch.finfo(model.residual_dtype).bits // 8,
-        )
-
     @property
     def n_forward(self) -> int:
         """Senders."""
@@ -73,177 +50,208 @@ class Shapes:
 
     @property
     def n_receivers_per_layer(self) -> int:
-        """At the most: one q, k and v per head."""
-        return 3 * self.n_heads
+        """At the most: one q, k and v per head, and the MLP."""
+        return 3 * self.n_heads + 1
+
+    @property
+    def d_heads(self) -> int:
+        """Width of all heads' queries; in some families it is not d_model."""
+        return self.n_heads * self.d_head
+
+    @property
+    def d_kv(self) -> int:
+        """Width of all heads' keys."""
+        return self.n_kv_heads * self.d_head
 
     @property
     def mlp_width(self) -> int:
         """Numbers that an MLP's first products make of a token."""
         return self.d_mlp * (2 if self.gated else 1)
 
-    def trace(self, n_positions: int, n_keys: int) -> int:
-        """What one run keeps per example when every layer's internals are kept."""
-        per_layer = n_positions * 9 * self.d_model + 2 * n_keys * self.d_model
-        return self.bytes * (self.n_layers * per_layer + 4 * self.d_vocab)
 
-    def saved_for_backward(self, n_positions: int, n_keys: int) -> int:
-        """What autograd keeps per example."""
-        per_token = 18 * self.d_model + 4 * self.mlp_width + 5 * self.n_heads * n_keys
-        return self.bytes * (self.n_layers * n_positions * per_token + 6 * self.d_vocab)
+@dataclass(frozen=True)
+class Extent:
+    """Of a batch: its examples, the positions that are computed, and those that are looked at."""
 
-    def attribution(self, n_positions: int, n_keys: int, n_points: int) -> int:
-        """What `eap.attribute` takes per example."""
-        token = self.bytes * n_positions
-        differences = token * self.n_forward * self.d_model
-        gradients = token * self.n_receivers_per_layer * self.d_model * 2
-        sums = token * self.n_layers * self.d_model * (3 + min(n_points, 8))
-        scores = self.bytes * self.n_forward * self.n_receivers_per_layer
-        runs = 2 * self.trace(n_positions, n_keys) + self.saved_for_backward(n_positions, n_keys)
-        return differences + gradients + sums + scores + runs
-
-    def evaluation(self, n_positions: int, n_keys: int) -> int:
-        """What `eap.evaluate` takes per example: two traces, and one circuit at a time."""
-        token = self.bytes * n_positions
-        deltas = token * (self.n_forward + 2 * self.n_receivers_per_layer) * self.d_model
-        return 2 * self.trace(n_positions, n_keys) + deltas + token * 2 * self.mlp_width
-
-    def patching(self, n_positions: int, n_keys: int) -> int:
-        """What `eap.patch_edges` takes per example, beside its runs."""
-        differences = self.bytes * n_positions * self.n_forward * self.d_model
-        return 3 * self.trace(n_positions, n_keys) + differences
-
-    def patched_run(self, n_positions: int, n_keys: int) -> int:
-        """What one patched run of one example takes."""
-        per_token = 12 * self.d_model + 3 * self.mlp_width + 4 * self.n_heads * n_keys
-        keys = 6 * n_keys * self.d_model
-        return self.bytes * (n_positions * per_token + keys + 6 * self.d_vocab)
+    n_rows: int
+    n_positions: int
+    n_keys: int
 
 
-def choose_batch_size(
-    model: "Model",
-    examples: Sequence[Example],
-    *,
-    purpose: str,
-    budget: int | None,
-    n_points: int = 1,
-) -> int:
-    """The largest batch that stays within `budget` bytes (None: half of what is free).
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a verb takes of one example.
 
-    Args:
-        purpose: 'attribution', 'evaluation' or 'patching'.
-        n_points: of the integrated gradients' rule.
-
-    Raises:
-        UserError: a batch of one does not fit.
+    Attributes:
+        kept: as long as its batch is worked on.
+        each: beside that, for each of the runs that are stacked.
     """
-    shapes, budget = Shapes.of(model), default_budget(model.device) if budget is None else budget
-    groups = group_examples(examples)
-    n_positions = max(group.n_positions for group in groups)
-    n_keys = max(group.end for group in groups)
-    if purpose == "attribution":
-        per_example = shapes.attribution(n_positions, n_keys, n_points)
-    elif purpose == "evaluation":
-        per_example = shapes.evaluation(n_positions, n_keys)
-    else:  # and one patched run, at the least
-        per_example = shapes.patching(n_positions, n_keys)
-        per_example += shapes.patched_run(n_positions, n_keys)
-    per_example = int(per_example * HELD[purpose])
-    if per_example > budget:
-        raise UserError(
-            f"a memory budget of {budget / 2**20:,.0f} MiB is too small: {purpose} takes "
-            f"{per_example / 2**20:,.0f} MiB for one example of {n_keys} tokens"
-        )
-    enough = max(1, ENOUGH_TOKENS[model.device.type] // n_positions)
-    return distributed.smallest(max(1, min(budget // per_example, enough, len(examples))))
+
+    kept: int
+    each: int
 
 
-def points_per_run(model: "Model", batch: int, n_positions: int) -> int:
-    """How many points of a path run as one: more than this gains nothing."""
-    return max(1, ENOUGH_TOKENS[model.device.type] // (batch * n_positions))
+# ---- what verbs need -----------------------------------------------------------------------------
 
 
-def patching_memory(
-    model: "Model", examples: Sequence[Example], batch_size: int, tokens_per_run: int
-) -> int:
-    """Bytes that exact patching takes at the most, beside the weights."""
-    fixed, per_edge, n_positions = _patching_costs(model, examples, batch_size)
-    return fixed + per_edge * max(1, tokens_per_run // (batch_size * n_positions))
+def _trace(shapes: Shapes, extent: Extent) -> int:
+    """Numbers that one run keeps when every layer's internals are kept; the prefix's keys, too."""
+    per_token = 5 * shapes.d_model + 2 * shapes.d_heads + 2 * shapes.d_kv
+    layer = extent.n_positions * per_token + 2 * extent.n_keys * shapes.d_kv
+    return shapes.n_layers * layer
 
 
-def patching_tokens(
-    model: "Model", examples: Sequence[Example], batch_size: int, budget: int | None
-) -> int:
-    """How many tokens of patched runs are stacked: enough for efficiency, within the budget.
+def _run(shapes: Shapes, extent: Extent, n_columns: int) -> int:
+    """Numbers alive at once in a run that keeps nothing, logits and their metrics included."""
+    attention = 4 * shapes.n_heads * extent.n_keys
+    per_token = 8 * shapes.d_model + 6 * shapes.d_heads + 3 * shapes.mlp_width + attention
+    return extent.n_positions * per_token + 6 * extent.n_keys * shapes.d_heads + 2 * n_columns
 
-    Raises:
-        UserError: not even one patched run fits beside the clean run; says what would.
+
+def attribution_need(shapes: Shapes, extent: Extent, n_points: int, n_columns: int) -> Need:
+    """Of `eap.attribute`: gradients at `n_points` inputs, with logits of `n_columns` tokens."""
+    n, layers = extent.n_positions, shapes.n_layers
+    changes = n * shapes.n_forward * shapes.d_model
+    # Of one layer: gradients at its receivers' inputs, twice, and the scores in float64.
+    gradients = 2 * n * shapes.n_receivers_per_layer * shapes.d_model
+    scores = 8 * shapes.n_forward * shapes.n_receivers_per_layer
+    whole = shapes.n_forward * layers * shapes.n_receivers_per_layer
+    # Gradients summed over points, and x^ and c of every point (see `eap.receivers`).
+    sums = 2 * layers * n * (shapes.d_model + 3 * shapes.d_heads)
+    points = n_points * (layers + 2) * n * (shapes.d_model + 3 * shapes.n_heads)
+    kept = 3 * _trace(shapes, extent) + changes + gradients + scores + whole + sums + points
+    # What autograd keeps, and the gradients that it makes.
+    per_token = 14 * shapes.d_model + 10 * shapes.d_heads + 4 * shapes.mlp_width
+    per_token += 5 * shapes.n_heads * extent.n_keys
+    layer = n * per_token + 4 * extent.n_keys * shapes.d_heads
+    each = layers * layer + 24 * n_columns
+    return Need(kept * shapes.bytes, each * shapes.bytes)
+
+
+def evaluation_need(shapes: Shapes, extent: Extent, n_circuits: int, n_columns: int) -> Need:
+    """Of `eap.evaluate`: the ablated run, and one circuit at a time."""
+    n = extent.n_positions
+    ends = (2 + n_circuits) * shapes.d_model
+    kept = 3 * _trace(shapes, extent) + ends + 16 * n_columns
+    receivers = n * shapes.n_receivers_per_layer * (2 * shapes.d_model + 2 * shapes.d_head)
+    changes = 2 * n * shapes.n_forward * shapes.d_model
+    each = changes + receivers + _run(shapes, extent, 0)
+    return Need(kept * shapes.bytes, each * shapes.bytes)
+
+
+def patching_need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
+    """Of `eap.patch_edges`: the clean run, what senders change, and the edges that are stacked."""
+    changes = extent.n_positions * shapes.n_forward * shapes.d_model
+    kept = 3 * _trace(shapes, extent) + changes + 16 * n_columns
+    # Heads are changed for as many senders as edges are stacked.
+    heads = extent.n_positions * (4 * shapes.d_heads + shapes.d_model)
+    each = _run(shapes, extent, n_columns) + heads
+    return Need(kept * shapes.bytes, each * shapes.bytes)
+
+
+# ---- the budget ----------------------------------------------------------------------------------
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of `device` that is free for this process's tensors.
+
+    What an accelerator's allocator has taken from the device and does not use is free.
     """
-    budget = default_budget(model.device) if budget is None else budget
-    fixed, per_edge, n_positions = _patching_costs(model, examples, batch_size)
-    if fixed + per_edge > budget:
-        raise UserError(
-            f"a memory budget of {budget / 2**20:,.0f} MiB is too small to patch one edge in a "
-            f"batch of {batch_size}: {(fixed + per_edge) / 2**20:,.0f} MiB is the least"
-        )
-    n_edges = (budget - fixed) // per_edge
-    most = n_edges * batch_size * n_positions
-    return distributed.smallest(min(ENOUGH_TOKENS[model.device.type], most))
+    if device.type in ("cuda", "xpu"):
+        backend = getattr(torch, device.type)
+        held = backend.memory_reserved(device) - backend.memory_allocated(device)
+        return backend.mem_get_info(device)[0] + held
+    return psutil.virtual_memory().available
 
 
-def _patching_costs(
-    model: "Model", examples: Sequence[Example], batch_size: int
-) -> tuple[int, int, int]:
-    """Bytes of a batch, bytes of one patched run of it, and the most positions of a run."""
-    shapes, groups = Shapes.of(model), group_examples(examples)
-    n_positions = max(group.n_positions for group in groups)
-    n_keys = max(group.end for group in groups)
-    held = batch_size * HELD["patching"]
-    fixed = int(held * shapes.patching(n_positions, n_keys))
-    return fixed, int(held * shapes.patched_run(n_positions, n_keys)), n_positions
+def sharing(device: torch.device) -> int:
+    """How many processes share one device's memory."""
+    if device.type in ("cuda", "xpu"):
+        return -(-distributed.count() // max(1, getattr(torch, device.type).device_count()))
+    return distributed.count()
 
 
-# ---- operations ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Budget:
+    """Bytes beside the weights, and how much to run at a time with them.
 
-
-def layer_operations(shapes: Shapes, *, n_queries: int, n_positions: int, n_keys: int) -> int:
-    """Multiply-adds of one layer on one example: all keys and values, the rest at `n_queries`."""
-    keys_and_values = 2 * n_positions * shapes.d_model * shapes.n_kv_heads * shapes.d_head
-    all_heads = shapes.n_heads * shapes.d_head
-    heads = 2 * n_queries * all_heads * (shapes.d_model + n_keys)
-    return keys_and_values + heads + n_queries * mlp_operations(shapes)
-
-
-def mlp_operations(shapes: Shapes) -> int:
-    """Multiply-adds of one MLP on one token."""
-    return (3 if shapes.gated else 2) * shapes.d_model * shapes.d_mlp
-
-
-def patching_operations(
-    shapes: Shapes, layer: int, kind: str, *, n_positions: int, n_keys: int, n_tokens: int
-) -> int:
-    """Multiply-adds of matrix products for one patched edge on one example.
-
-    Args:
-        shapes: of the model.
-        layer: of the receiver.
-        kind: of the receiver: 'q', 'k', 'v', 'mlp' or 'logits'.
-        n_positions: that are computed.
-        n_keys: positions of the whole prompt.
-        n_tokens: that are unembedded.
+    Attributes:
+        n_bytes: that may be taken.
+        enough_tokens: beyond which a run gains nothing from being larger.
+        reserved: of those bytes, what results take, whatever the batch.
+        is_given: a person said how many; then what does not fit is refused.
     """
-    unembedding = shapes.d_model * n_tokens
-    if kind == "logits":
-        return unembedding
-    last = shapes.n_layers - 1
-    queries = 1 if layer == last else n_positions
-    rest = unembedding
-    for at in range(layer + 1, shapes.n_layers):
-        own_queries = 1 if at == last else n_positions
-        rest += layer_operations(
-            shapes, n_queries=own_queries, n_positions=n_positions, n_keys=n_keys
-        )
-    if kind == "mlp":
-        return queries * mlp_operations(shapes) + rest
-    own = n_positions * shapes.d_model * shapes.d_head + 2 * queries * n_keys * shapes.d_head
-    own += queries * shapes.d_head * shapes.d_model
-    return own + (0 if shapes.parallel else queries * mlp_operations(shapes)) + rest
+
+    n_bytes: int
+    enough_tokens: int
+    reserved: int = 0
+    is_given: bool = True
+
+    @classmethod
+    def of(cls, device: torch.device, n_bytes: int | None = None, reserved: int = 0) -> "Budget":
+        """The bytes that a person gave; None: half of what is free (a process's share of it)."""
+        enough = ENOUGH_TOKENS.get(device.type, ENOUGH_TOKENS_ELSEWHERE)
+        if n_bytes is not None:
+            return cls(n_bytes, enough, reserved)
+        half = free_bytes(device) // 2 // sharing(device)
+        return cls(half, enough, reserved, is_given=False)
+
+    def batch_size(
+        self, extents: Sequence[Extent], need_of: Callable[[Extent], Need], what: str
+    ) -> int:
+        """The largest batch of which one run at least fits (the same in every process).
+
+        Args:
+            extents: of the groups of examples that batches are cut from.
+            need_of: of an example of a group.
+            what: is run, for the message.
+
+        Raises:
+            UserError: a batch of one does not fit.
+        """
+        largest = 1
+        limits = []
+        for extent in extents:
+            need = need_of(extent)
+            one = _held(need.kept + need.each)
+            if self.reserved + one > self.n_bytes:
+                raise UserError(
+                    f"a memory budget of {_mib(self.n_bytes)} is too small: {what} takes "
+                    f"{_mib(self.reserved + one)} for one example of {extent.n_keys} tokens"
+                )
+            enough = max(1, self.enough_tokens // extent.n_positions)
+            fits = min((self.n_bytes - self.reserved) // one, enough)
+            largest = max(largest, extent.n_rows)
+            if fits < extent.n_rows:
+                limits.append(fits)
+        return distributed.smallest(min([largest, *limits]))
+
+    def runs_at_once(self, extent: Extent, need: Need, what: str) -> int:
+        """How many runs of a batch are stacked: enough for efficiency, within the budget.
+
+        Raises:
+            UserError: not even one fits in a budget that a person gave.
+        """
+        kept, each = (_held(part * extent.n_rows) for part in (need.kept, need.each))
+        kept += self.reserved
+        if kept + each > self.n_bytes and self.is_given:
+            raise UserError(
+                f"a memory budget of {_mib(self.n_bytes)} is too small for {what} in a batch of "
+                f"{extent.n_rows}: {_mib(kept + each)} is the least"
+            )
+        enough = self.enough_tokens // (extent.n_rows * extent.n_positions)
+        return max(1, min(enough, (self.n_bytes - kept) // max(1, each)))
+
+    def bytes_of(self, extent: Extent, need: Need, n_runs: int) -> int:
+        """What a batch takes with that many stacked runs, results included."""
+        return self.reserved + _held(extent.n_rows * (need.kept + n_runs * need.each))
+
+
+def _held(n_bytes: int) -> int:
+    return int(n_bytes * HELD)
+
+
+def _mib(n_bytes: int) -> str:
+    """In MiB, rounded up, with two digits at least."""
+    mib = n_bytes / 2**20
+    return f"{-(-mib // 1):,.0f} MiB" if mib >= 10 else f"{-(-mib * 10 // 1) / 10:,.1f} MiB"

@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.model.model import Model
-from eap.patch_plan import Plan, make_plan
+from eap.patch_plan import make_plan
 from eap.patching import measure_seconds, run_plan
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint, checkpoint_file
-from eap.runtime.memory import default_budget, patching_memory
 from eap.runtime.progress import duration, say
+from eap.runtime.resources import Resources
 from eap.screening import choose_edges, merge, report
 from eap.studies.paths import shown
 from eap.studies.scoring import check_finite, describe, graph_path, reusable, save_graph
@@ -76,19 +77,22 @@ class ExactStudy:
         Kept, beside the estimates of the rest, as <task>_<metric>_verified.json.
 
         Args:
-            estimates: scored graphs by metric; the first says which edges.
+            estimates: scored graphs by metric; each says which edges are its own best.
             top: how many of the highest.
             sample: how many of the others.
 
         Returns:
-            What the sample says of the edges that are left out.
+            By metric, what the sample says of the edges that are left out.
         """
         settings, dataset = self.settings, self.dataset
-        metric, estimate = next(iter(estimates.items()))
-        chosen = choose_edges(estimate, top=top, sample=sample, seed=settings.seed)
+        chosen = {
+            metric: choose_edges(estimate, top=top, sample=sample, seed=settings.seed)
+            for metric, estimate in estimates.items()
+        }
         of_screening = {"verify": top, "sample": sample, "seed": settings.seed}
         checkpoint = self._checkpoint(f"{dataset.task}_verify", **of_screening)
-        exact = self._patch(checkpoint, edges=chosen.all)
+        edges = torch.stack([choice.all for choice in chosen.values()]).any(dim=0)
+        exact = self._patch(checkpoint, edges=edges)
         for name, graph in estimates.items():
             origin = describe(
                 settings, self.model, dataset, metric=name, method="EAP-IG, verified",
@@ -97,7 +101,10 @@ class ExactStudy:
             path = graph_path(settings, self.model, f"real_test/{dataset.task}_{name}_verified")
             save_graph(replace(merge(graph, exact[name]), provenance=origin), path)
         checkpoint.delete()
-        return f"{metric}\n{report(estimate, exact[metric], chosen)}"
+        return "\n\n".join(
+            f"{metric}\n{report(estimate, exact[metric], chosen[metric])}"
+            for metric, estimate in estimates.items()
+        )
 
     def _checkpoint(self, name: str, **more: Any) -> Checkpoint:
         """Where the progress of a run is kept: every run, of whatever settings, has its own."""
@@ -119,13 +126,12 @@ class ExactStudy:
     def _patch(self, checkpoint: Checkpoint, *, edges: Tensor | None) -> dict[str, Graph]:
         """Exact values of all edges (None) or some: says the cost, goes on after a stop."""
         settings, model, dataset = self.settings, self.model, self.dataset
-        # Sizes that were chosen by the memory that was free stay what they were.
-        tokens_per_run, batch_size = map(checkpoint.setting, ("tokens_per_run", "batch_size"))
+        # A batch size that was chosen by the memory that was free stays what it was.
+        earlier = checkpoint.setting("batch_size")
+        limits = Resources(settings.batch_size or earlier, settings.memory)
         plan = make_plan(
-            model, dataset, EXACT_METRICS, edges, settings.batch_size or batch_size,
-            settings.memory, expanded_kv=settings.expanded_kv, tokens_per_run=tokens_per_run,
-        )  # fmt: skip
-        memory = self._check_memory(plan, checkpoint)
+            model, dataset, EXACT_METRICS, edges, limits, expanded_kv=settings.expanded_kv
+        )
         if model.dtype != model.residual_dtype:
             say(
                 f"note: in {settings.dtype} a run's rounding is larger than the values of most "
@@ -134,24 +140,11 @@ class ExactStudy:
         seconds = measure_seconds(plan)
         say(
             f"exact values: {int(plan.edges.sum()):,} edges x {len(dataset)} pairs in "
-            f"{len(plan.units):,} pieces, {plan.tokens_per_run:,} tokens at a time; up to "
-            f"{memory / 2**20:,.0f} MiB beside the weights, about {duration(seconds)} in all"
-            + ("; going on where an earlier run was stopped" if tokens_per_run else "")
+            f"{len(plan.units):,} pieces; up to {plan.work.n_bytes() / 2**20:,.0f} MiB beside "
+            f"the weights, about {duration(seconds)} in all"
+            + ("; going on where an earlier run was stopped" if earlier else "")
         )
         return run_plan(plan, checkpoint=checkpoint, quiet=False)
-
-    def _check_memory(self, plan: Plan, checkpoint: Checkpoint) -> int:
-        """What the plan takes; more than there is, if a run was begun with more, is an error."""
-        examples = self.dataset.examples
-        memory = patching_memory(self.model, examples, plan.batch_size, plan.tokens_per_run)
-        budget = self.settings.memory or default_budget(self.model.device)
-        if memory > budget:
-            raise UserError(
-                f"{shown(checkpoint.own_path)} was begun with {memory / 2**20:,.0f} MiB, "
-                f"more than the {budget / 2**20:,.0f} MiB of now; give --memory, or delete the "
-                "file to begin anew"
-            )
-        return memory
 
 
 def check_exact_metric(metric: str) -> str:

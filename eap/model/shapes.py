@@ -1,0 +1,23 @@
+"""The plain sizes of a loaded model that memory and time depend on."""
+
+import torch
+
+from eap.model.model import Model
+from eap.runtime.memory import Shapes
+
+
+def shapes_of(model: Model) -> Shapes:
+    """Of a model: head and MLP widths as its weights have them, whatever d_model is."""
+    config, block = model.config, model.blocks[0]
+    return Shapes(
+        n_layers=config.n_layers,
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        d_model=config.d_model,
+        d_head=block.attention.W_Q.shape[2],
+        d_mlp=max(block.mlp.W_in.shape[0] for block in model.blocks),
+        d_vocab=model.W_U.shape[0],
+        gated=block.mlp.W_gate is not None,
+        parallel=config.parallel_attn_mlp,
+        bytes=torch.finfo(model.residual_dtype).bits // 8,
+    )
