@@ -61,6 +61,10 @@ docs: env
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
+# All methods on models whose circuit is known: docs/proof.md.
+proof: env
+	$(BIN)/python benchmarks/proof.py
+
 wheel: env
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
