@@ -147,6 +147,35 @@ def evaluate(
     return bridge.run_with_hooks(clean, fwd_hooks=hooks, prepend_bos=False)[:, -1]
 
 
+def mask_gradient(
+    bridge: Any,
+    config: GraphConfig,
+    clean: Int[Tensor, "batch pos"],
+    on_corrupted: Float[Tensor, "batch pos n_forward d_model"],
+    masks: Float[Tensor, "n_forward n_backward"],
+    loss: Loss,
+) -> Float[Tensor, "n_forward n_backward"]:
+    """Gradient of the loss in a soft circuit's masks: a rewritten run and its backward pass."""
+    outside = 1 - masks.clone().requires_grad_()
+    live: list[Tensor] = []
+
+    def record(x: Tensor, hook: Any) -> None:
+        live.append(_per_node(x))
+
+    def rewrite(columns: slice, n_senders: int) -> Callable[[Tensor, Any], Tensor]:
+        def hook(x: Tensor, hook: Any) -> Tensor:
+            changes = on_corrupted[:, :, :n_senders] - torch.cat(live, dim=2)[:, :, :n_senders]
+            change = torch.einsum("bpfd,fh->bphd", changes, outside[:n_senders, columns])
+            return x + (change if x.ndim == 4 else change[:, :, 0])
+
+        return hook
+
+    hooks: list[tuple[str, Any]] = [(name, record) for name, _ in sender_hooks(config)]
+    hooks += [(name, rewrite(columns, n)) for name, columns, n in receiver_hooks(config)]
+    logits = bridge.run_with_hooks(clean, fwd_hooks=hooks, prepend_bos=False)[:, -1]
+    return -torch.autograd.grad(loss(logits), outside)[0]
+
+
 @torch.no_grad()
 def patch_edge(
     bridge: Any,

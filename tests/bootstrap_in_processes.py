@@ -1,4 +1,7 @@
-"""For `torchrun`: bootstrap and Gram matrix of a known circuit, saved by every process."""
+"""For `torchrun`: what processes make together of a known circuit, saved by every one of them.
+
+A bootstrap, a Gram matrix, and a learned ranking, the second time from its checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eap import clusters, known_circuits, stability
+from eap import clusters, known_circuits, learning, stability
 from eap.runtime import distributed
+from eap.runtime.checkpoint import Checkpoint
 
 
 def main() -> None:
@@ -19,6 +23,13 @@ def main() -> None:
         known.model, known.dataset, sizes=[3, 5], n_resamples=20, batch_size=batch_size
     )
     gram = clusters.gram_matrix(known.model, known.dataset, batch_size=batch_size)
+    checkpoint = Checkpoint(folder / "learned.safetensors", {}, seconds=0.0)
+    learned, again = (
+        learning.learn_ranking(
+            known.model, known.dataset, steps=3, pairs=6, optimizer="sgd", checkpoint=checkpoint
+        ).scores.numpy()
+        for _ in range(2)
+    )
     np.savez(
         folder / f"{distributed.rank()}.npz",
         frequencies=np.stack([own.frequency.numpy() for own in found.sizes]),
@@ -26,6 +37,8 @@ def main() -> None:
         jaccard=np.array([own.edge_jaccard for own in found.sizes]),
         scores=found.resamples.scores.numpy(),
         gram=gram,
+        learned=learned,
+        again=again,
     )
     distributed.stop()
 

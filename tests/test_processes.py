@@ -79,7 +79,8 @@ def test_a_bootstrap_is_the_same_to_the_byte(n, tmp_path):
         found = np.load(folders[n] / f"{rank}.npz")
         for name in ("frequencies", "nulls", "jaccard"):
             assert found[name].tobytes() == expected[name].tobytes(), (rank, name)
-        for name in ("scores", "gram"):  # sums in another order
+        assert found["again"].tobytes() == found["learned"].tobytes()
+        for name in ("scores", "gram", "learned"):  # sums in another order
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
 
 

@@ -1,0 +1,94 @@
+"""Speed of learned rankings: steps a second, and against the same step done with split inputs.
+
+    python benchmarks/learning.py --threads 2
+
+GPT-2-small-shaped random weights, float32, pairs of 16 tokens that differ from position 10, one
+pair a step. Both sides alternate in one process; ours is `eap.learn_ranking` as a person calls it,
+the pairs' first visits included. The split way is given the corrupted run's outputs for nothing in
+one of two rows, as ours makes them once and keeps them.
+"""
+
+import argparse
+import statistics
+
+import torch
+from run import Bench, logit_diff_loss, seconds, tensors
+from split_way import mask_gradient, plain, prepare, record_senders
+
+import eap
+from eap.ablation import get_ablation
+from eap.metrics import METRICS
+from eap.prepared import Work
+from eap.soft_circuits import run_soft_circuit
+from eap.studies import shell
+
+N_PAIRS, STEPS, FIRST_DIFFERENCE = 4, 20, 10
+
+
+def check(bench: Bench, masks: torch.Tensor) -> float:
+    """Largest difference of the two sides' gradients, relative to the largest gradient."""
+    data, config = bench.data(1, FIRST_DIFFERENCE), bench.model.config
+    metric = METRICS["logit_diff"]
+    (batch,) = Work.plan(bench.model, data, [metric], get_ablation(None), config, 1).batches(
+        "", quiet=True
+    )
+    leaf = masks.clone().requires_grad_()
+    logits = batch.unembed(run_soft_circuit(bench.model, leaf, batch))
+    value = metric(logits, logits.detach(), batch.answers).sum()
+    (ours,) = torch.autograd.grad(value, leaf)
+    clean, corrupted, right, wrong = tensors(data)
+    on_corrupted, _ = record_senders(bench.bridge, config, corrupted)
+    loss = logit_diff_loss(right, wrong)
+    split = mask_gradient(bench.bridge, config, clean, on_corrupted, masks, loss)
+    exists = eap.Graph.from_config(config).in_graph
+    return float((ours - split)[exists].abs().max() / ours.abs().max())
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = shell.OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=shell.positive, help="default: as torch chooses")
+    parser.add_argument("--repeats", type=shell.positive, default=5)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    bench = Bench()
+    for parameter in bench.bridge.parameters():
+        parameter.requires_grad_(False)
+    config, data = bench.model.config, bench.data(N_PAIRS, FIRST_DIFFERENCE)
+    masks = torch.rand(config.n_forward, config.n_backward)
+    clean, corrupted, right, wrong = (rows[:1] for rows in tensors(data))
+    loss = logit_diff_loss(right, wrong)
+
+    def ours() -> None:
+        eap.learn_ranking(bench.model, data, steps=STEPS)
+
+    def corrupted_run() -> None:
+        record_senders(bench.bridge, config, corrupted)
+
+    prepare(bench.bridge)
+    print(f"largest relative difference of gradients: {check(bench, masks):.1e}", flush=True)
+    on_corrupted, _ = record_senders(bench.bridge, config, corrupted)
+
+    def split() -> None:
+        mask_gradient(bench.bridge, config, clean, on_corrupted, masks, loss)
+
+    ours(), split()
+    measured = [
+        (seconds(ours) / STEPS, seconds(split), seconds(corrupted_run)) for _ in range(args.repeats)
+    ]
+    plain(bench.bridge)
+
+    def show(what: str, values: list[float], unit: str) -> None:
+        low, high = min(values), max(values)
+        print(f"{what}: {statistics.median(values):.3g}{unit} ({low:.3g} to {high:.3g})")
+
+    show("steps a second", [1 / step for step, _, _ in measured], "")
+    show("faster than split", [(s + c) / step for step, s, c in measured], "x")
+    show("faster than split, corrupted run kept", [s / step for step, s, _ in measured], "x")
+
+
+if __name__ == "__main__":
+    shell.run(main)
