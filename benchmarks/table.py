@@ -1,4 +1,4 @@
-"""Make the README's table of speed from a file of measurements.
+"""Make the table of speed in benchmarks/README.md from a file of measurements.
 
 python benchmarks/table.py benchmarks/results/<machine>.json
 """
@@ -11,7 +11,7 @@ from typing import Any
 from eap.runtime.atomic import write_atomically
 from eap.studies import shell
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- speed: made by benchmarks/table.py -->", "<!-- end of speed -->"
 PARTS = {
     "floor": "Attribution, against the bare model",

@@ -68,7 +68,7 @@ def patch_edges(
     Args:
         model: from `eap.load_model`.
         dataset: from `eap.load_dataset`.
-        metrics: names of `eap.metrics.METRICS`, or `Metric`s.
+        metrics: names of `eap.metrics.METRICS`, or `Metric` objects.
         edges: which edges to score; None: all.
         ablation: what a patched edge carries; None: the corrupted prompt's activation.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.

@@ -7,10 +7,12 @@ import re
 import runpy
 
 import matplotlib.pyplot as plt
+import pytest
 from scripts import ROOT
 
 import eap
 from eap import Graph
+from eap.studies.catalogue import FIGURES, STEPS
 
 # Of the library that the page compares with.
 THEIRS = ("apply_topn", "apply_greedy", "count_included_edges", "edges", "to_json", "to_pt")
@@ -57,6 +59,39 @@ def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
     assert "exact" in capsys.readouterr().out
 
 
+PAGES = sorted(
+    path
+    for path in (ROOT / "docs").rglob("*.md")
+    if "```python" in path.read_text("utf8") and path.name != "graphs.md"
+)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_the_code_of_the_manual_runs(path, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", path.read_text("utf8"), re.DOTALL)
+    run("\n".join(blocks), tmp_path, monkeypatch)
+
+
+def test_the_documents_are_no_longer_than_promised():
+    assert len(README.splitlines()) <= 150
+    assert len((ROOT / "docs" / "architecture.md").read_text("utf8").splitlines()) <= 120
+
+
+def test_files_that_the_architecture_names_are_there():
+    page = (ROOT / "docs" / "architecture.md").read_text("utf8")
+    for path in re.findall(r"`((?:eap|tests|data)/[\w/.-]+)`", page):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_experiment_and_figure_is_on_its_page():
+    page = (ROOT / "docs" / "experiments.md").read_text("utf8")
+    for step in STEPS:
+        assert not step.runs_model or f"`{step.script}`" in page
+    for figure in FIGURES:
+        assert f"### {figure.label}" in page
+        assert figure.caption in page
+
+
 def test_files_and_scripts_that_the_readme_names_are_there():
     for path in re.findall(r"\]\((results/[^)]+|[a-z]+/[^)]+\.md)\)", README):
         assert (ROOT / path).exists(), path
@@ -65,6 +100,7 @@ def test_files_and_scripts_that_the_readme_names_are_there():
 
 
 def test_the_table_of_speed_is_that_of_the_measurements():
+    page = (ROOT / "benchmarks" / "README.md").read_text("utf8")
     table = runpy.run_path(str(ROOT / "benchmarks" / "table.py"))
     (path,) = (ROOT / "benchmarks" / "results").glob("*.json")
-    assert table["in_readme"](README, json.loads(path.read_text("utf8"))) == README
+    assert table["in_readme"](page, json.loads(path.read_text("utf8"))) == page

@@ -1,0 +1,20 @@
+"""How Sphinx builds the manual: `make docs`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from eap.version import __version__
+
+project = "eap"
+release = version = __version__
+copyright = "the contributors of eap-circuits"  # noqa: A001 - Sphinx wants this name
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"eap {version}"
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the tests execute every block
+suppress_warnings = ["myst.xref_missing"]  # links to files outside docs/, as GitHub shows them
