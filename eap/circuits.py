@@ -133,7 +133,8 @@ def evaluate(
         model: from `eap.load_model`.
         circuits: one graph, or several of one shape, which share the clean and ablated runs.
         dataset: from `eap.load_dataset`.
-        metrics: names of `eap.metrics.METRICS`, or `Metric` objects; kl and js are against the clean run.
+        metrics: names of `eap.metrics.METRICS`, or `Metric` objects; kl and js are against the
+            clean run.
         ablation: what edges outside the circuit carry; None: the corrupted prompt's activation.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
