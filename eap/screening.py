@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
@@ -54,6 +54,20 @@ def upper_share(found: int, drawn: int, *, confidence: float = 0.95) -> float:
     return float(stats.beta.ppf(confidence, found + 1, drawn - found))
 
 
+def total_error(sampled: Float[np.ndarray, " n"], n_all: int) -> float:
+    """Standard error of a sum over `n_all` values that is reckoned from a sample of them.
+
+    The sample is drawn without replacement, so the error shrinks with what is left undrawn (the
+    finite-population factor sqrt(1 - n / n_all)) and is 0 when all are drawn.
+    """
+    n = len(sampled)
+    if n >= n_all:
+        return 0.0
+    if n < 2:
+        return float("nan")
+    return float(stats.sem(sampled) * np.sqrt(1 - n / n_all) * n_all)
+
+
 def report(estimate: Graph, exact: Graph, chosen: Chosen) -> str:
     """Agreement on the verified edges, and how much the estimate may have missed elsewhere."""
     guess = estimate.scores[chosen.top].abs().double().numpy()
@@ -75,7 +89,7 @@ def report(estimate: Graph, exact: Graph, chosen: Chosen) -> str:
     if len(sampled) < n_rest:
         missed = upper_share(above, len(sampled)) * n_rest
     total, others = float(truth.sum()), float(sampled.mean()) * n_rest
-    unsure = float(stats.sem(sampled)) * n_rest if 1 < len(sampled) < n_rest else 0.0
+    unsure = total_error(sampled, n_rest)
     lines += [
         f"sampled: {len(sampled):,} of the {n_rest:,} others",
         f"  largest exact value there {sampled.max():.2e} (among the verified: {truth.max():.2e})",

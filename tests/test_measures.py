@@ -17,7 +17,7 @@ from reference.mib_areas import area_of_ranking
 import eap
 from eap import measures
 from eap.errors import UserError
-from eap.measures import SHARES, area, auroc, circuit_sizes
+from eap.measures import SHARES, area, auroc, circuit_sizes, normalised, share_errors
 from eap.rankings import areas
 
 # ---- areas ---------------------------------------------------------------------------------------
@@ -234,3 +234,31 @@ def test_areas_say_what_they_are_of():
     assert found.provenance["ablation"] != graph.provenance["ablation"]
     other = areas(model, graph, DATASET, n_resamples=10)
     assert found.cpr.value != other.cpr.value  # what is outside carries something else
+
+
+# ---- the error of a share ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.5, 2.0])
+def test_the_error_of_a_share_is_that_of_a_bootstrap(noise):
+    """Circuit, clean and corrupted run vary together: far less than the circuit's mean alone."""
+    generator = np.random.default_rng(0)
+    n = 300
+    clean = 3 + generator.normal(size=n)
+    corrupted = generator.normal(scale=0.5, size=n)
+    values = corrupted + 0.7 * (clean - corrupted) + noise * generator.normal(size=n)
+    draws = generator.integers(0, n, size=(4000, n))
+    shares = normalised(values[draws].mean(1), clean[draws].mean(1), corrupted[draws].mean(1))
+    error = float(share_errors(values, clean, corrupted))
+    assert error == pytest.approx(shares.std(), rel=0.06)
+    if noise < 0.1:  # the circuit's own error over the gap, as if its parts were constants
+        naive = values.std(ddof=1) / np.sqrt(n) / (clean.mean() - corrupted.mean())
+        assert error < naive / 4
+
+
+def test_the_whole_model_and_the_ablated_one_have_no_error():
+    generator = np.random.default_rng(1)
+    clean, corrupted = 2 + generator.normal(size=50), generator.normal(size=50)
+    errors = share_errors(np.stack([clean, corrupted]), clean, corrupted)
+    assert errors == pytest.approx([0.0, 0.0], abs=1e-15)
+    assert np.isnan(share_errors(clean[:1], clean[:1], corrupted[:1]))
