@@ -17,8 +17,8 @@ from split_way import mask_gradient, plain, prepare, record_senders
 
 import eap
 from eap.ablation import get_ablation
+from eap.engine.prepared import Work
 from eap.metrics import METRICS
-from eap.prepared import Work
 from eap.soft_circuits import run_soft_circuit
 from eap.studies import shell
 

@@ -18,7 +18,6 @@ from . import rankings as rankings
 from . import runtime as runtime
 from . import screening as screening
 from . import sequence_metrics as sequence_metrics
-from . import soft_circuits as soft_circuits
 from . import stability as stability
 from . import studies as studies
 from . import verdicts as verdicts

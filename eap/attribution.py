@@ -8,8 +8,8 @@ with the gradient taken on the clean run (EAP; Syed, Rager and Conmy 2023), or a
 between the ablated and the clean input embedding (EAP-IG; Hanna, Pezzelle and Belinkov 2024,
 equation 2). The sum runs over positions and d_model; scores are means over examples.
 
-Phases, batch by batch: `eap.prepared` runs the prefix and the ablated prompts; a scorer of
-`eap.scorers` makes the gradients at all receivers (`eap.receivers`) and contracts them with what
+Phases, batch by batch, in `eap.engine`: `prepared` runs the prefix and the ablated prompts; a
+scorer of `scorers` makes the gradients at all receivers (`receivers`) and contracts them with what
 the senders changed; `Moments` gathers means and standard errors over examples. A method is a row of
 the table `eap.methods`.
 """
@@ -26,17 +26,17 @@ from torch import Tensor
 from eap.ablation import Ablation, get_ablation
 from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
+from eap.engine.moments import Moments
+from eap.engine.prepared import Demand, Work
+from eap.engine.scorers import SCORERS, Request, Scorer, to_nodes
 from eap.errors import UserError
 from eap.graph import Graph
 from eap.methods import Method, Point, get_method
 from eap.metrics import Metric, check_values, get_metric
 from eap.model.model import Model
-from eap.moments import Moments
 from eap.patching import patch_edges, patch_nodes
-from eap.prepared import Demand, Work
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.resources import ResourceOptions, Resources
-from eap.scorers import SCORERS, Request, Scorer, to_nodes
 from eap.signature import sign
 
 LEVELS = ("edge", "node")

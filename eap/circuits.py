@@ -10,8 +10,8 @@ The normalised faithfulness of a circuit is (m(circuit) - m(ablated)) / (m(clean
 Goldowsky-Dill et al. 2023 and Conmy et al. 2023; circuits for a task, Wang et al. 2022).
 
 A node none of whose inputs has an edge has the output that it has when all is ablated, so a circuit
-runs only its own nodes (`eap.circuit_runs`). Clean and ablated runs are made once per batch and
-shared by all circuits and all metrics.
+runs only its own nodes (`eap.engine.circuit_runs`). Clean and ablated runs are made once per batch
+and shared by all circuits and all metrics.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
-from eap.circuit_runs import plan_circuit, prepare_ablated, run_circuit
 from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
+from eap.engine.circuit_runs import plan_circuit, prepare_ablated, run_circuit
+from eap.engine.prepared import Demand, Work
 from eap.errors import UserError
 from eap.graph import Graph
 from eap.measures import normalised, share_errors
@@ -39,7 +40,6 @@ from eap.metrics import (
     measure_all,
 )
 from eap.model.model import Model
-from eap.prepared import Demand, Work
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
 from eap.runtime.resources import ResourceOptions, Resources

@@ -12,12 +12,12 @@ from torch import Tensor
 from eap.ablation import Ablation
 from eap.circuits import evaluate_baselines
 from eap.data.dataset import Dataset
+from eap.engine.prepared import PreparedBatch, Work
 from eap.errors import UserError
 from eap.graph import GraphConfig
 from eap.graph.contents import edge_exists
 from eap.metrics import Metric, Predictions
 from eap.model.model import Model
-from eap.prepared import PreparedBatch, Work
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.memory import Budget

@@ -14,7 +14,8 @@ From there on many edges are stacked along the batch dimension and the rest of t
 the positions from the first difference on. All metrics are read from one run. A patched node is
 the same with everything behind it: `delta_u` is added to the residual stream once.
 
-Phases: `eap.patch_plan` cuts the work into units that can be stopped between; here they are run.
+Phases: `eap.engine.patch_plan` cuts the work into units that can be stopped between; here they are
+run.
 """
 
 import time
@@ -30,12 +31,8 @@ from torch import Tensor
 from eap.ablation import Ablation, get_ablation
 from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
-from eap.graph import Graph
-from eap.metrics import Metric, Predictions, check_values, get_metrics, measure_all
-from eap.model.model import Model
-from eap.model.runs import LayerTrace, SenderOutputs, changed_attention, run_layers
-from eap.moments import Moments
-from eap.patch_plan import (
+from eap.engine.moments import Moments
+from eap.engine.patch_plan import (
     Plan,
     Unit,
     costs_of,
@@ -43,7 +40,11 @@ from eap.patch_plan import (
     make_plan,
     receivers_of,
 )
-from eap.prepared import Demand, PreparedBatch, Work
+from eap.engine.prepared import Demand, PreparedBatch, Work
+from eap.graph import Graph
+from eap.metrics import Metric, Predictions, check_values, get_metrics, measure_all
+from eap.model.model import Model
+from eap.model.runs import LayerTrace, SenderOutputs, changed_attention, run_layers
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.memory import patching_need

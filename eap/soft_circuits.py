@@ -21,11 +21,11 @@ from torch.autograd.function import once_differentiable
 from eap.ablation import Ablation, get_ablation
 from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
+from eap.engine.prepared import Demand, PreparedBatch, Work
 from eap.errors import UserError
 from eap.graph import GraphConfig
 from eap.metrics import Metric, Predictions, check_values, get_metrics, measure_all
 from eap.model.model import Model
-from eap.prepared import Demand, PreparedBatch, Work
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.resources import ResourceOptions, Resources

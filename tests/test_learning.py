@@ -15,11 +15,11 @@ from reference.twins import DTYPES, FORMS, RAGGED, RELATIVE, assert_close, datas
 
 import eap
 from eap.data.answers import Answers
+from eap.engine.prepared import Work
 from eap.errors import UserError
 from eap.learning import learn_ranking
 from eap.mask_training import Recipe, find_threshold, gradient_of_scores, make_masks
 from eap.metrics import METRICS, Predictions
-from eap.prepared import Work
 from eap.runtime import progress
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.resources import Resources

@@ -14,10 +14,10 @@ from reference.oracle import RULES, Float64, metric_of
 from reference.twins import DTYPES, FORMS, RELATIVE, assert_close, dataset_of, edges_of
 
 import eap
+from eap.engine.scorers import score_gradients
 from eap.methods import METHODS, Point
 from eap.model.rules import BackwardRules
 from eap.model.runs import run_layers, run_prefix
-from eap.scorers import score_gradients
 
 EXAMPLES = random_examples([5, 3, 6], [2, 0, 3], seed=5)
 STEPS = 2

@@ -116,7 +116,7 @@ def attribution_need(shapes: Shapes, extent: Extent, n_points: int, n_columns: i
     gradients = 2 * n * shapes.n_receivers_per_layer * shapes.d_model
     scores = 8 * shapes.n_forward * shapes.n_receivers_per_layer
     whole = shapes.n_forward * layers * shapes.n_receivers_per_layer
-    # Gradients summed over points, and x^ and c of every point (see `eap.receivers`).
+    # Gradients summed over points, and x^ and c of every point (see `eap.engine.receivers`).
     sums = 2 * layers * n * (shapes.d_model + 3 * shapes.d_heads)
     points = n_points * (layers + 2) * n * (shapes.d_model + 3 * shapes.n_heads)
     kept = 3 * _trace(shapes, extent) + changes + gradients + scores + whole + sums + points

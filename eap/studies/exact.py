@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from eap.data.dataset import Dataset
+from eap.engine.patch_plan import make_plan
 from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.model.model import Model
-from eap.patch_plan import make_plan
 from eap.patching import measure_seconds, run_plan
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint, checkpoint_file

@@ -7,11 +7,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from eap.engine.prepared import PreparedBatch
 from eap.graph import Graph, GraphConfig
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import SenderOutputs
-from eap.prepared import PreparedBatch
 
 
 @dataclass(frozen=True, eq=False)

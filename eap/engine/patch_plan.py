@@ -11,11 +11,11 @@ from torch import Tensor
 from eap.ablation import Ablation, get_ablation
 from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
+from eap.engine.prepared import Demand, Work
 from eap.graph import Graph, GraphConfig
 from eap.metrics import Metric, get_metrics
 from eap.model.model import Model
 from eap.model.shapes import shapes_of
-from eap.prepared import Demand, Work
 from eap.runtime.cost import patching_operations
 from eap.runtime.memory import Extent, patching_need
 from eap.runtime.resources import Resources

@@ -1,8 +1,8 @@
 """How each kind of method scores a batch: blocks of per-example scores, every edge in one block.
 
-All share the plain forward and backward pass, the closed form of `eap.receivers`, and one sign: the
-change of the metric when the edge is ablated. `SCORERS` is their table; `eap.methods` says which
-method is which kind, at which points and by which backward rules.
+All share the plain forward and backward pass, the closed form of `eap.engine.receivers`, and one
+sign: the change of the metric when the edge is ablated. `SCORERS` is their table; `eap.methods`
+says which method is which kind, at which points and by which rules.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +13,9 @@ from einops import einsum, reduce
 from jaxtyping import Float
 from torch import Tensor
 
+from eap.engine.moments import Moments
+from eap.engine.prepared import PreparedBatch
+from eap.engine.receivers import Block, RunGradient, contract, differentiate
 from eap.errors import UserError
 from eap.graph import GraphConfig
 from eap.methods import Method, Point
@@ -26,9 +29,6 @@ from eap.model.runs import (
     run_layers,
     sender_changes,
 )
-from eap.moments import Moments
-from eap.prepared import PreparedBatch
-from eap.receivers import Block, RunGradient, contract, differentiate
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""How verbs run: prepared batches, gradients at receivers, scorers, circuit runs, moments."""
