@@ -19,7 +19,8 @@ import eap
 from eap.ablation import get_ablation
 from eap.engine.prepared import Work
 from eap.metrics import METRICS
-from eap.soft_circuits import run_soft_circuit
+from eap.runtime.resources import Resources
+from eap.soft_circuits import demand_of_masks, run_soft_circuit
 from eap.studies import shell
 
 N_PAIRS, STEPS, FIRST_DIFFERENCE = 4, 20, 10
@@ -29,9 +30,9 @@ def check(bench: Bench, masks: torch.Tensor) -> float:
     """Largest difference of the two sides' gradients, relative to the largest gradient."""
     data, config = bench.data(1, FIRST_DIFFERENCE), bench.model.config
     metric = METRICS["logit_diff"]
-    (batch,) = Work.plan(bench.model, data, [metric], get_ablation(None), config, 1).batches(
-        "", quiet=True
-    )
+    demand, limits = demand_of_masks(config), Resources()
+    work = Work.plan(bench.model, data, [metric], get_ablation(None), config, limits, demand)
+    batch = work.load((0,))
     leaf = masks.clone().requires_grad_()
     logits = batch.unembed(run_soft_circuit(bench.model, leaf, batch))
     value = metric(logits, logits.detach(), batch.answers).sum()
