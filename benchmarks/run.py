@@ -487,7 +487,7 @@ def memory_cases(bench: Bench, budget: int) -> dict[str, Callable[[], object]]:
 def memory(bench: Bench, _: int) -> list[Row]:
     """Growth of the resident set over the budget that was given, for each part of the package."""
     rows = []
-    for mebibytes in (384, 1024):
+    for mebibytes in (512, 1024):
         for name, run in memory_cases(bench, mebibytes * 2**20).items():
             share = growth_in_a_child(run) / (mebibytes * 2**20)
             what = f"{name}: growth of memory, of a budget of {mebibytes} MiB"

@@ -125,7 +125,7 @@ def test_processes_share_what_is_free(monkeypatch):
 
 def test_a_given_budget_is_kept_and_a_default_one_never_refuses_a_run():
     device = torch.device("cpu")
-    assert Budget.of(device, 12345) == Budget(12345, 2048)
+    assert Budget.of(device, 12345) == Budget(12345, 2048, held=memory.HELD["cpu"])
     extent = Extent(4, 6, 16)
     need = NEEDS["attribution"](extent)
     assert Budget(100, 2048, is_given=False).runs_at_once(extent, need, "attribution") == 1

@@ -75,7 +75,7 @@ def test_some_metrics_alone_equal_one_run_per_edge(family):
         check_values(family, torch.float64, twins.RAGGED, metrics)
 
 
-@pytest.mark.parametrize("memory_budget", [500_000, 900_000, 2_000_000])
+@pytest.mark.parametrize("memory_budget", [1_200_000, 2_000_000, 4_000_000])
 @pytest.mark.parametrize(
     ("family", "expanded"), [("gpt2", False), ("neox", False), ("llama", True)]
 )

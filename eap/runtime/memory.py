@@ -16,9 +16,11 @@ import torch
 from eap.errors import UserError
 from eap.runtime import distributed
 
-# An allocator holds more than the tensors that are alive: of every byte of those, this many are
-# held (measured on glibc as growth of the resident set, see benchmarks/memory.py).
-HELD = 1.4
+# An allocator holds more than the tensors that are alive: for every byte of those, this many. On
+# CPUs measured as growth of the resident set (`benchmarks/run.py --only memory`); most is lost
+# between batches of different sizes, which an accelerator's allocator returns to the device.
+HELD = {"cpu": 1.75}
+HELD_ELSEWHERE = 1.4
 
 # Beyond this many tokens a run gains nothing from being larger, by type of device.
 ENOUGH_TOKENS = {"cpu": 2048, "mps": 8192}
@@ -180,21 +182,24 @@ class Budget:
         enough_tokens: beyond which a run gains nothing from being larger.
         reserved: of those bytes, what results take, whatever the batch.
         is_given: a person said how many; then what does not fit is refused.
+        held: bytes that the allocator holds for every byte that is alive.
     """
 
     n_bytes: int
     enough_tokens: int
     reserved: int = 0
     is_given: bool = True
+    held: float = HELD_ELSEWHERE
 
     @classmethod
     def of(cls, device: torch.device, n_bytes: int | None = None, reserved: int = 0) -> "Budget":
         """The bytes that a person gave; None: half of what is free (a process's share of it)."""
         enough = ENOUGH_TOKENS.get(device.type, ENOUGH_TOKENS_ELSEWHERE)
+        held = HELD.get(device.type, HELD_ELSEWHERE)
         if n_bytes is not None:
-            return cls(n_bytes, enough, reserved)
+            return cls(n_bytes, enough, reserved, held=held)
         half = free_bytes(device) // 2 // sharing(device)
-        return cls(half, enough, reserved, is_given=False)
+        return cls(half, enough, reserved, is_given=False, held=held)
 
     def batch_size(
         self, extents: Sequence[Extent], need_of: Callable[[Extent], Need], what: str
@@ -213,7 +218,7 @@ class Budget:
         limits = []
         for extent in extents:
             need = need_of(extent)
-            one = _held(need.kept + need.each)
+            one = self._held(need.kept + need.each)
             if self.reserved + one > self.n_bytes:
                 raise UserError(
                     f"a memory budget of {_mib(self.n_bytes)} is too small: {what} takes "
@@ -232,7 +237,7 @@ class Budget:
         Raises:
             UserError: not even one fits in a budget that a person gave.
         """
-        kept, each = (_held(part * extent.n_rows) for part in (need.kept, need.each))
+        kept, each = (self._held(part * extent.n_rows) for part in (need.kept, need.each))
         kept += self.reserved
         if kept + each > self.n_bytes and self.is_given:
             raise UserError(
@@ -244,11 +249,10 @@ class Budget:
 
     def bytes_of(self, extent: Extent, need: Need, n_runs: int) -> int:
         """What a batch takes with that many stacked runs, results included."""
-        return self.reserved + _held(extent.n_rows * (need.kept + n_runs * need.each))
+        return self.reserved + self._held(extent.n_rows * (need.kept + n_runs * need.each))
 
-
-def _held(n_bytes: int) -> int:
-    return int(n_bytes * HELD)
+    def _held(self, n_bytes: int) -> int:
+        return int(n_bytes * self.held)
 
 
 def _mib(n_bytes: int) -> str:
