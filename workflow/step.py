@@ -2,13 +2,13 @@
 
     python workflow/step.py <what it writes>... <stamp> -- <script> <arguments>...
 
-The script ends when the workflow does, even if that is killed. The stamp holds the command, and
-size and time of every file: a file that something else wrote since then is seen, and made anew.
+The script ends when the workflow does, even if that is killed. The stamp holds the command, and a
+hash of every file: a file that something else wrote since then is seen, and made anew.
 """
 
 import ctypes
+import hashlib
 import json
-import os
 import runpy
 import signal
 import sys
@@ -35,8 +35,6 @@ def main() -> None:
             raise
     if missing := [str(path) for path in written if not path.is_file()]:
         sys.exit(f"error: {command[0]} did not write {', '.join(missing)}")
-    for path in written:  # what was reused is as good as new
-        os.utime(path)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     text = {"command": command, "wrote": {str(path): _state(path) for path in written}}
     stamp.write_text(json.dumps(text, indent=1) + "\n", encoding="utf8")
@@ -62,12 +60,9 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _state(path: Path) -> list[int] | None:
-    """Size and time of a file; None if it is not there."""
-    if not path.is_file():
-        return None
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+def _state(path: Path) -> str | None:
+    """A hash of a file, for Snakemake sets times anew; None if it is not there."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 if __name__ == "__main__":
