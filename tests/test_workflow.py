@@ -82,7 +82,7 @@ def run(repository, *options: str, config=CONFIG) -> str:
 
 def would_run(repository, config=CONFIG) -> set[str]:
     """The rules that `snakemake -n` lists."""
-    out = run(repository, "-n", config=config)
+    out = run(repository, "-n", "--quiet", "host", config=config)
     if "Nothing to be done" in out:
         return set()
     table = out[out.index("Job stats:") :]
