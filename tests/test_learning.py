@@ -205,8 +205,9 @@ def test_the_gradient_through_the_threshold_equals_autograd_through_newton_steps
 def learned(family="gpt2", dtype=torch.float64, **arguments):
     arguments = {"pairs": 2, "steps": 6, "seed": 1} | arguments
     dataset = dataset_of(arguments.pop("examples", PAIRS))
+    model = twins.load(family, dtype)  # not below: see there
     with twins.precision(family, dtype):
-        return learn_ranking(twins.load(family, dtype), dataset, **arguments)
+        return learn_ranking(model, dataset, **arguments)
 
 
 def scores_of(graph):
