@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from dataclasses import replace
 
 import pytest
@@ -237,6 +238,22 @@ def test_weights_that_lack_a_layer_are_refused(tmp_path):
     path = save(tiny_hf("gpt2"), tmp_path / "model")
     edit_config(path, n_layer=3)
     assert str(path) in refusal(path)
+
+
+def test_weights_are_not_made_up_where_logging_was_silenced(tmp_path):
+    path = save(tiny_hf("gpt2"), tmp_path / "model")
+    edit_config(path, n_layer=3)
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    before = [(logger, logger.disabled) for logger in loggers]
+    logging.disable(logging.CRITICAL)
+    for logger in loggers:  # what `logging.config` does to loggers that are there already
+        logger.disabled = True
+    try:
+        assert str(path) in refusal(path)
+    finally:
+        logging.disable(logging.NOTSET)
+        for logger, disabled in before:
+            logger.disabled = disabled
 
 
 def test_weights_of_another_width_are_refused(tmp_path):

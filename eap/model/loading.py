@@ -285,12 +285,28 @@ def _missing_weights() -> Iterator[list[str]]:
             missing.extend(row[0].strip() for row in rows if "MISSING" in "".join(row[1:]))
 
     logger = logging.getLogger("transformers")
-    handlers, level = logger.handlers, logger.level
+    # Whoever configured logging before may have silenced any of these.
+    below = [
+        child
+        for name, child in logging.Logger.manager.loggerDict.items()
+        if isinstance(child, logging.Logger) and f"{name}.".startswith("transformers.")
+    ]
+    before = [(child, child.disabled, child.level, child.propagate) for child in below]
+    handlers, level, off = logger.handlers, logger.level, logging.root.manager.disable
+    for child in below:
+        child.disabled, child.propagate = False, True
+        child.setLevel(logging.NOTSET)
+    logging.disable(logging.NOTSET)
     logger.handlers = [Listener()]
     logger.setLevel(logging.WARNING)
+    logger.propagate = False
     try:
         yield missing
     finally:
+        logging.disable(off)
+        for child, disabled, own_level, propagate in before:
+            child.disabled, child.propagate = disabled, propagate
+            child.setLevel(own_level)
         logger.handlers = handlers
         logger.setLevel(level)
 
