@@ -152,7 +152,7 @@ def as_json(name, value):
         (("eap/metrics.py", lambda text: text + b"\n# a remark\n"), set()),
         (("results/ig_test/plot_ig_test.py", lambda text: text + b"\n"), {"figure_7", "report"}),
         (
-            ("results/pareto/tiny/csv/ioi.csv", lambda text: text.replace(b"0.1", b"0.2")),
+            ("results/pareto/tiny/csv/ioi.csv", lambda text: text + b"\n"),
             {"pareto_ioi", "overlap", "cross_task", "figure_2", "report"}
             | FROM_CURVES
             | FROM_CIRCUITS,
