@@ -23,6 +23,8 @@ def draw(ax: Axes, frame: pd.DataFrame, *, what: str) -> None:
         if columns[key] in frame:
             ax.plot(frame["size"], frame[columns[key]], line, color=colour, label=label)
     ax.set_xscale("log")
+    ax.set_xticks(frame["size"], [f"{size:,}" for size in frame["size"]])
+    ax.minorticks_off()
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("edges selected")
 
