@@ -86,6 +86,20 @@ def the_metric(batch: PreparedBatch) -> Metric:
     return batch.work.metrics[0]
 
 
+def run_points(
+    batch: PreparedBatch, points: Sequence[Point], rules: BackwardRules
+) -> tuple[list[LayerTrace], Float[Tensor, "rows 1 d_model"], Float[Tensor, "rows n_tokens"]]:
+    """Layers, end and logits of runs from some points of the path, stacked, points outermost."""
+    work = batch.work
+    trace: list[LayerTrace] = []
+    x = torch.cat([input_at(batch, point.position) for point in points]).requires_grad_()
+    final = run_layers(
+        work.model, x, batch.cache,
+        trace=trace, expanded_kv=work.config.expanded_kv, rules=rules,
+    )  # fmt: skip
+    return trace, final, batch.unembed(final[:, 0], rules)
+
+
 def gradients_at(
     batch: PreparedBatch,
     rules: BackwardRules,
@@ -105,13 +119,7 @@ def gradients_at(
     total: RunGradient | None = None
     for first in range(0, len(points), points_per_run):
         some = points[first : first + points_per_run]
-        x = torch.cat([input_at(batch, point.position) for point in some]).requires_grad_()
-        trace: list[LayerTrace] = []
-        final = run_layers(
-            work.model, x, batch.cache,
-            trace=trace, expanded_kv=work.config.expanded_kv, rules=rules,
-        )  # fmt: skip
-        logits = batch.unembed(final[:, 0], rules)
+        trace, final, logits = run_points(batch, some, rules)
         if clean is None:
             predictions = Predictions(logits[:n].detach())
             copy = len(some) > 1  # or the first rows would keep all the others
@@ -203,13 +211,7 @@ def score_increments(batch: PreparedBatch, request: Request) -> Iterator[Block]:
         later, position = clean.trace, 1.0
         for first in range(0, len(descending), request.points_per_run):
             some = descending[first : first + request.points_per_run]
-            x = torch.cat([input_at(batch, point.position) for point in some]).requires_grad_()
-            trace: list[LayerTrace] = []
-            final = run_layers(
-                work.model, x, batch.cache,
-                trace=trace, expanded_kv=work.config.expanded_kv, rules=rules,
-            )  # fmt: skip
-            logits = batch.unembed(final[:, 0], rules)
+            trace, final, logits = run_points(batch, some, rules)
             # An increment is the whole step's: no weight.
             unweighted = [point._replace(weight=1.0) for point in some]
             value = weighted_sum(batch, logits, clean.predictions, unweighted)
