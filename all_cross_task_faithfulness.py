@@ -4,6 +4,7 @@ Writes results/cross-task/<model>/csv/faithfulness.csv: a row per task tested on
 whose circuit is used, then the baselines of the row's task. Values are means of its metric.
 """
 
+import eap_circuits
 from eap import measures, studies
 from eap.data.tasks import get_task
 from eap.studies import shell
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

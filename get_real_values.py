@@ -9,6 +9,7 @@ them (<task>_<metric>_vanilla, <task>_<metric>_ig, <task>_kl_ig), and the faithf
 from exact scores and from estimates, results/real/<model>/csv/<task>.csv.
 """
 
+import eap_circuits
 from eap import studies
 from eap.studies import shell
 
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

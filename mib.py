@@ -9,6 +9,7 @@ graphs/<model>/mib_<task>_<method>.json; --submission also writes the leaderboar
 import argparse
 from pathlib import Path
 
+import eap_circuits
 from eap import studies
 from eap.data.mib import MIB_TASKS, SPLITS
 from eap.methods import METHODS
@@ -103,4 +104,4 @@ def say_areas(args: argparse.Namespace, result: "studies.MibResult") -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -4,6 +4,7 @@ Writes results/jaccard/<model>/csv/{edge,node}_{ious,iou_ps,overlap}.csv (a row 
 task; overlap is the share of the row's circuit that the column's has), and heat maps of them.
 """
 
+import eap_circuits
 from eap import figures, studies
 from eap.data.tasks import get_task
 from eap.runtime import processes
@@ -61,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -5,6 +5,7 @@ prunes them, and measures the task's metric when everything outside the circuit 
 Writes results/pareto/<model>/csv/<task>.csv and graphs/<model>/<task>_{vanilla,task,kl}.json.
 """
 
+import eap_circuits
 from eap import studies
 from eap.studies import shell
 from eap.studies.settings import CURVES, PAPER_CURVES
@@ -36,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -5,6 +5,7 @@ results/pareto/<model>/csv/<task>.csv and graphs/<model>/<task>_{vanilla,task,kl
 .safetensors for graphs of more than half a million edges).
 """
 
+import eap_circuits
 from eap import studies
 from eap.studies import shell
 from eap.studies.settings import CURVES, PAPER_CURVES
@@ -45,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -6,6 +6,7 @@ results/stability/<model>/csv/<task>: .csv (how alike the resamples' circuits ar
 a null task), _edges.csv (how often each edge is in them), _areas.csv and _verdicts.csv.
 """
 
+import eap_circuits
 from eap import studies
 from eap.errors import UserError
 from eap.studies import shell
@@ -60,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -4,6 +4,7 @@ Writes graphs/<model>/ig_test/<task>_<metric>_{vanilla,2,3,5,..,50}.json and
 results/ig_test/<model>/csv/<task>_<eval_metric>_ig_test.csv. (An experiment, not a test.)
 """
 
+import eap_circuits
 from eap import studies
 from eap.studies import shell
 
@@ -75,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

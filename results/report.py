@@ -4,6 +4,7 @@ Shows every figure that has been made with a line on what it shows, the tables b
 settings that all was made with. Pictures are inside the page, so that it can be sent as one file.
 """
 
+import eap_circuits
 from eap.figures import report, tables
 from eap.runtime.atomic import write_atomically
 from eap.studies import shell
@@ -21,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -75,6 +77,45 @@ def test_unknown_commands_and_missing_files_are_one_line(monkeypatch, capfd, tmp
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(line.startswith("error: ") for line in lines)
+
+
+@pytest.fixture
+def another(tmp_path):
+    """A folder with another package called `eap`, as the EAP-IG library is."""
+    (tmp_path / "other" / "eap").mkdir(parents=True)
+    (tmp_path / "other" / "eap" / "__init__.py").write_text("raise ImportError('too old')\n")
+    return tmp_path / "other"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (ROOT / "results" / "pareto" / "plot_pareto.py",),
+        (ROOT / "results" / "manual_overlap" / "ioi_overlap.py",),
+        ("-c", "import eap_circuits; eap_circuits.command()", "--help"),
+    ],
+    ids=["figure", "two files", "command"],
+)
+def test_another_package_of_the_same_name_is_told_in_one_line(another, command):
+    environment = {**os.environ, "PYTHONPATH": f"{another}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        check=False, capture_output=True, text=True, env=environment, cwd=another,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"another package of that name, {another / 'eap'}" in done.stderr
+
+
+@pytest.mark.parametrize("script", [*EXPERIMENTS, *FIGURES, "mib.py"])
+def test_every_script_looks_whose_package_it_is_before_it_imports_it(script):
+    imports = [
+        node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+        for node in ast.parse((ROOT / script).read_bytes()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    ours = [str(name) for name in imports if str(name).startswith(("eap", "manual_overlap"))]
+    assert ours[0] == "eap_circuits"
 
 
 def test_version(monkeypatch, capsys):

@@ -4,6 +4,7 @@ The width of a line is the size of an edge's score, its colour the sign. Lines i
 the q, k or v that is written in its box.
 """
 
+import eap_circuits
 from eap import figures
 from eap.errors import UserError
 from eap.figures import style, tables
@@ -42,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

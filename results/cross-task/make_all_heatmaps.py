@@ -4,6 +4,7 @@ Draws cross_task (faithfulness as a share of the whole model's) and cross_task_o
 the task's own circuit's), and says how well overlap tells the latter.
 """
 
+import eap_circuits
 from eap.figures import cross_task, heatmaps, style, tables
 from eap.studies import shell
 
@@ -34,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -3,6 +3,7 @@
 Recall: the share of a task's circuit (row) that is in another task's circuit (column).
 """
 
+import eap_circuits
 from eap.figures import cross_task, heatmaps, style, tables
 from eap.studies import shell
 
@@ -32,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import ndtr
 
+import eap_circuits
 from eap.figures import curves, style, tables
 from eap.studies import shell
 
@@ -84,4 +85,4 @@ def gelu_slope(x: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

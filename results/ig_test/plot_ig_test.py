@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import eap_circuits
 from eap.errors import UserError
 from eap.figures import curves, style, tables
 from eap.measures import normalised
@@ -107,4 +108,4 @@ def draw_steps(ax: Axes, frame: pd.DataFrame, *, linear: bool) -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

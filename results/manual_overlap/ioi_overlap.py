@@ -4,9 +4,8 @@ Needs a model of GPT-2 small's shape. Writes
 results/manual_overlap/<model>/csv/ioi_node_edge_precision_recall.csv and the figure.
 """
 
+import eap_circuits
 from manual_overlap import run
-
-from eap.studies import shell
 
 
 def main() -> None:
@@ -15,4 +14,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

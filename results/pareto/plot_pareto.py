@@ -1,5 +1,6 @@
 """The metric of circuits against their size, a panel per task (results of pareto.py)."""
 
+import eap_circuits
 from eap.figures import curves, style, tables
 from eap.studies import shell
 
@@ -15,4 +16,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

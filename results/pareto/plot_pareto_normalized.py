@@ -1,5 +1,6 @@
 """Normalised faithfulness of circuits against their size, a panel per task (of pareto.py)."""
 
+import eap_circuits
 from eap.figures import curves, published, style, tables
 from eap.studies import shell
 
@@ -24,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

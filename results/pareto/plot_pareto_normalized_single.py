@@ -1,5 +1,6 @@
 """Figure 10: normalised faithfulness for a few tasks alone (default: greater-than variants)."""
 
+import eap_circuits
 from eap.figures import curves, style, tables
 from eap.studies import shell
 
@@ -20,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -4,6 +4,7 @@ EAP, EAP-IG and EAP-IG-KL come from pareto.py (or pareto_big.py), activation pat
 form from get_real_values.py; without the latter (large models) the estimates are drawn alone.
 """
 
+import eap_circuits
 from eap.figures import curves, style, tables
 from eap.studies import shell
 
@@ -30,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -12,13 +12,16 @@ import json
 from itertools import combinations
 
 import pandas as pd
-from tqdm import tqdm
 
+import eap_circuits
+
+# isort: split
 import eap
 from eap import figures
 from eap.errors import UserError
 from eap.figures import style, tables
 from eap.runtime.atomic import write_atomically
+from eap.runtime.progress import progress_bar
 from eap.studies import shell
 
 GRAPHS = {"real": "real", "EAP": "vanilla", "EAP-IG": "ig"}
@@ -51,10 +54,10 @@ def circuit_overlaps(scored: dict[str, eap.Graph], sizes: range) -> dict[str, li
         circuits = {name: graph.greedy(size).prune() for name, graph in scored.items()}
         for a, b in pairs:
             found: list[eap.compare.Overlap] = [
-                compare(circuits[a], circuits[b])
-                for compare in (eap.compare.node_overlap, eap.compare.edge_overlap)
+                overlap(circuits[a], circuits[b])
+                for overlap in (eap.compare.node_overlap, eap.compare.edge_overlap)
             ]
-            table[f"{a}_{b}"].append([overlap.iou for overlap in found])
+            table[f"{a}_{b}"].append([each.iou for each in found])
     return table
 
 
@@ -81,7 +84,7 @@ def main() -> None:
     correlations: dict[str, float] = {}
     overlaps = {"depth": list(depths)}
     nodes, edges = {"depth": list(sizes)}, {"depth": list(sizes)}
-    for task, scored in tqdm(by_task.items(), desc="tasks", unit="task"):
+    for task, scored in progress_bar(list(by_task.items()), "tasks", quiet=False):
         for name in ("EAP", "EAP-IG"):
             key = f"{task}_{GRAPHS[name]}"
             agrees = eap.compare.agreement(scored[name], scored["real"])
@@ -119,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -6,6 +6,7 @@ begins where the first of the two circuits is not empty.
 
 from matplotlib.figure import Figure
 
+import eap_circuits
 from eap.errors import UserError
 from eap.figures import bars, style, tables
 from eap.studies import shell
@@ -55,4 +56,4 @@ def draw(found: dict[str, tables.Table], tasks: list[str]) -> Figure:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+import eap_circuits
 from eap.figures import bars, style, tables
 from eap.studies import shell
 
@@ -44,4 +45,4 @@ def draw(correlations: dict[str, float], metrics: dict[str, str]) -> Figure:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

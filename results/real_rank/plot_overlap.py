@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 
+import eap_circuits
 from eap.figures import bars, style, tables
 from eap.studies import shell
 
@@ -37,4 +38,4 @@ def draw(correlations: dict[str, float], overlaps: tables.Table, tasks: list[str
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)

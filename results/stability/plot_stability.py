@@ -4,6 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import eap_circuits
 from eap.data.tasks import TASKS
 from eap.figures import style, tables
 from eap.studies import shell
@@ -59,4 +60,4 @@ def draw_all(found: dict[str, tables.Table], what: str) -> Figure:
 
 
 if __name__ == "__main__":
-    shell.run(main)
+    eap_circuits.run(main)
