@@ -1,9 +1,11 @@
 from . import ablation as ablation
+from . import attention as attention
 from . import attribution as attribution
 from . import circuits as circuits
 from . import clusters as clusters
 from . import compare as compare
 from . import data as data
+from . import example_scores as example_scores
 from . import figures as figures
 from . import graph as graph
 from . import hand_made as hand_made
@@ -24,6 +26,7 @@ from . import verdicts as verdicts
 from .ablation import Mean as Mean
 from .ablation import Resample as Resample
 from .ablation import Zero as Zero
+from .attention import attention_patterns as attention_patterns
 from .attribution import attribute as attribute
 from .circuits import Faithfulness as Faithfulness
 from .circuits import evaluate as evaluate
@@ -34,6 +37,7 @@ from .data.dataset import Dataset as Dataset
 from .data.dataset import Example as Example
 from .data.dataset import load_dataset as load_dataset
 from .errors import UserError as UserError
+from .example_scores import ExampleScores as ExampleScores
 from .figures.viewer import write_page as write_page
 from .graph.graph import Edge as Edge
 from .graph.graph import Graph as Graph

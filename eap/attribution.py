@@ -17,7 +17,7 @@ the table `eap.methods`.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Unpack
+from typing import Any, Literal, Protocol, Unpack, overload
 
 import torch
 from jaxtyping import Float
@@ -30,11 +30,13 @@ from eap.engine.moments import Moments
 from eap.engine.prepared import Demand, Work
 from eap.engine.scorers import SCORERS, Request, Scorer, to_nodes
 from eap.errors import UserError
+from eap.example_scores import ExampleScores, KeepEdges
 from eap.graph import Graph
 from eap.methods import Method, Point, get_method
 from eap.metrics import Metric, check_values, get_metric
 from eap.model.model import Model
 from eap.patching import patch_edges, patch_nodes
+from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.resources import ResourceOptions, Resources
 from eap.signature import sign
@@ -65,6 +67,37 @@ class Observer(Protocol):
         ...
 
 
+class Options(ResourceOptions, total=False):
+    """Keyword arguments of `attribute`, whatever it returns."""
+
+    method: str | Method | Sequence[str | Method]
+    metric: str | Metric | None
+    ablation: str | Ablation | None
+    level: str
+    steps: int | str
+    rule: str
+    tolerance: float
+    expanded_kv: bool
+    observers: Sequence[Observer]
+
+
+@overload
+def attribute(
+    model: Model,
+    dataset: Dataset,
+    *,
+    per_example: Literal[True],
+    edges: int | Sequence[str] = ...,
+    **options: Unpack[Options],
+) -> ExampleScores: ...
+
+
+@overload
+def attribute(
+    model: Model, dataset: Dataset, *, per_example: Literal[False] = ..., **options: Unpack[Options]
+) -> Graph: ...
+
+
 def attribute(
     model: Model,
     dataset: Dataset,
@@ -78,8 +111,10 @@ def attribute(
     tolerance: float = 0.05,
     expanded_kv: bool = False,
     observers: Sequence[Observer] = (),
+    per_example: bool = False,
+    edges: int | Sequence[str] = 100,
     **resources: Unpack[ResourceOptions],
-) -> Graph:
+) -> Graph | ExampleScores:
     """Score every edge, or every node, of the model's graph.
 
     Args:
@@ -96,17 +131,29 @@ def attribute(
         tolerance: of 'auto', relative to the metric's difference.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         observers: are given every block of per-example scores as they are made.
+        per_example: also return the scores of some edges on every example.
+        edges: of `per_example`: their names, or how many of the best (a second pass).
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
         The whole graph with `scores`, and their `standard_errors` over examples (None for one
         example), signed by its provenance. Negative scores: ablating the edge lowers the metric.
+        With `per_example` an `ExampleScores`, whose `graph` this is.
 
     Raises:
         UserError: unknown names, fewer than one step, a batch that does not fit, a metric without
             gradient or whose gradient is zero at all of the method's points (KL and JS at the clean
-            input), or a method that needs corrupted prompts under another ablation.
+            input), a method that needs corrupted prompts under another ablation, or scores per
+            example where there are none (exact values, means of methods, nodes).
     """
+    if per_example:
+        return _per_example(
+            model, dataset, edges, method=method, metric=metric, ablation=ablation, level=level,
+            steps=steps, rule=rule, tolerance=tolerance, expanded_kv=expanded_kv,
+            observers=observers, **resources,
+        )  # fmt: skip
+    if observers and (not isinstance(method, str | Method) or get_method(method).scorer == "exact"):
+        raise UserError("exact values and means of methods have no per-example scores")
     if not isinstance(method, str | Method):
         return _mean_of_methods(
             model, dataset, method, metric=metric, ablation=ablation, level=level, steps=steps,
@@ -136,6 +183,28 @@ def attribute(
         stacklevel=2,
     )
     return graph
+
+
+def _per_example(
+    model: Model, dataset: Dataset, edges: int | Sequence[str], **options: Unpack[Options]
+) -> ExampleScores:
+    """The graph, and the scores of chosen edges, or of the best, on every example."""
+    if options["level"] != "edge":
+        raise UserError("per-example scores are of edges; leave level='node' out")
+    names = [] if isinstance(edges, int) else list(edges)
+    first = None
+    if isinstance(edges, int) or options["steps"] == "auto":
+        first = attribute(model, dataset, **options)
+        options["steps"] = first.provenance["settings"].get("steps", options["steps"])
+    if first is not None and isinstance(edges, int):
+        best = first.top_n(min(edges, first.n_edges)).edge_names()
+        names = sorted(best, key=lambda edge: -abs(first.score(edge)))
+    config = replace(model.config, expanded_kv=options["expanded_kv"])
+    keep = KeepEdges(config, names, len(dataset), model.residual_dtype)
+    options["observers"] = [*options["observers"], keep]
+    graph = attribute(model, dataset, **options)
+    distributed.sum_over_processes(keep.scores)
+    return ExampleScores(graph, tuple(names), keep.scores)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ and shared by all circuits and all metrics.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -118,6 +119,32 @@ def faithfulness(
     )
 
 
+@overload
+def evaluate(
+    model: Model,
+    circuits: Graph | Sequence[Graph],
+    dataset: Dataset,
+    *,
+    metrics: Sequence[str | Metric] = ...,
+    ablation: str | Ablation | None = ...,
+    as_frame: Literal[False] = ...,
+    **resources: Unpack[ResourceOptions],
+) -> dict[str, Float[Tensor, "*circuit example"]]: ...
+
+
+@overload
+def evaluate(
+    model: Model,
+    circuits: Graph | Sequence[Graph],
+    dataset: Dataset,
+    *,
+    metrics: Sequence[str | Metric] = ...,
+    ablation: str | Ablation | None = ...,
+    as_frame: Literal[True],
+    **resources: Unpack[ResourceOptions],
+) -> pd.DataFrame: ...
+
+
 def evaluate(
     model: Model,
     circuits: Graph | Sequence[Graph],
@@ -125,8 +152,9 @@ def evaluate(
     *,
     metrics: Sequence[str | Metric] = ("logit_diff",),
     ablation: str | Ablation | None = None,
+    as_frame: bool = False,
     **resources: Unpack[ResourceOptions],
-) -> dict[str, Float[Tensor, "*circuit example"]]:
+) -> dict[str, Float[Tensor, "*circuit example"]] | pd.DataFrame:
     """The metrics of every example when all edges outside a circuit are ablated.
 
     Args:
@@ -136,16 +164,28 @@ def evaluate(
         metrics: names of `eap.metrics.METRICS`, or `Metric` objects; kl and js are against the
             clean run.
         ablation: what edges outside the circuit carry; None: the corrupted prompt's activation.
+        as_frame: return a table.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
         By metric name, values [example] for one graph or [circuit, example] for several. The
-        graphs are not modified.
+        graphs are not modified. As a table: a row per circuit and example, with `circuit` (its
+        number), `edges` (its size), `example` (its number in the data set), and every metric.
     """
     graphs = [circuits] if isinstance(circuits, Graph) else list(circuits)
     chosen, where = get_metrics(metrics), get_ablation(ablation)
     limits = Resources(**resources)
     values = _run(model, graphs, dataset, chosen, where, limits, baselines=False)
+    if as_frame:
+        sizes, n = [graph.count_edges() for graph in graphs], len(dataset)
+        columns = {
+            "circuit": np.repeat(np.arange(len(graphs)), n),
+            "edges": np.repeat(sizes, n),
+            "example": np.tile(np.arange(n), len(graphs)),
+        }
+        return pd.DataFrame(
+            columns | {name: rows.flatten().numpy() for name, rows in values.items()}
+        )
     which = 0 if isinstance(circuits, Graph) else slice(None)
     return {name: rows[which] for name, rows in values.items()}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -138,6 +140,24 @@ def test_a_circuit_is_viewed_where_one_is(monkeypatch, capsys, graphs, tmp_path)
     assert command(monkeypatch, "view", *graphs, "--output", "both.html") == 0
     assert "wrote both.html" in capsys.readouterr().out
     assert (tmp_path / "first.html").stat().st_size > 1000
+
+
+def test_attention_is_shown_on_a_few_pairs(monkeypatch, capfd, graphs, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    model = eap.load_model("toy")
+    graph = eap.Graph.from_model(model)
+    scores = torch.ones_like(graph.scores).where(graph.edge_exists, 0.0)
+    replace(graph, scores=scores).save("toy.json")
+    options = ["--model", "toy", "--task", "ioi", "--sizes", 20]
+    assert command(monkeypatch, "view", "toy.json", "--attention", 2, *options) == 0
+    text = (tmp_path / "toy.html").read_text("utf8")
+    content = json.loads(re.search(r'id="content">(.*?)</script>', text, re.DOTALL)[1])
+    heads = [name for name in graph.sender_names if name.startswith("a")]
+    assert list(content["patterns"]) == heads
+    assert [len(examples) for examples in content["patterns"].values()] == [2] * len(heads)
+    assert sum(content["patterns"]["a0.h0"][0]["weights"][-1]) in range(95, 106)
+    assert command(monkeypatch, "view", graphs[0], "--attention", 1) == 2
+    assert "--model and --task" in capfd.readouterr().err
 
 
 def test_data_of_ones_own_is_checked(monkeypatch, capsys, tmp_path):

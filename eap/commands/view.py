@@ -1,11 +1,15 @@
 """A circuit as one HTML page to look around in: a slider over sizes, a search, a table of edges.
 
-With two graphs, the page says which edges are in one circuit or in both.
+With two graphs, the page says which edges are in one circuit or in both. With --attention, it
+shows where a chosen head looks on a few examples, for which the model is loaded.
 """
 
+import argparse
 from pathlib import Path
 
-from eap.figures.viewer import write_page
+import eap
+from eap.errors import UserError
+from eap.figures.viewer import Patterns, write_page
 from eap.graph.graph import Graph
 from eap.studies import shell
 from eap.studies.paths import shown
@@ -21,6 +25,13 @@ def main() -> None:
     add("--sizes", type=shell.positive, nargs="+", help="numbers of edges that the slider offers")
     add("--by", choices=("magnitude", "helpful", "harmful"), default="magnitude")
     add("--selection", choices=("greedy", "top_n"), default="greedy")
+    add(
+        "--attention", type=shell.positive, metavar="N",
+        help="show heads' attention patterns on the first N pairs",
+    )  # fmt: skip
+    add("-m", "--model", help="for --attention (default: the one that the graph is of)")
+    add("-t", "--task", type=shell.named_task, help="for --attention (default: the graph's)")
+    add("--data", type=shell.data_file, help="for --attention: pairs of your own")
     args = parser.parse_args()
 
     graphs = [Graph.load(path) for path in (args.graph, args.other) if path is not None]
@@ -32,5 +43,19 @@ def main() -> None:
         sizes=args.sizes,
         selection=args.selection,
         by=args.by,
+        patterns=attention_of(graphs[0], args) if args.attention else None,
     )
     print(f"wrote {shown(page)}: open it in a browser")
+
+
+def attention_of(graph: Graph, args: argparse.Namespace) -> Patterns:
+    """Attention patterns of all heads on the first pairs of what the graph was scored on."""
+    provenance = graph.provenance
+    name = args.model or dict(provenance.get("model", {})).get("name")
+    task = args.task or provenance.get("task")
+    if not name or not task:
+        raise UserError("the graph does not say of which model and task it is: --model and --task")
+    model = eap.load_model(name)
+    bos = dict(provenance.get("data", {})).get("prepend_bos")
+    dataset = eap.load_dataset(task, model.tokenizer, data=args.data, prepend_bos=bos)
+    return eap.attention_patterns(model, dataset, n_examples=args.attention)

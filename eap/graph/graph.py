@@ -1,6 +1,5 @@
 """The model as a graph: which sender reaches which receiver, with what score, and what is kept."""
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+import eap
 from eap.errors import UserError
 from eap.graph import export, files, selection
 from eap.graph.contents import GraphContents, edge_exists
@@ -291,9 +291,8 @@ class Graph(GraphContents):
         `other`, which edges are in one circuit or both. `options` as for
         `eap.figures.viewer.write_page`, which says more.
         """
-        # Pictures stand above graphs, so this one is loaded when it is asked for.
-        viewer = importlib.import_module("eap.figures.viewer")
-        return viewer.write_page(self, path, other, **options)
+        # Pictures stand above graphs: through the package's public door, which loads them now.
+        return eap.write_page(self, path, other, **options)
 
     # ---- files ---------------------------------------------------------------------------------
 
