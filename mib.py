@@ -81,7 +81,7 @@ def save(args: argparse.Namespace, name: str, result: "studies.MibResult") -> No
         return
     graph = graph_file(args.output, args.model, f"mib_{name}", n_edges=result.graph.n_edges)
     result.graph.save(graph)
-    shell.say(f"wrote {shown(graph)}")
+    shell.say(f"wrote {shown(graph)}; look at it with: eap view {shown(graph)}")
     if args.submission is not None:
         path = studies.submit(result.graph, Path(args.submission), args.task, args.model)
         shell.say(f"wrote {shown(path)} for the leaderboard")

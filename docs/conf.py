@@ -1,5 +1,6 @@
 """How Sphinx builds the manual: `make docs`."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,5 +17,12 @@ html_theme = "furo"
 html_title = f"eap {version}"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # the tests execute every block
+# Blocks of pages are executed by the tests, notebooks here: their outputs are in no file.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+# Sphinx reads what is below its folder alone.
+HERE = Path(__file__).resolve().parent
+shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", dirs_exist_ok=True)
 suppress_warnings = ["myst.xref_missing"]  # links to files outside docs/, as GitHub shows them

@@ -9,14 +9,16 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
+import yaml
 from scripts import ROOT
 
 import eap
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))
-BESIDE_US = {"eap", "manual_overlap"}
+BESIDE_US = {"eap", "eap_circuits", "manual_overlap"}
 OPTIONAL = {"datasets"}  # of the extra `mib`
 
 
@@ -117,3 +119,43 @@ print(eap.__version__, engine_hash())
     assert version == eap.__version__
     here = "from eap.runtime.signature import engine_hash; print(engine_hash())"
     assert code_hash == run(ROOT, ROOT, "-c", here).strip()
+
+
+def test_the_conda_environment_is_the_projects():
+    """No solver is asked: what it would be given agrees with what pip is given."""
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf8"))
+    (python,) = (d for d in environment["dependencies"] if str(d).startswith("python="))
+    oldest = PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert python == f"python={oldest}"
+    (pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert "pip" in environment["dependencies"]
+    assert pip == ["--constraint constraints.txt", "--editable .[dev]"]
+    assert (ROOT / "constraints.txt").is_file()
+    assert PROJECT["tool"]["mypy"]["python_version"] == oldest
+    assert PROJECT["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+
+
+def test_the_workflow_and_the_hooks_call_what_is_there():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf8"))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf8"), re.MULTILINE))
+    oldest = PROJECT["project"]["requires-python"].removeprefix(">=")
+    pythons = []
+    for job in workflow["jobs"].values():
+        assert job["runs-on"] == "ubuntu-latest"
+        assert all(("uses" in step) != ("run" in step) for step in job["steps"])
+        for step in job["steps"]:
+            assert re.fullmatch(r"actions/[a-z-]+@v\d+", step.get("uses", "actions/x@v1"))
+            for made in re.findall(r"^make (.*)$", step.get("run", ""), re.MULTILINE):
+                assert set(made.split()) <= targets, made
+            if "python-version" in step.get("with", {}):
+                pythons.append(step["with"]["python-version"])
+    matrix = workflow["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    assert {oldest, "3.13"} <= {*pythons, *matrix}
+    assert all(isinstance(python, str) for python in (*pythons, *matrix))  # 3.10 would be 3.1
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf8"))["repos"][0][
+        "hooks"
+    ]
+    dev = {canonical(name) for name in PROJECT["project"]["optional-dependencies"]["dev"]}
+    brings = {"ruff": "ruff", "mypy": "mypy", "lint-imports": "import-linter"}
+    for hook in hooks:
+        assert brings[Path(hook["entry"].split()[0]).name] in dev

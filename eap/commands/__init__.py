@@ -15,31 +15,14 @@ from pathlib import Path
 
 from eap.runtime.shipped import CHECKOUT
 from eap.studies import shell
-from eap.studies.catalogue import STEPS
+from eap.studies.command_names import EXPERIMENTS, figures
 from eap.version import __version__
-
-EXPERIMENTS = {
-    "pareto": ("pareto.py", "faithfulness of circuits by size, for EAP and EAP-IG"),
-    "pareto-big": ("pareto_big.py", "the same, with sizes up to a share of all edges"),
-    "exact": ("get_real_values.py", "the exact value of every edge"),
-    "overlap": ("overlap_heatmaps.py", "how much the tasks' circuits overlap"),
-    "cross-task": ("all_cross_task_faithfulness.py", "one task's circuit on another task"),
-    "ig-test": ("test_ig_iterations.py", "how many points of integrated gradients are enough"),
-    "stability": ("stability.py", "how far a task's circuit can be trusted"),
-    "mib": ("mib.py", "one cell of MIB's circuit track"),
-}
 
 TOOLS = {
     "view": "a page to look around in a circuit",
     "compare": "how two graphs agree, and what their circuits share",
     "check-data": "read a data set of your own, and say what was understood",
 }
-
-
-def figures() -> dict[str, tuple[str, str]]:
-    """The scripts that draw, by the name of their command: script, and what it draws."""
-    drawn = (step for step in STEPS if step.script.startswith("results/"))
-    return {step.name.replace("_", "-"): (step.script, step.asks) for step in drawn}
 
 
 def scripts_folder() -> Path:
@@ -81,8 +64,8 @@ def overview() -> str:
         lines += [f"  {name:<{width}}  {text}" for name, text in commands.items()]
     lines += [
         "",
-        "begin with:",
-        "  eap pareto --model toy --task ioi",
-        "  eap view graphs/toy/ioi_task.json",
+        "begin with (a minute, on the small model that comes along):",
+        "  eap pareto --model toy --task ioi --head 100    # scores all edges, measures circuits",
+        "  eap view graphs/toy/ioi_task.json               # writes ioi_task.html: the circuit",
     ]
     return "\n".join(lines)

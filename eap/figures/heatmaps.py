@@ -1,5 +1,6 @@
 """Square tables of tasks, drawn as heat maps with their numbers written in."""
 
+import textwrap
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -91,12 +92,11 @@ def draw_heatmap(
     # A probability too small for a float is 0, which has no logarithm.
     shown = np.maximum(values, SMALLEST_P) if probabilities else values
     image = ax.imshow(np.ma.masked_invalid(shown), cmap=colours, norm=norm)
-    spec = ".0e" if probabilities else ".2f"
     backgrounds = np.asarray(colours(norm(np.ma.masked_invalid(shown))))
     for row, column in np.ndindex(values.shape):
         value = float(values[row, column])
         ax.text(
-            column, row, write_cell(value, spec),
+            column, row, write_probability(value) if probabilities else number(value),
             ha="center", va="center", fontsize=cell_size(len(table)),
             color=readable_on(backgrounds[row, column, :3]),
         )  # fmt: skip
@@ -114,13 +114,15 @@ def draw_heatmap(
     for place in range(1, max(values.shape)):
         for line in (ax.axhline, ax.axvline):
             line(place - 0.5, color="white", linewidth=0.8)
-    ax.set_title(title)
+    ax.set_title(textwrap.fill(title, 32))  # a colour bar is beside it
     return image
 
 
-def write_cell(value: float, spec: str) -> str:
-    """A number as a cell has room for it: 3e-5, not 3e-05."""
-    text = number(value, spec)
+def write_probability(value: float) -> str:
+    """A p-value as a cell has room for it: 3e-5, not 3e-05; the darkest as what they are below."""
+    if value < SMALLEST_P:
+        return f"<{write_probability(SMALLEST_P)}"
+    text = number(value, ".0e")
     mantissa, e, exponent = text.partition("e")
     return f"{mantissa}e{int(exponent)}" if e else text
 

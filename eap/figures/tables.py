@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from eap.errors import UserError
+from eap.studies.command_names import as_typed
 from eap.studies.paths import ROOT, shown, study_folder, table_file
 from eap.studies.provenance import comparable, read_metadata
 
@@ -43,7 +44,7 @@ class Results:
 
     def command(self, script: str, arguments: str = "") -> str:
         """What a person types to run a script for this model and folder."""
-        words = ["python", script, "--model", shlex.quote(self.model), arguments]
+        words = [*as_typed(script), "--model", shlex.quote(self.model), arguments]
         if self.output.resolve() != ROOT.resolve():
             words += ["--output", shlex.quote(shown(self.output))]
         return " ".join(word for word in words if word)

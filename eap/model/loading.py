@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
+from transformers.utils import logging as logs
 
 from eap.errors import UserError, first_line, quoted
 from eap.graph.graph import GraphConfig
@@ -134,7 +136,7 @@ def _boot(name: str, where: str, tokenizer: Any, **arguments: Any) -> Any:
     """A bridge with all of its weights."""
     given = saved_tokenizer.placeholder() if tokenizer is None else tokenizer
     try:
-        with _missing_weights() as missing:
+        with _missing_weights() as missing, _bars_on_terminals():
             bridge = TransformerBridge.boot_transformers(
                 where, tokenizer=saved_tokenizer.for_bridge(given), **arguments
             )
@@ -271,6 +273,19 @@ def check_against_bridge(model: Model) -> None:
             f"(at most {tolerance:.0e} is rounding): this checkpoint computes something that its "
             "family's entry in eap/model/families.py does not describe"
         )
+
+
+@contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """The library's bars only where there is a terminal to draw them on."""
+    if (sys.stderr is not None and sys.stderr.isatty()) or not logs.is_progress_bar_enabled():
+        yield
+        return
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.enable_progress_bar()
 
 
 @contextmanager

@@ -20,8 +20,8 @@ LIBRARIES = {"eap": "eap-circuits"} | {
 NOT_ENGINE = (
     "figures", "studies", "runtime", "__init__.py", "errors.py", "measures.py", "compare.py",
     "stability.py", "verdicts.py", "screening.py", "hand_made.py", "mib.py", "rankings.py",
-    "clusters.py", "known_circuits.py", "hypotheses.py", "signature.py",
-    "version.py", "commands", "_data", "_scripts",
+    "clusters.py", "known_circuits.py", "hypotheses.py", "signature.py", "attention.py",
+    "example_scores.py", "version.py", "commands", "_data", "_scripts",
 )  # fmt: skip
 
 

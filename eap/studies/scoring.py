@@ -18,6 +18,7 @@ from eap.runtime import distributed
 from eap.runtime.progress import say
 from eap.signature import sign
 from eap.studies import provenance as origins
+from eap.studies.command_names import as_typed
 from eap.studies.paths import claim, graph_file, shown
 from eap.studies.settings import Settings, default_metric
 
@@ -243,9 +244,9 @@ def check_finite(graphs: Mapping[str, Graph]) -> None:
             )
 
 
-def next_command(*parts: str, settings: Settings) -> str:
-    """The command that draws what was written."""
-    words = ["python", *parts, "--model", settings.model]
+def next_command(script: str, *options: str, settings: Settings) -> str:
+    """The command that goes on with what was written."""
+    words = [*as_typed(script), *options, "--model", settings.model]
     if settings.output.resolve() != Settings().output.resolve():
         words += ["--output", shown(settings.output)]
     return shlex.join(words)

@@ -1,0 +1,30 @@
+"""What scripts are called as commands of `eap`, and how a person types them. Loads no torch."""
+
+import sys
+
+from eap.studies.catalogue import STEPS
+
+EXPERIMENTS = {
+    "pareto": ("pareto.py", "faithfulness of circuits by size, for EAP and EAP-IG"),
+    "pareto-big": ("pareto_big.py", "the same, with sizes up to a share of all edges"),
+    "exact": ("get_real_values.py", "the exact value of every edge"),
+    "overlap": ("overlap_heatmaps.py", "how much the tasks' circuits overlap"),
+    "cross-task": ("all_cross_task_faithfulness.py", "one task's circuit on another task"),
+    "ig-test": ("test_ig_iterations.py", "how many points of integrated gradients are enough"),
+    "stability": ("stability.py", "how far a task's circuit can be trusted"),
+    "mib": ("mib.py", "one cell of MIB's circuit track"),
+}
+
+
+def figures() -> dict[str, tuple[str, str]]:
+    """The scripts that draw, by the name of their command: script, and what it draws."""
+    drawn = (step for step in STEPS if step.script.startswith("results/"))
+    return {step.name.replace("_", "-"): (step.script, step.asks) for step in drawn}
+
+
+def as_typed(script: str) -> list[str]:
+    """The first words of a script's command, in the way that the running one was typed."""
+    names = {path: name for name, (path, _) in (EXPERIMENTS | figures()).items()}
+    if sys.argv[0].startswith("eap ") and script in names:
+        return ["eap", names[script]]
+    return ["python", script]
