@@ -91,7 +91,8 @@ def test_a_soft_circuit_and_its_gradient_equal_the_twin(family, expanded, dtype)
     for metric in ("logit_diff", "kl"):
         value, gradient = soft_gradient(family, dtype, masks, metric, expanded=expanded)
         expected, expected_gradient = twin_gradient(family, masks, metric, expanded=expanded)
-        assert_close(value, expected, RELATIVE[dtype], at_least=0.1)
+        # A difference of logits is as exact as the logits, which are about 1, whatever it is.
+        assert_close(value, expected, RELATIVE[dtype], at_least=1.0)
         assert_close(gradient, expected_gradient, RELATIVE[dtype])
 
 
