@@ -18,7 +18,7 @@ def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
     parser.add_argument("--metric", help="of the estimates and curves (default: the task's own)")
-    parser.add_argument("--end", type=shell.positive, default=1001, help="sizes stay below this")
+    shell.add_size_arguments(parser)
     parser.add_argument(
         "--verify", type=shell.positive, metavar="K", help="exact for the best K only"
     )
@@ -37,7 +37,7 @@ def main() -> None:
     metric = studies.check_exact_metric(studies.metric_name(args.metric, task))
     model = studies.load_model_of(settings)
     dataset = studies.load_task(settings, model, task)
-    sizes = studies.pareto_sizes(args.end, studies.count_edges(settings, model))
+    sizes = studies.pareto_sizes(args.end, studies.count_edges(settings, model), args.sizes)
 
     # 1. Estimates, which also say which edges to verify.
     estimates = {}

@@ -18,7 +18,7 @@ def main() -> None:
         "--methods", nargs="+", choices=CURVES, default=list(PAPER_CURVES), help="curves to measure"
     )
     parser.add_argument("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
-    parser.add_argument("--end", type=shell.positive, default=1001, help="sizes stay below this")
+    shell.add_size_arguments(parser)
     parser.add_argument(
         "--n_random", type=shell.not_negative, default=5, help="random circuits of every size"
     )
@@ -29,7 +29,7 @@ def main() -> None:
     metric = studies.metric_name(args.metric, args.task)
     model = studies.load_model_of(settings)
     dataset = studies.load_task(settings, model, args.task)
-    sizes = studies.pareto_sizes(args.end, studies.count_edges(settings, model))
+    sizes = studies.pareto_sizes(args.end, studies.count_edges(settings, model), args.sizes)
     studies.pareto_study(
         settings, model, dataset, metric=metric, sizes=sizes, n_random=args.n_random,
         curves=args.methods,

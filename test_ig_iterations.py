@@ -17,7 +17,7 @@ def main() -> None:
     add = parser.add_argument
     add("--attribution_metric", help="of the scores (default: the task's own)")
     add("--eval_metric", help="of faithfulness (default: the task's own)")
-    add("--end", type=shell.positive, default=1001, help="sizes stay below this")
+    shell.add_size_arguments(parser)
     add("--steps", type=shell.number_of_steps, nargs="+", default=STEPS, help="to compare")
     shell.add_ig_arguments(parser, steps=False)
     args = parser.parse_args()
@@ -28,7 +28,7 @@ def main() -> None:
     evaluation = studies.metric_name(args.eval_metric, task)
     model = studies.load_model_of(settings)
     dataset = studies.load_task(settings, model, task)
-    sizes = studies.pareto_sizes(args.end, studies.count_edges(settings, model))
+    sizes = studies.pareto_sizes(args.end, studies.count_edges(settings, model), args.sizes)
 
     # 1. Score every edge with each number of steps.
     graphs = {}

@@ -25,9 +25,9 @@ from eap.studies.provenance import save_csv
 from eap.studies.settings import LARGEST_SEED, Settings
 
 __all__ = [
-    "ROOT", "OneLineParser", "add_ig_arguments", "duration", "fail", "figure_parser", "folder",
-    "gigabytes", "make_parser", "not_negative", "number_of_steps", "positive", "run", "save_csv",
-    "say", "settings_of", "share", "shown",
+    "ROOT", "OneLineParser", "add_ig_arguments", "add_size_arguments", "duration", "fail",
+    "figure_parser", "folder", "gigabytes", "make_parser", "not_negative", "number_of_steps",
+    "positive", "run", "save_csv", "say", "settings_of", "share", "shown",
 ]  # fmt: skip
 
 # No machine has more memory than this.
@@ -89,6 +89,13 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
     add("--output", type=folder, default=ROOT, help="folder in which results/ and graphs/ are made")
     add("--overwrite", action="store_true", help="do not reuse finished graphs")
     return parser
+
+
+def add_size_arguments(parser: argparse.ArgumentParser) -> None:
+    """The sizes of circuits that a curve has."""
+    add = parser.add_argument
+    add("--end", type=positive, default=1001, help="sizes go from 30 to below this")
+    add("--sizes", type=positive, nargs="+", metavar="N", help="these sizes instead, in edges")
 
 
 def add_ig_arguments(parser: argparse.ArgumentParser, *, steps: bool = True) -> None:

@@ -21,12 +21,16 @@ from eap.model.model import Model
 RANDOM_PAIRS = 200
 
 
-def pareto_sizes(end: int, n_edges: int) -> list[int]:
-    """Edges to select: 30 to 90 by 10, then by 100 to below `end`, none above `n_edges`.
+def pareto_sizes(end: int, n_edges: int, sizes: Sequence[int] | None = None) -> list[int]:
+    """Edges to select: 30 to 90 by 10, then by 100 to below `end`; or the `sizes` given, in order.
 
     Raises:
-        UserError: there is no such size.
+        UserError: a size that was given is above `n_edges`, or there is none to measure.
     """
+    if sizes:
+        if max(sizes) > n_edges:
+            raise UserError(f"--sizes {max(sizes)}: the graph has {n_edges:,} edges")
+        return sorted(set(sizes))
     sizes = [*range(30, min(100, end), 10), *range(100, end, 100)]
     sizes = [size for size in sizes if size <= n_edges]
     if not sizes:
