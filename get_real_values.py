@@ -1,12 +1,14 @@
 """The exact value of every edge by activation patching, beside what EAP and EAP-IG estimate.
 
-Prints what it will cost, then patches every edge (or, with --verify K, the K edges that EAP-IG
+Prints what it will cost, then patches every edge (or, with --verify K, the K edges that an estimate
 ranks highest and a random sample of the others) for logit_diff, prob_diff, kl and js in one pass.
 It can be stopped at any moment: the same command goes on where it was.
 
 Writes graphs/<model>/real_test/<task>_<metric>_real.json for the four metrics, the estimates beside
 them (<task>_<metric>_vanilla, <task>_<metric>_ig, <task>_kl_ig), and the faithfulness of circuits
-from exact scores and from estimates, results/real/<model>/csv/<task>.csv.
+from exact scores and from estimates, results/real/<model>/csv/<task>.csv. With --verify the exact
+graphs are called <task>_<metric>_verified, for the task's metric and kl: they hold exact scores
+where there are some, and the estimates of EAP-IG elsewhere.
 """
 
 import eap_circuits
@@ -26,6 +28,11 @@ def main() -> None:
         "--sample", type=shell.positive, default=200, help="others to patch with --verify"
     )
     parser.add_argument(
+        "--exact_head", type=shell.positive, metavar="N",
+        help="score by the first N pairs alone, exactly and by estimates (default: by all); curves "
+        "are measured on all",
+    )  # fmt: skip
+    parser.add_argument(
         "--save_every", type=shell.seconds, default=10.0, metavar="SECONDS",
         help="how often to save",
     )  # fmt: skip
@@ -39,27 +46,33 @@ def main() -> None:
     dataset = studies.load_task(settings, model, task)
     sizes = studies.pareto_sizes(args.end, studies.count_edges(settings, model), args.sizes)
 
+    scored = dataset if args.exact_head is None else dataset.head(args.exact_head)
+
     # 1. Estimates, which also say which edges to verify.
     estimates = {}
     if not studies.is_flat(metric):
         estimates["EAP"] = studies.attributed(
-            settings, model, dataset, f"real_test/{task}_{metric}_vanilla",
+            settings, model, scored, f"real_test/{task}_{metric}_vanilla",
             method="EAP", metric=metric,
         )  # fmt: skip
     ig, kl_ig = (
         studies.attributed(
-            settings, model, dataset, f"real_test/{task}_{of}_ig", method="EAP-IG", metric=of
+            settings, model, scored, f"real_test/{task}_{of}_ig", method="EAP-IG", metric=of
         )
         for of in (metric, "kl")
     )
 
     # 2. Exact values.
-    study = studies.ExactStudy(settings, model, dataset, args.save_every)
-    if args.verify is not None:
-        said = study.verify({metric: ig, "kl": kl_ig}, top=args.verify, sample=args.sample)
-        shell.say(f"\n{said}")
-        return
-    exact = study.every_edge()
+    study = studies.ExactStudy(settings, model, scored, args.save_every)
+    screening = {}
+    if args.verify is None:
+        exact = study.every_edge()
+    else:
+        screening = {"verify": args.verify, "sample": args.sample, "seed": args.seed}
+        exact = study.verify(
+            {metric: ig, "kl": kl_ig}, also=list(estimates.values()), top=args.verify,
+            sample=args.sample,
+        )  # fmt: skip
 
     # 3. Faithfulness of circuits from either.
     graphs = {"real": exact[metric], "real-KL": exact["kl"]}
@@ -70,7 +83,10 @@ def main() -> None:
     origin = studies.describe(
         settings, model, dataset, metric=metric,
         method="faithfulness of circuits", methods=list(graphs),
-        options={"ig_steps": args.ig_steps, "ig_rule": args.ig_rule},
+        options={
+            "ig_steps": args.ig_steps, "ig_rule": args.ig_rule, "exact_pairs": len(scored),
+            **screening,
+        },
     )  # fmt: skip
     csv = studies.paths.table_file(args.output, "real", args.model, task)
     studies.save_csv(frame, csv, origin)

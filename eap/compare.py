@@ -103,25 +103,72 @@ class Agreement:
     mean_difference: float
 
 
-def agreement(estimate: Graph, exact: Graph) -> Agreement:
+def agreement(
+    estimate: Graph,
+    exact: Graph,
+    *,
+    weights: Float[Tensor, "n_forward n_backward"] | None = None,
+) -> Agreement:
     """How well an estimate's scores agree with exact ones, over the edges that both have.
 
     Where a graph says which of its scores are exact, only those count. A correlation with scores
     that are all equal is NaN.
+
+    Args:
+        estimate: scored graph.
+        exact: of the same shape.
+        weights: for how many edges each stands, where the exact ones are a sample
+            (`eap.screening.weights_of`); None: each for itself.
     """
-    a, b = paired_scores(estimate, exact)
-    varied = np.ptp(np.abs(a)) > 0 and np.ptp(np.abs(b)) > 0
+    counted = _both_scored(estimate, exact)
+    a, b = (graph.scores[counted].double().numpy() for graph in (estimate, exact))
+    difference, a, b = np.abs(a - b), np.abs(a), np.abs(b)
+    varied = np.ptp(a) > 0 and np.ptp(b) > 0
+    if weights is None:
+        return Agreement(
+            pearson=float(stats.pearsonr(a, b)[0]) if varied else float("nan"),
+            kendall=float(stats.kendalltau(a, b)[0]) if varied else float("nan"),
+            mean_difference=float(difference.mean()),
+        )
+    w = weights[counted].numpy()
+    covariance = np.cov(a, b, aweights=w, ddof=0)
     return Agreement(
-        pearson=float(stats.pearsonr(np.abs(a), np.abs(b))[0]) if varied else float("nan"),
-        kendall=float(stats.kendalltau(np.abs(a), np.abs(b))[0]),
-        mean_difference=float(np.abs(a - b).mean()),
+        pearson=float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
+        if varied
+        else float("nan"),
+        kendall=weighted_kendall(a, b, w) if varied else float("nan"),
+        mean_difference=float(np.average(difference, weights=w)),
     )
+
+
+def weighted_kendall(
+    a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
+) -> float:
+    """Kendall's tau-b where a pair of values counts as often as the product of its weights.
+
+    Takes time in n^2; with weights that are all equal, it is `scipy.stats.kendalltau`.
+    """
+    agreeing = untied_a = untied_b = 0.0
+    for i in range(len(a) - 1):
+        sign_a, sign_b = np.sign(a[i + 1 :] - a[i]), np.sign(b[i + 1 :] - b[i])
+        counts = weights[i] * weights[i + 1 :]
+        agreeing += counts @ (sign_a * sign_b)
+        untied_a += counts @ np.abs(sign_a)
+        untied_b += counts @ np.abs(sign_b)
+    return float(agreeing / np.sqrt(untied_a * untied_b))
 
 
 def paired_scores(
     first: Graph, second: Graph
 ) -> tuple[Float[np.ndarray, " n_edges"], Float[np.ndarray, " n_edges"]]:
     """Scores of the edges that both graphs have a score for, in index order."""
+    counted = _both_scored(first, second)
+    a, b = (graph.scores[counted].double().numpy() for graph in (first, second))
+    return a, b
+
+
+def _both_scored(first: Graph, second: Graph) -> Bool[Tensor, "n_forward n_backward"]:
+    """Which edges both have a score for: an exact one, where a graph says which are."""
     _check_shapes(first, second)
     counted = first.edge_exists.clone()
     for graph in (first, second):
@@ -130,8 +177,7 @@ def paired_scores(
             counted &= graph.is_exact
     if not counted.any():
         raise UserError(f"{first} and {second} have no edge that both have a score for")
-    a, b = (graph.scores[counted].double().numpy() for graph in (first, second))
-    return a, b
+    return counted
 
 
 def overlap_at_depths(

@@ -1,19 +1,22 @@
-"""Screen and verify: exact values where an estimate is high, and a sample of the rest."""
+"""Screen and verify: exact values where estimates are high, and a sample of the rest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 
+from eap.compare import agreement
+from eap.errors import UserError
 from eap.graph.graph import Graph
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Which edges are patched: the best by an estimate, and a random sample of the rest."""
+    """Which edges are patched: the best by some estimates, and a random sample of the rest."""
 
     top: Bool[Tensor, "n_forward n_backward"]
     sample: Bool[Tensor, "n_forward n_backward"]
@@ -23,17 +26,63 @@ class Chosen:
         """Both."""
         return self.top | self.sample
 
+    def weights(self, n_edges: int) -> Float[Tensor, "n_forward n_backward"]:
+        """For how many of a graph's `n_edges` each edge stands: 1, or its share of the rest."""
+        n_top, n_sample = int(self.top.sum()), int(self.sample.sum())
+        return self.top.double() + self.sample.double() * ((n_edges - n_top) / max(1, n_sample))
 
-def choose_edges(estimate: Graph, *, top: int, sample: int, seed: int) -> Chosen:
-    """The `top` highest absolute estimates, and `sample` others (or all there are)."""
-    top = min(top, estimate.n_edges)
-    best = estimate.top_n(top).in_graph
-    rest = (estimate.edge_exists & ~best).flatten().nonzero().flatten()
+
+def choose_edges(estimates: Sequence[Graph], *, top: int, sample: int, seed: int) -> Chosen:
+    """The `top` edges that one of the estimates ranks highest, and `sample` others (or all).
+
+    An edge's rank is the best that an estimate gives it, by absolute score; ties go to the earlier
+    edge. So each of k estimates has at least its own `top // k` highest edges among the chosen.
+    """
+    exists = estimates[0].edge_exists
+    ranks = torch.stack([_ranks(estimate.scores[exists].abs()) for estimate in estimates])
+    order = ranks.amin(dim=0).argsort(stable=True)  # [edge]
     generator = torch.Generator().manual_seed(seed)
+    rest = order[top:].sort().values
     drawn = rest[torch.randperm(len(rest), generator=generator)[:sample]]
-    others = torch.zeros_like(best)
-    others.view(-1)[drawn] = True
+    places = exists.flatten().nonzero().flatten()
+    best, others = torch.zeros_like(exists), torch.zeros_like(exists)
+    best.view(-1)[places[order[:top]]] = True
+    others.view(-1)[places[drawn]] = True
     return Chosen(best, others)
+
+
+def _ranks(values: Float[Tensor, " n_edges"]) -> Int[Tensor, " n_edges"]:
+    """0 for the highest."""
+    order = values.argsort(descending=True, stable=True)
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order))
+    return ranks
+
+
+def weights_of(
+    exact: Graph, estimates: Sequence[Graph]
+) -> Float[Tensor, "n_forward n_backward"] | None:
+    """For how many edges each exact value of a graph of `merge` stands; None if all are exact.
+
+    Args:
+        exact: a graph whose provenance says how its edges were chosen.
+        estimates: those by which they were.
+
+    Raises:
+        UserError: its exact values are not those that the estimates choose.
+    """
+    if exact.is_exact is None or exact.is_exact.equal(exact.edge_exists):
+        return None
+    said = exact.provenance.get("settings", {})
+    try:
+        chosen = choose_edges(
+            estimates, top=said["verify"], sample=said["sample"], seed=said["seed"]
+        )
+    except KeyError as error:
+        raise UserError(f"{exact} does not say how its exact values were chosen: {error}") from None
+    if not chosen.all.equal(exact.is_exact):
+        raise UserError(f"the exact values of {exact} are not of edges that these estimates choose")
+    return chosen.weights(exact.n_edges)
 
 
 def merge(estimate: Graph, exact: Graph) -> Graph:
@@ -69,11 +118,11 @@ def total_error(sampled: Float[np.ndarray, " n"], n_all: int) -> float:
 
 
 def report(estimate: Graph, exact: Graph, chosen: Chosen) -> str:
-    """Agreement on the verified edges, and how much the estimate may have missed elsewhere."""
+    """Agreement on the verified edges and over all, and how much may have been missed elsewhere."""
     guess = estimate.scores[chosen.top].abs().double().numpy()
     truth = exact.scores[chosen.top].abs().double().numpy()
     n_top, n_rest = len(truth), estimate.n_edges - len(truth)
-    lines = [f"verified: the {n_top:,} edges with the highest estimates"]
+    lines = [f"verified: the {n_top:,} edges that an estimate ranks highest"]
     if n_top > 1:
         pearson, kendall = stats.pearsonr(guess, truth)[0], stats.kendalltau(guess, truth)[0]
         lines.append(
@@ -81,6 +130,12 @@ def report(estimate: Graph, exact: Graph, chosen: Chosen) -> str:
             f"mean absolute difference {np.abs(guess - truth).mean():.2e}"
         )
     sampled = exact.scores[chosen.sample].abs().double().numpy()
+    if len(sampled) > 1 and n_top > 1:
+        over_all = agreement(estimate, exact, weights=chosen.weights(estimate.n_edges))
+        lines.append(
+            f"  over all edges, as the sample has them: Pearson r {over_all.pearson:.3f}, "
+            f"Kendall tau {over_all.kendall:.3f}"
+        )
     if not len(sampled):
         return "\n".join([*lines, "no other edges: nothing can have been missed"])
     typical = float(np.median(truth))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from eap import compare
 from eap.errors import UserError
@@ -143,3 +144,36 @@ def test_two_shapes_cannot_be_compared():
     larger = Graph.from_config(replace(ONE_LAYER, n_heads=2, n_kv_heads=2))
     with pytest.raises(UserError, match="different shapes"):
         compare.edge_overlap(scored(*range(8)), larger)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 12))
+def test_a_weighted_agreement_is_that_of_repeated_edges(seed, n):
+    """An edge with weight 3 counts as three of its kind (whose ties among each other do not)."""
+    generator = np.random.default_rng(seed)
+    a, b = generator.integers(0, 6, n).astype(float), generator.integers(0, 6, n).astype(float)
+    weights = generator.integers(1, 4, n).astype(float)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return
+    repeated = [np.repeat(values, weights.astype(int)) for values in (a, b)]
+    assert compare.weighted_kendall(a, b, np.ones(n)) == pytest.approx(
+        stats.kendalltau(a, b)[0], abs=1e-12
+    )
+    # tau-b leaves out tied pairs, so those of an edge with itself change nothing.
+    assert compare.weighted_kendall(a, b, weights) == pytest.approx(
+        stats.kendalltau(*repeated)[0], abs=1e-12
+    )
+
+
+def test_agreement_over_a_sample_has_weights():
+    graph = Graph.from_config(GraphConfig(n_layers=2, n_heads=2, d_model=4, n_kv_heads=2))
+    generator = torch.Generator().manual_seed(0)
+    estimate, exact = (
+        replace(graph, scores=torch.randn(graph.scores.shape, generator=generator))
+        for _ in range(2)
+    )
+    ones = torch.ones(graph.scores.shape, dtype=torch.float64)
+    plain = compare.agreement(estimate, exact)
+    weighted = compare.agreement(estimate, exact, weights=ones * 3)
+    assert weighted.pearson == pytest.approx(plain.pearson)
+    assert weighted.kendall == pytest.approx(plain.kendall)
+    assert weighted.mean_difference == pytest.approx(plain.mean_difference)

@@ -1,10 +1,10 @@
 """Exact values of edges as a study: what they cost, where they are kept, going on after a stop."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from eap.data.dataset import Dataset
@@ -56,55 +56,74 @@ class ExactStudy:
             metric: describe(settings, model, dataset, metric=metric, method="exact")
             for metric in EXACT_METRICS
         }
-        finished = {
-            metric: reusable(paths[metric], origins[metric], overwrite=settings.overwrite)
-            for metric in EXACT_METRICS
-        }
         checkpoint = self._checkpoint(dataset.task)
-        if all(finished.values()):
-            checkpoint.delete()
-            return {metric: graph for metric, graph in finished.items() if graph is not None}
-        graphs = self._patch(checkpoint, edges=None)
-        check_finite({paths[metric].name: graph for metric, graph in graphs.items()})
-        for metric, graph in graphs.items():
-            save_graph(graph, paths[metric])
+        finished = self._finished(paths, origins)
+        if finished is None:
+            finished = self._patch(checkpoint, edges=None)
+            self._keep(finished, paths)
         checkpoint.delete()
-        return graphs
+        return finished
 
-    def verify(self, estimates: Mapping[str, Graph], *, top: int, sample: int) -> str:
+    def verify(
+        self, estimates: Mapping[str, Graph], *, also: Sequence[Graph] = (), top: int, sample: int
+    ) -> dict[str, Graph]:
         """Exact values of the edges that an estimate ranks highest, and of a sample of the others.
 
-        Kept, beside the estimates of the rest, as <task>_<metric>_verified.json.
+        Kept, beside the estimates of the rest, as <task>_<metric>_verified.json; says what the
+        sample tells of the edges that are left out.
 
         Args:
-            estimates: scored graphs by metric; each says which edges are its own best.
-            top: how many of the highest.
+            estimates: scored graphs by metric, whose scores stand where no exact value is known.
+            also: more graphs by which edges are chosen.
+            top: how many of the highest, by the best rank that a graph gives them.
             sample: how many of the others.
 
         Returns:
-            By metric, what the sample says of the edges that are left out.
+            By metric, exact scores where `is_exact`, estimates elsewhere.
         """
         settings, dataset = self.settings, self.dataset
-        chosen = {
-            metric: choose_edges(estimate, top=top, sample=sample, seed=settings.seed)
-            for metric, estimate in estimates.items()
-        }
         of_screening = {"verify": top, "sample": sample, "seed": settings.seed}
-        checkpoint = self._checkpoint(f"{dataset.task}_verify", **of_screening)
-        edges = torch.stack([choice.all for choice in chosen.values()]).any(dim=0)
-        exact = self._patch(checkpoint, edges=edges)
-        for name, graph in estimates.items():
-            origin = describe(
-                settings, self.model, dataset, metric=name, method="EAP-IG, verified",
+        paths, origins = {}, {}
+        for metric in estimates:
+            name = f"real_test/{dataset.task}_{metric}_verified"
+            paths[metric] = graph_path(settings, self.model, name)
+            origins[metric] = describe(
+                settings, self.model, dataset, metric=metric, method="EAP-IG, verified",
                 options={"steps": settings.ig_steps, "rule": settings.ig_rule, **of_screening},
             )  # fmt: skip
-            path = graph_path(settings, self.model, f"real_test/{dataset.task}_{name}_verified")
-            save_graph(replace(merge(graph, exact[name]), provenance=origin), path)
-        checkpoint.delete()
-        return "\n\n".join(
-            f"{metric}\n{report(estimate, exact[metric], chosen[metric])}"
-            for metric, estimate in estimates.items()
+        chosen = choose_edges(
+            [*also, *estimates.values()], top=top, sample=sample, seed=settings.seed
         )
+        checkpoint = self._checkpoint(f"{dataset.task}_verify", **of_screening)
+        finished = self._finished(paths, origins)
+        if finished is None:
+            exact = self._patch(checkpoint, edges=chosen.all)
+            finished = {
+                metric: replace(merge(graph, exact[metric]), provenance=origins[metric])
+                for metric, graph in estimates.items()
+            }
+            self._keep(finished, paths)
+        checkpoint.delete()
+        for metric, estimate in estimates.items():
+            say(f"\n{metric}\n{report(estimate, finished[metric], chosen)}")
+        return finished
+
+    def _finished(
+        self, paths: Mapping[str, Path], origins: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, Graph] | None:
+        """The graphs of all metrics, if all are there and of the same work."""
+        graphs = {
+            metric: reusable(path, origins[metric], overwrite=self.settings.overwrite)
+            for metric, path in paths.items()
+        }
+        there = {metric: graph for metric, graph in graphs.items() if graph is not None}
+        return there if len(there) == len(paths) else None
+
+    def _keep(self, graphs: Mapping[str, Graph], paths: Mapping[str, Path]) -> None:
+        """Save all, or none if a score is not finite."""
+        check_finite({paths[metric].name: graph for metric, graph in graphs.items()})
+        for metric, graph in graphs.items():
+            save_graph(graph, paths[metric])
 
     def _checkpoint(self, name: str, **more: Any) -> Checkpoint:
         """Where the progress of a run is kept: every run, of whatever settings, has its own."""

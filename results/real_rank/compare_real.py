@@ -4,6 +4,10 @@ Writes to results/real_rank/<model>/: csv/all-overlap.csv (average overlap of th
 = 1 .. 400), csv/{node,edge}-overlap.csv (intersection over union of circuits of 25 to 600 selected
 edges) and correlations.json (Pearson's r and Kendall's tau of absolute scores, mean absolute
 difference of scores). "vanilla" is EAP, "ig" is EAP-IG, "real" is activation patching.
+
+Of a task whose exact values are of a choice of edges (get_real_values.py --verify), the
+correlations are over all edges, for which the choice's sample stands; top edges are among those
+that have an exact value.
 """
 
 from __future__ import annotations
@@ -16,34 +20,56 @@ import pandas as pd
 import eap_circuits
 
 # isort: split
+from torch import Tensor
+
 import eap
-from eap import figures
+from eap import figures, screening
 from eap.errors import UserError
 from eap.figures import style, tables
 from eap.runtime.atomic import write_atomically
 from eap.runtime.progress import progress_bar
 from eap.studies import shell
 
-GRAPHS = {"real": "real", "EAP": "vanilla", "EAP-IG": "ig"}
+GRAPHS = {"EAP": "vanilla", "EAP-IG": "ig"}
 DEPTHS = range(1, 401)
 CIRCUITS = range(25, 601)
 
 
 def read_graphs(results: tables.Results, task: str, metric: str) -> dict[str, eap.Graph]:
-    """The exact values of a task's edges and both estimates of them.
+    """The exact values of a task's edges (of all, or else of a choice), both estimates of them.
 
     Raises:
         FileNotFoundError: one is not there.
         UserError: they are of different models, data or metrics.
     """
-    scored = {
-        name: figures.graphs.find_graph(results, f"real_test/{task}_{metric}_{suffix}")
-        for name, suffix in GRAPHS.items()
+    name = f"real_test/{task}_{metric}"
+    suffix = "real"
+    try:
+        exact = figures.graphs.find_graph(results, f"{name}_real")
+    except FileNotFoundError as missing:
+        suffix = "verified"
+        try:
+            exact = figures.graphs.find_graph(results, f"{name}_verified")
+        except FileNotFoundError:
+            raise missing from None
+    scored = {"real": exact}
+    scored |= {
+        method: figures.graphs.find_graph(results, f"{name}_{of_file}")
+        for method, of_file in GRAPHS.items()
     }
     figures.graphs.check_comparable(
-        {f"{task}_{metric}_{GRAPHS[name]}": scored[name] for name in scored}
+        {f"{task}_{metric}_{GRAPHS.get(name, suffix)}": graph for name, graph in scored.items()}
     )
     return scored
+
+
+def weights_of(results: tables.Results, task: str, scored: dict[str, eap.Graph]) -> Tensor | None:
+    """For how many edges each exact value stands; None if every edge has one."""
+    exact = scored["real"]
+    if exact.is_exact is None or exact.is_exact.equal(exact.edge_exists):
+        return None
+    kl = figures.graphs.find_graph(results, f"real_test/{task}_kl_ig")
+    return screening.weights_of(exact, [scored["EAP"], scored["EAP-IG"], kl])
 
 
 def circuit_overlaps(scored: dict[str, eap.Graph], sizes: range) -> dict[str, list[list[float]]]:
@@ -79,15 +105,20 @@ def main() -> None:
         first = command.replace("{task}", args.tasks[0])
         raise UserError(f"nothing to compare for {args.model}; begin with: {first}")
 
-    n_edges = min(graph.n_edges for scored in by_task.values() for graph in scored.values())
-    depths, sizes = DEPTHS[:n_edges], CIRCUITS[: max(0, n_edges - CIRCUITS.start + 1)]
+    n_edges = min(scored["real"].n_edges for scored in by_task.values())
+    n_exact = min(
+        len(eap.compare.paired_scores(scored["real"], scored["EAP"])[0])
+        for scored in by_task.values()
+    )
+    depths, sizes = DEPTHS[:n_exact], CIRCUITS[: max(0, n_edges - CIRCUITS.start + 1)]
     correlations: dict[str, float] = {}
     overlaps = {"depth": list(depths)}
     nodes, edges = {"depth": list(sizes)}, {"depth": list(sizes)}
     for task, scored in progress_bar(list(by_task.items()), "tasks", quiet=False):
-        for name in ("EAP", "EAP-IG"):
-            key = f"{task}_{GRAPHS[name]}"
-            agrees = eap.compare.agreement(scored[name], scored["real"])
+        weights = weights_of(results, task, scored)
+        for name, suffix in GRAPHS.items():
+            key = f"{task}_{suffix}"
+            agrees = eap.compare.agreement(scored[name], scored["real"], weights=weights)
             correlations[f"{key}_diff"] = agrees.mean_difference
             correlations[key] = agrees.pearson
             correlations[f"{key}_kendall"] = agrees.kendall
@@ -116,7 +147,6 @@ def main() -> None:
             f"{name} {correlations[f'{task}_{suffix}']:.2f} "
             f"({correlations[f'{task}_{suffix}_kendall']:.2f})"
             for name, suffix in GRAPHS.items()
-            if name != "real"
         ]
         shell.say(f"  {style.typed_name(task):16} {'   '.join(shown)}")
 
