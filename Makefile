@@ -54,7 +54,8 @@ bench: env
 
 paper: env
 	$(BIN)/python -m snakemake --snakefile workflow/Snakefile --cores $(JOBS) --config model=$(MODEL) \
-	    $(if $(HEAD),head=$(HEAD)) $(if $(TASKS),tasks="$(TASKS)") $(CONFIG)
+	    $(if $(HEAD),head=$(HEAD)) $(if $(TASKS),tasks="$(TASKS)") $(CONFIG) \
+	    $(if $(STUDY),--configfile $(STUDY))
 
 # The manual, docs/_build/html/index.html; warnings are errors.
 docs: env

@@ -84,3 +84,22 @@ def test_the_table_needs_no_torch():
     code = "import sys, eap.studies.catalogue; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert out.stdout.strip() == "False", out.stderr
+
+
+def test_steps_may_have_fewer_tasks_and_what_reads_them_follows():
+    only = {"exact": ["ioi"], "stability": ["sva"], "ig_test": ["gender-bias"]}
+    planned = {job.name: job for job in jobs("m", ALL, only=only)}
+    assert {"exact_ioi", "stability_sva", "ig_test_gender_bias"} <= set(planned)
+    assert not {"exact_sva", "stability_ioi", "ig_test_ioi"} & set(planned)
+    assert planned["compare_real"].tasks == ("ioi",)
+    assert planned["figure_7"].tasks == ("gender-bias",)
+    assert planned["figure_stability"].tasks == ("sva",)
+    assert planned["pareto_sva"].tasks == ("sva",)
+
+
+def test_a_choice_of_edges_has_graphs_of_its_own():
+    planned = {job.name: job for job in jobs("m", ["sva"], verified=True)}
+    graphs = {f"graphs/m/real_test/sva_{metric}_verified.json" for metric in ("prob_diff", "kl")}
+    assert graphs <= set(planned["exact_sva"].writes)
+    assert graphs <= set(planned["compare_real"].reads)
+    assert not any(path.endswith("_real.json") for path in planned["exact_sva"].writes)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ from eap.graph.numbering import GraphConfig
 from eap.model.families import FAMILIES
 from eap.runtime.shipped import data_folder
 from eap.runtime.signature import engine_hash, library_versions
-from eap.studies.catalogue import Job, Step, jobs
+from eap.studies.catalogue import STEPS, Job, Step, jobs
 from eap.studies.paths import JSON_EDGES, model_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -41,18 +42,22 @@ class Settings:
         model: toy, a directory (absolute), or a hub name.
         tasks: to work on.
         exact, large: which studies belong to it.
+        only: by the name of a step, its tasks, where not all.
         output: folder of graphs/ and results/.
         threads: of every experiment.
         options: passed on to the experiments, as on their command line.
+        step_options: more of them, by the step (of `eap/studies/catalogue.py`) that they are for.
     """
 
     model: str
     tasks: tuple[str, ...]
     exact: bool
+    only: Mapping[str, tuple[str, ...]]
     large: bool
     output: str
     threads: int
     options: tuple[str, ...]
+    step_options: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], called_from: str) -> "Settings":
@@ -61,7 +66,10 @@ class Settings:
         Raises:
             UserError: a setting or a task that does not exist.
         """
-        known = {"model", "tasks", "exact", "large", "output", "threads", "runtime", "mem_mb"}
+        known = {
+            "model", "tasks", "exact", "large", "output", "only", "options", "threads", "runtime",
+            "mem_mb",
+        }  # fmt: skip
         if unknown := sorted(set(config) - known - set(PASSED_ON)):
             raise UserError(
                 f"no setting {', '.join(unknown)}; known are "
@@ -71,21 +79,29 @@ class Settings:
         directory = Path(called_from) / Path(model).expanduser()
         if model != "toy" and directory.is_dir():
             model = str(directory.resolve())
-        tasks = tuple(str(config.get("tasks") or " ".join(TASKS)).replace(",", " ").split())
-        if missing := [task for task in tasks if task not in TASKS]:
-            raise UserError(f"unknown task {', '.join(missing)}; known are {', '.join(TASKS)}")
+        tasks = _tasks(config.get("tasks") or " ".join(TASKS))
         given = {"head": TOY_HEAD} if model == "toy" else {}
         given |= {name: config[name] for name in PASSED_ON if config.get(name) is not None}
         large = _is_true(config.get("large", False))
         return cls(
             model=model,
-            tasks=tuple(dict.fromkeys(tasks)),
+            tasks=tasks,
             exact=_is_true(config.get("exact", True)) and not large,
+            only={step: _tasks(names) for step, names in _by_step(config, "only").items()},
             large=large,
             output=str((Path(called_from) / config.get("output", REPOSITORY)).resolve()),
             threads=int(config.get("threads", 1)),
             options=tuple(text for name in given for text in (f"--{name}", str(given[name]))),
+            step_options={
+                step: tuple(shlex.split(str(text)))
+                for step, text in _by_step(config, "options").items()
+            },
         )
+
+    @property
+    def verified(self) -> bool:
+        """Whether exact values are of a choice of edges."""
+        return any(text.startswith("--verify") for text in self.step_options.get("exact", ()))
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,7 @@ class Planned:
         sources: files of the model and of the data that it reads.
         reads, writes: results, below the output folder.
         stamp: written after it, says what the files were that it wrote.
+        benchmark: written after it, says its seconds and its peak memory (MB).
         code: a hash of the code that its results come from.
         threads: that it uses.
     """
@@ -108,6 +125,7 @@ class Planned:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     stamp: str
+    benchmark: str
     code: str
     threads: int
 
@@ -137,6 +155,7 @@ def planned(settings: Settings) -> list[Planned]:
         sources: tuple[str, ...] = ()
         if job.step.runs_model:
             command += settings.options
+            command += settings.step_options.get(job.step.name, ())
             sources = (*weights, *data_files(job.tasks, family))
         return Planned(
             name=job.name,
@@ -145,6 +164,7 @@ def planned(settings: Settings) -> list[Planned]:
             reads=results(job.reads),
             writes=results(job.writes),
             stamp=f"results/{name}/steps/{job.name}.json",
+            benchmark=f"results/{name}/steps/{job.name}.tsv",
             code=code_of(job.step),
             threads=settings.threads if job.step.runs_model else 1,
         )
@@ -154,7 +174,8 @@ def planned(settings: Settings) -> list[Planned]:
         plan(job)
         for job in jobs(
             name, settings.tasks,
-            exact=settings.exact, large=settings.large, gpt2_shaped=gpt2_shaped,
+            exact=settings.exact, only=settings.only, verified=settings.verified,
+            large=settings.large, gpt2_shaped=gpt2_shaped,
         )
     ]  # fmt: skip
 
@@ -218,3 +239,31 @@ def shape_of(config: PretrainedConfig) -> GraphConfig:
 def _is_true(value: Any) -> bool:
     """Snakemake reads `large=True` as a truth value, other spellings as text."""
     return str(value).strip().lower() in ("true", "1", "yes")
+
+
+def _tasks(names: Any) -> tuple[str, ...]:
+    """Names of tasks, with spaces or commas between them, each once.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    tasks = tuple(dict.fromkeys(str(names).replace(",", " ").split()))
+    if missing := [task for task in tasks if task not in TASKS]:
+        raise UserError(f"unknown task {', '.join(missing)}; known are {', '.join(TASKS)}")
+    return tasks
+
+
+def _by_step(config: Mapping[str, Any], setting: str) -> Mapping[str, Any]:
+    """A setting that has a value for some steps, by their names.
+
+    Raises:
+        UserError: a step that does not exist, or that runs no model.
+    """
+    known = [step.name for step in STEPS if step.runs_model]
+    given = config.get(setting) or {}
+    if not isinstance(given, Mapping) or not set(given) <= set(known):
+        raise UserError(
+            f"{setting}: give a value for one or more of {', '.join(known)}, as in "
+            f"'{setting}={{{known[0]}: ...}}'"
+        )
+    return given

@@ -5,14 +5,15 @@ comes out of them. The workflow (`workflow/Snakefile`), the report, the tests an
 read both. Nothing here imports torch.
 
 Paths are templates below the output folder: `{model}` is the last part of the model's name,
-`{task}` a task, `{metric}` that task's metric, `{any_metric}` each of the metrics of exact values,
-`{points}` each of Figure 7's numbers of integration points, `{tasks}` the names of all tasks that a
-step has.
+`{task}` a task, `{metric}` that task's metric, `{exact}` each of the graphs of exact values (of all
+edges: `<metric>_real` for four metrics; of a choice: `<metric>_verified` for two), `{points}` each
+of Figure 7's numbers of integration points, `{tasks}` the names of all tasks that a step has.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Literal
 
@@ -124,7 +125,7 @@ def _pictures(study: str, *names: str) -> tuple[str, ...]:
 _CURVES = _csv("pareto", "{task}", "{task}_bands")
 _SCORES = _graphs("{task}_vanilla", "{task}_task", "{task}_kl")
 _EXACT = _graphs(
-    "real_test/{task}_{any_metric}_real",
+    "real_test/{task}_{exact}",
     "real_test/{task}_{metric}_vanilla",
     "real_test/{task}_{metric}_ig",
     "real_test/{task}_kl_ig",
@@ -380,6 +381,8 @@ def jobs(
     tasks: Sequence[str],
     *,
     exact: bool = True,
+    only: Mapping[str, Sequence[str]] | None = None,
+    verified: bool = False,
     large: bool = False,
     gpt2_shaped: bool = False,
 ) -> list[Job]:
@@ -389,6 +392,9 @@ def jobs(
         model: the last part of its name.
         tasks: those to work on.
         exact: also measure exact values.
+        only: by the name of a step, its tasks, where not all; steps that read what it would have
+            written for the others leave them out, too.
+        verified: of a choice of edges (`--verify`) instead of all.
         large: circuits up to a share of all edges (`pareto_big.py`), for models like gpt2-xl.
         gpt2_shaped: 12 layers of 12 heads, which the hand-made circuits of Figure 6 need.
     """
@@ -397,18 +403,24 @@ def jobs(
     planned: list[Job] = []
     for step in STEPS:
         chosen = _chosen(step.tasks, tasks)
+        made = {path for job in planned for path in job.writes}
+        asked = (only or {}).get(step.name, chosen)
+        chosen = tuple(
+            task
+            for task in chosen
+            if task in asked and made.issuperset(_paths(step.reads, model, (task,), verified))
+        )
         if not belongs[step.when] or not chosen:
             continue
         each = step.option == "--task"
         for group in [(task,) for task in chosen] if each else [chosen]:
-            made = {path for job in planned for path in job.writes}
-            also = (path for path in _paths(step.also_reads, model, group) if path in made)
-            reads = (*_paths(step.reads, model, group), *also)
+            filled = partial(_paths, model=model, tasks=group, verified=verified)
+            reads = (*filled(step.reads), *(p for p in filled(step.also_reads) if p in made))
             if step.name == "report":
                 shown = (path for job in planned for path in job.writes)
                 reads = tuple(path for path in shown if path.endswith((".png", ".csv")))
             name = f"{step.name}_{group[0]}".replace("-", "_") if each else step.name
-            planned.append(Job(name, step, group, reads, _paths(step.writes, model, group)))
+            planned.append(Job(name, step, group, reads, filled(step.writes)))
     return planned
 
 
@@ -431,23 +443,24 @@ def _chosen(which: Which, tasks: Sequence[str]) -> tuple[str, ...]:
     return (which,) if which in tasks else ()
 
 
-def _paths(templates: Sequence[str], model: str, tasks: Sequence[str]) -> tuple[str, ...]:
+def _paths(
+    templates: Sequence[str], model: str, tasks: Sequence[str], verified: bool
+) -> tuple[str, ...]:
     """Templates filled in, for each task that they name; each path once."""
-    filled = (path for template in templates for path in _fill(template, model, tasks))
+    filled = (path for template in templates for path in _fill(template, model, tasks, verified))
     return tuple(dict.fromkeys(filled))
 
 
-def _fill(template: str, model: str, tasks: Sequence[str]) -> Iterator[str]:
-    for task, metric, points in product(
-        tasks if "{task}" in template or "{metric}" in template else tasks[:1],
-        METRICS if "{any_metric}" in template else ("",),
-        POINTS if "{points}" in template else ("",),
-    ):
-        yield template.format(
-            model=model,
-            task=task,
-            tasks="_".join(tasks),
-            metric=TASKS[task].metric if task in TASKS else "logit_diff",
-            any_metric=metric,
-            points=points,
-        )
+def _fill(template: str, model: str, tasks: Sequence[str], verified: bool) -> Iterator[str]:
+    for task in tasks if "{task}" in template or "{metric}" in template else tasks[:1]:
+        metric = TASKS[task].metric if task in TASKS else "logit_diff"
+        exact = [f"{of}_real" for of in METRICS]
+        if verified:
+            exact = [f"{metric}_verified", "kl_verified"]
+        for graph, points in product(
+            exact if "{exact}" in template else ("",), POINTS if "{points}" in template else ("",)
+        ):
+            yield template.format(
+                model=model, task=task, tasks="_".join(tasks), metric=metric, exact=graph,
+                points=points,
+            )  # fmt: skip
