@@ -1,5 +1,6 @@
 from . import bars as bars
 from . import circuit as circuit
+from . import claims as claims
 from . import cross_task as cross_task
 from . import curves as curves
 from . import graphs as graphs

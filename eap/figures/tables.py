@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from eap.errors import UserError
+from eap.runtime.signature import command, library_versions
 from eap.studies.command_names import as_typed
 from eap.studies.paths import ROOT, shown, study_folder, table_file
 from eap.studies.provenance import comparable, read_metadata
@@ -275,6 +276,19 @@ def check_comparable(tables: Iterable[Table]) -> None:
                 )
 
 
+def check_one_model(tables: Iterable[Table]) -> None:
+    """Refuse to tell of one model by the tables of two.
+
+    Raises:
+        UserError: says which differ.
+    """
+    known = [table for table in tables if table.metadata is not None]
+    for table in known[1:]:
+        models = ({"model": (each.metadata or {}).get("model")} for each in (known[0], table))
+        if (reason := comparable(*models)) is not None:
+            raise UserError(f"{shown(known[0].path)} and {shown(table.path)}: {reason}")
+
+
 def origin_note(tables: Iterable[Table]) -> str:
     """What a figure says of tables that have no metadata; "" if all have some."""
     unknown = [table.path.stem for table in tables if table.metadata is None]
@@ -282,6 +296,20 @@ def origin_note(tables: Iterable[Table]) -> str:
         return ""
     names = f" ({', '.join(unknown[:3])}{', ..' if len(unknown) > 3 else ''})"
     return f"no metadata: settings unknown{names}"
+
+
+def origin_of(tables: Sequence[Table], *, method: str) -> dict[str, Any] | None:
+    """Where a table comes from that is made of tables; None if one of them does not say."""
+    known = [table.metadata for table in tables if table.metadata is not None]
+    if not known or len(known) < len(tables):
+        return None
+    return {
+        "model": known[0]["model"],
+        "method": method,
+        "code": known[0].get("code"),
+        "versions": library_versions(),
+        "command": command(),
+    }
 
 
 def read_correlations(

@@ -261,6 +261,11 @@ STEPS: tuple[Step, ...] = (
         reads=_csv("stability", "{task}"), writes=_pictures("stability", "edges", "nodes"),
     ),
     Step(
+        "claims", "results/claims/claims.py", "which of the paper's claims hold for this model?",
+        tasks="paper", reads=_CURVES, also_reads=(*_RANKS, *_CROSS, *_POINTS_CURVES),
+        writes=_csv("claims", "claims"),
+    ),
+    Step(
         "report", "results/report.py", "all figures and tables on one page",
         option="", writes=("results/{model}/report.html",),
     ),
@@ -292,8 +297,9 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "Figure 4", "Agreement of estimates with exact values",
-        "How the estimates' absolute scores agree with exact ones: correlation over all edges, and "
-        "average overlap of the edges that rank highest.",
+        "How the estimates' absolute scores agree with exact ones: correlation over all edges "
+        "(where a choice of edges has exact values, its sample stands for the others), and average "
+        "overlap of the edges that rank highest.",
         "results/real_rank/plot_overlap.py", "real_rank", ("correlation_overlap",),
         ("all-overlap",),
     ),
@@ -361,6 +367,13 @@ FIGURES: tuple[Figure, ...] = (
         "similarities.",
         "results/stability/plot_stability.py", "stability", ("edges", "nodes"),
         ("{task}_areas", "{task}_verdicts", "{task}"),
+    ),
+    Figure(
+        "Claims", "The paper's claims, asked of this model",
+        "The quantity behind each claim, averaged over tasks, and its 95% interval over tasks: a "
+        "claim holds if the whole interval lies above holds_above, does not hold if it lies below, "
+        "and cannot be told otherwise.",
+        "results/claims/claims.py", "claims", (), ("claims",),
     ),
     Figure(
         "Exact values", "Circuits from exact values",

@@ -20,10 +20,9 @@ import pandas as pd
 import eap_circuits
 
 # isort: split
-from torch import Tensor
 
 import eap
-from eap import figures, screening
+from eap import figures
 from eap.errors import UserError
 from eap.figures import style, tables
 from eap.runtime.atomic import write_atomically
@@ -63,13 +62,15 @@ def read_graphs(results: tables.Results, task: str, metric: str) -> dict[str, ea
     return scored
 
 
-def weights_of(results: tables.Results, task: str, scored: dict[str, eap.Graph]) -> Tensor | None:
-    """For how many edges each exact value stands; None if every edge has one."""
-    exact = scored["real"]
-    if exact.is_exact is None or exact.is_exact.equal(exact.edge_exists):
-        return None
-    kl = figures.graphs.find_graph(results, f"real_test/{task}_kl_ig")
-    return screening.weights_of(exact, [scored["EAP"], scored["EAP-IG"], kl])
+def agreements(
+    results: tables.Results, task: str, scored: dict[str, eap.Graph]
+) -> dict[str, eap.compare.Agreement]:
+    """How well each estimate agrees with the exact values, over all edges."""
+    exact, weights = scored["real"], None
+    if exact.is_exact is not None and not exact.is_exact.equal(exact.edge_exists):
+        kl = figures.graphs.find_graph(results, f"real_test/{task}_kl_ig")
+        weights = eap.screening.weights_of(exact, [scored["EAP"], scored["EAP-IG"], kl])
+    return {name: eap.compare.agreement(scored[name], exact, weights=weights) for name in GRAPHS}
 
 
 def circuit_overlaps(scored: dict[str, eap.Graph], sizes: range) -> dict[str, list[list[float]]]:
@@ -115,10 +116,8 @@ def main() -> None:
     overlaps = {"depth": list(depths)}
     nodes, edges = {"depth": list(sizes)}, {"depth": list(sizes)}
     for task, scored in progress_bar(list(by_task.items()), "tasks", quiet=False):
-        weights = weights_of(results, task, scored)
-        for name, suffix in GRAPHS.items():
-            key = f"{task}_{suffix}"
-            agrees = eap.compare.agreement(scored[name], scored["real"], weights=weights)
+        for name, agrees in agreements(results, task, scored).items():
+            key = f"{task}_{GRAPHS[name]}"
             correlations[f"{key}_diff"] = agrees.mean_difference
             correlations[key] = agrees.pearson
             correlations[f"{key}_kendall"] = agrees.kendall
