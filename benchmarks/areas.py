@@ -1,15 +1,20 @@
 """Which method ranks best? CPR, CMD and accuracy areas of all of them: docs/method-areas.md.
 
-    python benchmarks/areas.py --model toy
+    python benchmarks/areas.py --model toy --learned
 
 Every method scores the edges (and, where it has them, the nodes) on the first pairs of each task,
-and is judged on other pairs. Learned rankings are trained on the same first pairs.
+and is judged on other pairs. Learned rankings (MAttr) are trained on the same first pairs, with the
+metric as their loss and with |1 - faithfulness|.
 """
 
 import argparse
+import shlex
+import sys
 import time
 import warnings
 from pathlib import Path
+
+import pandas as pd
 
 import eap
 from eap.data.dataset import Dataset
@@ -17,6 +22,9 @@ from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.errors import UserError
 from eap.methods import METHODS
 from eap.runtime.atomic import write_atomically
+
+LEARNED = {"MAttr (metric)": "metric", "MAttr (faithfulness)": "faithfulness"}
+"""Losses of learned rankings, by the names of their rows."""
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "method-areas.md"
 INTRODUCTION = """# Areas of every method
@@ -42,40 +50,71 @@ def main() -> None:
     add("--pairs", type=int, default=100, help="that methods score")
     add("--judged", type=int, default=200, help="others, on which they are judged")
     add("--steps", type=int, default=5, help="of methods that integrate")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    add("--levels", nargs="+", choices=("edge", "node"), default=["edge", "node"])
     add("--learned", action="store_true", help="MAttr as well (minutes a task)")
+    add("--learning_steps", type=int, help="of MAttr (default: 5000 for edges, 500 for nodes)")
     add("--page", type=Path, default=PAGE)
+    add("--csv", type=Path, help="a table of the numbers, too")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
 
     model = eap.load_model(args.model)
     parts = [
         INTRODUCTION.format(
-            arguments=f"--model {args.model}",
-            model=args.model,
+            arguments=shlex.join(["--model", Path(args.model).name, *given(sys.argv[1:])]),
+            model=model.short_name,
             pairs=args.pairs,
             judged=args.judged,
         )
     ]
+    records = []
     for task in args.tasks:
         data = eap.load_dataset(task, model.tokenizer, head=args.pairs + args.judged)
         first, others = split(data, args.pairs)
         metric = TASKS[task].metric
-        for level in ("edge", "node"):
+        for level in args.levels:
             rows = []
-            for name in [*METHODS, *(["MAttr"] if args.learned else [])]:
+            for name in [*args.methods, *(LEARNED if args.learned else ())]:
                 begun = time.perf_counter()
                 try:
-                    graph = score(model, first, name, metric, level, args.steps)
+                    graph = score(model, first, name, metric, level, args)
                 except UserError:  # the method has no scores of this level, or no such gradient
                     continue
                 seconds = time.perf_counter() - begun
                 found = eap.areas(model, graph, others, metric=metric, level=level)
                 rows.append((name, found, seconds))
+                records.append(record(task, level, name, found, seconds))
                 print(f"{task} {level} {name}: {found} ({seconds:.1f} s)", flush=True)
             parts.append(table(f"{TASKS[task].display_name}, {metric}, {level}s", rows))
     with write_atomically(args.page) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf8")
     print(f"wrote {args.page}")
+    if args.csv:
+        with write_atomically(args.csv) as temporary:
+            pd.DataFrame(records).to_csv(temporary, index=False)
+        print(f"wrote {args.csv}")
+
+
+def given(arguments: list[str]) -> list[str]:
+    """What was typed, but for the model and where it is written to."""
+    kept: list[str] = []
+    for word in arguments:
+        if word.startswith("--"):
+            skipping = word.split("=")[0] in ("--model", "--page", "--csv")
+        kept += [] if skipping else [word]
+    return kept
+
+
+def record(
+    task: str, level: str, name: str, found: eap.Areas, seconds: float
+) -> dict[str, str | float]:
+    """A row of the table of numbers."""
+    row: dict[str, str | float] = {"task": task, "level": level, "method": name}
+    for column in ("cpr", "cmd", "accuracy"):
+        area = getattr(found, column)
+        row |= {column: area.value, f"{column}_low": area.low, f"{column}_high": area.high}
+    return {**row, "seconds": seconds}
 
 
 def split(data: Dataset, n: int) -> tuple[Dataset, Dataset]:
@@ -85,14 +124,16 @@ def split(data: Dataset, n: int) -> tuple[Dataset, Dataset]:
 
 
 def score(
-    model: eap.Model, data: Dataset, name: str, metric: str, level: str, steps: int
+    model: eap.Model, data: Dataset, name: str, metric: str, level: str, args: argparse.Namespace
 ) -> eap.Graph:
     """One method's ranking."""
-    if name == "MAttr":
-        return eap.learn_ranking(model, data, metric=metric, level=level)
+    if name in LEARNED:
+        return eap.learn_ranking(
+            model, data, metric=metric, level=level, loss=LEARNED[name], steps=args.learning_steps
+        )
     method = METHODS[name]
     asked = metric if method.uses_metric else None
-    options = {"steps": steps} if method.integrates else {}
+    options = {"steps": args.steps} if method.integrates else {}
     return eap.attribute(model, data, method=name, metric=asked, level=level, **options)
 
 
