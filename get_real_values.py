@@ -5,7 +5,8 @@ ranks highest and a random sample of the others) for logit_diff, prob_diff, kl a
 It can be stopped at any moment: the same command goes on where it was.
 
 Writes graphs/<model>/real_test/<task>_<metric>_real.json for the four metrics, the estimates beside
-them (<task>_<metric>_vanilla, <task>_<metric>_ig, <task>_kl_ig), and the faithfulness of circuits
+them (<task>_<metric>_vanilla, <task>_<metric>_ig, <task>_kl_ig; of other methods
+<task>_<metric>_<method>), and the faithfulness of circuits
 from exact scores and from estimates, results/real/<model>/csv/<task>.csv. With --verify the exact
 graphs are called <task>_<metric>_verified, for the task's metric and kl: they hold exact scores
 where there are some, and the estimates of EAP-IG elsewhere.
@@ -14,11 +15,15 @@ where there are some, and the estimates of EAP-IG elsewhere.
 import eap_circuits
 from eap import studies
 from eap.studies import shell
+from eap.studies.settings import CURVES, EXACT_CURVES
 
 
 def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
+    parser.add_argument(
+        "--methods", nargs="+", choices=CURVES, default=list(EXACT_CURVES), help="estimates beside"
+    )
     parser.add_argument("--metric", help="of the estimates and curves (default: the task's own)")
     shell.add_size_arguments(parser)
     parser.add_argument(
@@ -49,18 +54,8 @@ def main() -> None:
     scored = dataset if args.exact_head is None else dataset.head(args.exact_head)
 
     # 1. Estimates, which also say which edges to verify.
-    estimates = {}
-    if not studies.is_flat(metric):
-        estimates["EAP"] = studies.attributed(
-            settings, model, scored, f"real_test/{task}_{metric}_vanilla",
-            method="EAP", metric=metric,
-        )  # fmt: skip
-    ig, kl_ig = (
-        studies.attributed(
-            settings, model, scored, f"real_test/{task}_{of}_ig", method="EAP-IG", metric=of
-        )
-        for of in (metric, "kl")
-    )
+    chosen = [*args.methods, *(EXACT_CURVES if args.verify else ())]
+    estimates = studies.exact_estimates(settings, model, scored, metric=metric, curves=chosen)
 
     # 2. Exact values.
     study = studies.ExactStudy(settings, model, scored, args.save_every)
@@ -70,13 +65,15 @@ def main() -> None:
     else:
         screening = {"verify": args.verify, "sample": args.sample, "seed": args.seed}
         exact = study.verify(
-            {metric: ig, "kl": kl_ig}, also=list(estimates.values()), top=args.verify,
+            {metric: estimates["EAP-IG"], "kl": estimates["EAP-IG-KL"]},
+            also=[estimates["EAP"]] if "EAP" in estimates else [],
+            top=args.verify,
             sample=args.sample,
-        )  # fmt: skip
+        )
 
     # 3. Faithfulness of circuits from either.
     graphs = {"real": exact[metric], "real-KL": exact["kl"]}
-    graphs |= {"EAP-IG": ig, "EAP-IG-KL": kl_ig, **estimates}
+    graphs |= estimates
     frame, bands = studies.faithfulness_curves(
         model, graphs, dataset, metric=metric, sizes=sizes, **settings.resources
     )

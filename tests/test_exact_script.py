@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -112,6 +113,32 @@ def test_verified_edges_are_exact_the_others_estimates(run, tmp_path, capfd):
     whole = eap.compare.agreement(estimate, exact)
     assert agreed["ioi_ig"] == pytest.approx(whole.pearson, abs=0.1)
     assert agreed["ioi_ig_kendall"] == pytest.approx(whole.kendall, abs=0.2)
+
+
+def test_other_methods_stand_beside_the_exact_values(run, tmp_path):
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    methods = ("--methods", "EAP", "EAP-IG", "RelP", "AtP*-GradDrop")
+    assert call("get_real_values.py", *OPTIONS, *methods, "--output", tmp_path) == 0
+    frame = pd.read_csv(tmp_path / "results/real/toy/csv/ioi.csv")
+    assert [name for name in frame if name.startswith("loss_")] == [
+        f"loss_{name}" for name in ("real", "real-KL", "EAP", "EAP-IG", "RelP", "AtP*-GradDrop")
+    ]
+    options = ("--tasks", "ioi", "--output", tmp_path)
+    compare, chosen = "results/real_rank/compare_real.py", ("--methods", "RelP", "AtP*-GradDrop")
+    assert call(compare, *options, *chosen) == 0
+    folder = tmp_path / "results/real_rank/toy"
+    agreed = json.loads((folder / "correlations.json").read_text("utf8"))
+    real, estimate = (
+        eap.Graph.load(tmp_path / f"graphs/toy/real_test/ioi_logit_diff_{name}.json")
+        for name in ("real", "AtP-GradDrop")
+    )
+    assert estimate.provenance["method"] == "AtP*-GradDrop"
+    expected = eap.compare.agreement(estimate, real).pearson
+    assert agreed["ioi_AtP-GradDrop"] == pytest.approx(expected)
+    assert "ioi_real_RelP" in pd.read_csv(folder / "csv/edge-overlap.csv")
+    for script in ("plot_overlap", "plot_kendall", "node_edge_overlap_plot"):
+        assert call(f"results/real_rank/{script}.py", *options) == 0
+    assert call(compare, *options, "--methods", "IFR") == 2  # nobody scored by it
 
 
 def test_exact_values_of_fewer_pairs_have_curves_on_all(run, tmp_path):

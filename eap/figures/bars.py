@@ -12,19 +12,29 @@ from eap.figures.style import (
     method_look,
     task_colour,
 )
+from eap.studies.settings import file_suffix
 
 
 def draw_method_bars(
     ax: Axes, values: Mapping[str, float], tasks: Sequence[str], *, suffix: str
 ) -> None:
-    """Two bars per task: `<task>_vanilla<suffix>` (EAP) and `<task>_ig<suffix>` (EAP-IG)."""
-    for offset, (method, key) in zip(
-        (-0.2, 0.2), (("EAP", "vanilla"), ("EAP-IG", "ig")), strict=True
-    ):
+    """A bar per task and method: `<task>_vanilla<suffix>` is EAP, `<task>_ig<suffix>` EAP-IG.
+
+    Other methods, by their names, have one where all tasks have them.
+    """
+    keys = {"EAP": "vanilla", "EAP-IG": "ig"}
+    keys |= {name: file_suffix(name) for name in METHODS if name not in keys}
+    drawn = {
+        name: [values[f"{task}_{key}{suffix}"] for task in tasks]
+        for name, key in keys.items()
+        if all(f"{task}_{key}{suffix}" in values for task in tasks)
+    }
+    width = 0.8 / len(drawn)
+    for number, (method, heights) in enumerate(drawn.items()):
         label, colour, _, _ = METHODS[method]
-        heights = [values[f"{task}_{key}{suffix}"] for task in tasks]
+        offset = (number + 0.5) * width - 0.4
         places = [place + offset for place in range(len(tasks))]
-        ax.bar(places, heights, 0.38, color=colour, label=label)
+        ax.bar(places, heights, 0.95 * width, color=colour, label=label)
     ax.set_xticks(range(len(tasks)), [display_name(task) for task in tasks], rotation=35)
     for text in ax.get_xticklabels():
         text.set_horizontalalignment("right")

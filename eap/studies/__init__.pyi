@@ -6,6 +6,7 @@ from .cross_task import compare_circuits as compare_circuits
 from .cross_task import cross_task_table as cross_task_table
 from .exact import ExactStudy as ExactStudy
 from .exact import check_exact_metric as check_exact_metric
+from .exact import exact_estimates as exact_estimates
 from .mib import MibResult as MibResult
 from .mib import mib_study as mib_study
 from .mib import published_cells as published_cells

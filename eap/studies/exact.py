@@ -19,8 +19,15 @@ from eap.runtime.progress import duration, say
 from eap.runtime.resources import Resources
 from eap.screening import choose_edges, merge, report
 from eap.studies.paths import shown
-from eap.studies.scoring import check_finite, describe, graph_path, reusable, save_graph
-from eap.studies.settings import Settings
+from eap.studies.scoring import (
+    check_finite,
+    describe,
+    graph_path,
+    reusable,
+    save_graph,
+    scored_curves,
+)
+from eap.studies.settings import EXACT_CURVES, Settings, file_suffix
 
 EXACT_METRICS = ("logit_diff", "prob_diff", "kl", "js")
 """Measured in one pass: a metric more costs next to nothing."""
@@ -164,6 +171,31 @@ class ExactStudy:
             + ("; going on where an earlier run was stopped" if earlier else "")
         )
         return run_plan(plan, checkpoint=checkpoint, quiet=False)
+
+
+def exact_estimates(
+    settings: Settings, model: Model, dataset: Dataset, *, metric: str, curves: Sequence[str]
+) -> dict[str, Graph]:
+    """The estimates that stand beside a task's exact values, by the names of their curves.
+
+    Kept as graphs/<model>/real_test/<task>_<metric>_{vanilla,ig,<method>}.
+
+    Args:
+        settings: of the experiment.
+        model: from `load_model_of`.
+        dataset: what is scored.
+        metric: of the scores.
+        curves: names of `CURVES`.
+
+    Raises:
+        UserError: the metric has no gradient at the clean input for any of them.
+    """
+    chosen = {}
+    for name in dict.fromkeys(curves):
+        suffix, method, of = EXACT_CURVES.get(name, (f"{{metric}}_{file_suffix(name)}", name, None))
+        file = f"real_test/{dataset.task}_{suffix.format(metric=metric)}"
+        chosen[name] = (file, method, of)
+    return scored_curves(settings, model, dataset, metric=metric, curves=chosen)
 
 
 def check_exact_metric(metric: str) -> str:

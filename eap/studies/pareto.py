@@ -1,48 +1,17 @@
 """Faithfulness of circuits by size, from the scores of EAP, EAP-IG, EAP-IG-KL or other methods."""
 
-import re
 from collections.abc import Sequence
 
 import pandas as pd
 
 from eap.data.dataset import Dataset
-from eap.errors import UserError
-from eap.graph.graph import Graph
-from eap.methods import at_clean, get_method
 from eap.model.model import Model
 from eap.runtime.progress import say
 from eap.studies.paths import shown, table_file
 from eap.studies.provenance import save_csv
-from eap.studies.scoring import attributed, count_edges, describe, is_flat, next_command
-from eap.studies.settings import PAPER_CURVES, Settings
+from eap.studies.scoring import count_edges, describe, next_command, scored_curves
+from eap.studies.settings import PAPER_CURVES, Settings, file_suffix
 from eap.studies.sweep import baseline_note, curve_summary, faithfulness_curves
-
-
-def pareto_scores(
-    settings: Settings, model: Model, dataset: Dataset, *, metric: str, curves: Sequence[str]
-) -> dict[str, Graph]:
-    """Scored graphs by the names of their curves; without those whose gradient is zero.
-
-    Raises:
-        UserError: none is left.
-    """
-    graphs = {}
-    for name in dict.fromkeys(curves):
-        suffix, method, of = PAPER_CURVES.get(name, (file_suffix(name), name, None))
-        of = of or metric
-        if is_flat(of) and get_method(method).points is at_clean and get_method(method).uses_metric:
-            say(f"no {name}: the gradient of {of} is zero at the clean input")
-            continue
-        file = f"{dataset.task}_{suffix}"
-        graphs[name] = attributed(settings, model, dataset, file, method=method, metric=of)
-    if not graphs:
-        raise UserError(f"no method is left; with {metric}, give --methods EAP-IG")
-    return graphs
-
-
-def file_suffix(method: str) -> str:
-    """What a method is called in names of files: AtP*-QK -> AtP-QK."""
-    return re.sub(r"[^\w.-]", "", method)
 
 
 def pareto_study(
@@ -84,7 +53,11 @@ def pareto_study(
         f"{task} by {metric} on {model.name}: {len(dataset)} pairs, {n_edges:,} edges, "
         f"circuits of {sizes[0]:,} to {sizes[-1]:,} edges -> {shown(csv)}"
     )
-    graphs = pareto_scores(settings, model, dataset, metric=metric, curves=curves)
+    chosen = {}
+    for name in dict.fromkeys(curves):
+        suffix, method, of = PAPER_CURVES.get(name, (file_suffix(name), name, None))
+        chosen[name] = (f"{task}_{suffix}", method, of)
+    graphs = scored_curves(settings, model, dataset, metric=metric, curves=chosen)
     frame, bands = faithfulness_curves(
         model, graphs, dataset, metric=metric, sizes=sizes, n_random=n_random, seed=settings.seed,
         batch_size=batch_size or settings.batch_size, memory_budget=settings.memory,

@@ -10,7 +10,7 @@ from eap.attribution import attribute
 from eap.data.dataset import Dataset, load_dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
-from eap.methods import get_method
+from eap.methods import at_clean, get_method
 from eap.metrics import get_metric
 from eap.model.loading import load_model
 from eap.model.model import Model
@@ -190,6 +190,38 @@ def attributed(
     keep_folders(settings, model)
     save_graph(graph, path)
     return graph
+
+
+def scored_curves(
+    settings: Settings,
+    model: Model,
+    dataset: Dataset,
+    *,
+    metric: str,
+    curves: Mapping[str, tuple[str, str, str | None]],
+) -> dict[str, Graph]:
+    """Scored graphs by the names of their curves; without those whose gradient is zero.
+
+    Args:
+        settings: of the experiment.
+        model: from `load_model_of`.
+        dataset: from `load_task`.
+        metric: of the scores.
+        curves: by name, the graph's file, the method, and its metric if it is not `metric`.
+
+    Raises:
+        UserError: none is left.
+    """
+    graphs = {}
+    for name, (file, method, other) in curves.items():
+        of, how = other or metric, get_method(method)
+        if is_flat(of) and how.points is at_clean and how.uses_metric:
+            say(f"no {name}: the gradient of {of} is zero at the clean input")
+            continue
+        graphs[name] = attributed(settings, model, dataset, file, method=method, metric=of)
+    if not graphs:
+        raise UserError(f"no method is left; with {metric}, give --methods EAP-IG")
+    return graphs
 
 
 def reusable(path: Path, origin: Mapping[str, Any], *, overwrite: bool) -> Graph | None:

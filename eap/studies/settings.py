@@ -1,5 +1,6 @@
 """What a person asks of an experiment, as the library takes it: no command line, no torch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,20 @@ PAPER_CURVES = {
 """The Pareto study's curves in the paper: suffix of the file, method, and metric if not the task's.
 """
 
+EXACT_CURVES = {
+    "EAP-IG": ("{metric}_ig", "EAP-IG", None),
+    "EAP-IG-KL": ("kl_ig", "EAP-IG", "kl"),
+    "EAP": ("{metric}_vanilla", "EAP", None),
+}
+"""The same for the estimates beside exact values, in their order there."""
+
 CURVES = (*PAPER_CURVES, *(name for name in METHODS if name not in (*PAPER_CURVES, "exact")))
 """All curves that the Pareto study can have; exact values have a study of their own."""
+
+
+def file_suffix(method: str) -> str:
+    """What a method is called in names of files: AtP*-QK -> AtP-QK."""
+    return re.sub(r"[^\w.-]", "", method)
 
 
 @dataclass(frozen=True)

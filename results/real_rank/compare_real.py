@@ -3,7 +3,8 @@
 Writes to results/real_rank/<model>/: csv/all-overlap.csv (average overlap of the top n edges, for n
 = 1 .. 400), csv/{node,edge}-overlap.csv (intersection over union of circuits of 25 to 600 selected
 edges) and correlations.json (Pearson's r and Kendall's tau of absolute scores, mean absolute
-difference of scores). "vanilla" is EAP, "ig" is EAP-IG, "real" is activation patching.
+difference of scores). "vanilla" is EAP, "ig" is EAP-IG, "real" is activation patching; other
+methods are called by their names.
 
 Of a task whose exact values are of a choice of edges (get_real_values.py --verify), the
 correlations are over all edges, for which the choice's sample stands; top edges are among those
@@ -25,17 +26,21 @@ import eap
 from eap import figures
 from eap.errors import UserError
 from eap.figures import style, tables
+from eap.methods import METHODS
 from eap.runtime.atomic import write_atomically
 from eap.runtime.progress import progress_bar
 from eap.studies import shell
+from eap.studies.settings import file_suffix
 
-GRAPHS = {"EAP": "vanilla", "EAP-IG": "ig"}
+GRAPHS = {name: file_suffix(name) for name in METHODS} | {"EAP": "vanilla", "EAP-IG": "ig"}
 DEPTHS = range(1, 401)
 CIRCUITS = range(25, 601)
 
 
-def read_graphs(results: tables.Results, task: str, metric: str) -> dict[str, eap.Graph]:
-    """The exact values of a task's edges (of all, or else of a choice), both estimates of them.
+def read_graphs(
+    results: tables.Results, task: str, metric: str, methods: list[str]
+) -> dict[str, eap.Graph]:
+    """The exact values of a task's edges (of all, or else of a choice), and estimates of them.
 
     Raises:
         FileNotFoundError: one is not there.
@@ -53,8 +58,7 @@ def read_graphs(results: tables.Results, task: str, metric: str) -> dict[str, ea
             raise missing from None
     scored = {"real": exact}
     scored |= {
-        method: figures.graphs.find_graph(results, f"{name}_{of_file}")
-        for method, of_file in GRAPHS.items()
+        method: figures.graphs.find_graph(results, f"{name}_{GRAPHS[method]}") for method in methods
     }
     figures.graphs.check_comparable(
         {f"{task}_{metric}_{GRAPHS.get(name, suffix)}": graph for name, graph in scored.items()}
@@ -70,7 +74,11 @@ def agreements(
     if exact.is_exact is not None and not exact.is_exact.equal(exact.edge_exists):
         kl = figures.graphs.find_graph(results, f"real_test/{task}_kl_ig")
         weights = eap.screening.weights_of(exact, [scored["EAP"], scored["EAP-IG"], kl])
-    return {name: eap.compare.agreement(scored[name], exact, weights=weights) for name in GRAPHS}
+    return {
+        name: eap.compare.agreement(graph, exact, weights=weights)
+        for name, graph in scored.items()
+        if name != "real"
+    }
 
 
 def circuit_overlaps(scored: dict[str, eap.Graph], sizes: range) -> dict[str, list[list[float]]]:
@@ -92,14 +100,21 @@ def main() -> None:
     """Compare the graphs of every task that has them."""
     parser = shell.figure_parser(__doc__)
     parser.add_argument("--metric", help="of the scores compared (default: each task's own)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=[name for name in METHODS if name != "exact"],
+        default=[], help="beside EAP and EAP-IG, if get_real_values.py was given them",
+    )  # fmt: skip
     args = parser.parse_args()
+    methods = list(dict.fromkeys(["EAP", "EAP-IG", *args.methods]))
     results = tables.Results(args.output, args.model)
 
     command = results.command("get_real_values.py", "--task {task}")
     by_task: dict[str, dict[str, eap.Graph]] = {}
     for task in args.tasks:
         try:
-            by_task[task] = read_graphs(results, task, args.metric or style.metric_of(task))
+            by_task[task] = read_graphs(
+                results, task, args.metric or style.metric_of(task), methods
+            )
         except FileNotFoundError as error:
             tables.say_missing(error, command.replace("{task}", task))
     if not by_task:
@@ -143,9 +158,9 @@ def main() -> None:
     shell.say(f"wrote {shell.shown(path)}\n\nPearson's r (Kendall's tau) of absolute scores:")
     for task in by_task:
         shown = [
-            f"{name} {correlations[f'{task}_{suffix}']:.2f} "
-            f"({correlations[f'{task}_{suffix}_kendall']:.2f})"
-            for name, suffix in GRAPHS.items()
+            f"{name} {correlations[f'{task}_{GRAPHS[name]}']:.2f} "
+            f"({correlations[f'{task}_{GRAPHS[name]}_kendall']:.2f})"
+            for name in methods
         ]
         shell.say(f"  {style.typed_name(task):16} {'   '.join(shown)}")
 
