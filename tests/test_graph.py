@@ -252,6 +252,15 @@ def test_greedy_adds_the_best_edge_into_the_circuit_each_time(graph, n, by):
     assert selected.in_graph.nonzero().tolist() == expected
 
 
+@given(graphs(), st.lists(st.integers(0, 60), max_size=5), BY)
+def test_one_greedy_search_serves_many_sizes(graph, sizes, by):
+    sizes = [min(n, graph.n_edges) for n in sizes]
+    found = list(graph.greedy_circuits(sizes, by=by))
+    assert len(found) == len(sizes)
+    for n, circuit in zip(sizes, found, strict=True):
+        assert circuit.in_graph.equal(graph.greedy(n, by=by).in_graph)
+
+
 @given(graphs())
 def test_greedy_can_take_every_edge(graph):
     assert torch.equal(graph.greedy(graph.n_edges).in_graph, graph.edge_exists)

@@ -1,6 +1,6 @@
 """The model as a graph: which sender reaches which receiver, with what score, and what is kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,6 +186,12 @@ class Graph(GraphContents):
         receiver, then to the earlier sender. `by` and errors as for `top_n`.
         """
         return replace(self, in_graph=selection.greedy(self, n, by))
+
+    def greedy_circuits(self, sizes: Sequence[int], *, by: By = "magnitude") -> Iterator["Graph"]:
+        """`greedy(n)` for every n of `sizes`, one after the other, from one search."""
+        order = selection.greedy_order(self, max(sizes, default=0), by)
+        for n in sizes:
+            yield replace(self, in_graph=selection.first_edges(self, order[:, :n]))
 
     def top_n_nodes(self, n: int, *, by: By = "magnitude") -> "Graph":
         """All edges among the `n` heads and MLPs that rank highest by node score.

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from eap.errors import UserError
@@ -24,6 +24,7 @@ from eap.graph.numbering import GraphConfig
 
 By = Literal["magnitude", "helpful", "harmful"]
 Edges = Bool[Tensor, "n_forward n_backward"]
+Order = Int[np.ndarray, "2 n"]
 
 
 def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
@@ -63,18 +64,20 @@ def greedy(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
     Raises:
         UserError: there are fewer edges, scores are unknown, or `by` cannot be told.
     """
-    senders, receivers = greedy_order(graph, n, by)
+    return first_edges(graph, greedy_order(graph, n, by))
+
+
+def first_edges(graph: GraphContents, order: Order) -> Edges:
+    """The edges of an order, or of the beginning of one."""
     kept = torch.zeros_like(edge_exists(graph.config))
-    kept[torch.from_numpy(senders), torch.from_numpy(receivers)] = True
+    kept[torch.from_numpy(order[0]), torch.from_numpy(order[1])] = True
     return kept
 
 
-def greedy_order(
-    graph: GraphContents, n: int, by: By = "magnitude"
-) -> tuple[np.ndarray, np.ndarray]:
+def greedy_order(graph: GraphContents, n: int, by: By = "magnitude") -> Order:
     """Senders and receivers of the first `n` edges, in the order in which greedy adds them.
 
-    The circuit of any smaller size is the beginning of this order.
+    The circuit of any smaller size is the beginning of this order, `order[:, :m]`.
     """
     _check_number(n, graph.config.n_edges, "edges")
     values = edge_ranks(graph, by).T.contiguous()  # [n_backward, n_forward]
@@ -85,7 +88,7 @@ def greedy_order(
     heap: list[tuple[float, int, int]] = []  # (-score, receiver, rank in its sorted edges)
     opened = [False] * graph.config.n_backward
     in_circuit = [False] * graph.config.n_forward
-    senders, receivers = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    chosen = np.empty((2, n), dtype=np.int64)
 
     def open_receiver(receiver: int) -> None:
         if receiver >= 0 and not opened[receiver]:
@@ -101,12 +104,12 @@ def greedy_order(
         else:
             heapq.heappop(heap)
         sender = int(order[receiver, rank])
-        senders[step], receivers[step] = sender, receiver
+        chosen[:, step] = sender, receiver
         if not in_circuit[sender]:
             in_circuit[sender] = True
             for input_of_sender in receivers_of[sender]:
                 open_receiver(input_of_sender)
-    return senders, receivers
+    return chosen
 
 
 def prune(config: GraphConfig, in_graph: Edges) -> Edges:

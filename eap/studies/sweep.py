@@ -13,6 +13,7 @@ import torch
 from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
 from eap.errors import UserError
+from eap.graph import selection
 from eap.graph.graph import Graph
 from eap.measures import normalised, share_errors
 from eap.model.model import Model
@@ -47,18 +48,27 @@ def proportional_sizes(proportion: float, n_steps: int, n_edges: int) -> list[in
     return sorted({max(1, largest * step // n_steps) for step in range(1, n_steps + 1)})
 
 
-def random_circuits(graph: Graph, n: int, count: int, *, seed: int) -> list[Graph]:
-    """Circuits of `n` edges (or few more) after pruning, selected greedily by random scores."""
+def random_circuits(
+    graph: Graph, sizes: Sequence[int], count: int, *, seed: int
+) -> list[list[Graph]]:
+    """For every size, `count` circuits of so many edges (or few more) after pruning.
+
+    They are selected greedily by random scores; those of one order of edges are nested.
+    """
     generator = torch.Generator().manual_seed(seed)
-    circuits = []
+    of_sizes: list[list[Graph]] = [[] for _ in sizes]
     for _ in range(count):
         random = replace(graph, scores=torch.rand(graph.scores.shape, generator=generator))
-        # Greedy selections are nested, and so are pruned ones: the smallest that is large enough.
-        select = bisect_left(
-            range(graph.n_edges), n, key=lambda m: random.greedy(m).prune().count_edges()
-        )
-        circuits.append(random.greedy(select).prune())
-    return circuits
+        order = selection.greedy_order(random, graph.n_edges)
+
+        def first(m: int, random: Graph = random, order: selection.Order = order) -> Graph:
+            return random.with_edges(selection.first_edges(random, order[:, :m])).prune()
+
+        for circuits, n in zip(of_sizes, sizes, strict=True):
+            # Pruned selections are nested, too: the smallest that is large enough.
+            select = bisect_left(range(graph.n_edges), n, key=lambda m: first(m).count_edges())
+            circuits.append(first(select))
+    return of_sizes
 
 
 def faithfulness_curves(
@@ -98,7 +108,10 @@ def faithfulness_curves(
         loss_random_low and _high (the lowest and the highest of them), and baseline_random and
         corrupted_baseline_random, of the same pairs.
     """
-    chosen = {name: [graph.greedy(n).prune() for n in sizes] for name, graph in graphs.items()}
+    chosen = {
+        name: [circuit.prune() for circuit in graph.greedy_circuits(sizes)]
+        for name, graph in graphs.items()
+    }
     first = next(iter(graphs.values()))
     circuits = [circuit for of_method in chosen.values() for circuit in of_method]
     options: dict[str, Any] = {
@@ -129,7 +142,7 @@ def faithfulness_curves(
     if n_random:
         rows = sorted(Random(seed).sample(range(len(dataset)), min(RANDOM_PAIRS, len(dataset))))
         some = replace(dataset, examples=tuple(dataset.examples[row] for row in rows))
-        drawn = [random_circuits(first, n, n_random, seed=seed + n) for n in sizes]
+        drawn = random_circuits(first, sizes, n_random, seed=seed)
         random = [circuit for of_size in drawn for circuit in of_size]
         of_random = faithfulness(model, random, some, **options).circuits.numpy().mean(axis=1)
         of_random = of_random.reshape(len(sizes), n_random)

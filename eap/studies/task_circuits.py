@@ -86,7 +86,7 @@ def smallest_faithful(
     low, high = corrupted[metric].mean(), clean[metric].mean()
     # A few sizes at a time: most tasks need no large circuit.
     for first in range(0, len(sizes), 8):
-        some = [graph.greedy(size).prune() for size in sizes[first : first + 8]]
+        some = [circuit.prune() for circuit in graph.greedy_circuits(sizes[first : first + 8])]
         values = evaluate(model, some, dataset, quiet=False, **options)[metric].mean(1)
         for circuit, value in zip(some, values, strict=True):
             if normalised(float(value), float(high), float(low)) >= FAITHFUL:

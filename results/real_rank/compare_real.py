@@ -85,8 +85,8 @@ def circuit_overlaps(scored: dict[str, eap.Graph], sizes: range) -> dict[str, li
     """By pair of graphs (`real_EAP`, ..): node and edge IoU of their circuits of every size."""
     pairs = list(combinations(scored, 2))
     table: dict[str, list[list[float]]] = {f"{a}_{b}": [] for a, b in pairs}
-    for size in sizes:
-        circuits = {name: graph.greedy(size).prune() for name, graph in scored.items()}
+    for of_size in zip(*(graph.greedy_circuits(sizes) for graph in scored.values()), strict=True):
+        circuits = {name: own.prune() for name, own in zip(scored, of_size, strict=True)}
         for a, b in pairs:
             found: list[eap.compare.Overlap] = [
                 overlap(circuits[a], circuits[b])
