@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -31,30 +32,56 @@ NOTES = ("-metadata.json", "model.json")
 """Files that say what others are: no line is said of them."""
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """What one process writes, a folder for each script."""
+    folder = tmp_path_factory.mktemp("one")
+    for script, options in RUNS.items():
+        assert call(script, *options, "--output", folder / script) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """What 2 and what 3 processes write and say, by their number: all scripts in one start."""
+    ended = {}
+    for n, scripts in ((2, tuple(RUNS)), (3, ("pareto.py", "get_real_values.py"))):
+        folder = tmp_path_factory.mktemp("several")
+        commands = [
+            [script, *map(str, RUNS[script]), "--output", str(folder / script)]
+            for script in scripts
+        ]
+        process = torchrun(n, "tests/scripts_in_processes.py", json.dumps(commands), cwd=folder)
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+        ended[n] = folder, out
+    return ended
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_files_of_several_processes_are_written_and_said_once(n, several):
+    folder, out = several[n]
+    written = [line for line in out.splitlines() if line.startswith("wrote ")]
+    tables_and_graphs = {name for name in files_below(folder) if not name.endswith(NOTES)}
+    assert len(written) == len(set(written)) == len(tables_and_graphs)
+
+
 @pytest.mark.parametrize(
     ("script", "n"),
     [*((script, 2) for script in RUNS), ("pareto.py", 3), ("get_real_values.py", 3)],
 )
-def test_several_processes_equal_one(script, n, tmp_path):
-    one, several = tmp_path / "one", tmp_path / "several"
-    process = torchrun(n, script, *RUNS[script], "--output", several, cwd=tmp_path)
-    assert call(script, *RUNS[script], "--output", one) == 0
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
-    # Written and said once.
-    written = [line for line in out.splitlines() if line.startswith("wrote ")]
-    tables_and_graphs = {name for name in files_below(one) if not name.endswith(NOTES)}
-    assert len(written) == len(set(written)) == len(tables_and_graphs)
-    assert files_below(several) == files_below(one)
-    for name in files_below(one):
+def test_several_processes_equal_one(script, n, one, several):
+    of_one, of_several = one / script, several[n][0] / script
+    assert files_below(of_several) == files_below(of_one)
+    for name in files_below(of_one):
         if name.endswith(NOTES):
             continue
         if name.endswith(".csv"):
             pd.testing.assert_frame_equal(
-                pd.read_csv(several / name), pd.read_csv(one / name), rtol=1e-4, atol=1e-5
+                pd.read_csv(of_several / name), pd.read_csv(of_one / name), rtol=1e-4, atol=1e-5
             )
         else:
-            found, expected = eap.Graph.load(several / name), eap.Graph.load(one / name)
+            found, expected = eap.Graph.load(of_several / name), eap.Graph.load(of_one / name)
             assert found.in_graph.equal(expected.in_graph)
             torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-6)
             if expected.standard_errors is not None:
@@ -63,25 +90,23 @@ def test_several_processes_equal_one(script, n, tmp_path):
                 )
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_a_bootstrap_is_the_same_to_the_byte(n, tmp_path):
+def test_a_bootstrap_is_the_same_to_the_byte(tmp_path):
     """Weights go with the examples: neither processes nor batches change what is selected."""
-    folders = {1: tmp_path / "one", n: tmp_path / "several"}
-    for count, folder in folders.items():
+    for n in (1, 2, 3):
+        folder = tmp_path / str(n)
         folder.mkdir()
-        process = torchrun(
-            count, "tests/bootstrap_in_processes.py", folder, 3 * count, cwd=tmp_path
-        )
+        process = torchrun(n, "tests/bootstrap_in_processes.py", folder, 3 * n, cwd=tmp_path)
         _, err = process.communicate(timeout=200)
         assert process.returncode == 0, err
-    expected = np.load(folders[1] / "0.npz")
-    for rank in range(n):
-        found = np.load(folders[n] / f"{rank}.npz")
-        for name in ("frequencies", "nulls", "jaccard"):
-            assert found[name].tobytes() == expected[name].tobytes(), (rank, name)
-        assert found["again"].tobytes() == found["learned"].tobytes()
-        for name in ("scores", "gram", "learned"):  # sums in another order
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
+    expected = np.load(tmp_path / "1" / "0.npz")
+    for n in (2, 3):
+        for rank in range(n):
+            found = np.load(tmp_path / str(n) / f"{rank}.npz")
+            for name in ("frequencies", "nulls", "jaccard"):
+                assert found[name].tobytes() == expected[name].tobytes(), (n, rank, name)
+            assert found["again"].tobytes() == found["learned"].tobytes()
+            for name in ("scores", "gram", "learned"):  # sums in another order
+                np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_bad_input_is_said_once(tmp_path):
@@ -101,10 +126,20 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return [pid for _, pid in sorted(found)]
 
 
+EXACT = ("get_real_values.py", *TOY, "--head", 8, "--end", 41, "--save_every", 0, "--output")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Exact values by one process that nobody kills."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert call(*EXACT, folder) == 0
+    return folder
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_ends_the_run_and_exact_patching_goes_on(rank, tmp_path):
-    options = (*TOY, "--head", 8, "--end", 41, "--save_every", 0)
-    command = ("get_real_values.py", *options, "--output", tmp_path)
+def test_a_killed_process_ends_the_run_and_exact_patching_goes_on(rank, undisturbed, tmp_path):
+    command = (*EXACT, tmp_path)
     process = torchrun(2, *command, cwd=tmp_path)
     folder = tmp_path / "graphs" / "toy" / "real_test"
     while len(list(folder.glob("*of2.safetensors"))) < 2:
@@ -122,11 +157,9 @@ def test_a_killed_process_ends_the_run_and_exact_patching_goes_on(rank, tmp_path
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert "going on" in out
-    one = tmp_path / "one"
-    assert call(*command[:-1], one) == 0
     for metric in ("logit_diff", "kl"):
         name = f"graphs/toy/real_test/ioi_{metric}_real.json"
-        found, expected = eap.Graph.load(tmp_path / name), eap.Graph.load(one / name)
+        found, expected = eap.Graph.load(tmp_path / name), eap.Graph.load(undisturbed / name)
         torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-6)
 
 
