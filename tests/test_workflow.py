@@ -5,7 +5,6 @@ It runs in a copy of the repository, on a tiny random model with the toy model's
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -13,20 +12,26 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from scripts import ROOT, files_below
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from eap.errors import UserError
 from eap.runtime.shipped import data_folder
+
+sys.path.insert(0, str(ROOT / "workflow"))
+from inputs import Settings, planned
 
 pytest.importorskip("snakemake", reason="the extra `paper` is not installed")
 
 CONFIG = ("model=tiny", "head=24", "tasks=ioi", "exact=False")
 EXPERIMENTS = {"pareto_ioi", "ig_test_ioi", "stability_ioi", "overlap", "cross_task"}
 FROM_CURVES = {"figure_1", "figure_3", "figure_11", "metrics"}
-FROM_CIRCUITS = {"figure_5", "appendix_i"}
+FROM_CIRCUITS = {"figure_5", "appendix_i", "claims"}
 EVERYTHING = (
     EXPERIMENTS
     | FROM_CURVES
@@ -109,7 +114,9 @@ def test_a_killed_run_goes_on_and_leaves_nothing_behind(finished):
     made = {path for path in files_below(finished) if path.startswith(("graphs/", "results/"))}
     assert not [path for path in made if path.endswith((".tmp", ".part.safetensors"))]
     stamps = {path.name for path in (finished / "results/tiny/steps").iterdir()}
-    assert stamps == {f"{name}.json" for name in EVERYTHING}
+    assert stamps == {f"{name}.{kind}" for name in EVERYTHING for kind in ("json", "tsv")}
+    took = (finished / "results/tiny/steps/pareto_ioi.tsv").read_text("utf8").splitlines()
+    assert {"s", "max_rss", "cpu_time"} <= set(took[0].split("\t"))
     assert "results/tiny/report.html" in made
 
 
@@ -117,71 +124,83 @@ def test_a_second_run_does_nothing(finished):
     assert would_run(finished) == set()
 
 
-def changed(path, change):
-    """Change a file for the length of a test."""
-    before, times = path.read_bytes(), path.stat()
-    path.write_bytes(change(before))
-    yield path
-    path.write_bytes(before)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+@contextmanager
+def changed(folder, changes):
+    """Change files for a while, by their names."""
+    before = {folder / name: (folder / name).read_bytes() for name in changes}
+    times = {path: path.stat() for path in before}
+    for name, change in changes.items():
+        (folder / name).write_bytes(change(before[folder / name]))
+    try:
+        yield
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+            os.utime(path, ns=(times[path].st_atime_ns, times[path].st_mtime_ns))
 
 
-@pytest.fixture
-def file(request, finished):
-    name, change = request.param
-    yield from changed(finished / name, change)
-
-
-def as_json(name, value):
-    def change(content: bytes) -> bytes:
-        return json.dumps({**json.loads(content), name: value}).encode()
-
-    return change
+def longer(content: bytes) -> bytes:
+    return content + b"\n"
 
 
 @pytest.mark.parametrize(
-    ("file", "redone"),
+    ("changes", "redone"),
     [
-        (("tiny/tokenizer.json", lambda text: text + b"\n"), EVERYTHING),
-        (("tiny/config.json", as_json("layer_norm_epsilon", 1e-4)), EVERYTHING),
-        (("tiny/model.safetensors", lambda data: data[:-2] + b"\0\0"), EVERYTHING),
-        (("data/ioi/toy.csv", lambda text: text[: text.rindex(b"\n", 0, -1) + 1]), EVERYTHING),
-        (("data/ioi/gpt2.csv", lambda text: text + b"\n"), set()),
-        (("data/sva/toy.csv", lambda text: text + b"\n"), set()),
-        (("eap/metrics.py", lambda text: text + b"\nUNUSED = 1\n"), EVERYTHING),
-        (("eap/metrics.py", lambda text: text + b"\n# a remark\n"), set()),
-        (("results/ig_test/plot_ig_test.py", lambda text: text + b"\n"), {"figure_7", "report"}),
         (
-            ("results/pareto/tiny/csv/ioi.csv", lambda text: text + b"\n"),
+            {
+                "data/ioi/gpt2.csv": longer,
+                "data/sva/toy.csv": longer,
+                "eap/metrics.py": lambda text: text + b"\n# a remark\n",
+            },
+            set(),
+        ),
+        ({"tiny/tokenizer.json": longer}, EVERYTHING),
+        ({"eap/metrics.py": lambda text: text + b"\nUNUSED = 1\n"}, EVERYTHING),
+        ({"results/ig_test/plot_ig_test.py": longer}, {"figure_7", "report"}),
+        (
+            {"results/pareto/tiny/csv/ioi.csv": longer},
             {"pareto_ioi", "overlap", "cross_task", "figure_2", "report"}
             | FROM_CURVES
             | FROM_CIRCUITS,
         ),
     ],
-    indirect=["file"],
-    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+    ids=["nothing", "model", "code", "figure", "table"],
 )
-def test_what_changed_redoes_what_depends_on_it(finished, file, redone):
+def test_what_changed_redoes_what_depends_on_it(finished, changes, redone):
     stamps = finished / "results" / "tiny" / "steps"
     kept = {path: path.read_bytes() for path in stamps.iterdir()}
-    assert would_run(finished) == redone
+    with changed(finished, changes):
+        assert would_run(finished) == redone
     for path, content in kept.items():  # a stamp of changed results is deleted
         if not path.exists():
             path.write_bytes(content)
 
 
-def test_weights_in_another_format_are_other_weights(finished):
+def settings_in(folder, *options: str):
+    config = dict(text.split("=") for text in (*CONFIG, *options))
+    return Settings.from_config({**config, "output": str(folder)}, str(folder))
+
+
+def test_every_file_of_the_model_and_the_tasks_data_are_read(finished):
+    """As the tokenizer is, whose change is seen above."""
     extra = finished / "tiny" / "pytorch_model.bin"
-    extra.write_bytes(b"weights")
+    extra.write_bytes(b"weights in another format")
     try:
-        assert would_run(finished) == EVERYTHING
+        experiments = [job for job in planned(settings_in(finished)) if job.name in EXPERIMENTS]
     finally:
         extra.unlink()
+    assert {job.name for job in experiments} == EXPERIMENTS
+    for job in experiments:
+        read = {Path(path).name for path in job.sources}
+        model = {"tokenizer.json", "config.json", "model.safetensors", "pytorch_model.bin"}
+        assert model | {"toy.csv"} <= read
+        assert all("ioi" in path for path in job.sources if path.endswith(".csv"))
 
 
-def test_other_settings_redo_the_experiments(finished):
-    config = [text.replace("head=24", "head=12") for text in CONFIG]
-    assert would_run(finished, config) == EVERYTHING
+def test_other_settings_are_other_commands(finished):
+    jobs = [planned(settings_in(finished, *options)) for options in ((), ("head=12",))]
+    for job, other in zip(*jobs, strict=True):
+        assert (job.command != other.command) == (job.name in EXPERIMENTS)
 
 
 def test_a_deleted_table_is_remade_with_what_needs_it(finished):
@@ -193,6 +212,7 @@ def test_a_deleted_table_is_remade_with_what_needs_it(finished):
     assert ran == {
         "test_ig_iterations.py",
         "results/ig_test/plot_ig_test.py",
+        "results/claims/claims.py",
         "results/report.py",
     }
     assert table.read_bytes() == before
@@ -200,16 +220,23 @@ def test_a_deleted_table_is_remade_with_what_needs_it(finished):
     assert would_run(finished) == set()
 
 
-@pytest.mark.parametrize(
-    ("config", "says"),
-    [
-        (("model=toy", "tasks=nothing"), "unknown task nothing"),
-        (("model=toy", "heads=3"), "no setting heads"),
-        (("model=no-such-model",), "cannot load model 'no-such-model'"),
-    ],
-)
-def test_what_cannot_be_run_is_refused(repository, config, says):
-    process = start(repository, "-n", config=config)
+REFUSED = [
+    ({"tasks": "nothing"}, "unknown task nothing"),
+    ({"heads": 3}, "no setting heads"),
+    ({"options": {"paretto": "--n_random 3"}}, "options: give a value for one or more of pareto"),
+    ({"only": "ioi"}, "only: give a value for one or more of pareto"),
+    ({"only": {"exact": "nothing"}}, "unknown task nothing"),
+]
+
+
+@pytest.mark.parametrize(("config", "says"), REFUSED)
+def test_settings_that_cannot_be_are_refused(config, says, tmp_path):
+    with pytest.raises(UserError, match=says):
+        Settings.from_config({"model": "toy", **config}, str(tmp_path))
+
+
+def test_what_cannot_be_run_is_refused(repository):
+    process = start(repository, "-n", config=("model=no-such-model",))
     out, _ = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert says in out
+    assert "cannot load model 'no-such-model'" in out
