@@ -63,7 +63,8 @@ def origin_of(by_task: Mapping[str, Sequence[Graph]], *, method: str) -> dict[st
     return {
         "model": first["model"],
         "tasks": {
-            task: {key: scored[0].provenance.get(key) for key in ("data", "metric")}
+            # Of the first: how its edges were chosen, if it has exact values of a choice.
+            task: {key: scored[0].provenance.get(key) for key in ("data", "metric", "settings")}
             for task, scored in by_task.items()
         },
         "method": method,

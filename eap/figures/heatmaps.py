@@ -93,11 +93,12 @@ def draw_heatmap(
     shown = np.maximum(values, SMALLEST_P) if probabilities else values
     image = ax.imshow(np.ma.masked_invalid(shown), cmap=colours, norm=norm)
     backgrounds = np.asarray(colours(norm(np.ma.masked_invalid(shown))))
-    for row, column in np.ndindex(values.shape):
-        value = float(values[row, column])
+    write = write_probability if probabilities else number
+    texts = {place: write(float(values[place])) for place in np.ndindex(values.shape)}
+    size = cell_size(len(table), max(map(len, texts.values())))
+    for (row, column), text in texts.items():
         ax.text(
-            column, row, write_probability(value) if probabilities else number(value),
-            ha="center", va="center", fontsize=cell_size(len(table)),
+            column, row, text, ha="center", va="center", fontsize=size,
             color=readable_on(backgrounds[row, column, :3]),
         )  # fmt: skip
     names = [short_name(str(name)) for name in table.columns]
@@ -127,9 +128,9 @@ def write_probability(value: float) -> str:
     return f"{mantissa}e{int(exponent)}" if e else text
 
 
-def cell_size(n: int) -> float:
-    """Points of the text in the cells of a table of `n` rows."""
-    return float(np.clip(56 / n, 3.5, 8))
+def cell_size(n: int, longest: int = 4) -> float:
+    """Points of the text in the cells of a table of `n` rows; `longest`: letters in a cell."""
+    return float(np.clip(56 / n, 3.5, 8) * min(1.0, 4.5 / longest))
 
 
 def readable_on(background: Float[np.ndarray, "3"]) -> str:

@@ -230,13 +230,15 @@ def scale_sizes(ax: Axes, sizes: Sequence[float], *, linear: bool) -> None:
         ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.6g}"))
         return
     smallest = min((size for size in sizes if size > 0), default=1)
+    # More would run into each other in a small panel.
+    steps = (1, 3) if max(sizes) < 50 * smallest and min(sizes) > 0 else (1,)
     if min(sizes) > 0:
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 3)))
+        ax.xaxis.set_major_locator(LogLocator(10, subs=steps))
     else:
         threshold = 10 ** np.floor(np.log10(smallest))
         ax.set_xscale("symlog", linthresh=threshold, linscale=0.3)
-        ax.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=threshold, subs=(1, 3)))
+        ax.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=threshold, subs=steps))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.6g}"))
 

@@ -9,7 +9,7 @@ import csv
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -290,12 +290,32 @@ def check_one_model(tables: Iterable[Table]) -> None:
 
 
 def origin_note(tables: Iterable[Table]) -> str:
-    """What a figure says of tables that have no metadata; "" if all have some."""
-    unknown = [table.path.stem for table in tables if table.metadata is None]
-    if not unknown:
-        return ""
-    names = f" ({', '.join(unknown[:3])}{', ..' if len(unknown) > 3 else ''})"
-    return f"no metadata: settings unknown{names}"
+    """What a figure says of tables without metadata, and of exact values of a choice of edges."""
+    tables = list(tables)
+    notes = []
+    if unknown := [table.path.stem for table in tables if table.metadata is None]:
+        names = f" ({', '.join(unknown[:3])}{', ..' if len(unknown) > 3 else ''})"
+        notes.append(f"no metadata: settings unknown{names}")
+    for verify, sample in sorted({choice for table in tables for choice in _choices(table)}):
+        notes.append(
+            f"exact values of the {verify:,} edges that estimates rank highest, and of a sample of "
+            f"{sample:,} others"
+        )
+    return "; ".join(notes)
+
+
+def _choices(table: Table) -> Iterator[tuple[int, int]]:
+    """How many edges have exact values, best and sampled ones, where not all have."""
+    metadata = table.metadata or {}
+    of_tasks = metadata.get("tasks")
+    parts = [metadata, *(of_tasks.values() if isinstance(of_tasks, Mapping) else ())]
+    for part in parts:
+        settings = part.get("settings") if isinstance(part, Mapping) else None
+        if not isinstance(settings, Mapping):
+            continue
+        verify, sample = settings.get("verify"), settings.get("sample")
+        if isinstance(verify, int) and isinstance(sample, int):
+            yield verify, sample
 
 
 def origin_of(tables: Sequence[Table], *, method: str) -> dict[str, Any] | None:

@@ -42,7 +42,7 @@ def draw(task: str, table: tables.Table, *, model: str, linear: bool) -> Figure:
     right.set_title(f"Faithfulness of circuits: {style.display_name(task)}")
     right.set_xlabel(curves.edges_label(curves.total_edges(model, table.frame, bands)))
     right.set_ylabel("normalised faithfulness")
-    right.legend()
+    right.legend(loc="lower right")
     style.add_note(figure, tables.origin_note([table]))
     return figure
 

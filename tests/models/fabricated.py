@@ -132,7 +132,7 @@ def fabricate_cross_task(output: Path, model: str, tasks: Sequence[str] = tuple(
 
 def published_document(graph: Graph, seed: int = 0) -> dict[str, object]:
     """The JSON of a graph as the paper has it: no provenance, `score` and `in_graph` per edge."""
-    chosen = random_circuits(graph, 20, 1, seed=seed)[0]
+    chosen = random_circuits(graph, [20], 1, seed=seed)[0][0]
     scores = torch.randn(graph.scores.shape, generator=torch.Generator().manual_seed(seed)) ** 3
     scored = replace(chosen, scores=scores)
     return {
