@@ -7,34 +7,20 @@ implementation of each metric serves all tasks. A metric is a function
 
 A metric of its own is `Metric("name", function)`; one written for logits of the whole sequence
 goes through `eap.from_sequence_metric`.
-
-Most edges hardly move the distribution, and KL and JS of two nearly equal distributions p and q
-are second-order numbers: `sum p (log p - log q)` gets them by cancelling first-order ones, which
-in float32 leaves rounding. Here no such term is ever added. With d = log q - log p,
-
-    KL(p, q) = sum p (e^d - 1 - d),
-
-equal because p and q both sum to 1; JS is, with m = (p + q) / 2 and t = tanh(d / 2),
-
-    JS(p, q) = sum m ((1 + t) log(1 + t) + (1 - t) log(1 - t)) / 2.
-
-Every term is of second order and none is negative; for small d both are summed as power series.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from math import factorial, log
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from eap.data.answers import Answers
 from eap.data.dataset import Example
 from eap.errors import UserError
+from eap.predictions import Predictions
 
 __all__ = [
     "METRICS",
@@ -53,57 +39,6 @@ __all__ = [
     "measure_all",
     "prob_diff",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """The logits of a run at the last token, and what several metrics need of them, made once.
-
-    Attributes:
-        logits: of the run.
-        clean: of the clean run it is compared with; None: it is the clean run.
-    """
-
-    logits: Float[Tensor, "batch n_tokens"]
-    clean: "Predictions | None" = None
-
-    @cached_property
-    def largest(self) -> Float[Tensor, "batch 1"]:
-        """The largest logit, which carries no gradient: what is made of it cancels it."""
-        return self.logits.detach().amax(dim=-1, keepdim=True)
-
-    @cached_property
-    def exponentials(self) -> Float[Tensor, "batch n_tokens"]:
-        """Of the logits minus the largest."""
-        return (self.logits - self.largest).exp()
-
-    @cached_property
-    def total(self) -> Float[Tensor, "batch 1"]:
-        """Sum of the exponentials: at least 1."""
-        return self.exponentials.sum(dim=-1, keepdim=True)
-
-    @cached_property
-    def probabilities(self) -> Float[Tensor, "batch n_tokens"]:
-        """Of every token: the softmax."""
-        return self.exponentials / self.total
-
-    @cached_property
-    def log_ratio(self) -> Float[Tensor, "batch n_tokens"]:
-        """Log-probabilities minus those of the clean run.
-
-        Logits are subtracted before anything is rounded, and what rounding leaves in the
-        normalisers' difference is taken out: with p the clean probabilities, p e^d sums to 1.
-        """
-        clean = self if self.clean is None else self.clean
-        d = (self.logits - clean.logits).nan_to_num(0.0, torch.inf, -torch.inf)  # both ruled out
-        d = d - ((self.largest - clean.largest) + (self.total.log() - clean.total.log()))
-        with torch.no_grad():
-            excess = (clean.probabilities * d.clamp(max=1.0).expm1_()).sum(-1, keepdim=True)
-            # Larger, it is not rounding but the clamp, and the divergence large.
-            size = 20 + (self.largest - clean.largest).abs()
-            is_rounding = excess.abs() < 4 * torch.finfo(d.dtype).eps * size
-            excess = torch.where(is_rounding, excess, 0.0)
-        return d - excess.log1p()
 
 
 MetricFunction = Callable[
@@ -215,7 +150,7 @@ def prob_diff(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[T
 
 
 def _prob_diff(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
-    picked = run.exponentials[:, answers.token_ids] / run.total
+    picked = (run.logits[:, answers.token_ids] - run.largest).exp() / run.total
     return (picked * answers.correct).sum(-1) - (picked * answers.incorrect).sum(-1)
 
 
@@ -232,49 +167,20 @@ def accuracy(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Te
 
 def kl(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
     """KL(clean run, this run), summed over the vocabulary, in nats."""
-    return _kl(Predictions(logits, Predictions(clean_logits)), answers)
+    return Predictions(logits, Predictions(clean_logits)).kl
 
 
 def _kl(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
-    p, q, d = (run.clean or run).probabilities, run.probabilities, run.log_ratio
-    near = d.abs() < 0.2  # elsewhere the terms cancel to no worse than a hundred roundings
-    small = torch.where(near, d, 0.0)
-    # (e^d - 1 - d) / d^2 = sum over k of d^k / (k + 2)!
-    n = 5 if d.dtype == torch.float32 else 11
-    series = small.square() * _polynomial(small, [1 / factorial(k + 2) for k in range(n)])
-    # A token that the clean run rules out has q; one that this run alone rules out, infinity.
-    terms = q - p - p * torch.where(p > 0, d, 0.0)
-    return torch.where(near, p * series, terms).sum(dim=-1)
+    return run.kl
 
 
 def js(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
     """Jensen-Shannon divergence of this run and the clean run, in nats (at most log 2)."""
-    return _js(Predictions(logits, Predictions(clean_logits)), answers)
+    return Predictions(logits, Predictions(clean_logits)).js
 
 
 def _js(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
-    # Where d is clamped, the smaller of p and q is nothing beside the other.
-    p, q, d = (run.clean or run).probabilities, run.probabilities, run.log_ratio.clamp(-40, 40)
-    near = d.abs() < 0.25
-    # ((1 + t) log(1 + t) + (1 - t) log(1 - t)) / (2 t^2) = sum over k of t^2k / (2 (k+1) (2k+1))
-    n = 4 if d.dtype == torch.float32 else 8
-    t2 = torch.tanh(torch.where(near, d, 0.0) / 2).square()
-    coefficients = [1 / (2 * (k + 1) * (2 * k + 1)) for k in range(n)]
-    series = t2 * _polynomial(t2, coefficients)
-    # p log(p / m) + q log(q / m): with the larger of p and q, log 2 - log(1 + e^-|d|) each, and
-    # |d| less with the smaller.
-    total, distance = p + q, d.abs()
-    terms = total * (log(2) - softplus(-distance)) - torch.where(d > 0, p, q) * distance
-    return torch.where(near, total * series, terms).sum(dim=-1) / 2
-
-
-def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """Sum of coefficients[k] x^k."""
-    *rest, value = coefficients
-    result = torch.full_like(x, value)
-    for coefficient in reversed(rest):
-        result = result * x + coefficient
-    return result
+    return run.js
 
 
 # ---- by name -------------------------------------------------------------------------------------

@@ -1,0 +1,269 @@
+"""What metrics need of a run's logits at the last token: its softmax, and divergences from another.
+
+Most edges hardly move the distribution, and KL and JS of two nearly equal distributions p and q
+are second-order numbers: `sum p (log p - log q)` gets them by cancelling first-order ones, which
+in float32 leaves rounding. Here no such term is ever added. With d = log q - log p,
+
+    KL(p, q) = sum p (e^d - 1 - d),
+
+equal because p and q both sum to 1; JS is, with m = (p + q) / 2 and t = tanh(d / 2),
+
+    JS(p, q) = sum m ((1 + t) log(1 + t) + (1 - t) log(1 - t)) / 2.
+
+Every term is of second order and none is negative; for small d both are summed as power series.
+
+Without a gradient, on a CPU, `divergences_in_cache` does the same in place, a few rows at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import factorial, log
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import softplus
+
+__all__ = ["Predictions"]
+
+BLOCK = 2**17
+"""Numbers that are worked on together: a handful of such blocks stay in a processor's cache."""
+TAME = 20.0
+"""Largest |d| of rows that `divergences_in_cache` takes: no p e^d is lost to underflow."""
+KL_NEAR, JS_NEAR = 0.1, 0.25
+"""Up to this |d| series are summed; beyond, terms cancel to no worse than a hundred roundings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The logits of a run at the last token, and what several metrics need of them, made once.
+
+    Attributes:
+        logits: of the run.
+        clean: of the clean run it is compared with; None: it is the clean run.
+    """
+
+    logits: Float[Tensor, "batch n_tokens"]
+    clean: "Predictions | None" = None
+
+    @cached_property
+    def largest(self) -> Float[Tensor, "batch 1"]:
+        """The largest logit, which carries no gradient: what is made of it cancels it."""
+        return self.logits.detach().amax(dim=-1, keepdim=True)
+
+    @cached_property
+    def exponentials(self) -> Float[Tensor, "batch n_tokens"]:
+        """Of the logits minus the largest."""
+        return (self.logits - self.largest).exp()
+
+    @cached_property
+    def total(self) -> Float[Tensor, "batch 1"]:
+        """Sum of the exponentials: at least 1."""
+        if not _fits_in_cache(self.logits):
+            return self.exponentials.sum(dim=-1, keepdim=True)
+        total = torch.empty_like(self.largest)
+        for rows in _blocks(self.logits):
+            exponentials = (self.logits[rows] - self.largest[rows]).exp_()
+            torch.sum(exponentials, dim=-1, keepdim=True, out=total[rows])
+        return total
+
+    @cached_property
+    def probabilities(self) -> Float[Tensor, "batch n_tokens"]:
+        """Of every token: the softmax."""
+        return self.exponentials / self.total
+
+    @cached_property
+    def log_ratio(self) -> Float[Tensor, "batch n_tokens"]:
+        """Log-probabilities minus those of the clean run.
+
+        Logits are subtracted before anything is rounded, and what rounding leaves in the
+        normalisers' difference is taken out: with p the clean probabilities, p e^d sums to 1.
+        """
+        clean = self if self.clean is None else self.clean
+        d = (self.logits - clean.logits).nan_to_num(0.0, torch.inf, -torch.inf)  # both ruled out
+        d = d - ((self.largest - clean.largest) + (self.total.log() - clean.total.log()))
+        with torch.no_grad():
+            excess = (clean.probabilities * d.clamp(max=1.0).expm1_()).sum(-1, keepdim=True)
+            # Larger, it is not rounding but the clamp, and the divergence large.
+            size = 20 + (self.largest - clean.largest).abs()
+            is_rounding = excess.abs() < 4 * torch.finfo(d.dtype).eps * size
+            excess = torch.where(is_rounding, excess, 0.0)
+        return d - excess.log1p()
+
+    @cached_property
+    def kl(self) -> Float[Tensor, " batch"]:
+        """KL(clean run, this run), in nats."""
+        if self._is_measured_in_cache:
+            return self._divergences[0]
+        return _kl((self.clean or self).probabilities, self.probabilities, self.log_ratio)
+
+    @cached_property
+    def js(self) -> Float[Tensor, " batch"]:
+        """Jensen-Shannon divergence of the two runs, in nats."""
+        if self._is_measured_in_cache:
+            return self._divergences[1]
+        return _js((self.clean or self).probabilities, self.probabilities, self.log_ratio)
+
+    @property
+    def _is_measured_in_cache(self) -> bool:
+        return _fits_in_cache(self.logits, (self.clean or self).logits)
+
+    @cached_property
+    def _divergences(self) -> Float[Tensor, "2 batch"]:
+        """KL and JS, which share most of their work."""
+        return divergences_in_cache(self.logits, self.clean or self)
+
+
+# ---- out of place, with a gradient ---------------------------------------------------------------
+
+
+def _kl(p: Tensor, q: Tensor, d: Tensor) -> Float[Tensor, " batch"]:
+    near = d.abs() < KL_NEAR
+    small = torch.where(near, d, 0.0)
+    series = small.square() * _polynomial(small, _kl_series(d.dtype))
+    # A token that the clean run rules out has q; one that this run alone rules out, infinity.
+    change = torch.where(d.abs() < TAME, p * d.clamp(-TAME, TAME).expm1(), q - p)
+    terms = change - p * torch.where(p > 0, d, 0.0)
+    return torch.where(near, p * series, terms).sum(dim=-1)
+
+
+def _js(p: Tensor, q: Tensor, d: Tensor) -> Float[Tensor, " batch"]:
+    # Where d is clamped, the smaller of p and q is nothing beside the other.
+    d = d.clamp(-40, 40)
+    near = d.abs() < JS_NEAR
+    t2 = torch.tanh(torch.where(near, d, 0.0) / 2).square()
+    series = t2 * _polynomial(t2, _js_series(d.dtype))
+    # p log(p / m) + q log(q / m): with the larger of p and q, log 2 - log(1 + e^-|d|) each, and
+    # |d| less with the smaller.
+    total, distance = p + q, d.abs()
+    terms = total * (log(2) - softplus(-distance)) - torch.where(d > 0, p, q) * distance
+    return torch.where(near, total * series, terms).sum(dim=-1) / 2
+
+
+def _kl_series(dtype: torch.dtype) -> list[float]:
+    """(e^d - 1 - d) / d^2 = sum over k of d^k / (k + 2)!, as far as |d| < KL_NEAR needs."""
+    return [1 / factorial(k + 2) for k in range(11 if dtype == torch.float64 else 4)]
+
+
+def _js_series(dtype: torch.dtype) -> list[float]:
+    """((1 + t) log(1 + t) + (1 - t) log(1 - t)) / 2 t^2 = sum of t^2k / (2 (k + 1) (2 k + 1))."""
+    return [1 / (2 * (k + 1) * (2 * k + 1)) for k in range(8 if dtype == torch.float64 else 3)]
+
+
+def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Sum of coefficients[k] x^k."""
+    *rest, value = coefficients
+    result = torch.full_like(x, value)
+    for coefficient in reversed(rest):
+        result = result * x + coefficient
+    return result
+
+
+# ---- in place, in the cache ----------------------------------------------------------------------
+
+
+def _fits_in_cache(*logits: Tensor) -> bool:
+    """Whether these are worked on in blocks: on a CPU, in full precision, without a gradient."""
+    return all(
+        own.device.type == "cpu"
+        and own.dtype in (torch.float32, torch.float64)
+        and not (own.requires_grad and torch.is_grad_enabled())
+        for own in logits
+    )
+
+
+def _blocks(logits: Float[Tensor, "batch n_tokens"]) -> Iterator[slice]:
+    """Some rows at a time."""
+    step = max(1, BLOCK // logits.shape[1])
+    return (slice(first, first + step) for first in range(0, len(logits), step))
+
+
+def divergences_in_cache(
+    logits: Float[Tensor, "batch n_tokens"], clean: Predictions
+) -> Float[Tensor, "2 batch"]:
+    """KL and JS from the clean run; no gradient.
+
+    Args:
+        logits: of a run.
+        clean: the clean run.
+    """
+    values = logits.new_empty(2, len(logits))
+    buffers: Tensor | None = None
+    for rows in _blocks(logits):
+        p, own = clean.probabilities[rows], logits[rows]
+        if buffers is None or buffers.shape[1] != len(p):
+            buffers = logits.new_empty(5, *p.shape)
+        d = torch.sub(own, clean.logits[rows], out=buffers[0])
+        d -= _weighted_sum(p, d, buffers[1])
+        low, high = torch.aminmax(d)
+        if float(low) > -TAME and float(high) < TAME:  # false for NaN as well
+            values[:, rows] = _divergences_of_block(p, buffers, max(-float(low), float(high)))
+        else:
+            run = Predictions(own, Predictions(clean.logits[rows]))
+            values[0, rows] = _kl(p, run.probabilities, run.log_ratio)
+            values[1, rows] = _js(p, run.probabilities, run.log_ratio)
+    return values
+
+
+def _weighted_sum(p: Tensor, x: Tensor, scratch: Tensor) -> Float[Tensor, "rows 1"]:
+    return torch.mul(p, x, out=scratch).sum(dim=-1, keepdim=True)
+
+
+def _divergences_of_block(
+    p: Float[Tensor, "rows n_tokens"], buffers: Float[Tensor, "5 rows n_tokens"], largest: float
+) -> Float[Tensor, "2 rows"]:
+    """KL and JS of some rows.
+
+    Args:
+        p: clean probabilities.
+        buffers: the first has d + log sum p e^d, that is, d but for a constant that makes its mean
+            over p zero; all are overwritten.
+        largest: of its absolute values.
+
+    With b that first buffer and f = e^b - 1 - b: since p b sums to 0 (what rounding leaves is
+    added), p e^b sums to 1 + sum p f, whose logarithm is both KL and what d lacks.
+    """
+    d, u, v, w, more = buffers
+    mean = _weighted_sum(p, d, u)
+    if largest < KL_NEAR:
+        f = _polynomial_in_place(v, d, _kl_series(d.dtype)).mul_(d).mul_(d)
+    else:
+        # b = s + r, where r is 0 if b is near: f(b) = f(s) + (e^s - 1) v + v - r, v = e^r - 1.
+        r = torch.nn.functional.softshrink(d, KL_NEAR)
+        s = torch.sub(d, r, out=w)
+        f = _polynomial_in_place(v, s, _kl_series(d.dtype)).mul_(s).mul_(s)
+        s += f
+        f -= r
+        f += r.expm1_()
+        f.addcmul_(s, r)
+    excess = _weighted_sum(p, f, w)
+    x = mean + excess
+    shift = x.log1p()
+    # Of a small x, log(1 + x) has its digits, but the mean's rounding may be as large.
+    kl = torch.where(excess < 1, excess + (shift - x), shift - mean).clamp_(min=0)
+    # From here on d and u = e^d - 1 are the true ones.
+    torch.add(d, f, out=u).mul_((-shift).exp()).add_((-shift).expm1())
+    d -= shift
+    t = torch.div(u, torch.add(u, 2, out=v), out=v)
+    t2 = torch.mul(t, t, out=w)
+    series = _polynomial_in_place(more, t2, _js_series(d.dtype)).mul_(t2)
+    u *= 0.5
+    if largest < JS_NEAR / 2:  # d itself is at most twice as large
+        terms = series
+    else:
+        # Beyond, they are d (1 + t) / 2 - log(1 + u / 2).
+        d *= 0.5
+        torch.addcmul(d, d, t, out=v).sub_(torch.log1p(u, out=w))
+        is_far = torch.hardshrink(d, JS_NEAR / 2).sign_().abs_()
+        terms = torch.lerp(series, v, is_far, out=more)
+    js = _weighted_sum(p, terms, w) + torch.mul(w, u, out=v).sum(dim=-1, keepdim=True)
+    return torch.stack([kl[:, 0], js[:, 0]])
+
+
+def _polynomial_in_place(out: Tensor, x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Sum of coefficients[k] x^k."""
+    torch.mul(x, coefficients[-1], out=out)
+    for coefficient in reversed(coefficients[1:-1]):
+        out.add_(coefficient).mul_(x)
+    return out.add_(coefficients[0])
