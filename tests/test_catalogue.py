@@ -10,7 +10,8 @@ import pytest
 from scripts import EXPERIMENTS, ROOT
 
 from eap.data.tasks import TASKS
-from eap.studies.catalogue import FIGURES, STEPS, as_pattern, jobs
+from eap.studies.catalogue import FIGURES, STEPS, as_pattern
+from eap.studies.jobs import jobs
 
 ALL = tuple(TASKS)
 RUNS = {

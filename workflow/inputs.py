@@ -19,7 +19,8 @@ from eap.graph.numbering import GraphConfig
 from eap.model.families import FAMILIES
 from eap.runtime.shipped import data_folder
 from eap.runtime.signature import engine_hash, library_versions
-from eap.studies.catalogue import STEPS, Job, Step, jobs
+from eap.studies.catalogue import STEPS, Step
+from eap.studies.jobs import Job, jobs
 from eap.studies.paths import JSON_EDGES, model_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -11,13 +11,8 @@ of Figure 7's numbers of integration points, `{tasks}` the names of all tasks th
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
 from typing import Literal
-
-from eap.data.tasks import PARETO_TASKS, TASKS
 
 METRICS = ("logit_diff", "prob_diff", "kl", "js")
 """Of the exact values."""
@@ -90,23 +85,6 @@ class Figure:
     study: str
     pictures: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Job:
-    """A step for one model: what is run, what it reads and what it writes (below the output)."""
-
-    name: str
-    step: Step
-    tasks: tuple[str, ...]
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """The script and its tasks; model, output and settings come from the caller."""
-        given = (self.step.option, *self.tasks) if self.step.option else ()
-        return (self.step.script, *given)
 
 
 def _csv(study: str, *names: str) -> tuple[str, ...]:
@@ -387,93 +365,3 @@ FIGURES: tuple[Figure, ...] = (
 def as_pattern(template: str) -> str:
     """A template as a glob pattern: `{task}_circuit` -> `*_circuit`."""
     return re.sub(r"\{\w+\}", "*", template)
-
-
-def jobs(
-    model: str,
-    tasks: Sequence[str],
-    *,
-    exact: bool = True,
-    only: Mapping[str, Sequence[str]] | None = None,
-    verified: bool = False,
-    large: bool = False,
-    gpt2_shaped: bool = False,
-) -> list[Job]:
-    """All that is run for a model, in an order in which it can run.
-
-    Args:
-        model: the last part of its name.
-        tasks: those to work on.
-        exact: also measure exact values.
-        only: by the name of a step, its tasks, where not all; steps that read what it would have
-            written for the others leave them out, too.
-        verified: of a choice of edges (`--verify`) instead of all.
-        large: circuits up to a share of all edges (`pareto_big.py`), for models like gpt2-xl.
-        gpt2_shaped: 12 layers of 12 heads, which the hand-made circuits of Figure 6 need.
-    """
-    belongs = {"always": True, "small": not large, "large": large, "exact": exact}
-    belongs["gpt2"] = gpt2_shaped
-    planned: list[Job] = []
-    for step in STEPS:
-        chosen = _chosen(step.tasks, tasks)
-        made = {path for job in planned for path in job.writes}
-        asked = (only or {}).get(step.name, chosen)
-        chosen = tuple(
-            task
-            for task in chosen
-            if task in asked and made.issuperset(_paths(step.reads, model, (task,), verified))
-        )
-        if not belongs[step.when] or not chosen:
-            continue
-        each = step.option == "--task"
-        for group in [(task,) for task in chosen] if each else [chosen]:
-            filled = partial(_paths, model=model, tasks=group, verified=verified)
-            reads = (*filled(step.reads), *(p for p in filled(step.also_reads) if p in made))
-            if step.name == "report":
-                shown = (path for job in planned for path in job.writes)
-                reads = tuple(path for path in shown if path.endswith((".png", ".csv")))
-            name = f"{step.name}_{group[0]}".replace("-", "_") if each else step.name
-            planned.append(Job(name, step, group, reads, filled(step.writes)))
-    return planned
-
-
-def _chosen(which: Which, tasks: Sequence[str]) -> tuple[str, ...]:
-    """The tasks of a step among those that were asked for."""
-    # Tasks that the main figures do not have stand in them if they are all there is.
-    main = tuple(task for task in tasks if task in PARETO_TASKS) or tuple(tasks)
-    if which == "all":
-        return tuple(tasks)
-    if which == "paper":
-        return main
-    if which == "variants":
-        return tuple(task for task in tasks if task not in main)
-    if which == "points":
-        return tuple(task for task in tasks if task in POINTS_TASKS)
-    if which == "countries":
-        return (COUNTRIES,) if COUNTRIES in tasks else main[:1]
-    if which == "first":
-        return main[:1]
-    return (which,) if which in tasks else ()
-
-
-def _paths(
-    templates: Sequence[str], model: str, tasks: Sequence[str], verified: bool
-) -> tuple[str, ...]:
-    """Templates filled in, for each task that they name; each path once."""
-    filled = (path for template in templates for path in _fill(template, model, tasks, verified))
-    return tuple(dict.fromkeys(filled))
-
-
-def _fill(template: str, model: str, tasks: Sequence[str], verified: bool) -> Iterator[str]:
-    for task in tasks if "{task}" in template or "{metric}" in template else tasks[:1]:
-        metric = TASKS[task].metric if task in TASKS else "logit_diff"
-        exact = [f"{of}_real" for of in METRICS]
-        if verified:
-            exact = [f"{metric}_verified", "kl_verified"]
-        for graph, points in product(
-            exact if "{exact}" in template else ("",), POINTS if "{points}" in template else ("",)
-        ):
-            yield template.format(
-                model=model, task=task, tasks="_".join(tasks), metric=metric, exact=graph,
-                points=points,
-            )  # fmt: skip
