@@ -196,15 +196,15 @@ def claims(results: Results) -> str:
         "",
         READING,
         "",
-        "A claim holds if the whole interval is above its bound: 0, .5 for the variance that overlap "
-        "leaves unexplained, -.02 for points of integration.",
+        "A claim holds if the whole interval is above its bound: 0, .5 for the variance that "
+        "overlap leaves unexplained, -.02 for points of integration.",
     ]
     return "\n".join(lines)
 
 
 READING = """Why ranks and values disagree: most edges move the metric so little that it is linear
-in them, and there the slope at the clean input (EAP) is nearly the exact value: Kendall's tau counts
-all 70,651 edges alike. The few edges that move it much, of which Pearson's r and small circuits are
+in them, and there the slope at the clean input (EAP) is nearly the exact value: Kendall's tau
+counts all 70,651 edges alike. The few edges that move it much, of which Pearson's r and small circuits are
 made, are where the mean slope along the path (EAP-IG) is the better one. Circuits of exact values
 are not the most faithful ones either (Figure 3): an edge's value alone is not its value in a
 circuit."""
