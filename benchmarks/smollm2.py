@@ -204,10 +204,10 @@ def claims(results: Results) -> str:
 
 READING = """Why ranks and values disagree: most edges move the metric so little that it is linear
 in them, and there the slope at the clean input (EAP) is nearly the exact value: Kendall's tau
-counts all 70,651 edges alike. The few edges that move it much, of which Pearson's r and small circuits are
-made, are where the mean slope along the path (EAP-IG) is the better one. Circuits of exact values
-are not the most faithful ones either (Figure 3): an edge's value alone is not its value in a
-circuit."""
+counts all 70,651 edges alike. The few edges that move it much, of which Pearson's r and small
+circuits are made, are where the mean slope along the path (EAP-IG) is the better one. Circuits of
+exact values are not the most faithful ones either (Figure 3): an edge's value alone is not its
+value in a circuit."""
 
 
 def learned(results: Results) -> str:
