@@ -3,6 +3,7 @@
 # make paper   every experiment and figure: make paper MODEL=toy HEAD=100 JOBS=2 TASKS="ioi sva"
 # make docs    the manual            make wheel   what pip installs
 # make bench   speed, measured side by side
+# make fuzz    many odd inputs: make fuzz N=5000
 # make proof   all methods on models whose circuit is known: docs/proof.md
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 
-.PHONY: env demo test test-older lint format bench proof paper docs wheel clean
+.PHONY: env demo test test-older fuzz lint format bench proof paper docs wheel clean
 
 env: $(VENV)/ready
 
@@ -38,6 +39,10 @@ test-older: constraints.txt
 	$(VENV)-older/bin/python -m pip install --quiet --constraint $(VENV)-older/constraints.txt \
 	    'transformer_lens==3.9.0' --editable '.[dev,paper]'
 	OMP_NUM_THREADS=1 $(VENV)-older/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Many more inputs than the tests try: make fuzz N=5000
+fuzz: env
+	FUZZ_EXAMPLES=$(or $(N),1000) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
 
 lint: env
 	$(BIN)/ruff check .

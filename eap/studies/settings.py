@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from eap.data.tasks import TASKS, get_task
-from eap.errors import UserError
-from eap.methods import METHODS, MOST_STEPS
+from eap.errors import UserError, quoted
+from eap.methods import METHODS, MOST_STEPS, RULES
 from eap.studies.paths import ROOT, model_name, task_name
 
 # Seeds are 32 bits wide in numpy.
@@ -84,6 +84,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check what can be checked before a model is loaded."""
+        self._check_kinds()
         model_name(self.model)
         if not self.tasks:
             raise UserError(f"give at least one task; known are {', '.join(TASKS)}")
@@ -98,11 +99,33 @@ class Settings:
         for name in ("head", "batch_size", "memory", "ig_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
+                raise UserError(f"{name} is {quoted(value)}; it must be at least 1")
         if not 0 <= self.seed <= LARGEST_SEED:
-            raise UserError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED:,}")
+            raise UserError(f"seed is {quoted(self.seed)}; it must be from 0 to {LARGEST_SEED:,}")
         if self.ig_steps > MOST_STEPS:
-            raise UserError(f"ig_steps is {self.ig_steps:,}; at most {MOST_STEPS:,} are possible")
+            raise UserError(
+                f"ig_steps is {quoted(self.ig_steps)}; at most {MOST_STEPS:,} are possible"
+            )
+
+    def _check_kinds(self) -> None:
+        """Texts, whole numbers, names of tasks: what a command line cannot get wrong."""
+        texts = {"model": self.model, "dtype": self.dtype, "ig_rule": self.ig_rule}
+        if not isinstance(self.tasks, tuple):
+            raise UserError(f"tasks is {quoted(self.tasks)}; it must be a tuple of names")
+        texts |= {f"task {place}": task for place, task in enumerate(self.tasks)}
+        for name, value in texts.items():
+            if not isinstance(value, str):
+                raise UserError(f"{name} is {quoted(value)}; it must be a text")
+        if self.ig_rule not in RULES:
+            raise UserError(f"ig_rule is {quoted(self.ig_rule)}; rules are {', '.join(RULES)}")
+        numbers = {name: getattr(self, name) for name in ("head", "batch_size", "memory")}
+        numbers = {name: value for name, value in numbers.items() if value is not None}
+        for name, value in (numbers | {"seed": self.seed, "ig_steps": self.ig_steps}).items():
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UserError(f"{name} is {quoted(value)}; it must be a whole number")
+        for name, folder in {"output": self.output, "data": self.data}.items():
+            if folder is not None and not isinstance(folder, Path):
+                raise UserError(f"{name} is {quoted(folder)}; it must be a pathlib.Path")
 
     @property
     def task(self) -> str:

@@ -41,8 +41,9 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and exit with status 2."""
-        fail(f"{message} (see {self.prog} --help)")
+        """Say what is wrong, and exit with status 2; of long words only how they begin."""
+        words = [word if len(word) <= 80 else f"{word[:77]}..." for word in message.split()]
+        fail(f"{' '.join(words)[:300]} (see {self.prog[:40]} --help)")
 
     def print_help(self, file: Any = None) -> None:
         """Print the help; an output that takes nothing is an error, as everywhere."""

@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from outcomes import campaign
 
 from eap import Graph, GraphConfig, UserError
 
@@ -90,7 +91,7 @@ def apply(document, change):
         document[key if what == "replace" else KEYS[steps[-1] % len(KEYS)]] = value
 
 
-@settings(max_examples=200, deadline=None)
+@campaign
 @given(st.lists(changes(), min_size=1, max_size=4))
 def test_changed_json_is_read_or_refused(tmp_path_factory, changed):
     folder = tmp_path_factory.getbasetemp()
@@ -102,7 +103,7 @@ def test_changed_json_is_read_or_refused(tmp_path_factory, changed):
     load(path)
 
 
-@settings(max_examples=200, deadline=None)
+@campaign
 @given(
     st.sampled_from(["json", "safetensors", "pt"]),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6),
@@ -119,7 +120,7 @@ def test_damaged_bytes_are_read_or_refused(tmp_path_factory, suffix, flips, shar
     load(path)
 
 
-@settings(max_examples=200, deadline=None)
+@campaign
 @given(
     st.dictionaries(
         st.sampled_from(
@@ -144,7 +145,7 @@ def test_changed_torch_files_are_read_or_refused(tmp_path_factory, changed):
     load(path)
 
 
-@settings(max_examples=50, deadline=None)
+@campaign
 @given(VALUES)
 def test_a_deeply_nested_or_other_document_is_refused(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "other.json"
