@@ -3,7 +3,7 @@
 # make paper   every experiment and figure: make paper MODEL=toy HEAD=100 JOBS=2 TASKS="ioi sva"
 # make docs    the manual            make wheel   what pip installs
 # make bench   speed, measured side by side
-# make fuzz    many odd inputs: make fuzz N=5000
+# make fuzz    many odd inputs: make fuzz N=5000      make chaos   every experiment killed: make chaos N=20
 # make proof   all methods on models whose circuit is known: docs/proof.md
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 
-.PHONY: env demo test test-older fuzz lint format bench proof paper docs wheel clean
+.PHONY: env demo test test-older fuzz chaos lint format bench proof paper docs wheel clean
 
 env: $(VENV)/ready
 
@@ -43,6 +43,10 @@ test-older: constraints.txt
 # Many more inputs than the tests try: make fuzz N=5000
 fuzz: env
 	FUZZ_EXAMPLES=$(or $(N),1000) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
+
+# Kills every experiment at random moments: make chaos N=20 ONLY="pareto.py stability.py"
+chaos: env
+	$(BIN)/python tests/chaos.py --n $(or $(N),20) $(if $(ONLY),--only $(ONLY))
 
 lint: env
 	$(BIN)/ruff check .
