@@ -79,6 +79,7 @@ class Campaign:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=hears_sigint,
         )
 
     def undisturbed(self, output: Path) -> tuple[dict[str, bytes], float]:
@@ -133,6 +134,11 @@ class Campaign:
                     self.findings.append(f"does not go on: {err.strip()[-300:]}")
                 else:
                     self.findings += differences(files(output), expected)
+
+
+def hears_sigint() -> None:
+    """What is started by a shell in the background has Ctrl-C turned off, and so its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def files(output: Path) -> dict[str, bytes]:

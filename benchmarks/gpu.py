@@ -1,0 +1,194 @@
+"""What everything costs on one device, as multiples of the bare model's forward and backward.
+
+    python benchmarks/gpu.py                                   on a GPU: four shapes, random weights
+    python benchmarks/gpu.py --shapes gpt2 --device cpu --pairs 4
+
+Rows: each method of attribution, one circuit and a sweep of circuits, exact values, one step of a
+learned ranking, and the peak of memory beside the weights (on CUDA). 16 tokens a pair, which differ
+from position 10 on. The bare model runs the same pairs in the same batch; all repeat, alternating,
+and the median counts.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+
+import eap
+from eap.data.dataset import Dataset, Example
+from eap.graph.graph import Graph
+from eap.methods import METHODS
+from eap.studies import shell
+
+N_POSITIONS, FIRST_DIFFERENCE = 16, 10
+N_EDGES = 200
+"""Of those that get exact values."""
+
+SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {
+    "tiny": lambda: transformers.GPT2Config(
+        n_layer=2, n_head=2, n_embd=32, vocab_size=500, bos_token_id=0, eos_token_id=0
+    ),
+    "gpt2": transformers.GPT2Config,
+    "gpt2-xl": lambda: transformers.GPT2Config(n_layer=48, n_head=25, n_embd=1600),
+    "pythia-2.8b": lambda: transformers.GPTNeoXConfig(
+        num_hidden_layers=32, num_attention_heads=32, hidden_size=2560, intermediate_size=10240,
+        vocab_size=50304, use_parallel_residual=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25},
+    ),
+    "llama-3-8b": lambda: transformers.LlamaConfig(
+        num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, hidden_size=4096,
+        intermediate_size=14336, vocab_size=128256, max_position_embeddings=8192,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model with random weights, bare and as the engine has it, and pairs for it."""
+
+    bare: transformers.PreTrainedModel
+    model: eap.Model
+    pairs: Dataset
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    def both_passes(self) -> None:
+        """One forward and backward pass of the bare model, to the gradient of its embeddings."""
+        rows = torch.tensor([example.clean for example in self.pairs.examples], device=self.device)
+        embeddings = self.bare.get_input_embeddings()(rows).detach().requires_grad_()
+        logits = self.bare(inputs_embeds=embeddings, use_cache=False).logits[:, -1]
+        logits.square().mean().backward()
+
+
+def make_bench(shape: str, device: str, dtype: torch.dtype, n_pairs: int) -> Bench:
+    """A shape's model on a device; the engine takes a copy of the weights."""
+    torch.manual_seed(0)
+    config = SHAPES[shape]()
+    bare = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    bare = bare.to(device).eval().requires_grad_(False)
+    model = eap.load_model(bare, tokenizer=None, device=device, dtype=str(dtype).split(".")[1])
+    generator = torch.Generator().manual_seed(1)
+    low, high = 10, config.vocab_size - 1
+    clean = torch.randint(low, high, (n_pairs, N_POSITIONS), generator=generator)
+    corrupted = clean.clone()
+    corrupted[:, FIRST_DIFFERENCE] += 1
+    answers = torch.randint(low, high, (n_pairs, 2), generator=generator).tolist()
+    examples = tuple(
+        Example(tuple(c), tuple(d), (right,), (wrong,))
+        for c, d, (right, wrong) in zip(clean.tolist(), corrupted.tolist(), answers, strict=True)
+    )
+    return Bench(bare, model, Dataset("random", examples))
+
+
+def some_edges(graph: Graph) -> torch.Tensor:
+    """A few edges of the graph, drawn at random."""
+    generator = torch.Generator().manual_seed(2)
+    places = graph.edge_exists.flatten().nonzero().flatten()
+    chosen = places[torch.randperm(len(places), generator=generator)[:N_EDGES]]
+    edges = torch.zeros_like(graph.edge_exists)
+    edges.view(-1)[chosen] = True
+    return edges
+
+
+def works(bench: Bench, methods: list[str]) -> dict[str, tuple[Callable[[], object], int]]:
+    """By what a row is called: what is run, and by how many its time is divided."""
+    model, pairs, n = bench.model, bench.pairs, len(bench.pairs)
+    options: dict[str, Any] = {"batch_size": n}
+    graph = eap.attribute(model, pairs, method="EAP", metric="logit_diff", **options)
+    share = max(1, graph.n_edges // 100)
+    sizes = [max(1, share * k // 20) for k in range(1, 21)]
+    circuits = [circuit.prune() for circuit in graph.greedy_circuits(sizes)]
+    edges = some_edges(graph)
+
+    def attribution(name: str) -> Callable[[], object]:
+        metric = "logit_diff" if METHODS[name].uses_metric else None
+        return lambda: eap.attribute(model, pairs, method=name, metric=metric, **options)
+
+    rows: dict[str, tuple[Callable[[], object], int]] = {
+        name: (attribution(name), 1) for name in methods
+    }
+    rows["one circuit"] = (lambda: eap.evaluate(model, circuits[-1], pairs, **options), 1)
+    rows["a circuit of 20"] = (lambda: eap.evaluate(model, circuits, pairs, **options), 20)
+    rows["exact, an edge"] = (
+        lambda: eap.patch_edges(model, pairs, metrics=["logit_diff"], edges=edges, **options),
+        int(edges.sum()),
+    )
+    rows["MAttr, a step"] = (lambda: eap.learn_ranking(model, pairs, steps=5, pairs=n), 5)
+    return rows
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Of one call, to the end of what it started on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
+
+
+def peak(run: Callable[[], object], device: torch.device) -> str:
+    """Memory beside what was there before, in GiB; "-" where the device does not tell."""
+    if device.type != "cuda":
+        return "-"
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    return f"{(torch.cuda.max_memory_allocated(device) - before) / 2**30:.2f}"
+
+
+def main() -> None:
+    """Measure, and print a table for each shape."""
+    parser = shell.OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    shapes = [name for name in SHAPES if name != "tiny"]
+    add("--shapes", nargs="+", choices=SHAPES, default=shapes)
+    add("--device", default="cuda")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    add("--tf32", action="store_true", help="matrix products in TensorFloat-32")
+    add("--pairs", type=shell.positive, default=16)
+    add("--repeats", type=shell.positive, default=5)
+    known = [name for name in METHODS if name != "exact"]
+    add("--methods", nargs="+", choices=known, default=known)
+    args = parser.parse_args()
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise eap.UserError("no CUDA device is here; give --device cpu")
+    torch.backends.cuda.matmul.allow_tf32 = args.tf32
+    for shape in args.shapes:
+        bench = make_bench(shape, args.device, getattr(torch, args.dtype), args.pairs)
+        device = bench.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+        shell.say(
+            f"\n{shape}, {args.dtype}{', TF32' if args.tf32 else ''}, {args.pairs} pairs of "
+            f"{N_POSITIONS} tokens that differ from position {FIRST_DIFFERENCE}, on {name}\n\n"
+            "| what | times the bare model's passes | milliseconds | peak, GiB |\n|---|---|---|---|"
+        )
+        for what, (run, parts) in works(bench, args.methods).items():
+            run()
+            bench.both_passes()
+            measured = [
+                (seconds(run, device) / parts, seconds(bench.both_passes, device))
+                for _ in range(args.repeats)
+            ]
+            ratios = [own / bare for own, bare in measured]
+            own = statistics.median(own for own, _ in measured)
+            shell.say(
+                f"| {what} | {statistics.median(ratios):.3g} ({min(ratios):.3g} to "
+                f"{max(ratios):.3g}) | {1000 * own:.1f} | {peak(run, device)} |"
+            )
+        del bench
+
+
+if __name__ == "__main__":
+    shell.run(main)
