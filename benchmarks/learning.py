@@ -76,7 +76,8 @@ def main() -> None:
     def split() -> None:
         mask_gradient(bench.bridge, config, clean, on_corrupted, masks, loss)
 
-    ours(), split()
+    ours()
+    split()
     measured = [
         (seconds(ours) / STEPS, seconds(split), seconds(corrupted_run)) for _ in range(args.repeats)
     ]

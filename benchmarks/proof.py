@@ -51,7 +51,7 @@ def method_rows(known: KnownCircuit) -> list[dict[str, str | float]]:
     exact = eap.attribute(known.model, known.dataset, method="exact").scores
     true = known.circuit.in_graph
     off = known.circuit.edge_exists & ~true
-    rows = []
+    rows: list[dict[str, str | float]] = []
     for method in METHODS.values():
         scores = eap.attribute(known.model, known.dataset, method=method).scores
         error = (scores.abs() - exact.abs())[true].abs().mean() / exact[true].abs().mean()

@@ -327,7 +327,7 @@ def exact(bench: Bench, repeats: int) -> list[Row]:
 def layers(_: Bench, repeats: int) -> list[Row]:
     """Exact patching by number of layers, beside the predicted count of operations."""
     rows = []
-    base: tuple[float, int] | None = None
+    base: tuple[float, float] | None = None
     for n_layers in (2, 4, 8, 12):
         bench = Bench(n_layers)
         data = bench.data(8, 10)
@@ -335,17 +335,17 @@ def layers(_: Bench, repeats: int) -> list[Row]:
         generator = torch.Generator().manual_seed(0)
         chosen = some_edges(graph, min(1.0, 1000 / graph.n_edges), generator)
         plan = make_plan(bench.model, data, ALL_METRICS, chosen, Resources())
-        operations = count_operations(plan, plan.units)
-        patch = lambda: patch_edges(bench.model, data, metrics=ALL_METRICS, edges=chosen)
+        operations, n_edges = count_operations(plan, plan.units), int(plan.edges.sum())
+        patch = partial(patch_edges, bench.model, data, metrics=ALL_METRICS, edges=chosen)
         patch()
         times = [seconds(patch) for _ in range(repeats)]
-        each = statistics.median(times) / plan.wanted.sum().item()
-        per_edge = operations / plan.wanted.sum().item()
+        each = statistics.median(times) / n_edges
+        per_edge = operations / n_edges
         base = base or (each, per_edge)
         rows.append(
             plain_value(
                 "layers", f"exact patching, {n_layers} layers: time per edge of that with 2 layers",
-                [t / plan.wanted.sum().item() / base[0] for t in times],
+                [t / n_edges / base[0] for t in times],
                 detail={"predicted": per_edge / base[1], "milliseconds": 1000 * each},
             )
         )  # fmt: skip
@@ -364,15 +364,19 @@ def graphs(_: Bench, repeats: int) -> list[Row]:
     for name, (config, n) in shapes.items():
         for table in (numbering.edge_exists, numbering.receiver_of, contents.edge_exists):
             table.cache_clear()
-        build = seconds(lambda config=config: Graph.from_config(config))
+        build = seconds(partial(Graph.from_config, config))
         graph = Graph.from_config(config)
         generator = torch.Generator().manual_seed(0)
         scores = torch.randn(graph.scores.shape, generator=generator)
         graph = Graph(config, scores, graph.in_graph)
-        select = [seconds(lambda g=graph, n=n: g.greedy(n).prune()) for _ in range(repeats)]
+
+        def cut_out(graph: Graph = graph, n: int = n) -> Graph:
+            return graph.greedy(n).prune()
+
+        select = [seconds(cut_out) for _ in range(repeats)]
         path = folder / "benchmark-graph.safetensors"
-        save = [seconds(lambda g=graph, p=path: g.save(p)) for _ in range(repeats)]
-        load = [seconds(lambda p=path: Graph.load(p)) for _ in range(repeats)]
+        save = [seconds(partial(graph.save, path)) for _ in range(repeats)]
+        load = [seconds(partial(Graph.load, path)) for _ in range(repeats)]
         path.unlink()
         big = name == "2.2 million"
         row = lambda what, values, target: plain_value(
@@ -396,7 +400,7 @@ def toy(_: Bench, repeats: int) -> list[Row]:
     ).eval().requires_grad_(False)  # fmt: skip
     group = one_group(data.examples)
     data = Dataset(data.task, tuple(e for e in data.examples if len(e.clean) == group.end))
-    _, both = floor_runs(bare, data)
+    both = floor_runs(bare, data)[1]
     steps = 5
 
     def ours() -> None:
@@ -450,7 +454,7 @@ def growth(bench: Bench, _: int) -> list[Row]:
     times = []
     for n in numbers:
         circuits = [graph.greedy(300).prune()] * n
-        times.append(seconds(lambda c=circuits: eap.evaluate(bench.model, c, data)))
+        times.append(seconds(partial(eap.evaluate, bench.model, circuits, data)))
     rows.append(("evaluation with circuits", fit(numbers, times)))
     return [Row("growth", what, value, value, value, unit="exponent") for what, value in rows]
 

@@ -56,9 +56,9 @@ def main() -> None:
         path = args.data or DATA / task.name / f"{family}.csv"
         if not args.check:
             keep = partial(is_held_out, task.name) if family == "toy" else keep_all
-            rows = task.generate(Random(args.seed), vocabulary, keep)
+            made = task.generate(Random(args.seed), vocabulary, keep)
             with write_atomically(path) as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False)
+                pd.DataFrame(made).to_csv(temporary, index=False)
         table = read_rows(path)
         check_columns(task, table.columns, table.source)
         rows = table.rows

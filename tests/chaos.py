@@ -5,7 +5,7 @@
 Each script has one undisturbed run. Then, N times: it is started in an empty folder and killed at a
 moment drawn from its whole time, imports included, by SIGKILL, SIGTERM and SIGINT in turn; what it
 leaves must be whole files; started again, it must end with the undisturbed run's bytes and leave
-nothing else. Two scripts do the same as two processes. Last, a disk of 300 kB is filled.
+nothing else. Two scripts do the same as two processes. Last, files may be of 50 kB at most, as on a full disk.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ENDS = {
     signal.SIGINT: (130, -signal.SIGINT, 1),
 }
 """How a run may end that was killed so; 1 while Python itself starts."""
-SMALL_DISK = 300_000
+SMALL_DISK = 50_000
 
 
 @dataclass
@@ -175,7 +175,7 @@ def broken(output: Path) -> list[str]:
 
 
 def fill_the_disk(script: str) -> list[str]:
-    """Run with files of at most 300 kB: it must refuse in one line and leave no half of one."""
+    """Run where no file can have more than 50 kB: it must refuse in one line and leave no half of one."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
 

@@ -83,7 +83,8 @@ def draw(found: dict[str, tables.Table], *, model: str, linear: bool) -> Figure:
 def draw_steps(ax: Axes, frame: pd.DataFrame, *, linear: bool) -> None:
     """A line per number of steps, from light to dark with more steps; and EAP."""
     clean, corrupted = (float(frame[name].iloc[0]) for name in tables.BASELINES)
-    names = [name.removeprefix("results_") for name in frame if name.startswith("results_")]
+    columns = [name for name in map(str, frame) if name.startswith("results_")]
+    names = [name.removeprefix("results_") for name in columns]
     steps = sorted((name for name in names if name.isdigit()), key=int)
     # From yellow over green to dark blue: neighbours differ in hue and in lightness.
     shades = plt.get_cmap("viridis_r")(np.linspace(0.08, 1, len(steps)))

@@ -129,7 +129,8 @@ def main() -> None:
     depths, sizes = DEPTHS[:n_exact], CIRCUITS[: max(0, n_edges - CIRCUITS.start + 1)]
     correlations: dict[str, float] = {}
     overlaps = {"depth": list(depths)}
-    nodes, edges = {"depth": list(sizes)}, {"depth": list(sizes)}
+    nodes: dict[str, list[float]] = {"depth": [*sizes]}
+    edges: dict[str, list[float]] = {"depth": [*sizes]}
     for task, scored in progress_bar(list(by_task.items()), "tasks", quiet=False):
         for name, agrees in agreements(results, task, scored).items():
             key = f"{task}_{GRAPHS[name]}"
