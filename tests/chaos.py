@@ -5,7 +5,8 @@
 Each script has one undisturbed run. Then, N times: it is started in an empty folder and killed at a
 moment drawn from its whole time, imports included, by SIGKILL, SIGTERM and SIGINT in turn; what it
 leaves must be whole files; started again, it must end with the undisturbed run's bytes and leave
-nothing else. Two scripts do the same as two processes. Last, files may be of 50 kB at most, as on a full disk.
+nothing else. Two scripts do the same as two processes. Last, no file can have more than 50 kB, as on
+a full disk.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def broken(output: Path) -> list[str]:
 
 
 def fill_the_disk(script: str) -> list[str]:
-    """Run where no file can have more than 50 kB: it must refuse in one line and leave no half of one."""
+    """Run where no file can have more than 50 kB: one line, and no half of a file."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
 
