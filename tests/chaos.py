@@ -5,8 +5,8 @@
 Each script has one undisturbed run. Then, N times: it is started in an empty folder and killed at a
 moment drawn from its whole time, imports included, by SIGKILL, SIGTERM and SIGINT in turn; what it
 leaves must be whole files; started again, it must end with the undisturbed run's bytes and leave
-nothing else. Two scripts do the same as two processes. Last, no file can have more than 50 kB, as on
-a full disk.
+nothing else. Two scripts do the same as two processes. Last, no file can have more than 50 kB, as
+on a full disk.
 """
 
 from __future__ import annotations
