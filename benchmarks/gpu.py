@@ -11,23 +11,22 @@ and the median counts.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
+from measuring import floor_runs, random_pairs, seconds, some_edges
 
 import eap
-from eap.data.dataset import Dataset, Example
-from eap.graph.graph import Graph
+from eap.data.dataset import Dataset
 from eap.methods import METHODS
 from eap.studies import shell
 
 N_POSITIONS, FIRST_DIFFERENCE = 16, 10
 N_EDGES = 200
-"""Of those that get exact values."""
+"""About so many get exact values."""
 
 SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {
     "tiny": lambda: transformers.GPT2Config(
@@ -55,18 +54,6 @@ class Bench:
     model: eap.Model
     pairs: Dataset
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
-
-    def both_passes(self) -> None:
-        """One forward and backward pass of the bare model, to the gradient of its embeddings."""
-        rows = torch.tensor([example.clean for example in self.pairs.examples], device=self.device)
-        embeddings = self.bare.get_input_embeddings()(rows).detach().requires_grad_()
-        logits = self.bare(inputs_embeds=embeddings, use_cache=False).logits[:, -1]
-        logits.square().mean().backward()
-
 
 def make_bench(shape: str, device: str, dtype: torch.dtype, n_pairs: int) -> Bench:
     """A shape's model on a device; the engine takes a copy of the weights."""
@@ -75,27 +62,8 @@ def make_bench(shape: str, device: str, dtype: torch.dtype, n_pairs: int) -> Ben
     bare = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     bare = bare.to(device).eval().requires_grad_(False)
     model = eap.load_model(bare, tokenizer=None, device=device, dtype=str(dtype).split(".")[1])
-    generator = torch.Generator().manual_seed(1)
-    low, high = 10, config.vocab_size - 1
-    clean = torch.randint(low, high, (n_pairs, N_POSITIONS), generator=generator)
-    corrupted = clean.clone()
-    corrupted[:, FIRST_DIFFERENCE] += 1
-    answers = torch.randint(low, high, (n_pairs, 2), generator=generator).tolist()
-    examples = tuple(
-        Example(tuple(c), tuple(d), (right,), (wrong,))
-        for c, d, (right, wrong) in zip(clean.tolist(), corrupted.tolist(), answers, strict=True)
-    )
-    return Bench(bare, model, Dataset("random", examples))
-
-
-def some_edges(graph: Graph) -> torch.Tensor:
-    """A few edges of the graph, drawn at random."""
-    generator = torch.Generator().manual_seed(2)
-    places = graph.edge_exists.flatten().nonzero().flatten()
-    chosen = places[torch.randperm(len(places), generator=generator)[:N_EDGES]]
-    edges = torch.zeros_like(graph.edge_exists)
-    edges.view(-1)[chosen] = True
-    return edges
+    pairs = random_pairs(n_pairs, FIRST_DIFFERENCE, N_POSITIONS, 10, config.vocab_size - 1)
+    return Bench(bare, model, pairs)
 
 
 def works(bench: Bench, methods: list[str]) -> dict[str, tuple[Callable[[], object], int]]:
@@ -106,7 +74,8 @@ def works(bench: Bench, methods: list[str]) -> dict[str, tuple[Callable[[], obje
     share = max(1, graph.n_edges // 100)
     sizes = [max(1, share * k // 20) for k in range(1, 21)]
     circuits = [circuit.prune() for circuit in graph.greedy_circuits(sizes)]
-    edges = some_edges(graph)
+    share_of_edges = min(1.0, N_EDGES / graph.n_edges)
+    edges = some_edges(graph, share_of_edges, torch.Generator().manual_seed(2))
 
     def attribution(name: str) -> Callable[[], object]:
         metric = "logit_diff" if METHODS[name].uses_metric else None
@@ -125,15 +94,17 @@ def works(bench: Bench, methods: list[str]) -> dict[str, tuple[Callable[[], obje
     return rows
 
 
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Of one call, to the end of what it started on the device."""
+def timed(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, to the end of what it started on the device."""
+
+    def to_the_end() -> None:
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    begun = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+    return seconds(to_the_end)
 
 
 def peak(run: Callable[[], object], device: torch.device) -> str:
@@ -167,7 +138,7 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = args.tf32
     for shape in args.shapes:
         bench = make_bench(shape, args.device, getattr(torch, args.dtype), args.pairs)
-        device = bench.device
+        device, both = bench.model.device, floor_runs(bench.bare, bench.pairs)[1]
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
         shell.say(
             f"\n{shape}, {args.dtype}{', TF32' if args.tf32 else ''}, {args.pairs} pairs of "
@@ -176,10 +147,9 @@ def main() -> None:
         )
         for what, (run, parts) in works(bench, args.methods).items():
             run()
-            bench.both_passes()
+            both()
             measured = [
-                (seconds(run, device) / parts, seconds(bench.both_passes, device))
-                for _ in range(args.repeats)
+                (timed(run, device) / parts, timed(both, device)) for _ in range(args.repeats)
             ]
             ratios = [own / bare for own, bare in measured]
             own = statistics.median(own for own, _ in measured)

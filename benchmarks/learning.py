@@ -12,7 +12,8 @@ import argparse
 import statistics
 
 import torch
-from run import Bench, logit_diff_loss, seconds, tensors
+from measuring import logit_diff_loss, seconds, tensors
+from run import Bench
 from split_way import mask_gradient, plain, prepare, record_senders
 
 import eap

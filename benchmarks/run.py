@@ -14,9 +14,8 @@ import os
 import platform
 import statistics
 import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,25 @@ import numpy as np
 import psutil
 import torch
 import transformers
+from measuring import (
+    Row,
+    floor_runs,
+    logit_diff_loss,
+    plain_value,
+    random_pairs,
+    ratio,
+    seconds,
+    side_by_side,
+    some_edges,
+    tensors,
+)
 from split_way import eap_ig, evaluate, patch_edge, plain, prepare, record_senders
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 import eap
 from eap.data.batches import one_group
-from eap.data.dataset import Dataset, Example, load_dataset
+from eap.data.dataset import Dataset, load_dataset
 from eap.graph import contents, numbering
 from eap.graph.graph import Graph, GraphConfig
 from eap.metrics import METRICS
@@ -44,55 +55,6 @@ from eap.studies import shell
 
 N_POSITIONS = 16
 ALL_METRICS = ("logit_diff", "prob_diff", "kl", "js")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement: `value` is a ratio unless `unit` says otherwise."""
-
-    part: str
-    what: str
-    value: float
-    low: float
-    high: float
-    unit: str = "x"
-    target: str = ""
-    detail: dict[str, Any] = field(default_factory=dict)
-
-
-# ---- measuring -----------------------------------------------------------------------------------
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Of one call."""
-    begun = time.perf_counter()
-    run()
-    return time.perf_counter() - begun
-
-
-def side_by_side(
-    ours: Callable[[], object], other: Callable[[], object], repeats: int
-) -> list[tuple[float, float]]:
-    """Seconds of both, alternating; the first of each is not counted."""
-    ours(), other()
-    return [(seconds(ours), seconds(other)) for _ in range(repeats)]
-
-
-def ratio(part: str, what: str, pairs: Sequence[tuple[float, float]], **options: Any) -> Row:
-    """The other's time over ours: above 1 is faster."""
-    ratios = [other / own for own, other in pairs]
-    detail = {
-        "seconds": statistics.median(own for own, _ in pairs),
-        "other_seconds": statistics.median(other for _, other in pairs),
-    }
-    return Row(
-        part, what, statistics.median(ratios), min(ratios), max(ratios), detail=detail, **options
-    )
-
-
-def plain_value(part: str, what: str, values: Sequence[float], **options: Any) -> Row:
-    """A quantity that is not a ratio of two runs."""
-    return Row(part, what, statistics.median(values), min(values), max(values), **options)
 
 
 # ---- what is measured on -------------------------------------------------------------------------
@@ -116,16 +78,7 @@ class Bench:
 
     def data(self, n: int, first_difference: int, n_positions: int = N_POSITIONS) -> Dataset:
         """Random prompts that differ in one token."""
-        generator = torch.Generator().manual_seed(1)
-        clean = torch.randint(1000, 50000, (n, n_positions), generator=generator)
-        corrupted = clean.clone()
-        corrupted[:, first_difference] += 1
-        answers = torch.randint(1000, 50000, (n, 2), generator=generator).tolist()
-        examples = [
-            Example(tuple(c), tuple(d), (a,), (b,))
-            for c, d, (a, b) in zip(clean.tolist(), corrupted.tolist(), answers, strict=True)
-        ]
-        return Dataset("random", tuple(examples))
+        return random_pairs(n, first_difference, n_positions)
 
 
 def _tokenizer() -> transformers.PreTrainedTokenizerFast:
@@ -137,42 +90,6 @@ def _tokenizer() -> transformers.PreTrainedTokenizerFast:
         bos_token="<bos>", eos_token="<bos>", unk_token="<bos>", pad_token="<bos>",
         name_or_path="bench", add_bos_token=True,
     )  # fmt: skip
-
-
-def tensors(data: Dataset) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Clean and corrupted tokens, correct and incorrect answers."""
-    clean, corrupted = (
-        torch.tensor([getattr(e, side) for e in data.examples]) for side in ("clean", "corrupted")
-    )
-    right, wrong = (
-        torch.tensor([getattr(e, side)[0] for e in data.examples])
-        for side in ("correct", "incorrect")
-    )
-    return clean, corrupted, right, wrong
-
-
-def logit_diff_loss(right: Tensor, wrong: Tensor) -> Callable[[Tensor], Tensor]:
-    """Sum over examples of the logit difference."""
-    rows = torch.arange(len(right))
-    return lambda logits: (logits[rows, right] - logits[rows, wrong]).sum()
-
-
-def floor_runs(bare: Any, data: Dataset) -> tuple[Callable[[], object], Callable[[], object]]:
-    """The bare model's forward pass, and its forward and backward pass to the embedding."""
-    clean, _, right, wrong = tensors(data)
-    loss = logit_diff_loss(right, wrong)
-    embedding = bare.get_input_embeddings()(clean)
-
-    def forward() -> None:
-        with torch.no_grad():
-            bare(clean, use_cache=False)
-
-    def both() -> None:
-        start = embedding.detach().requires_grad_()
-        logits = bare(inputs_embeds=start, use_cache=False).logits
-        torch.autograd.grad(loss(logits[:, -1]), start)
-
-    return forward, both
 
 
 # ---- the parts -----------------------------------------------------------------------------------
@@ -259,19 +176,6 @@ def peak_rate() -> float:
         a @ b
     times = [seconds(lambda: [a @ b for _ in range(4)]) / 4 for _ in range(5)]
     return 2048 * 768 * 3072 / statistics.median(times)
-
-
-def some_edges(graph: Graph, share: float, generator: torch.Generator) -> Tensor:
-    """A share of the edges: of random senders to all q (or k, or v) of a layer, as all edges go."""
-    config = graph.config
-    chosen = torch.zeros_like(graph.edge_exists)
-    groups = [config.receivers(layer, kind) for layer in range(config.n_layers) for kind in "qkv"]
-    groups += [slice(c, c + 1) for c in map(config.mlp_receiver, range(config.n_layers))]
-    groups += [slice(config.logits_receiver, config.logits_receiver + 1)]
-    for columns in groups:
-        senders = torch.rand(graph.n_forward, generator=generator) < share
-        chosen[senders, columns] = True
-    return chosen & graph.edge_exists
 
 
 def exact(bench: Bench, repeats: int) -> list[Row]:
