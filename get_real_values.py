@@ -6,10 +6,10 @@ It can be stopped at any moment: the same command goes on where it was.
 
 Writes graphs/<model>/real_test/<task>_<metric>_real.json for the four metrics, the estimates beside
 them (<task>_<metric>_vanilla, <task>_<metric>_ig, <task>_kl_ig; of other methods
-<task>_<metric>_<method>), and the faithfulness of circuits
-from exact scores and from estimates, results/real/<model>/csv/<task>.csv. With --verify the exact
-graphs are called <task>_<metric>_verified, for the task's metric and kl: they hold exact scores
-where there are some, and the estimates of EAP-IG elsewhere.
+<task>_<metric>_<method>), and the faithfulness of circuits from exact scores and from estimates,
+results/real/<model>/csv/<task>.csv. With --verify the exact graphs are called
+<task>_<metric>_verified, for the task's metric and kl: they hold exact scores where there are some,
+and the estimates of EAP-IG elsewhere.
 """
 
 import eap_circuits

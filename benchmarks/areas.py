@@ -8,8 +8,6 @@ metric as their loss and with |1 - faithfulness|.
 """
 
 import argparse
-import shlex
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,15 +20,20 @@ from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.errors import UserError
 from eap.methods import METHODS
 from eap.runtime.atomic import write_atomically
+from eap.runtime.signature import command
 
 LEARNED = {"MAttr (metric)": "metric", "MAttr (faithfulness)": "faithfulness"}
 """Losses of learned rankings, by the names of their rows."""
 
+OVERSHOOT = 1.02
+"""A ranking overshoots where its CPR's whole interval is above this."""
+
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "method-areas.md"
 INTRODUCTION = """# Areas of every method
 
-Written by `python benchmarks/areas.py {arguments}`. Model `{model}`; every method scored the first
-{pairs} pairs of a task and was judged on the next {judged}; metric: each task's own.
+Written by `python benchmarks/{command}`.
+Model `{model}`; every method scored the first {pairs} pairs of a task and was judged on the next
+{judged}; metric: each task's own.
 
 **CPR** is the area under normalised faithfulness for circuits of the most helpful edges (or nodes),
 .999 for a ranking whose every circuit is the whole model; above 1 it overshoots, which is no
@@ -62,7 +65,7 @@ def main() -> None:
     model = eap.load_model(args.model)
     parts = [
         INTRODUCTION.format(
-            arguments=shlex.join(["--model", Path(args.model).name, *given(sys.argv[1:])]),
+            command=command(),
             model=model.short_name,
             pairs=args.pairs,
             judged=args.judged,
@@ -87,6 +90,7 @@ def main() -> None:
                 records.append(record(task, level, name, found, seconds))
                 print(f"{task} {level} {name}: {found} ({seconds:.1f} s)", flush=True)
             parts.append(table(f"{TASKS[task].display_name}, {metric}, {level}s", rows))
+    parts.insert(1, summary(pd.DataFrame(records)))
     with write_atomically(args.page) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf8")
     print(f"wrote {args.page}")
@@ -94,16 +98,6 @@ def main() -> None:
         with write_atomically(args.csv) as temporary:
             pd.DataFrame(records).to_csv(temporary, index=False)
         print(f"wrote {args.csv}")
-
-
-def given(arguments: list[str]) -> list[str]:
-    """What was typed, but for the model and where it is written to."""
-    kept: list[str] = []
-    for word in arguments:
-        if word.startswith("--"):
-            skipping = word.split("=")[0] in ("--model", "--page", "--csv")
-        kept += [] if skipping else [word]
-    return kept
 
 
 def record(
@@ -115,6 +109,22 @@ def record(
         area = getattr(found, column)
         row |= {column: area.value, f"{column}_low": area.low, f"{column}_high": area.high}
     return {**row, "seconds": seconds}
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """What wins where, and what overshoots: in how many tasks."""
+    lines = ["## What wins, and what overshoots", ""]
+    for level, rows in frame.groupby("level", sort=False):
+        by_task = rows.groupby("task", sort=False)
+        for column, words in (("cmd", "lowest CMD"), ("accuracy", "highest accuracy")):
+            best = by_task[column].idxmin() if column == "cmd" else by_task[column].idxmax()
+            wins = rows.loc[best, "method"].value_counts()
+            counted = ", ".join(f"{name} {n}" for name, n in wins.items())
+            lines.append(f"- {level}s, {words}: {counted} (of {len(by_task)} tasks).")
+        above = rows[rows["cpr_low"] > OVERSHOOT]["method"].value_counts()
+        counted = ", ".join(f"{name} {n}" for name, n in above.items()) or "none"
+        lines.append(f"- {level}s, CPR surely above {OVERSHOOT}: {counted}.")
+    return "\n".join(lines)
 
 
 def split(data: Dataset, n: int) -> tuple[Dataset, Dataset]:

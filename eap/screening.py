@@ -27,7 +27,10 @@ class Chosen:
         return self.top | self.sample
 
     def weights(self, n_edges: int) -> Float[Tensor, "n_forward n_backward"]:
-        """For how many of a graph's `n_edges` each edge stands: 1, or its share of the rest."""
+        """For how many of a graph's `n_edges` each edge stands: 1, or its share of the rest.
+
+        That is the inverse of the chance to be chosen (Horvitz and Thompson 1952).
+        """
         n_top, n_sample = int(self.top.sum()), int(self.sample.sum())
         return self.top.double() + self.sample.double() * ((n_edges - n_top) / max(1, n_sample))
 

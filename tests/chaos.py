@@ -25,7 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from scripts import ROOT, files_below, start, torchrun
+
 TOY = ("--model", "toy", "--device", "cpu", "--head", "4")
 RUNS: dict[str, tuple[str, ...]] = {
     "pareto.py": (*TOY, "--sizes", "30", "60", "--n_random", "1"),
@@ -68,20 +69,10 @@ class Campaign:
 
     def start(self, output: Path) -> subprocess.Popen[str]:
         """The script, in a process group of its own."""
-        launch = [sys.executable]
+        command = (self.script, *RUNS[self.script], "--output", ".")
         if self.processes > 1:
-            launch += ["-m", "torch.distributed.run", "--standalone"]
-            launch += ["--nproc_per_node", str(self.processes)]
-        return subprocess.Popen(
-            [*launch, str(ROOT / self.script), *RUNS[self.script], "--output", "."],
-            cwd=output,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=hears_sigint,
-        )
+            return torchrun(self.processes, *command, cwd=output)
+        return start(*command, cwd=output)
 
     def undisturbed(self, output: Path) -> tuple[dict[str, bytes], float]:
         """What a run that nobody kills writes, and its seconds."""
@@ -137,18 +128,9 @@ class Campaign:
                     self.findings += differences(files(output), expected)
 
 
-def hears_sigint() -> None:
-    """What is started by a shell in the background has Ctrl-C turned off, and so its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def files(output: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {
-        path.relative_to(output).as_posix(): path.read_bytes()
-        for path in sorted(output.rglob("*"))
-        if path.is_file()
-    }
+    return {name: (output / name).read_bytes() for name in sorted(files_below(output))}
 
 
 def differences(found: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:

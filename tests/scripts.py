@@ -45,31 +45,28 @@ def call(script: str, *arguments: object) -> int:
 
 def start(*command: object, cwd: Path) -> subprocess.Popen[str]:
     """Start a script in a process of its own: `start("pareto.py", "--task", "ioi", cwd=...)`."""
-    script, *arguments = map(str, command)
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Started by a shell in the background, tests would hand down a Ctrl-C that is turned off.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    return _start([], *command, cwd=cwd)
 
 
 def torchrun(n: int, *command: object, cwd: Path) -> subprocess.Popen[str]:
     """Start a script in `n` processes."""
-    script, *arguments = map(str, command)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
+    return _start(launch, *command, cwd=cwd)
+
+
+def _start(
+    launch: list[str], script: object, *arguments: object, cwd: Path
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *launch, str(ROOT / script), *arguments],
+        [sys.executable, *launch, str(ROOT / str(script)), *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Started by a shell in the background, tests would hand down a Ctrl-C that is turned off.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -60,15 +60,20 @@ def random_circuits(
     for _ in range(count):
         random = replace(graph, scores=torch.rand(graph.scores.shape, generator=generator))
         order = selection.greedy_order(random, graph.n_edges)
-
-        def first(m: int, random: Graph = random, order: selection.Order = order) -> Graph:
-            return random.with_edges(selection.first_edges(random, order[:, :m])).prune()
-
         for circuits, n in zip(of_sizes, sizes, strict=True):
-            # Pruned selections are nested, too: the smallest that is large enough.
-            select = bisect_left(range(graph.n_edges), n, key=lambda m: first(m).count_edges())
-            circuits.append(first(select))
+            circuits.append(_smallest_pruned(random, order, n))
     return of_sizes
+
+
+def _smallest_pruned(graph: Graph, order: selection.Order, n: int) -> Graph:
+    """Of the beginnings of an order, pruned, the smallest with at least `n` edges."""
+
+    def beginning(m: int) -> Graph:
+        return graph.with_edges(selection.first_edges(graph, order[:, :m])).prune()
+
+    # They are nested, so their sizes grow.
+    select = bisect_left(range(graph.n_edges), n, key=lambda m: beginning(m).count_edges())
+    return beginning(select)
 
 
 def faithfulness_curves(
