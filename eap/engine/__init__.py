@@ -1,1 +1,1 @@
-"""How verbs run: prepared batches, gradients at receivers, scorers, circuit runs, moments."""
+"""How verbs run: prepared batches, gradients at points and receivers, scorers, runs, moments."""

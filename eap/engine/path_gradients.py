@@ -1,0 +1,125 @@
+"""Gradients of the metric at points of the path from the ablated to the clean input.
+
+A point is an input on that path; the gradient there is that of one plain forward and backward pass,
+and points may be stacked in one pass. Every method that takes gradients takes them here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.engine.prepared import PreparedBatch
+from eap.engine.receivers import RunGradient, differentiate
+from eap.errors import UserError
+from eap.methods import Point
+from eap.metrics import Metric, Predictions
+from eap.model.rules import BackwardRules
+from eap.model.runs import LayerTrace, SenderOutputs, run_layers
+
+
+def input_at(batch: PreparedBatch, position: float) -> Float[Tensor, "batch pos d_model"]:
+    """The embedding at a point of the path, positions included; the ends are exact."""
+    if position == 1.0:
+        return batch.clean + batch.positions
+    if position == 0.0:
+        return batch.ablated + batch.positions
+    return batch.ablated + position * (batch.clean - batch.ablated) + batch.positions
+
+
+@dataclass(frozen=True, eq=False)
+class CleanRun:
+    """The clean run of a batch: its layers, and the logits that metrics compare with."""
+
+    trace: list[LayerTrace]
+    predictions: Predictions
+
+
+def run_clean(batch: PreparedBatch) -> CleanRun:
+    """The clean run, without a gradient."""
+    trace: list[LayerTrace] = []
+    with torch.no_grad():
+        final = batch.run_clean(trace=trace)
+        return CleanRun(trace, Predictions(batch.unembed(final[:, 0])))
+
+
+def the_metric(batch: PreparedBatch) -> Metric:
+    """The one metric that scores are of."""
+    return batch.work.metrics[0]
+
+
+def run_points(
+    batch: PreparedBatch, points: Sequence[Point], rules: BackwardRules
+) -> tuple[list[LayerTrace], Float[Tensor, "rows 1 d_model"], Float[Tensor, "rows n_tokens"]]:
+    """Layers, end and logits of runs from some points of the path, stacked, points outermost."""
+    work = batch.work
+    trace: list[LayerTrace] = []
+    x = torch.cat([input_at(batch, point.position) for point in points]).requires_grad_()
+    final = run_layers(
+        work.model, x, batch.cache,
+        trace=trace, expanded_kv=work.config.expanded_kv, rules=rules,
+    )  # fmt: skip
+    return trace, final, batch.unembed(final[:, 0], rules)
+
+
+def gradients_at(
+    batch: PreparedBatch,
+    rules: BackwardRules,
+    points: Sequence[Point],
+    points_per_run: int,
+    clean: CleanRun | None = None,
+) -> tuple[RunGradient, CleanRun]:
+    """The weighted sum of the gradients at some points, in one or more runs; and the clean run.
+
+    The clean input is a point of most methods: its run then is the clean run, which is not made
+    twice.
+    """
+    work, n = batch.work, len(batch)
+    points = sorted(points, key=lambda point: -point.position)
+    if clean is None and points[0].position != 1.0:
+        clean = run_clean(batch)
+    total: RunGradient | None = None
+    for first in range(0, len(points), points_per_run):
+        some = points[first : first + points_per_run]
+        trace, final, logits = run_points(batch, some, rules)
+        if clean is None:
+            predictions = Predictions(logits[:n].detach())
+            copy = len(some) > 1  # or the first rows would keep all the others
+            clean = CleanRun([run.first_rows(n).detached(copy=copy) for run in trace], predictions)
+        value = weighted_sum(batch, logits, clean.predictions, some)
+        (part,) = differentiate(work.model, trace, final, value, batch.cache, rules=rules)
+        total = part if total is None else total.plus(part)
+    assert clean is not None
+    assert total is not None
+    return total, clean
+
+
+def weighted_sum(
+    batch: PreparedBatch, logits: Tensor, clean: Predictions, points: Sequence[Point]
+) -> Float[Tensor, ""]:
+    """The quantity whose gradient is the points' weighted sum of the examples' gradients.
+
+    Raises:
+        UserError: the metric passes no gradient on.
+    """
+    metric = the_metric(batch)
+    values = [
+        point.weight * metric.measure(Predictions(rows, clean), batch.answers).sum()
+        for point, rows in zip(points, logits.chunk(len(points)), strict=True)
+    ]
+    total = torch.stack(values).sum()
+    if not total.requires_grad:
+        raise UserError(
+            f"metric {metric.name!r} has no gradient (it counts, compares or detaches), so it "
+            "cannot be attributed"
+        )
+    return total
+
+
+def sender_changes_of(batch: PreparedBatch, clean: CleanRun) -> SenderOutputs:
+    """What ablated edges carry minus what senders send in the clean run."""
+    return batch.ablated_run.changes(
+        batch.work.model, batch.ablated - batch.clean, clean.trace, batch.cache
+    )
