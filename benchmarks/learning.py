@@ -1,11 +1,14 @@
 """Speed of learned rankings: steps a second, and against the same step done with split inputs.
 
     python benchmarks/learning.py --threads 2
+    python benchmarks/learning.py --threads 2 --pairs 8
 
 GPT-2-small-shaped random weights, float32, pairs of 16 tokens that differ from position 10, one
-pair a step. Both sides alternate in one process; ours is `eap.learn_ranking` as a person calls it,
-the pairs' first visits included. The split way is given the corrupted run's outputs for nothing in
-one of two rows, as ours makes them once and keeps them.
+pair a step (or more). Both sides alternate in one process; ours is `eap.learn_ranking` as a person
+calls it, the pairs' first visits included. The split way is given the corrupted run's outputs for
+nothing in one of two rows, as ours makes them once and keeps them. With one pair a step every
+weight is read twice for little work, and the memory bounds the step: what share of it the bare
+model's own pass is, forward and back from position 10 on, is the last line.
 """
 
 import argparse
@@ -18,22 +21,28 @@ from split_way import mask_gradient, plain, prepare, record_senders
 
 import eap
 from eap.ablation import get_ablation
-from eap.engine.prepared import Work
+from eap.engine.prepared import PreparedBatch, Work
 from eap.metrics import METRICS
+from eap.model.runs import run_layers
 from eap.runtime.resources import Resources
 from eap.soft_circuits import demand_of_masks, run_soft_circuit
 from eap.studies import shell
 
-N_PAIRS, STEPS, FIRST_DIFFERENCE = 4, 20, 10
+N_BATCHES, STEPS, FIRST_DIFFERENCE = 4, 20, 10
+
+
+def prepared(bench: Bench, data: eap.Dataset) -> PreparedBatch:
+    """The one batch of some examples."""
+    config, metric = bench.model.config, METRICS["logit_diff"]
+    demand, limits = demand_of_masks(config), Resources(batch_size=len(data))
+    work = Work.plan(bench.model, data, [metric], get_ablation(None), config, limits, demand)
+    return work.load(range(len(data)))
 
 
 def check(bench: Bench, masks: torch.Tensor) -> float:
     """Largest difference of the two sides' gradients, relative to the largest gradient."""
     data, config = bench.data(1, FIRST_DIFFERENCE), bench.model.config
-    metric = METRICS["logit_diff"]
-    demand, limits = demand_of_masks(config), Resources()
-    work = Work.plan(bench.model, data, [metric], get_ablation(None), config, limits, demand)
-    batch = work.load((0,))
+    metric, batch = METRICS["logit_diff"], prepared(bench, data)
     leaf = masks.clone().requires_grad_()
     logits = batch.unembed(run_soft_circuit(bench.model, leaf, batch))
     value = metric(logits, logits.detach(), batch.answers).sum()
@@ -53,19 +62,20 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=shell.positive, help="default: as torch chooses")
     parser.add_argument("--repeats", type=shell.positive, default=5)
+    parser.add_argument("--pairs", type=shell.positive, default=1, help="a step has")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     bench = Bench()
     for parameter in bench.bridge.parameters():
         parameter.requires_grad_(False)
-    config, data = bench.model.config, bench.data(N_PAIRS, FIRST_DIFFERENCE)
+    config, data = bench.model.config, bench.data(N_BATCHES * args.pairs, FIRST_DIFFERENCE)
     masks = torch.rand(config.n_forward, config.n_backward)
-    clean, corrupted, right, wrong = (rows[:1] for rows in tensors(data))
+    clean, corrupted, right, wrong = (rows[: args.pairs] for rows in tensors(data))
     loss = logit_diff_loss(right, wrong)
 
     def ours() -> None:
-        eap.learn_ranking(bench.model, data, steps=STEPS)
+        eap.learn_ranking(bench.model, data, steps=STEPS, pairs=args.pairs)
 
     def corrupted_run() -> None:
         record_senders(bench.bridge, config, corrupted)
@@ -77,10 +87,18 @@ def main() -> None:
     def split() -> None:
         mask_gradient(bench.bridge, config, clean, on_corrupted, masks, loss)
 
-    ours()
-    split()
+    batch = prepared(bench, data.head(args.pairs))
+
+    def bare_pass() -> None:
+        x = (batch.clean + batch.positions).requires_grad_()
+        final = run_layers(bench.model, x, batch.cache)
+        torch.autograd.grad(batch.unembed(final[:, 0]).sum(), x)
+
+    for run in (ours, split, bare_pass):
+        run()
     measured = [
-        (seconds(ours) / STEPS, seconds(split), seconds(corrupted_run)) for _ in range(args.repeats)
+        (seconds(ours) / STEPS, seconds(split), seconds(corrupted_run), seconds(bare_pass))
+        for _ in range(args.repeats)
     ]
     plain(bench.bridge)
 
@@ -88,9 +106,10 @@ def main() -> None:
         low, high = min(values), max(values)
         print(f"{what}: {statistics.median(values):.3g}{unit} ({low:.3g} to {high:.3g})")
 
-    show("steps a second", [1 / step for step, _, _ in measured], "")
-    show("faster than split", [(s + c) / step for step, s, c in measured], "x")
-    show("faster than split, corrupted run kept", [s / step for step, s, _ in measured], "x")
+    show("steps a second", [1 / step for step, *_ in measured], "")
+    show("faster than split", [(s + c) / step for step, s, c, _ in measured], "x")
+    show("faster than split, corrupted run kept", [s / step for step, s, *_ in measured], "x")
+    show("share that is the bare model's pass", [bare / step for step, *_, bare in measured], "")
 
 
 if __name__ == "__main__":
