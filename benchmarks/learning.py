@@ -16,7 +16,7 @@ import statistics
 
 import torch
 from measuring import logit_diff_loss, seconds, tensors
-from run import Bench
+from shape import Bench
 from split_way import mask_gradient, plain, prepare, record_senders
 
 import eap

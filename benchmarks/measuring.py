@@ -15,7 +15,16 @@ from eap.graph.graph import Graph
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: `value` is a ratio unless `unit` says otherwise."""
+    """One measurement: `value` is a ratio unless `unit` says otherwise.
+
+    Attributes:
+        part: of the table.
+        what: is measured.
+        value, low, high: median, lowest and highest.
+        unit: of the value.
+        target: what was asked of it.
+        detail: what else was measured.
+    """
 
     part: str
     what: str

@@ -14,31 +14,31 @@ import os
 import platform
 import statistics
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 import transformers
+from growth import growth
+from limits import with_limits
 from measuring import (
     Row,
     floor_runs,
     logit_diff_loss,
     plain_value,
-    random_pairs,
     ratio,
     seconds,
     side_by_side,
     some_edges,
     tensors,
 )
+from shape import Bench
 from split_way import eap_ig, evaluate, patch_edge, plain, prepare, record_senders
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 import eap
 from eap.data.batches import one_group
@@ -47,49 +47,13 @@ from eap.graph import contents, numbering
 from eap.graph.graph import Graph, GraphConfig
 from eap.metrics import METRICS
 from eap.model.directory import TOY_MODEL
-from eap.model.loading import from_bridge, load_model
+from eap.model.loading import load_model
 from eap.patching import count_operations, make_plan, patch_edges
 from eap.runtime.atomic import write_atomically
 from eap.runtime.resources import Resources
 from eap.studies import shell
 
-N_POSITIONS = 16
 ALL_METRICS = ("logit_diff", "prob_diff", "kl", "js")
-
-
-# ---- what is measured on -------------------------------------------------------------------------
-
-
-class Bench:
-    """A GPT-2-shaped model with random weights: bare, as a bridge, and as the engine has it."""
-
-    def __init__(self, n_layers: int = 12) -> None:
-        torch.manual_seed(0)
-        config = transformers.GPT2Config(n_layer=n_layers)
-        self.bare = transformers.GPT2LMHeadModel(config).eval().requires_grad_(False)
-        self.bare.set_attn_implementation("sdpa")
-        copy = transformers.GPT2LMHeadModel(config)
-        copy.load_state_dict(self.bare.state_dict())
-        copy.config.architectures = ["GPT2LMHeadModel"]
-        self.bridge = TransformerBridge.boot_transformers(
-            "gpt2", hf_model=copy, tokenizer=_tokenizer(), device="cpu", dtype=torch.float32
-        )
-        self.model = from_bridge(self.bridge, name=f"gpt2-shaped-{n_layers}")
-
-    def data(self, n: int, first_difference: int, n_positions: int = N_POSITIONS) -> Dataset:
-        """Random prompts that differ in one token."""
-        return random_pairs(n, first_difference, n_positions)
-
-
-def _tokenizer() -> transformers.PreTrainedTokenizerFast:
-    from tokenizers import Tokenizer, models
-
-    words = {"<bos>": 0}
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<bos>")),
-        bos_token="<bos>", eos_token="<bos>", unk_token="<bos>", pad_token="<bos>",
-        name_or_path="bench", add_bos_token=True,
-    )  # fmt: skip
 
 
 # ---- the parts -----------------------------------------------------------------------------------
@@ -123,7 +87,8 @@ def attribution(bench: Bench, repeats: int) -> list[Row]:
             inverse = [(other, own) for own, other in pairs]
             limit = {1: "<= 1.25", 10: "<= 0.6"}.get(first, "") if method == "EAP-IG" else ""
             name = f"{method}, difference at {where}"
-            rows.append(ratio("floor", f"{name}: time of the floor's", inverse, target=limit))
+            row = ratio("floor", f"{name}: time of the floor's", inverse, target=limit)
+            rows.append(with_limits(row, ours, row.detail["other_seconds"]))
             prepare(bench.bridge)
             pairs = side_by_side(ours, split, repeats)
             plain(bench.bridge)
@@ -165,17 +130,9 @@ def sweep(bench: Bench, repeats: int) -> list[Row]:
         share = len(circuits) / len(sample)
         scaled = [(own, other * share) for own, other in pairs]
         name = f"51 circuits, 64 pairs, difference at {where}: faster than one by one, split"
-        rows.append(ratio("sweep", name, scaled, target=limit))
+        swept = ratio("sweep", name, scaled, target=limit)
+        rows.append(with_limits(swept, ours, swept.detail["seconds"]))
     return rows
-
-
-def peak_rate() -> float:
-    """Multiply-adds per second of a plain large matrix product, here and now."""
-    a, b = torch.randn(2048, 768), torch.randn(768, 3072)
-    for _ in range(3):
-        a @ b
-    times = [seconds(lambda: [a @ b for _ in range(4)]) / 4 for _ in range(5)]
-    return 2048 * 768 * 3072 / statistics.median(times)
 
 
 def exact(bench: Bench, repeats: int) -> list[Row]:
@@ -215,16 +172,8 @@ def exact(bench: Bench, repeats: int) -> list[Row]:
         n_ours = int(chosen.sum())
         scaled = [(own / n_ours, other / len(sampled)) for own, other in pairs]
         name = f"exact patching, difference at {where}: edges per second against one run per edge"
-        rows.append(ratio("exact", name, scaled, target=limit))
-        plan = make_plan(bench.model, data, ALL_METRICS, chosen, Resources())
-        operations = count_operations(plan, plan.units)
-        shares = [operations / own / peak_rate() for own, _ in pairs]
-        rows.append(
-            plain_value(
-                "exact", f"exact patching, difference at {where}: share of the matrix peak", shares,
-                unit="", target=">= 0.6" if first == 10 else "",
-            )
-        )  # fmt: skip
+        patched = ratio("exact", name, scaled, target=limit)
+        rows.append(with_limits(patched, ours, statistics.median(own for own, _ in pairs)))
     return rows
 
 
@@ -315,52 +264,15 @@ def toy(_: Bench, repeats: int) -> list[Row]:
             both()
 
     pairs = [(other, own) for own, other in side_by_side(ours, floor, repeats)]
-    rows = [
-        ratio(
-            "toy", "toy, one step of EAP-IG on a batch: time of the floor's", pairs, target="<= 2"
-        )
-    ]
+    what = "toy, one step of EAP-IG on a batch: time of the floor's"
+    rows = [ratio("toy", what, pairs, target="<= 2")]
+    rows[0] = with_limits(rows[0], ours, rows[0].detail["other_seconds"])
     hundred = load_dataset("ioi", model.tokenizer).head(100)
-    exact_seconds = [
-        seconds(lambda: patch_edges(model, hundred, metrics=ALL_METRICS)) for _ in range(2)
-    ]
+    every = partial(patch_edges, model, hundred, metrics=ALL_METRICS)
+    times = [seconds(every) for _ in range(2)]
     what = "toy, exact values of all edges, 100 ioi pairs"
-    return [*rows, plain_value("toy", what, exact_seconds, unit="s", target="<= 60")]
-
-
-def growth(bench: Bench, _: int) -> list[Row]:
-    """How time grows with layers, examples, length and circuits: fitted exponents."""
-
-    def fit(xs: Sequence[float], ys: Sequence[float]) -> float:
-        return float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
-
-    def attribute_seconds(model: Any, data: Dataset) -> float:
-        run = lambda: eap.attribute(model, data, method="EAP-IG", batch_size=16)
-        run()
-        return seconds(run)
-
-    rows = []
-    counts = [8, 16, 32, 64]
-    times = [attribute_seconds(bench.model, bench.data(n, 1)) for n in counts]
-    rows.append(("EAP-IG with examples", fit(counts, times)))
-    lengths = [8, 16, 32, 64]
-    times = [attribute_seconds(bench.model, bench.data(8, 1, n)) for n in lengths]
-    rows.append(("EAP-IG with sequence length", fit([n - 1 for n in lengths], times)))
-    n_layers = [3, 6, 12]
-    times = []
-    for n in n_layers:
-        own = Bench(n)
-        times.append(attribute_seconds(own.model, own.data(16, 1)))
-    rows.append(("EAP-IG with layers", fit(n_layers, times)))
-    data = bench.data(16, 1)
-    graph = eap.attribute(bench.model, data, method="EAP")
-    numbers = [4, 16, 48]
-    times = []
-    for n in numbers:
-        circuits = [graph.greedy(300).prune()] * n
-        times.append(seconds(partial(eap.evaluate, bench.model, circuits, data)))
-    rows.append(("evaluation with circuits", fit(numbers, times)))
-    return [Row("growth", what, value, value, value, unit="exponent") for what, value in rows]
+    row = plain_value("toy", what, times, unit="s", target="<= 60")
+    return [*rows, with_limits(row, every, row.value)]
 
 
 def memory_cases(bench: Bench, budget: int) -> dict[str, Callable[[], object]]:

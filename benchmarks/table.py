@@ -33,13 +33,16 @@ def table(document: dict[str, Any]) -> str:
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, float32; "
         "medians, lowest to highest in brackets.",
         "",
-        "| what | measured | aim |",
-        "| --- | --- | --- |",
+        "| what | measured | aim | share of the peak | where the time goes |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for part, title in PARTS.items():
         rows = [row for row in document["rows"] if row["part"] == part]
-        lines += [f"| **{title}** | | |"] if rows else []
-        lines += [f"| {row['what']} | {measured(row)} | {row['target']} |" for row in rows]
+        lines += [f"| **{title}** | | | | |"] if rows else []
+        lines += [
+            f"| {row['what']} | {measured(row)} | {row['target']} | {limits(row['detail'])} |"
+            for row in rows
+        ]
     return "\n".join(lines)
 
 
@@ -52,6 +55,15 @@ def measured(row: dict[str, Any]) -> str:
     if "predicted" in row["detail"]:
         text += f"; operations predict {row['detail']['predicted']:.3g}"
     return text
+
+
+def limits(detail: dict[str, Any]) -> str:
+    """How much of the matrix products' peak a run reaches, and what takes its time: two columns."""
+    if "peak" not in detail:
+        return "|"
+    names = {"products": "matrix products", "between": "between operations"}
+    parts = [f"{names.get(name, name)} {share:.0%}" for name, share in detail["time"].items()]
+    return f"{detail['peak']:.2f} | {', '.join(parts)}"
 
 
 def in_readme(text: str, document: dict[str, Any]) -> str:
