@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import outputs_everywhere
@@ -46,14 +46,14 @@ def attention_patterns(
         UserError: the model has no such head, or examples that it cannot run.
     """
     if prompt not in get_args(Prompt):
-        raise UserError(f"prompt is 'clean' or 'corrupted', not {str(prompt)[:40]!r}")
+        raise UserError(f"prompt is 'clean' or 'corrupted', not {quoted(str(prompt), 40)}")
     few = dataset.head(n_examples)
     check_dataset(model, few)
     config = model.config
     known = [name for name in config.sender_names if name.startswith("a")]
     chosen = known if heads is None else list(heads)
     if unknown := [name for name in chosen if name not in known]:
-        raise UserError(f"{model.name} has no head {str(unknown[0])[:40]!r}")
+        raise UserError(f"{model.name} has no head {quoted(str(unknown[0]), 40)}")
     found: dict[str, list[Pattern]] = {name: [] for name in chosen}
     for example in few.examples:
         tokens = getattr(example, prompt)

@@ -9,9 +9,12 @@ class UserError(ValueError):
 
 
 def quoted(text: object, most: int = 100) -> str:
-    """A person's text as a message shows it: on one line, at most `most` characters of it."""
+    """A person's text as a message shows it: on one line, at most `most` characters of it.
+
+    Characters that are shown as escapes count as what is shown; a few more may stand.
+    """
     shown = repr(text if len(str(text)) <= most else f"{str(text)[: most - 3]}...")
-    return shown if len(shown) <= 2 * most else f"{shown[: 2 * most]}..."
+    return shown if len(shown) <= most + 20 else f"{shown[: most + 17]}..."
 
 
 def first_line(error: BaseException, most: int = 300) -> str:

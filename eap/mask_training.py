@@ -13,7 +13,7 @@ from eap.ablation import Ablation
 from eap.circuits import evaluate_baselines
 from eap.data.dataset import Dataset
 from eap.engine.prepared import PreparedBatch, Work
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.graph import GraphConfig
 from eap.graph.contents import edge_exists
 from eap.metrics import Metric, Predictions
@@ -59,7 +59,7 @@ class Recipe:
             value = getattr(self, name)
             if value not in tuple(known):
                 raise UserError(
-                    f"unknown {name} {str(value)[:100]!r}; known are {', '.join(known)}"
+                    f"unknown {name} {quoted(str(value))}; known are {', '.join(known)}"
                 )
         for name, least in (("steps", 1), ("pairs", 1), ("seed", 0)):
             value = getattr(self, name)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eap.data.answers import Answers
 from eap.data.dataset import Example
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.predictions import Predictions
 
 __all__ = [
@@ -213,7 +213,7 @@ def get_metric(metric: str | Metric) -> Metric:
         return metric
     if not isinstance(metric, str) or metric not in METRICS:
         raise UserError(
-            f"unknown metric {str(metric)[:100]!r}; known are {', '.join(METRICS)}, and an "
+            f"unknown metric {quoted(str(metric))}; known are {', '.join(METRICS)}, and an "
             "eap.Metric of your own"
         )
     return METRICS[metric]

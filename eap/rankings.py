@@ -22,7 +22,7 @@ from jaxtyping import Float
 from eap.ablation import Ablation, get_ablation
 from eap.circuits import evaluate, evaluate_baselines
 from eap.data.dataset import Dataset
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.measures import (
@@ -211,7 +211,7 @@ def cut_circuits(
     if level not in ("edge", "node") or selection not in ("top_n", "greedy"):
         raise UserError(
             f"circuits are selected by level 'edge' or 'node', and by 'top_n' or 'greedy', not by "
-            f"{str(level)[:50]!r} and {str(selection)[:50]!r}"
+            f"{quoted(str(level), 50)} and {quoted(str(selection), 50)}"
         )
     if level == "node" and selection == "greedy":
         raise UserError("nodes are selected by 'top_n' alone; 'greedy' adds edge by edge")

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eap.data.answers import Answers
-from eap.errors import UserError
+from eap.errors import UserError, first_line
 from eap.metrics import Metric
 
 SequenceFunction = Callable[[Tensor, Tensor, Int[Tensor, " batch"], Any], Tensor]
@@ -102,7 +102,7 @@ def _check_position(
         as_last = value(lambda last: last)
         others = [value(lambda last: -last), value(lambda last: noise * last.abs().max())]
     except IndexError as error:
-        raise UserError(f"{refusal} ({str(error)[:100]})") from error
+        raise UserError(f"{refusal} ({first_line(error, 100)})") from error
     # What is no tensor is refused by `Metric.measure`.
     if isinstance(as_last, Tensor) and not all(_same(other, as_last) for other in others):
         raise UserError(refusal)

@@ -323,14 +323,14 @@ HEADER = "baseline,corrupted_baseline,edges,loss_EAP\n"
     [
         ("3,-1,30,1\n3,-1,40\n", "row 2 has 3 cells and the header 4"),
         ("3,-1,30,1,7\n3,-1,40,2,7\n", "row 1 has 5 cells and the header 4"),
-        ("3,-1,30,1\n3,-1,40,x\n", "column loss_EAP, row 2 has 'x'"),
+        ("3,-1,30,1\n3,-1,40,x\n", "column 'loss_EAP', row 2 has 'x'"),
         ("3,-1,30,a\n3,-1,40,b\n", "where a number must stand"),
-        ("nan,-1,30,1\n", "column baseline has a row without a number"),
+        ("nan,-1,30,1\n", "column 'baseline' has a row without a number"),
         ("3,inf,30,1\n", "infinite"),
         ("3,-1,30,inf\n", "infinite"),
         ("3,-1,-30,1\n", "below 0"),
-        ("3,-1,,1\n", "column edges has a row without a number"),
-        ("3,-1,30,\n", "column loss_EAP has no number"),
+        ("3,-1,,1\n", "column 'edges' has a row without a number"),
+        ("3,-1,30,\n", "column 'loss_EAP' has no number"),
         ('3,-1,30,"1\n', "is not a CSV"),
     ],
 )
@@ -354,7 +354,7 @@ def test_damaged_bands_are_refused_too(tmp_path, capfd):
     text = "edges,total_edges,stderr_EAP\n30,999,x\n40,999,0.1\n"
     results.csv("pareto", "ioi_bands").write_text(text, encoding="utf8")
     assert draw(PARETO, tmp_path, "--tasks", "ioi") == 2
-    assert "column stderr_EAP" in capfd.readouterr().err
+    assert "column 'stderr_EAP'" in capfd.readouterr().err
 
 
 def test_columns_of_texts_that_nobody_needs_are_passed_over(tmp_path):

@@ -9,11 +9,25 @@ import sys
 import pytest
 from scripts import files_below
 
+import eap
+from eap.data import reading
 from eap.errors import UserError
+from eap.runtime.home import from_home
 from eap.studies import paths
 
 MODEL = {"weights_sha256": "1" * 64, "settings_sha256": "2" * 64}
 OTHER = {"weights_sha256": "3" * 64, "settings_sha256": "2" * 64}
+
+
+def test_the_home_folder_of_nobody_is_a_name_like_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(from_home("~nobody-here/x")) == "~nobody-here/x"
+    assert from_home("~").is_absolute()
+    assert paths.model_name("runs/~nobody-here") == "~nobody-here"
+    (tmp_path / "~nobody-here.csv").write_text("x")
+    assert reading.find_file("~nobody-here.csv").name == "~nobody-here.csv"
+    with pytest.raises(UserError, match="~nobody-here"):
+        eap.load_model("~nobody-here/model")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError
 from eap.graph.numbering import GraphConfig
 from eap.model.families import FAMILIES
+from eap.runtime.home import from_home
 from eap.runtime.shipped import data_folder
 from eap.runtime.signature import engine_hash, library_versions
 from eap.studies.catalogue import STEPS, Step
@@ -77,7 +78,7 @@ class Settings:
                 f"{', '.join(sorted(known | set(PASSED_ON)))}"
             )
         model = str(config.get("model", "toy"))
-        directory = Path(called_from) / Path(model).expanduser()
+        directory = Path(called_from) / from_home(model)
         if model != "toy" and directory.is_dir():
             model = str(directory.resolve())
         tasks = _tasks(config.get("tasks") or " ".join(TASKS))

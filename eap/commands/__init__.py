@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
+from eap.errors import quoted
 from eap.runtime.shipped import CHECKOUT
 from eap.studies import shell
 from eap.studies.command_names import EXPERIMENTS, figures
@@ -48,7 +49,7 @@ def main() -> None:
         sys.path.insert(0, str(script.parent))  # as Python does for a script
         shell.run(runpy.run_path(str(script))["main"])
     else:
-        shell.fail(f"no command {name[:60]!r} (see eap --help)")
+        shell.fail(f"no command {quoted(name, 60)} (see eap --help)")
 
 
 def overview() -> str:

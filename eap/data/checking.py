@@ -66,7 +66,10 @@ def check_columns(task: Task | None, columns: Sequence[str], source: str) -> Non
     elif task is None and not {"correct", "correct_idx"} & set(columns):
         missing += ["correct"]
     if missing:
-        has = ", ".join(name if name == name.strip() else repr(name) for name in columns)
+        has = ", ".join(
+            name if name.isprintable() and name == name.strip() else quoted(name, 60)
+            for name in columns
+        )
         hint = (
             "; answers are in columns correct and incorrect as text, or correct_idx and "
             "incorrect_idx as token ids"
@@ -167,14 +170,14 @@ def _draft(task: Task | None, row: Mapping[str, Any], place: str, prompts: _Prom
         raise UnfitRowError(
             "unequal lengths",
             f"the clean prompt has {len(clean_ids)} tokens and the corrupted one "
-            f"{len(corrupted_ids)}; they must be equally long: {quoted(clean[0] or clean_ids)}, "
-            f"{quoted(corrupted[0] or corrupted_ids)}",
+            f"{len(corrupted_ids)}; they must be equally long: "
+            f"{quoted(clean[0] or clean_ids, 60)}, {quoted(corrupted[0] or corrupted_ids, 60)}",
         )
     if clean_ids == corrupted_ids:
         raise UnfitRowError(
             "equal prompts",
             "the clean and the corrupted prompt are the same tokens in this vocabulary: "
-            f"{quoted(clean[0] or clean_ids)}, {quoted(corrupted[0] or corrupted_ids)}",
+            f"{quoted(clean[0] or clean_ids, 60)}, {quoted(corrupted[0] or corrupted_ids, 60)}",
         )
     answers, ids = _read_answers(task, row, prompts.vocabulary)
     has_text = any(texts is not None for texts in answers)

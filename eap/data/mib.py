@@ -16,7 +16,7 @@ import lazy_loader
 import pandas as pd
 
 from eap.data.dataset import Dataset, load_dataset
-from eap.errors import UserError
+from eap.errors import UserError, first_line, quoted
 
 hub = lazy_loader.load("datasets", error_on_import=False)
 
@@ -101,7 +101,7 @@ def get_mib_task(name: str) -> MibTask:
     """A task by name; a `UserError` lists the known ones."""
     if name not in MIB_TASKS:
         known = ", ".join(MIB_TASKS)
-        raise UserError(f"unknown task {str(name)[:100]!r} of MIB; known are {known}")
+        raise UserError(f"unknown task {quoted(str(name))} of MIB; known are {known}")
     return MIB_TASKS[name]
 
 
@@ -130,7 +130,7 @@ def load_mib(
     """
     known = get_mib_task(task)
     if split not in SPLITS:
-        raise UserError(f"unknown split {str(split)[:100]!r}; known are {', '.join(SPLITS)}")
+        raise UserError(f"unknown split {quoted(str(split))}; known are {', '.join(SPLITS)}")
     if source is not None and Path(source).suffix.lower() == ".csv":
         dataset = load_dataset(task, tokenizer, data=str(source), drop_unfit=True)
     else:
@@ -160,7 +160,7 @@ def to_pairs(task: MibTask, rows: Sequence[Row], shown: str) -> list[dict[str, s
                 continue
             raise UserError(
                 f"{shown}, row {number}: no column {task.counterfactual!r}; {task.name} needs it, "
-                f"and the row has {', '.join(map(str, row))[:100]}"
+                f"and the row has {quoted(', '.join(map(str, row)))}"
             )
         try:
             correct, incorrect = task.answers(row, counterfactual)
@@ -221,7 +221,7 @@ def _from_folder(folder: Path, split: str) -> list[Row]:
         try:
             frame = READERS[path.suffix.lower()](path)
         except (ValueError, OSError) as error:
-            raise UserError(f"{path} cannot be read: {str(error)[:100]}") from None
+            raise UserError(f"{path} cannot be read: {first_line(error, 100)}") from None
         rows += [
             {str(name): value for name, value in row.items()} for row in frame.to_dict("records")
         ]

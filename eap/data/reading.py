@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from eap.errors import UserError, quoted
+from eap.runtime.home import from_home
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon"}
 UNPACKERS = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
@@ -104,7 +105,7 @@ def find_file(name: str | os.PathLike[str]) -> Path:
         raise UserError(f"{quoted(text)} is no file name: it has a NUL character")
     if "://" in text:
         raise UserError(f"{quoted(text)} is an address; download it and give the file")
-    path = Path(os.path.expanduser(text))  # noqa: PTH111 - which raises for unknown users
+    path = from_home(text)
     try:
         if path.is_file():
             return path

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.figures.tables import BASELINES, Results, Table, required_table
 from eap.measures import normalised
 from eap.studies.paths import shown
@@ -57,7 +57,7 @@ def with_rows(table: Table) -> Table:
     if sorted(rows) != sorted(tasks):
         odd = next(name for name in rows if name not in tasks or rows.count(name) > 1)
         raise UserError(
-            f"{shown(table.path)} has a row {odd[:100]!r} that fits no column of its own"
+            f"{shown(table.path)} has a row {quoted(odd)} that fits no column of its own"
         )
     frame = table.frame.set_axis(rows, axis="index")
     columns = [*rows, *(name for name in BASELINES if name in frame)]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.runtime.signature import command, library_versions
 from eap.studies.command_names import as_typed
 from eap.studies.paths import ROOT, shown, study_folder, table_file
@@ -134,7 +134,7 @@ def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
         raise UserError(f"{shown(path)} is not a CSV: it is empty")
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise UserError(f"{shown(path)} has two columns called {twice[:100]!r}")
+        raise UserError(f"{shown(path)} has two columns called {quoted(twice)}")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise UserError(
@@ -158,13 +158,13 @@ def _numbers(path: Path, name: str, cells: Sequence[str], *, needed: bool) -> pd
     bad = texts.notna() & numbers.isna()
     if not bad.any():
         if np.isinf(numbers.astype(float)).any():
-            raise UserError(f"{shown(path)}: column {name[:100]} has an infinite number")
+            raise UserError(f"{shown(path)}: column {quoted(name)} has an infinite number")
         return numbers
     if bad.equals(texts.notna()) and not needed and not _is_checked(name):
         return None
     row = int(np.flatnonzero(bad)[0])
     raise UserError(
-        f"{shown(path)}: column {name[:100]}, row {row + 1} has {cells[row][:100]!r} where a "
+        f"{shown(path)}: column {quoted(name)}, row {row + 1} has {quoted(cells[row])} where a "
         "number must stand"
     )
 
@@ -177,11 +177,11 @@ def _check_values(path: Path, frame: pd.DataFrame) -> None:
     """Sizes are numbers of at least 0, baselines are numbers, curves have a number."""
     for name, numbers in zip(map(str, frame.columns), (frame[c] for c in frame), strict=True):
         if (SIZES.fullmatch(name) or name in BASELINES) and numbers.isna().any():
-            raise UserError(f"{shown(path)}: column {name[:100]} has a row without a number")
+            raise UserError(f"{shown(path)}: column {quoted(name)} has a row without a number")
         if SIZES.fullmatch(name) and (numbers < 0).any():
-            raise UserError(f"{shown(path)}: column {name[:100]} has a number below 0")
+            raise UserError(f"{shown(path)}: column {quoted(name)} has a number below 0")
         if VALUES.fullmatch(name) and numbers.isna().all():
-            raise UserError(f"{shown(path)}: column {name[:100]} has no number")
+            raise UserError(f"{shown(path)}: column {quoted(name)} has no number")
 
 
 def required_table(path: Path, command: str, *, needs: Sequence[str] = ()) -> Table:

@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.graph.export import nodes_of_receiver
 from eap.graph.graph import Graph
 from eap.graph.selection import By
@@ -120,7 +120,7 @@ def first_sizes(
     the pruned circuits, since what lies on a path from the input to the logits stays on it.
     """
     if selection not in get_args(Selection):
-        raise UserError(f"selection is 'greedy' or 'top_n', not {str(selection)[:40]!r}")
+        raise UserError(f"selection is 'greedy' or 'top_n', not {quoted(str(selection), 40)}")
     select: Callable[..., Graph] = graph.greedy if selection == "greedy" else graph.top_n
     first = np.full(tuple(graph.scores.shape), NEVER, dtype=np.int32)
     for index in reversed(range(len(sizes))):
@@ -204,7 +204,7 @@ def _patterns(graph: Graph, patterns: Patterns) -> dict[str, list[dict[str, Any]
     content: dict[str, list[dict[str, Any]]] = {}
     for name, examples in patterns.items():
         if name not in heads or not name.startswith("a"):
-            raise UserError(f"attention patterns are of heads, and {name[:40]!r} is none")
+            raise UserError(f"attention patterns are of heads, and {quoted(name, 40)} is none")
         content[name] = []
         for tokens, weights in examples:
             table = np.asarray(weights, dtype=float)

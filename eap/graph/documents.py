@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.graph.contents import GraphContents, edge_exists, has_incoming
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
 from eap.graph.selection import among
@@ -143,7 +143,9 @@ def from_document(document: Any, *, sign: int | None) -> GraphContents:
         raise UserError(_misfit(config, len(edges)))
     dtype = DTYPES.get(str(document.get("dtype", "float32")))
     if dtype is None:
-        raise UserError(f"dtype {str(document['dtype'])[:40]!r} is none of {', '.join(DTYPES)}")
+        raise UserError(
+            f"dtype {quoted(str(document['dtype']), 40)} is none of {', '.join(DTYPES)}"
+        )
     node_columns = _read_nodes(config, nodes, dtype)
     edge_columns = _read_edges(config, edges, dtype)
     if not edges and node_columns["kept"] is not None:
@@ -236,7 +238,7 @@ def _read_edges(
     config: GraphConfig, edges: Mapping[str, Any], dtype: torch.dtype
 ) -> dict[str, Tensor | None]:
     """The columns of the edges; those that the file does not list are out, with unknown scores."""
-    infos = [_mapping(info, f"edge {name[:60]!r}") for name, info in edges.items()]
+    infos = [_mapping(info, f"edge {quoted(name, 60)}") for name, info in edges.items()]
     complete = len(edges) == config.n_edges
     if not complete and not all(info.get("in_graph", True) is True for info in infos):
         raise UserError(f"{_misfit(config, len(edges))}, and not all of them are in the circuit")
@@ -245,12 +247,12 @@ def _read_edges(
     sender_of, receiver_of = sender_index(config), receiver_index(config)
     for name, (sender, _, receiver) in zip(edges, split, strict=True):
         if sender not in sender_of or receiver not in receiver_of:
-            raise UserError(f"{name[:60]!r} names a node that this shape does not have")
+            raise UserError(f"{quoted(name, 60)} names a node that this shape does not have")
     senders = torch.tensor([sender_of[sender] for sender, _, _ in split], dtype=torch.long)
     receivers = torch.tensor([receiver_of[receiver] for _, _, receiver in split], dtype=torch.long)
     if not exists[senders, receivers].all():
         wrong = int((~exists[senders, receivers]).nonzero()[0])
-        raise UserError(f"{list(edges)[wrong][:60]!r} is no edge of this shape")
+        raise UserError(f"{quoted(list(edges)[wrong], 60)} is no edge of this shape")
 
     def place(values: list[Any], outside: Any, kind: torch.dtype) -> Tensor:
         column = torch.where(exists, torch.tensor(outside, dtype=kind), torch.zeros((), dtype=kind))
@@ -280,7 +282,7 @@ def _read_nodes(
     columns: dict[str, Tensor | None] = {"score": None, "standard_error": None}
     for name, info in nodes.items():
         if name not in position and name != "logits":
-            raise UserError(f"{name[:60]!r} is no node of this shape")
+            raise UserError(f"{quoted(name, 60)} is no node of this shape")
         entry = {"in_graph": info} if isinstance(info, bool) else _mapping(info, f"node {name!r}")
         if name == "logits":
             continue

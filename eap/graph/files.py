@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.graph import documents
 from eap.graph.contents import GraphContents, edge_exists, has_incoming
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
@@ -47,13 +47,13 @@ def write(graph: GraphContents, path: Path, *, schema: Schema = "library") -> No
         UserError: no such suffix or schema, or the graph has no place in the file.
     """
     if schema not in get_args(Schema):
-        raise UserError(f"a schema is 'library' or 'paper', not {str(schema)[:40]!r}")
+        raise UserError(f"a schema is 'library' or 'paper', not {quoted(str(schema), 40)}")
     if path.suffix not in _SUFFIXES:
         raise UserError(
-            f"cannot save a graph as {path.name[:100]!r}: use .json, .pt or .safetensors"
+            f"cannot save a graph as {quoted(path.name)}: use .json, .pt or .safetensors"
         )
     if schema == "paper" and path.suffix != ".json":
-        raise UserError(f"the paper's files are JSON: save {path.name[:100]!r} with suffix .json")
+        raise UserError(f"the paper's files are JSON: save {quoted(path.name)} with suffix .json")
     shared = graph.config.n_kv_receivers != graph.config.n_heads
     if shared and (schema == "paper" or path.suffix == ".pt"):
         raise UserError(
@@ -155,7 +155,7 @@ def _read_safetensors(path: Path, sign: int | None) -> GraphContents:
         header = json.loads((file.metadata() or {})["graph"])
         names = list(file.keys())
         if unknown := set(names) - {*_EDGE_TENSORS, *_NODE_TENSORS}:
-            raise UserError(f"{min(unknown)[:60]!r} is no part of a graph")
+            raise UserError(f"{quoted(min(unknown), 60)} is no part of a graph")
         tensors = {name: file.get_tensor(name) for name in names}
     if missing := {"scores", "in_graph"} - set(names):
         raise UserError(f"no {min(missing)}")

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Int
 
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def edge_index(config: GraphConfig, edge: str) -> tuple[int, int]:
     i, j = sender_index(config).get(sender), receiver_index(config).get(receiver)
     if i is None or j is None or i >= _reads(config)[j]:
         raise UserError(
-            f"no edge {str(edge)[:100]!r} in this graph; edges look like 'input->a0.h0<q>' or "
+            f"no edge {quoted(str(edge))} in this graph; edges look like 'input->a0.h0<q>' or "
             f"'{config.sender_names[-1]}->logits', and a sender comes before its receiver"
         )
     return i, j

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.graph.contents import GraphContents, edge_exists, has_incoming, receiver_of
 from eap.graph.numbering import GraphConfig
 
@@ -176,7 +176,7 @@ def _directed(graph: GraphContents, scores: Tensor, by: By) -> Tensor:
     """`scores` turned so that a high one is what `by` looks for."""
     if by not in get_args(By):
         names = ", ".join(map(repr, get_args(By)))
-        raise UserError(f"edges are ranked by one of {names}, not by {str(by)[:100]!r}")
+        raise UserError(f"edges are ranked by one of {names}, not by {quoted(str(by))}")
     if by == "magnitude":
         return scores.abs()
     if graph.higher_is_better is None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from eap.errors import UserError, first_line, quoted
+from eap.runtime.home import from_home
 from eap.runtime.shipped import data_folder
 
 TOY_MODEL = data_folder() / "toy-model"
@@ -44,7 +44,7 @@ def find_directory(name: str) -> Path | None:
     """
     if not name.strip() or "\0" in name:
         raise UserError(f"{quoted(name)} is no model: give a directory, a hub name or 'toy'")
-    path = TOY_MODEL if name == "toy" else Path(os.path.expanduser(name))  # noqa: PTH111 - which raises for unknown users
+    path = TOY_MODEL if name == "toy" else from_home(name)
     try:
         if path.is_dir():
             return path

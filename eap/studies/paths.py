@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.runtime.atomic import write_atomically
+from eap.runtime.home import from_home
 
 _ABOVE_PACKAGE = Path(__file__).resolve().parents[2]
 IN_CHECKOUT = (_ABOVE_PACKAGE / "pyproject.toml").is_file()
@@ -44,7 +45,7 @@ def model_name(model: str) -> str:
     if not model.strip():
         return _component(model, "model", model)
     try:
-        path = Path(model).expanduser()
+        path = from_home(model)
         name = path.resolve().name if path.name in ("", ".", "..") else path.name
     except (OSError, RuntimeError, ValueError):
         name = model
@@ -123,7 +124,7 @@ def claim(output: Path, model: str, identity: Mapping[str, Any], *, write: bool 
             directory with other weights is the same model, trained on: its results are made anew.
     """
     path = output / "results" / model_name(model) / "model.json"
-    directory = Path(model).expanduser()
+    directory = from_home(model)
     where = str(directory.resolve()) if model != "toy" and directory.is_dir() else model
     # What a name says of where weights lie does not identify them.
     hashes = {key: value for key, value in identity.items() if key not in ("directory", "name")}
@@ -136,8 +137,9 @@ def claim(output: Path, model: str, identity: Mapping[str, Any], *, write: bool 
         if {**earlier, "model": where} == claimed:
             return  # these very weights, wherever they lie
         if earlier.get("model") != where:
+            other = quoted(str(earlier.get("model")))[1:-1]
             raise UserError(
-                f"{shown(path.parent)} is of another model, {str(earlier.get('model'))[:100]}; "
+                f"{shown(path.parent)} is of another model, {other}; "
                 "give another --output, or another name to one of the two (if those results are "
                 f"gone, delete {shown(path)})"
             )

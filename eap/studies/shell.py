@@ -6,7 +6,6 @@ Only this module and the scripts know argparse; the library takes `Settings`.
 import argparse
 import math
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,9 +15,11 @@ from typing import Any, NoReturn
 
 from eap import runtime
 from eap.data.tasks import PARETO_TASKS, TASKS, get_task
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.methods import MOST_STEPS, RULES
 from eap.runtime import processes
+from eap.runtime.home import from_home
+from eap.runtime.interrupts import end_between_imports
 from eap.runtime.progress import duration, say
 from eap.studies.paths import ROOT, shown, task_name
 from eap.studies.provenance import save_csv
@@ -163,7 +164,7 @@ def share(text: str) -> float:
     """A number above 0 and at most 1."""
     number = _number(text)
     if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{_quoted(text)} is not a share above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"{quoted(text, 60)} is not a share above 0 and at most 1")
     return number
 
 
@@ -172,7 +173,8 @@ def gigabytes(text: str) -> int:
     number = _number(text)
     if not 0 < number <= MOST_GIGABYTES:
         raise argparse.ArgumentTypeError(
-            f"{_quoted(text)} is not a number of gigabytes above 0 and at most {MOST_GIGABYTES:,}"
+            f"{quoted(text, 60)} is not a number of gigabytes above 0 and at most "
+            f"{MOST_GIGABYTES:,}"
         )
     return int(number * 2**30)
 
@@ -181,7 +183,7 @@ def seconds(text: str) -> float:
     """A time of at least 0 seconds."""
     number = _number(text)
     if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{_quoted(text)} is not a number of seconds")
+        raise argparse.ArgumentTypeError(f"{quoted(text, 60)} is not a number of seconds")
     return number
 
 
@@ -197,24 +199,30 @@ def named_task(text: str) -> str:
 
 def data_file(text: str) -> Path:
     """A file of pairs that is there."""
-    path = Path(text).expanduser()
+    path = from_home(text)
     try:
         if path.is_file():
             return path
-        problem = f"{_quoted(text)} is not a file" if path.exists() else f"no data at {path}"
+        problem = (
+            f"{quoted(text, 60)} is not a file"
+            if path.exists()
+            else f"no data at {quoted(str(path))[1:-1]}"
+        )
     except (OSError, ValueError) as error:
-        problem = f"no data at {_quoted(text)}: {getattr(error, 'strerror', None) or error}"
+        problem = f"no data at {quoted(text, 60)}: {getattr(error, 'strerror', None) or error}"
     raise argparse.ArgumentTypeError(problem[:200])
 
 
 def folder(text: str) -> Path:
     """A folder that is there and can be written to, or can be made."""
-    path = Path(text).expanduser()
+    path = from_home(text)
     try:
         there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
         path.resolve()
     except (OSError, ValueError, StopIteration):
-        raise argparse.ArgumentTypeError(f"{_quoted(text)} is not the name of a folder") from None
+        raise argparse.ArgumentTypeError(
+            f"{quoted(text, 60)} is not the name of a folder"
+        ) from None
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise argparse.ArgumentTypeError(f"{there} is not a folder that can be written to")
     return path
@@ -227,7 +235,7 @@ def _whole(text: str, low: int, high: int) -> int:
     except ValueError:
         number = low - 1
     if not low <= number <= high:
-        raise argparse.ArgumentTypeError(f"{_quoted(text)} is not a whole number {limits}")
+        raise argparse.ArgumentTypeError(f"{quoted(text, 60)} is not a whole number {limits}")
     return number
 
 
@@ -237,10 +245,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _checked(check: Callable[[], str]) -> str:
@@ -260,8 +264,7 @@ def run(main: Callable[[], None]) -> None:
             fail("standard output is closed; give it a file, or /dev/null", status=1)
         if processes.expected() > 1:
             runtime.distributed.start()
-        # A plain `kill` ends like Ctrl-C: temporary files are removed on the way out.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        end_between_imports()
         main()
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from outcomes import CELLS, campaign, result_or_refusal
 
@@ -30,6 +30,8 @@ def settings_from(words: list[str], *, tasks: bool) -> Settings:
 
 @campaign
 @given(st.lists(WORDS, max_size=6), st.booleans())
+@example(["--data", "~0"], False)
+@example(["--output", "~nobody/there", "--model", "~nobody"], False)
 def test_words_are_settings_or_one_line(words, tasks):
     said, status = io.StringIO(), 0
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):

@@ -6,7 +6,7 @@ import json
 from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from outcomes import CELLS, campaign, damaged, result_or_refusal
 from transformers import AutoTokenizer
@@ -38,8 +38,8 @@ def read(data, *, drop_unfit: bool = False) -> None:
     if found is None:
         return
     assert len(found) >= 1
-    for example in found.examples:
-        assert len(example.clean) == len(example.corrupted) > 0
+    for pair in found.examples:
+        assert len(pair.clean) == len(pair.corrupted) > 0
 
 
 @campaign
@@ -59,6 +59,9 @@ def test_damaged_files_are_read_or_refused(tmp_path_factory, kind, data):
     st.lists(st.dictionaries(st.sampled_from([*COLUMNS, "x", ""]), VALUES, max_size=5), max_size=3),
     st.booleans(),
 )
+@example([{"clean": "x" * 5000, "corrupted": 1e90}], False)
+@example([{"clean": "\u202e" * 300, "corrupted": "\u202e" * 301}], False)
+@example([{"a\nb": "x"}], False)
 def test_odd_records_are_read_or_refused(records, drop_unfit):
     whole = dict(zip(COLUMNS, ROW, strict=True))
     read([whole, *({**whole, **record} for record in records)], drop_unfit=drop_unfit)

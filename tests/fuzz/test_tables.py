@@ -76,6 +76,16 @@ def test_odd_cells_are_read_or_refused(tmp_path_factory, data):
     use(path)
 
 
+@campaign
+@given(CELLS, st.sampled_from(["inf", "-1", "", "x", "nan"]))
+def test_columns_of_odd_names_are_read_or_refused(tmp_path_factory, name, cell):
+    text = io.StringIO()
+    csv.writer(text).writerows([[*WHOLE, name], *([*row, cell] for row in WHOLE.to_numpy())])
+    path = tmp_path_factory.getbasetemp() / "names.csv"
+    path.write_bytes(text.getvalue().encode("utf8", "surrogatepass"))
+    use(path)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | CELLS,
     lambda inner: (
