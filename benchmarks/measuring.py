@@ -12,6 +12,9 @@ from torch import Tensor
 from eap.data.dataset import Dataset, Example
 from eap.graph.graph import Graph
 
+ALL_METRICS = ("logit_diff", "prob_diff", "kl", "js")
+"""Those that are measured together."""
+
 
 @dataclass(frozen=True)
 class Row:

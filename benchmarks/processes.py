@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from measuring import seconds, some_edges
+from measuring import ALL_METRICS, seconds, some_edges
 from shape import Bench
 
 import eap
@@ -27,7 +27,6 @@ from eap.patching import patch_edges
 from eap.runtime import processes
 from eap.studies import shell
 
-METRICS = ("logit_diff", "prob_diff", "kl", "js")
 REPEATS = 3
 WAYS = {"one process, two threads": (1, 2), "two processes, one thread each": (2, 1)}
 
@@ -43,7 +42,7 @@ def works(bench: Bench) -> dict[str, Callable[[], object]]:
         "EAP-IG": partial(eap.attribute, bench.model, pairs, quiet=True),
         "20 circuits": partial(eap.evaluate, bench.model, circuits, pairs, quiet=True),
         "exact": partial(
-            patch_edges, bench.model, few, metrics=METRICS, edges=chosen, quiet=True
+            patch_edges, bench.model, few, metrics=ALL_METRICS, edges=chosen, quiet=True
         ),
     }  # fmt: skip
 
@@ -91,7 +90,7 @@ def main() -> None:
     if args.worker:
         measure()
         return
-    found = {way: [] for way in WAYS}  # type: dict[str, list[tuple[dict[str, list[float]], int]]]
+    found: dict[str, list[tuple[dict[str, list[float]], int]]] = {way: [] for way in WAYS}
     for _ in range(args.launches):
         for way, numbers in WAYS.items():
             found[way].append(launch(*numbers))

@@ -26,6 +26,7 @@ import transformers
 from growth import growth
 from limits import with_limits
 from measuring import (
+    ALL_METRICS,
     Row,
     floor_runs,
     logit_diff_loss,
@@ -52,9 +53,6 @@ from eap.patching import count_operations, make_plan, patch_edges
 from eap.runtime.atomic import write_atomically
 from eap.runtime.resources import Resources
 from eap.studies import shell
-
-ALL_METRICS = ("logit_diff", "prob_diff", "kl", "js")
-
 
 # ---- the parts -----------------------------------------------------------------------------------
 

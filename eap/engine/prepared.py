@@ -7,6 +7,7 @@ the ablated run are made here, once, for attribution, exact patching and evaluat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +31,7 @@ from eap.model.prefix import PrefixCache
 from eap.model.rules import EXACT, BackwardRules
 from eap.model.runs import LayerTrace, run_layers, run_prefix
 from eap.model.shapes import shapes_of
-from eap.runtime import distributed
+from eap.runtime import distributed, processes
 from eap.runtime.memory import Budget, Extent, Need, Shapes
 from eap.runtime.progress import progress_bar
 from eap.runtime.resources import Resources
@@ -111,6 +112,8 @@ class Work:
             batch_size = budget.batch_size(
                 extents, lambda extent: demand.need(shapes, extent, n_columns), demand.what
             )
+            # Or examples of one length would be one batch, and all but one process idle.
+            batch_size = min(batch_size, ceil(len(examples) / processes.count()))
         rows_of = plan_batches(examples, batch_size, ablation.start)
         return cls(
             model, dataset, tuple(metrics), ablation, config, rows_of, budget, demand, n_columns

@@ -17,7 +17,8 @@ class Resources:
     """What a run may use.
 
     Attributes:
-        batch_size: examples at a time; None: as many as the budget allows.
+        batch_size: examples at a time; None: as many as the budget allows, and at most a process's
+            share of all.
         memory_budget: in bytes, beside the weights; None: half of what is free.
         quiet: without a progress bar.
     """
