@@ -46,7 +46,7 @@ def share_errors(
     gap = clean.mean() - corrupted.mean()
     share = normalised(values.mean(-1), clean.mean(), corrupted.mean())
     residuals = values - corrupted - np.asarray(share)[..., None] * (clean - corrupted)
-    return residuals.std(axis=-1, ddof=1) / np.sqrt(n) / abs(gap)
+    return np.asarray(residuals.std(axis=-1, ddof=1) / np.sqrt(n) / abs(gap))
 
 
 # ---- areas under a curve of sizes ----------------------------------------------------------------

@@ -8,7 +8,10 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from collections.abc import Iterator
+
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 
@@ -25,3 +28,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process ends with them alone."""
     longest = ("test_processes.py", "test_paper.py")
     items.sort(key=lambda item: item.path.name not in longest)
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """For tests that give a tensor of another shape than annotated, to see it refused in words."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

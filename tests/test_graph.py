@@ -176,6 +176,7 @@ def test_a_shape_that_no_model_has_is_refused(wrong):
         replace(SMALL, **wrong)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_tensors_of_another_shape_are_refused():
     graph = Graph.from_config(SMALL)
     for name in ("scores", "in_graph", "standard_errors", "is_exact", "node_scores"):
@@ -183,6 +184,7 @@ def test_tensors_of_another_shape_are_refused():
             replace(graph, **{name: torch.zeros(3)})
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_circuit_of_another_shape_or_with_pairs_that_are_no_edges_is_refused():
     graph = Graph.from_config(SMALL)
     with pytest.raises(UserError, match="only where edge_exists is"):

@@ -159,6 +159,7 @@ def test_other_ablations_are_soft_to_the_same_formula():
         (torch.full((11, 27), torch.nan), "infinite or NaN"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_masks_of_no_graph_of_the_model_are_refused(masks, says):
     model = twins.load("gpt2")
     shape = (model.config.n_forward, model.config.n_backward)

@@ -90,7 +90,7 @@ class LayerPlan:
     changed: Int[Tensor, " n_changed"]
     sends: Int[Tensor, " n_sends"]
     first_sender: int
-    mlp_edges: Float[Tensor, "1 n_senders"] | None
+    mlp_edges: Float[Tensor, "1 n_mlp_senders"] | None
     mlp_sender: int
 
 

@@ -48,6 +48,9 @@ class Block(NamedTuple):
 class LayerGradient:
     """Gradients at one layer's receivers, as far as they can be summed over points.
 
+    `_n` are a kind's receivers, `_query` the positions at which it is computed: in the last layer q
+    and the MLP have the last token's alone.
+
     Attributes:
         scaled: by kind ('q', 'k', 'v'), the sum over points of r dq.
         along: by kind, c of every point, in pieces; empty where the scale has no gradient.
@@ -55,10 +58,10 @@ class LayerGradient:
         mlp_in: sum over points of the gradient at the MLP's input.
     """
 
-    scaled: Mapping[str, Float[Tensor, "batch pos n d_head"]]
-    along: Mapping[str, tuple[Float[Tensor, "point batch pos n"], ...]]
-    hat: tuple[Float[Tensor, "point batch pos d_model"], ...]
-    mlp_in: Float[Tensor, "batch pos d_model"]
+    scaled: Mapping[str, Float[Tensor, "batch _query _n d_head"]]
+    along: Mapping[str, tuple[Float[Tensor, "_point batch _query _n"], ...]]
+    hat: tuple[Float[Tensor, "_point batch pos d_model"], ...]
+    mlp_in: Float[Tensor, "batch _query d_model"]
 
     def plus(self, other: "LayerGradient") -> "LayerGradient":
         """Of the points of both."""
@@ -143,8 +146,8 @@ def differentiate(
 class _ClosedForm:
     """r dq, c and x^ of every point (see the module's docstring)."""
 
-    scaled: dict[str, Float[Tensor, "point batch pos n d_head"]]
-    along: dict[str, Float[Tensor, "point batch pos n"]]
+    scaled: dict[str, Float[Tensor, "point batch _query _n d_head"]]
+    along: dict[str, Float[Tensor, "point batch _query _n"]]
     hat: Float[Tensor, "point batch pos d_model"] | None
 
     def of_points(self, group: slice, mlp_in: Tensor) -> LayerGradient:
@@ -212,9 +215,9 @@ def contract(
     last = config.n_layers - 1
 
     def score(
-        D: Float[Tensor, "n_forward batch pos d_model"],
+        D: Float[Tensor, "sender batch query d_model"],
         n_senders: int,
-        by_receiver: Mapping[int, Float[Tensor, "n batch pos d_model"]],
+        by_receiver: Mapping[int, Float[Tensor, "_n batch query d_model"]],
     ) -> Iterator[Block]:
         rows = slice(senders.start, min(senders.stop, n_senders))
         if rows.stop <= rows.start or not by_receiver:
@@ -223,8 +226,8 @@ def contract(
         receivers = [first + i for first, some in by_receiver.items() for i in range(len(some))]
         # One [sender, receiver] product per example, over positions and d_model.
         scores = torch.bmm(
-            rearrange(D[rows], "sender batch pos d -> batch sender (pos d)"),
-            rearrange(G, "receiver batch pos d -> batch (pos d) receiver"),
+            rearrange(D[rows], "sender batch query d -> batch sender (query d)"),
+            rearrange(G, "receiver batch query d -> batch (query d) receiver"),
         )
         yield Block(rows, receivers, scores)
 
@@ -257,7 +260,7 @@ def contract(
 
 def _input_gradient(
     model: Model, layer: int, kind: str, part: LayerGradient, cache: PrefixCache
-) -> Float[Tensor, "n batch pos d_model"]:
+) -> Float[Tensor, "n batch query d_model"]:
     """G of the module's docstring, summed over points, at the `kind` inputs of a layer's heads."""
     norm: Norm = model.blocks[layer].ln1
     W, _ = model.blocks[layer].attention.projection(kind)  # [n, d_model, d_head]

@@ -26,7 +26,8 @@ from eap.model.rules import EXACT, BackwardRules
 class LayerTrace:
     """What one layer computed, for those who need more than its output.
 
-    In the last layer `q`, `z` and everything after them have one position, the last token's.
+    `query` are the positions whose queries are computed: all (`pos`), or in the last layer the last
+    token's alone.
 
     Attributes:
         x: residual stream at the layer's input.
@@ -38,13 +39,13 @@ class LayerTrace:
     """
 
     x: Float[Tensor, "batch pos d_model"]
-    q: Float[Tensor, "batch pos n_heads d_head"]
+    q: Float[Tensor, "batch query n_heads d_head"]
     k: Float[Tensor, "batch pos n_kv d_head"]
     v: Float[Tensor, "batch pos n_kv d_head"]
-    z: Float[Tensor, "batch pos n_heads d_head"]
-    attention_raw: Float[Tensor, "batch pos d_model"]
-    mlp_in: Float[Tensor, "batch pos d_model"]
-    mlp_out: Float[Tensor, "batch pos d_model"]
+    z: Float[Tensor, "batch query n_heads d_head"]
+    attention_raw: Float[Tensor, "batch query d_model"]
+    mlp_in: Float[Tensor, "batch query d_model"]
+    mlp_out: Float[Tensor, "batch query d_model"]
 
     def rows(self, rows: slice) -> "LayerTrace":
         """The same of some rows alone."""
@@ -73,7 +74,7 @@ def run_block(
     expanded_kv: bool = False,
     rules: BackwardRules = EXACT,
     everywhere: bool = False,
-) -> Float[Tensor, "batch pos d_model"]:
+) -> Float[Tensor, "batch query d_model"]:
     """One layer of the residual stream; the last layer returns the last token's position alone.
 
     Args:
@@ -110,7 +111,13 @@ def run_attention(
     last_only: bool,
     expanded_kv: bool = False,
     rules: BackwardRules = EXACT,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[
+    Float[Tensor, "batch query n_heads d_head"],
+    Float[Tensor, "batch pos n_kv d_head"],
+    Float[Tensor, "batch pos n_kv d_head"],
+    Float[Tensor, "batch query n_heads d_head"],
+    Float[Tensor, "batch query d_model"],
+]:
     """q, k, v, z and their sum `attention_raw` of one layer (see `LayerTrace`), from its input."""
     block = model.blocks[layer]
     attention, normed = block.attention, block.ln1(x, rules)
@@ -133,10 +140,10 @@ def run_layers(
     expanded_kv: bool = False,
     rules: BackwardRules = EXACT,
     everywhere: bool = False,
-) -> Float[Tensor, "batch pos d_model"]:
+) -> Float[Tensor, "batch query d_model"]:
     """The residual stream after all layers, from `first_layer`'s input.
 
-    At the last token alone, [batch, 1, d_model], unless `everywhere`.
+    At the last token alone (one `query`), unless `everywhere`.
     """
     for layer in range(first_layer, len(model.blocks)):
         x = run_block(
@@ -237,8 +244,8 @@ def sender_changes(
 def collect_outputs(
     model: Model,
     embedding: Float[Tensor, "batch pos d_model"],
-    shares: Sequence[Float[Tensor, "batch query n_heads d_head"]],
-    mlps: Sequence[Float[Tensor, "batch query d_model"]],
+    shares: Sequence[Float[Tensor, "batch _query n_heads d_head"]],
+    mlps: Sequence[Float[Tensor, "batch _query d_model"]],
     cache: PrefixCache,
 ) -> SenderOutputs:
     """Outputs (or changes) of all senders: the embedding, each layer's head shares and MLP."""
