@@ -13,11 +13,13 @@ from collections.abc import Iterator
 import hypothesis
 import jaxtyping
 import pytest
+import shapes
 import torch
 
 # Idle threads of several test processes spin; the models here are too small for more than one.
 torch.set_num_threads(1)
 
+shapes.leave_the_rest()
 hypothesis.settings.register_profile(
     "eap", deadline=None, derandomize=True, max_examples=25, database=None
 )
