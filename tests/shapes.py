@@ -1,6 +1,6 @@
 """Checks every tensor that a function of the package takes or returns against its annotation.
 
-`--jaxtyping-packages=eap,shapes.tensors` (pyproject.toml) wraps the functions and dataclasses of the
+`--jaxtyping-packages=eap,shapes.tensors` (pyproject.toml) wraps functions and dataclasses of the
 package; axes of one name must have one size within a call. Only annotations that name axes are
 checked: the other types are mypy's, and many tests give a wrong one to see it refused in words.
 """
@@ -36,7 +36,7 @@ def tensors(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def leave_the_rest(wrap: Callable[..., Any] = jaxtyping.jaxtyped) -> None:
-    """Makes jaxtyping leave what names no axes as it is: nine calls in ten, each bound for nothing."""
+    """Makes jaxtyping leave alone what names no axes: nine calls in ten, each bound for nothing."""
 
     def jaxtyped(thing: Any = None, *, typechecker: Any) -> Any:
         if thing is None:
