@@ -11,7 +11,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from collections.abc import Iterator
 
 import hypothesis
-import jaxtyping
 import pytest
 import shapes
 import torch
@@ -19,7 +18,6 @@ import torch
 # Idle threads of several test processes spin; the models here are too small for more than one.
 torch.set_num_threads(1)
 
-shapes.leave_the_rest()
 hypothesis.settings.register_profile(
     "eap", deadline=None, derandomize=True, max_examples=25, database=None
 )
@@ -35,6 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def unchecked_shapes() -> Iterator[None]:
     """For tests that give a tensor of another shape than annotated, to see it refused in words."""
-    jaxtyping.config.update("jaxtyping_disable", True)
+    shapes.is_on = False
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    shapes.is_on = True

@@ -1,17 +1,21 @@
 """Checks every tensor that a function of the package takes or returns against its annotation.
 
-`--jaxtyping-packages=eap,shapes.tensors` (pyproject.toml) wraps functions and dataclasses of the
-package; axes of one name must have one size within a call. Only annotations that name axes are
+`--jaxtyping-packages=eap,shapes.tensors` (pyproject.toml) decorates functions and dataclasses of
+the package; axes of one name must have one size within a call. Only annotations that name axes are
 checked: the other types are mypy's, and many tests give a wrong one to see it refused in words.
 """
 
+import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import Any, get_args
 
 import jaxtyping
 from beartype import beartype
+
+is_on = True
+"""Whether shapes are checked; a test of what is refused turns it off (see conftest)."""
 
 
 def names_axes(hint: Any) -> bool:
@@ -21,26 +25,41 @@ def names_axes(hint: Any) -> bool:
     return any(names_axes(part) for part in get_args(hint))
 
 
-def has_axes(thing: Any) -> bool:
-    """Whether a function, method, property or dataclass has an annotation that names axes."""
-    function = getattr(thing, "fget", None) or getattr(thing, "__func__", thing)
-    return any(names_axes(hint) for hint in inspect.get_annotations(function).values())
-
-
 def tensors(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, refusing tensors that are not as its annotations say."""
-    function.__annotations__ = {
-        name: hint for name, hint in function.__annotations__.items() if names_axes(hint)
-    }
-    return beartype(function)
+    hints = {k: v for k, v in inspect.get_annotations(function).items() if names_axes(v)}
+    # A function inside another one is made, and would be compiled, at every call.
+    if not hints or "<locals>" in function.__qualname__:
+        return function
+    function.__annotations__ = hints
+    typed = beartype(function)
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if not is_on:
+            return function(*args, **kwargs)
+        with with_new_axes("context"):
+            return typed(*args, **kwargs)
+
+    return checked
 
 
-def leave_the_rest(wrap: Callable[..., Any] = jaxtyping.jaxtyped) -> None:
-    """Makes jaxtyping leave alone what names no axes: nine calls in ten, each bound for nothing."""
+with_new_axes = jaxtyping.jaxtyped
 
-    def jaxtyped(thing: Any = None, *, typechecker: Any) -> Any:
-        if thing is None:
-            return partial(jaxtyped, typechecker=typechecker)
-        return wrap(thing, typechecker=typechecker) if has_axes(thing) else thing
 
-    jaxtyping.jaxtyped = jaxtyped
+def check_tensors(thing: Any = None, *, typechecker: Any) -> Any:
+    """In place of `jaxtyping.jaxtyped`, which would check each call twice, and every function."""
+    if thing is None:
+        return functools.partial(check_tensors, typechecker=typechecker)
+    if isinstance(thing, (classmethod, staticmethod)):
+        return type(thing)(tensors(thing.__func__))
+    if isinstance(thing, property):
+        return property(tensors(thing.fget), thing.fset, thing.fdel)
+    if inspect.isfunction(thing):
+        return tensors(thing)
+    if dataclasses.is_dataclass(thing):
+        thing.__init__ = tensors(thing.__init__)
+    return thing
+
+
+jaxtyping.jaxtyped = check_tensors

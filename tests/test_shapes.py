@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
-from jaxtyping import Float, TypeCheckError, jaxtyped
+from beartype.roar import BeartypeCallHintParamViolation, BeartypeCallHintReturnViolation
+from jaxtyping import Float
 from shapes import names_axes, tensors
 from torch import Tensor
 
@@ -17,22 +18,23 @@ NORM = Norm(torch.ones(4), None, eps=1e-5, kind="rms")
 
 def test_axes_of_arguments_are_checked():
     assert NORM.pull_back_weights(torch.ones(2, 4, 3)).shape == (2, 3, 4)
-    with pytest.raises(TypeCheckError, match="parameter 'W'"):
+    with pytest.raises(BeartypeCallHintParamViolation, match="parameter W="):
         NORM.pull_back_weights(torch.ones(4, 3))
 
 
 def test_fields_of_dataclasses_are_checked():
-    with pytest.raises(TypeCheckError, match="parameter 'logits'"):
+    with pytest.raises(BeartypeCallHintParamViolation, match="parameter logits="):
         Predictions(torch.ones(7))
 
 
-def test_results_are_checked():
-    @jaxtyped(typechecker=tensors)
-    def transposed(x: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
-        return x.T
+@tensors
+def transposed(x: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
+    return x.T
 
+
+def test_results_are_checked():
     assert transposed(torch.eye(3)).shape == (3, 3)
-    with pytest.raises(TypeCheckError, match="return value"):
+    with pytest.raises(BeartypeCallHintReturnViolation):
         transposed(torch.ones(2, 3))
 
 
