@@ -1,17 +1,20 @@
-"""Soft circuits equal a twin written with loops, and rankings are learned from their gradients."""
+"""Rankings are learned from the gradients of soft circuits."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import pytest
 import torch
 from models.tiny import FAMILIES, GROUPED_FAMILIES, MAIN_FAMILIES, PARALLEL_FAMILIES
-from reference import oracle, twins
-from reference.twins import DTYPES, FORMS, RAGGED, RELATIVE, assert_close, dataset_of
+from reference import twins
+from reference.soft_twins import (
+    PAIRS,
+    twin_gradient,
+)
+from reference.twins import assert_close, dataset_of
 
 import eap
 from eap.data.answers import Answers
@@ -19,155 +22,11 @@ from eap.engine.prepared import Work
 from eap.errors import UserError
 from eap.learning import learn_ranking
 from eap.mask_training import Recipe, find_threshold, gradient_of_scores, make_masks
-from eap.metrics import METRICS, Predictions
+from eap.metrics import METRICS
 from eap.runtime import progress
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.resources import Resources
-from eap.soft_circuits import demand_of_masks, evaluate_soft, run_soft_circuit
-
-PAIRS = RAGGED[1:4]  # of two lengths and first differences
-AT_CLEAN = ([1.0], [1.0])
-
-
-def random_masks(family, *, expanded=False, seed=0):
-    """Between 0 and 1, and 7 where there is no edge: nobody may look there."""
-    exists = twins.edges_of(family, expanded=expanded)
-    generator = torch.Generator().manual_seed(seed)
-    masks = torch.rand(exists.shape, generator=generator, dtype=torch.float64)
-    return masks.masked_fill(~exists, 7.0)
-
-
-def soft_gradient(family, dtype, masks, metric, *, expanded=False, ablation=None, examples=PAIRS):
-    """Mean metric over examples at some masks, and its gradient, by the package."""
-    model = twins.load(family, dtype)
-    config = replace(model.config, expanded_kv=expanded)
-    where = eap.ablation.get_ablation(ablation)
-    with twins.precision(family, dtype):
-        work = Work.plan(
-                model, dataset_of(examples), [METRICS[metric]], where, config,
-                Resources(batch_size=8), demand_of_masks(config),
-            )  # fmt: skip
-        leaf = masks.to(dtype).requires_grad_()
-        total = torch.zeros((), dtype=dtype)
-        for batch in work.batches("", quiet=True):
-            clean = Predictions(batch.unembed(batch.run_clean()[:, 0]))
-            final = run_soft_circuit(model, leaf, batch)
-            run = Predictions(batch.unembed(final), clean)
-            total = total + METRICS[metric].measure(run, batch.answers).sum()
-        mean = total / len(examples)
-        (gradient,) = torch.autograd.grad(mean, leaf)
-    return mean.detach(), gradient
-
-
-@lru_cache(maxsize=64)
-def outside_of(family, example, expanded):
-    with oracle.Float64():
-        return oracle.sender_outputs(twins.hf_model(family), example.corrupted, expanded=expanded)
-
-
-def twin_gradient(family, masks, metric, *, expanded=False, examples=PAIRS):
-    """The same by the twin's loops and autograd, in float64."""
-    model, leaf = twins.hf_model(family), masks.clone().requires_grad_()
-    values = []
-    with oracle.Float64():
-        for example in examples:
-            clean = oracle.last_logits(model, example.clean)
-            measure = oracle.metric_of(metric, example.correct, example.incorrect)
-            outside = outside_of(family, example, expanded)
-            run = oracle.run_with_masks(model, example.clean, outside, leaf, expanded=expanded)
-            values.append(measure(run, clean))
-        mean = torch.stack(values).mean()
-        (gradient,) = torch.autograd.grad(mean, leaf)
-    return mean.detach(), gradient
-
-
-# ---- soft circuits -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("family", "expanded"), FORMS)
-def test_a_soft_circuit_and_its_gradient_equal_the_twin(family, expanded, dtype):
-    masks = random_masks(family, expanded=expanded)
-    for metric in ("logit_diff", "kl"):
-        value, gradient = soft_gradient(family, dtype, masks, metric, expanded=expanded)
-        expected, expected_gradient = twin_gradient(family, masks, metric, expanded=expanded)
-        # A difference of logits is as exact as the logits, which are about 1, whatever it is.
-        assert_close(value, expected, RELATIVE[dtype], at_least=1.0)
-        assert_close(gradient, expected_gradient, RELATIVE[dtype])
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("family", "expanded"), FORMS)
-def test_the_gradient_at_the_whole_graph_is_minus_eap(family, expanded, dtype):
-    ones = torch.ones(twins.edges_of(family, expanded=expanded).shape)
-    for metric in ("logit_diff", "prob_diff"):
-        _, gradient = soft_gradient(family, dtype, ones, metric, expanded=expanded)
-        scores = twins.oracle_attribution(family, PAIRS, metric, *AT_CLEAN, expanded=expanded)
-        assert_close(gradient, -scores.mean(0), RELATIVE[dtype])
-
-
-def ablations(model, dataset):
-    return (None, "zero", eap.Mean.over_dataset(model, dataset))
-
-
-@pytest.mark.parametrize(("family", "expanded"), FORMS)
-def test_zeros_and_ones_are_the_circuits_of_evaluate(family, expanded):
-    model, dataset = twins.load(family, torch.float64), dataset_of(RAGGED)
-    exists = twins.edges_of(family, expanded=expanded)
-    generator = torch.Generator().manual_seed(3)
-    some = exists & (torch.rand(exists.shape, generator=generator) < 0.6)
-    whole = eap.Graph.from_model(model, expanded_kv=expanded)
-    graphs = [whole, whole.empty(), whole.with_edges(some)]
-    masks = torch.stack([graph.in_graph for graph in graphs]).double()
-    names = ["logit_diff", "js"]
-    with twins.precision(family, torch.float64):
-        for ablation in ablations(model, dataset):
-            soft = evaluate_soft(model, masks, dataset, metrics=names, ablation=ablation)
-            hard = eap.evaluate(model, graphs, dataset, metrics=names, ablation=ablation)
-            for name in names:
-                assert_close(soft[name], hard[name], 1e-9, at_least=0.1)
-        clean, ablated = eap.evaluate_baselines(model, dataset)
-        values = evaluate_soft(model, masks, dataset)["logit_diff"]
-        assert_close(values[0], clean["logit_diff"], 1e-9)
-        assert_close(values[1], ablated["logit_diff"], 1e-9)
-        alone = evaluate_soft(model, masks[2], dataset, batch_size=1)["logit_diff"]
-        assert_close(alone, values[2], 1e-9)
-
-
-def test_other_ablations_are_soft_to_the_same_formula():
-    """Between two circuits that differ in edges into the logits alone, the input is linear."""
-    model, dataset = twins.load("gpt2", torch.float64), dataset_of(PAIRS)
-    for ablation in ablations(model, dataset):
-        masks = random_masks("gpt2", seed=4)
-        _, gradient = soft_gradient("gpt2", torch.float64, masks, "logit_diff", ablation=ablation)
-        direction = torch.randn(masks.shape, generator=torch.Generator().manual_seed(0)).double()
-        direction = direction.masked_fill(~twins.edges_of("gpt2"), 0.0)
-        step = 1e-5
-        ends = [
-            evaluate_soft(model, masks + s * step * direction, dataset, ablation=ablation)
-            for s in (1, -1)
-        ]
-        high, low = (float(end["logit_diff"].mean()) for end in ends)
-        assert (high - low) / (2 * step) == pytest.approx(float((gradient * direction).sum()), 1e-6)
-
-
-@pytest.mark.parametrize(
-    ("masks", "says"),
-    [
-        (torch.ones(3, 4), "a tensor [3, 4]"),
-        ([1.0], "list"),
-        (torch.full((11, 27), torch.nan), "infinite or NaN"),
-    ],
-)
-@pytest.mark.usefixtures("unchecked_shapes")
-def test_masks_of_no_graph_of_the_model_are_refused(masks, says):
-    model = twins.load("gpt2")
-    shape = (model.config.n_forward, model.config.n_backward)
-    masks = torch.full(shape, torch.nan) if says.startswith("infinite") else masks
-    with pytest.raises(UserError, match="soft circuit") as error:
-        evaluate_soft(model, masks, dataset_of(PAIRS))
-    assert says in str(error.value)
-
+from eap.soft_circuits import demand_of_masks, evaluate_soft
 
 # ---- masks that add up to k ----------------------------------------------------------------------
 

@@ -155,3 +155,25 @@ def save_published_graph(graph: Graph, path: Path, *, seed: int = 0) -> None:
     """Write such a JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(published_document(graph, seed)), encoding="utf8")
+
+
+def published(config, *, nodes_as="bools", extra=()):
+    """A file as the paper's code ("bools") or the EAP-IG library ("objects") writes it."""
+    graph = Graph.from_config(replace(config, expanded_kv=True))
+    names = graph.edge_names()
+    nodes = dict.fromkeys((*graph.sender_names, "logits"), True)
+    return {
+        "cfg": {
+            "n_layers": config.n_layers,
+            "n_heads": config.n_heads,
+            "parallel_attn_mlp": config.parallel_attn_mlp,
+            "d_model": config.d_model,
+            **dict(extra),
+        },
+        "nodes": (nodes if nodes_as == "bools" else {name: {"in_graph": True} for name in nodes}),
+        # In no particular order.
+        "edges": {
+            name: {"score": float(len(name) * index), "in_graph": index % 3 == 0}
+            for index, name in reversed(list(enumerate(names)))
+        },
+    }

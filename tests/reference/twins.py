@@ -157,3 +157,8 @@ def assert_close(
     largest = max(float(expected.abs().max()), at_least)
     error = float((found.double() - expected.double()).abs().max())
     assert error <= relative * largest + nothing, f"error {error:.2e}, largest value {largest:.2e}"
+
+
+def example(correct, incorrect):
+    """A pair with such answers."""
+    return Example(clean=(0, 1), corrupted=(0, 2), correct=correct, incorrect=incorrect)
