@@ -14,6 +14,8 @@ from typing import Any, get_args
 import jaxtyping
 from beartype import beartype
 
+with_new_axes = jaxtyping.jaxtyped  # as it was before the last line of this module
+
 is_on = True
 """Whether shapes are checked; a test of what is refused turns it off (see conftest)."""
 
@@ -42,9 +44,6 @@ def tensors(function: Callable[..., Any]) -> Callable[..., Any]:
             return typed(*args, **kwargs)
 
     return checked
-
-
-with_new_axes = jaxtyping.jaxtyped
 
 
 def check_tensors(thing: Any = None, *, typechecker: Any) -> Any:

@@ -7,9 +7,7 @@ import json
 import pytest
 
 import eap
-from models.tiny import (
-    tiny_tokenizer,
-)
+from models.tiny import tiny_tokenizer
 
 
 def save(model, path, tokenizer=None):
