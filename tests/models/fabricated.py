@@ -130,50 +130,50 @@ def fabricate_cross_task(output: Path, model: str, tasks: Sequence[str] = tuple(
     save(frame, output / "results" / "cross-task" / model / "csv" / "faithfulness.csv")
 
 
-def published_document(graph: Graph, seed: int = 0) -> dict[str, object]:
-    """The JSON of a graph as the paper has it: no provenance, `score` and `in_graph` per edge."""
+def save_published_graph(graph: Graph, path: Path, *, seed: int = 0) -> None:
+    """Write a random circuit as the paper's code does."""
     chosen = random_circuits(graph, [20], 1, seed=seed)[0][0]
     scores = torch.randn(graph.scores.shape, generator=torch.Generator().manual_seed(seed)) ** 3
     scored = replace(chosen, scores=scores)
-    return {
-        "cfg": {
-            "n_layers": graph.config.n_layers,
-            "n_heads": graph.config.n_heads,
-            "parallel_attn_mlp": False,
-        },
-        "nodes": {
-            name: name in scored.nodes_in_graph() for name in (*scored.sender_names, "logits")
-        },
-        "edges": {
-            edge.name: {"score": edge.score, "in_graph": edge.in_graph}
-            for edge in scored.edges(in_graph_only=False)
-        },
-    }
-
-
-def save_published_graph(graph: Graph, path: Path, *, seed: int = 0) -> None:
-    """Write such a JSON."""
+    nodes = {name: name in scored.nodes_in_graph() for name in (*scored.sender_names, "logits")}
+    edges = {edge.name: (edge.score, edge.in_graph) for edge in scored.edges(in_graph_only=False)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(published_document(graph, seed)), encoding="utf8")
+    path.write_text(json.dumps(published_document(graph.config, nodes, edges)), encoding="utf8")
 
 
 def published(config, *, nodes_as="bools", extra=()):
-    """A file as the paper's code ("bools") or the EAP-IG library ("objects") writes it."""
+    """The JSON of a graph with other scores for every edge, of which a third are in the circuit."""
     graph = Graph.from_config(replace(config, expanded_kv=True))
-    names = graph.edge_names()
     nodes = dict.fromkeys((*graph.sender_names, "logits"), True)
+    edges = {
+        name: (float(len(name) * index), index % 3 == 0)
+        for index, name in reversed(list(enumerate(graph.edge_names())))  # in no particular order
+    }
+    extra = {"d_model": config.d_model, **dict(extra)}
+    return published_document(config, nodes, edges, nodes_as=nodes_as, extra=extra)
+
+
+def published_document(config, nodes, edges, *, nodes_as="bools", extra=()):
+    """The JSON of a graph as the paper's code ("bools") or the EAP-IG library ("objects") has it.
+
+    Args:
+        config: of the graph.
+        nodes: whether each is in the circuit, by name.
+        edges: score, and whether it is in the circuit, by name.
+        nodes_as: "bools" or "objects".
+        extra: further entries of the configuration.
+    """
     return {
         "cfg": {
             "n_layers": config.n_layers,
             "n_heads": config.n_heads,
             "parallel_attn_mlp": config.parallel_attn_mlp,
-            "d_model": config.d_model,
             **dict(extra),
         },
-        "nodes": (nodes if nodes_as == "bools" else {name: {"in_graph": True} for name in nodes}),
-        # In no particular order.
+        "nodes": nodes
+        if nodes_as == "bools"
+        else {name: {"in_graph": inside} for name, inside in nodes.items()},
         "edges": {
-            name: {"score": float(len(name) * index), "in_graph": index % 3 == 0}
-            for index, name in reversed(list(enumerate(names)))
+            name: {"score": score, "in_graph": inside} for name, (score, inside) in edges.items()
         },
     }
