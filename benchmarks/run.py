@@ -10,17 +10,14 @@ highest. Results go to benchmarks/results/<machine>.json, from which the README'
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import transformers
 from growth import growth
@@ -37,6 +34,7 @@ from measuring import (
     some_edges,
     tensors,
 )
+from memory_growth import memory
 from shape import Bench
 from split_way import eap_ig, evaluate, patch_edge, plain, prepare, record_senders
 from torch import Tensor
@@ -271,80 +269,6 @@ def toy(_: Bench, repeats: int) -> list[Row]:
     what = "toy, exact values of all edges, 100 ioi pairs"
     row = plain_value("toy", what, times, unit="s", target="<= 60")
     return [*rows, with_limits(row, every, row.value)]
-
-
-def memory_cases(bench: Bench, budget: int) -> dict[str, Callable[[], object]]:
-    """What is run with a budget of memory: by what it is, few pairs and many."""
-    generator = torch.Generator().manual_seed(0)
-    graph = eap.attribute(bench.model, bench.data(1, 10), method="EAP", batch_size=1)
-    circuits = [graph.greedy(n).prune() for n in (1000, graph.n_edges)]
-    some = some_edges(graph, 0.001, generator)
-    one, many = bench.data(1, 10), bench.data(64, 1)
-    parts = [bench.data(1, first, n) for n, first in ((12, 3), (20, 15), (60, 20), (60, 59))]
-    varied = Dataset("random", tuple(part.examples[0] for part in parts))
-    limits: dict[str, Any] = {"memory_budget": budget}
-    cases: dict[str, Callable[[], object]] = {}
-    for where, data in (("one pair", one), ("pairs of many lengths", varied)):
-        for steps in (5, 20, 50):
-            cases[f"EAP-IG, {steps} points, {where}"] = partial(
-                eap.attribute, bench.model, data, steps=steps, **limits
-            )
-    limits["metrics"] = ALL_METRICS
-    cases |= {
-        "EAP-IG, 5 points, 64 pairs": partial(
-            eap.attribute, bench.model, many, memory_budget=budget
-        ),
-        "exact patching, first differences that vary": partial(
-            patch_edges, bench.model, varied, edges=some, **limits
-        ),
-        "evaluation, 64 pairs": partial(eap.evaluate, bench.model, circuits, many, **limits),
-    }
-    return cases
-
-
-def memory(bench: Bench, _: int) -> list[Row]:
-    """Growth of the resident set over the budget that was given, for each part of the package."""
-    rows = []
-    for mebibytes in (512, 1024):
-        for name, run in memory_cases(bench, mebibytes * 2**20).items():
-            share = growth_in_a_child(run) / (mebibytes * 2**20)
-            what = f"{name}: growth of memory, of a budget of {mebibytes} MiB"
-            rows.append(plain_value("memory", what, [share], unit="", target="<= 1"))
-    return rows
-
-
-def growth_in_a_child(run: Callable[[], object]) -> int:
-    """The peak growth in a process of its own: what an allocator held before would hide it."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.write(writing, str(peak_growth(run)).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        grown = pipe.read()
-    os.waitpid(child, 0)
-    return int(grown)
-
-
-def peak_growth(run: Callable[[], object]) -> int:
-    """Bytes by which the resident set grows at the most while something runs."""
-    process, done = psutil.Process(), threading.Event()
-    before = process.memory_info().rss
-    peaks = [before]
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            peaks[0] = max(peaks[0], process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    run()
-    done.set()
-    watcher.join()
-    return peaks[0] - before
 
 
 PARTS: dict[str, Callable[[Bench, int], list[Row]]] = {
