@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("eap")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process ends with them alone."""
-    longest = ("test_processes.py", "test_paper.py")
+    longest = ("test_workflow.py", "test_processes.py", "test_paper.py", "test_chaos.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 
