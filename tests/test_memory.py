@@ -166,7 +166,7 @@ def check_budgets(run, tmp_path):
         assert 0.05 * budget < alive <= budget
 
 
-@pytest.mark.parametrize("n_points", [5, 20, 50])
+@pytest.mark.parametrize("n_points", [5, 50])
 @pytest.mark.parametrize("examples", [VARIED, VARIED[1:2]], ids=["varied", "one"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_gradients_at_many_points_stay_within_the_budget(family, examples, n_points, tmp_path):
