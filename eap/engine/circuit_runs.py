@@ -21,6 +21,7 @@ class AblatedLayer:
     Attributes:
         x, mlp_in: residual stream at the inputs of attention and MLP.
         q, k, v: as attention uses them; keys and values of the whole prompt.
+        mask: of attention; see `PrefixCache.mask`.
         z: each head's average of values.
         raw: sum of the heads and `b_O`.
         shares: what each head adds, before `W_O`.
@@ -31,6 +32,7 @@ class AblatedLayer:
     q: Float[Tensor, "batch n_heads query d_head"]
     k: Float[Tensor, "batch n_kv key d_head"]
     v: Float[Tensor, "batch n_kv key d_head"]
+    mask: Float[Tensor, "*rows query key"]
     z: Float[Tensor, "batch query n_heads d_head"]
     raw: Float[Tensor, "batch query d_model"]
     shares: Float[Tensor, "batch query n_heads d_head"]
@@ -59,6 +61,7 @@ def prepare_ablated(model: Model, batch: PreparedBatch) -> AblatedBase:
                 q=attention.queries(trace.q, cache, last_only=last_only),
                 k=cache.after_prefix(cache.keys[layer], attention.keys(trace.k, cache)),
                 v=cache.after_prefix(cache.values[layer], attention.values(trace.v)),
+                mask=cache.mask(attention.window, trace.x.device, last_only=last_only),
                 z=trace.z,
                 raw=trace.attention_raw,
                 shares=block.head_shares(trace.z, trace.attention_raw),
@@ -175,7 +178,9 @@ def run_circuit(
         heads = slice(part.first_sender, part.first_sender + len(part.sends))
         at_attention = changes
         if last_only:  # from here on only the last token matters
-            changes = torch.stack([cache.at_last(change) for change in changes])
+            changes = rearrange(
+                cache.at_last(changes.flatten(0, 1)), "(n b) p d -> n b p d", b=len(cache.last)
+            )
             if base.offsets is not None:
                 n_before = int(plan.active[: len(base.offsets.everywhere)].sum())
                 changes[n_before:] = base.offsets.at_last[plan.active][n_before:]
@@ -225,10 +230,11 @@ def _changed_heads(
         if kind == "q" and last_only:
             inputs = inputs.flatten(0, 1)
             inputs = rearrange(cache.at_last(inputs), "(n b) p d -> n b p d", b=len(cache.last))
-        of_weights = chosen
-        if kind != "q":  # expanded grouped-query attention: several receivers share a weight
-            n_weights = len(attention.projection(kind)[0])
-            of_weights = chosen * n_weights // config.n_kv_receivers
+        n_receivers = config.n_receivers(kind)
+        of_weights = None  # all
+        if len(chosen) < n_receivers:
+            # Several receivers share a weight in expanded grouped-query attention.
+            of_weights = chosen * len(attention.projection(kind)[0]) // n_receivers
         projected = attention.project_each(kind, inputs, of_weights)
         if kind == "q":
             into[:, chosen] = attention.queries(projected, cache, last_only=last_only)
@@ -236,10 +242,9 @@ def _changed_heads(
             into[:, chosen, start:] = attention.keys(projected, cache)
         else:
             into[:, chosen, start:] = attention.values(projected)
-    mask = cache.mask(attention.window, x.device, last_only=last_only)
     z = base.z.clone()
-    pattern = attention.pattern(q[:, heads], k[:, kv_heads], mask)
-    z[:, :, heads] = attention.average(pattern, v[:, kv_heads])
+    pattern = attention.pattern(q.index_select(1, heads), k.index_select(1, kv_heads), base.mask)
+    z[:, :, heads] = attention.average(pattern, v.index_select(1, kv_heads))
     raw = attention.combine(z) if block.post_attention_norm is not None else base.raw
     shares = block.head_shares(z, raw) - base.shares
     return block.head_outputs(shares, plan.sends).to(x.dtype)
