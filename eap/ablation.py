@@ -307,6 +307,6 @@ def run_at_outputs(
         x = after + outputs[config.mlp_sender(layer)].to(x)
     computed = collect_outputs(model, outputs[0], shares, mlps, cache)
     before_last = len(computed.everywhere)
-    at_last = torch.stack([cache.at_last(sent) for sent in outputs])
+    at_last = cache.each_at_last(outputs)
     offsets = SenderOutputs(computed.everywhere - outputs[:before_last], computed.at_last - at_last)
     return AblatedRun(trace, cache.at_last(x), offsets)

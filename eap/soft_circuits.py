@@ -198,9 +198,7 @@ class Changes:
 
     def at_last(self, cache: PrefixCache) -> "Changes":
         """The same at each row's last token alone."""
-        first, *rest = (
-            cache.at_last(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in self.parts
-        )
+        first, *rest = map(cache.each_at_last, self.parts)
         changes = Changes.start(first, len(self.values))
         for part in rest:
             changes.append(part)

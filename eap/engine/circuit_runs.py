@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -178,9 +177,7 @@ def run_circuit(
         heads = slice(part.first_sender, part.first_sender + len(part.sends))
         at_attention = changes
         if last_only:  # from here on only the last token matters
-            changes = rearrange(
-                cache.at_last(changes.flatten(0, 1)), "(n b) p d -> n b p d", b=len(cache.last)
-            )
+            changes = cache.each_at_last(changes)
             if base.offsets is not None:
                 n_before = int(plan.active[: len(base.offsets.everywhere)].sum())
                 changes[n_before:] = base.offsets.at_last[plan.active][n_before:]
@@ -228,8 +225,7 @@ def _changed_heads(
     for kind, into, inputs in zip("qkv", (q, k, v), normed, strict=True):
         chosen = plan.receivers[kind]
         if kind == "q" and last_only:
-            inputs = inputs.flatten(0, 1)
-            inputs = rearrange(cache.at_last(inputs), "(n b) p d -> n b p d", b=len(cache.last))
+            inputs = cache.each_at_last(inputs)
         n_receivers = config.n_receivers(kind)
         of_weights = None  # all
         if len(chosen) < n_receivers:

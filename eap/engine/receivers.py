@@ -272,5 +272,5 @@ def _input_gradient(
         return G
     along, hat = torch.cat(part.along[kind]), torch.cat(part.hat)
     if along.shape[2] < hat.shape[2]:  # the last layer's queries
-        hat = torch.stack([cache.at_last(point) for point in hat])
+        hat = cache.each_at_last(hat)
     return G.sub_(einsum(along, hat, "point batch pos n, point batch pos d -> n batch pos d"))

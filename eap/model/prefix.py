@@ -42,6 +42,10 @@ class PrefixCache:
         last = self.last.to(x.device).repeat(x.shape[0] // len(self.last))
         return x[torch.arange(x.shape[0], device=x.device), last][:, None]
 
+    def each_at_last(self, x: Float[Tensor, "n rows pos *rest"]) -> Float[Tensor, "n rows 1 *rest"]:
+        """The same of several tensors at once."""
+        return self.at_last(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
     def mask(
         self, window: int | None, device: torch.device, *, last_only: bool
     ) -> Float[Tensor, "*rows query key"]:
