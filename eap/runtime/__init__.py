@@ -1,5 +1,5 @@
 """Memory, processes, files and progress: what computing needs and no number depends on."""
 
-import lazy_loader
+from eap.runtime.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,5 +1,6 @@
 """What every experiment works with: the model, the pairs, and scored graphs, reused if finished."""
 
+import gc
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ def load_model_of(settings: Settings) -> Model:
     Raises:
         UserError: it cannot be loaded, or its folders hold results of another model.
     """
+    gc.freeze()  # the libraries stay: their million objects need not be searched for unused ones
     model = load_model(
         settings.model,
         device=settings.device,

@@ -1,0 +1,43 @@
+"""Public names load their modules when first used, and Python's collector rests meanwhile."""
+
+import gc
+import sys
+
+import pytest
+
+from eap.runtime.lazy import attach
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """`__getattr__` of a package whose module notes whether the collector was on."""
+    folder = tmp_path / "pack"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "__init__.pyi").write_text(
+        "from .module import collects as collects\nfrom .broken import x as x\n"
+    )
+    (folder / "module.py").write_text("import gc\ncollects = gc.isenabled()\n")
+    (folder / "broken.py").write_text("raise ValueError('broken')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield attach("pack", str(folder / "__init__.py"))
+    for name in [name for name in sys.modules if name.split(".")[0] == "pack"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_is_collected_while_a_module_loads(package, enabled):
+    load, names, public = package
+    assert set(names()) >= {"collects", "x"}
+    assert set(public) >= {"collects", "x"}
+    (gc.enable if enabled else gc.disable)()
+    try:
+        assert load("collects") is False
+        assert gc.isenabled() is enabled
+        with pytest.raises(ValueError, match="broken"):
+            load("x")
+        with pytest.raises(AttributeError, match="nothing"):
+            load("nothing")
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
