@@ -1,5 +1,6 @@
 """Settings of all tests."""
 
+import gc
 import os
 
 # No test asks the hub for anything; a name that is not here must fail at once.
@@ -28,6 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process ends with them alone."""
     longest = ("test_workflow.py", "test_processes.py", "test_paper.py", "test_chaos.py")
     items.sort(key=lambda item: item.path.name not in longest)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays, so that nothing looks through it for unused objects."""
+    gc.freeze()
 
 
 @pytest.fixture
