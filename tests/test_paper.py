@@ -6,6 +6,7 @@ planned alike is tested with the table of studies.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 import eap
 from eap.data.tasks import TASKS
 from eap.model.directory import TOY_MODEL
+from eap.studies.provenance import read_metadata
 
 sys.path.insert(0, str(ROOT / "workflow"))
 from inputs import Settings, planned
@@ -177,6 +179,17 @@ def test_baselines_agree_between_studies(toy):
         pareto, real = csv(toy, "pareto", task), csv(toy, "real", task)
         for column in ("baseline", "corrupted_baseline", "loss_EAP", "loss_EAP-IG"):
             np.testing.assert_allclose(pareto[column], real[column], rtol=1e-4, atol=1e-5)
+
+
+def test_the_claims_name_the_files_that_they_are_made_of(toy):
+    folder = toy / "results/claims/toy/csv"
+    made_of = read_metadata(folder / "claims.csv")["made_of"]
+    assert {Path(name).parts[1] for name in made_of} == {
+        "pareto", "ig_test", "jaccard", "cross-task", "real_rank"
+    }  # fmt: skip
+    assert "results/real_rank/toy/correlations.json" in made_of
+    for name, digest in made_of.items():
+        assert hashlib.sha256((toy / name).read_bytes()).hexdigest() == digest
 
 
 def test_a_circuit_overlaps_itself_and_does_its_own_task(toy):

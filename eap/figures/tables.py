@@ -21,7 +21,7 @@ from eap.errors import UserError, quoted
 from eap.runtime.signature import command, library_versions
 from eap.studies.command_names import as_typed
 from eap.studies.paths import ROOT, shown, study_folder, table_file
-from eap.studies.provenance import comparable, read_metadata
+from eap.studies.provenance import comparable, file_hash, read_metadata
 
 BASELINES = ("baseline", "corrupted_baseline")
 MISSING = {"", "nan", "NaN", "NA", "null", "None"}
@@ -318,14 +318,27 @@ def _choices(table: Table) -> Iterator[tuple[int, int]]:
             yield verify, sample
 
 
-def origin_of(tables: Sequence[Table], *, method: str) -> dict[str, Any] | None:
-    """Where a table comes from that is made of tables; None if one of them does not say."""
+def origin_of(
+    tables: Sequence[Table], results: Results, *, method: str, others: Sequence[Path] = ()
+) -> dict[str, Any] | None:
+    """Where a table comes from that is made of tables; None if one of them does not say.
+
+    Args:
+        tables: that it is made of.
+        results: where they are.
+        method: what was computed of them.
+        others: files beside the tables that it is made of.
+    """
     known = [table.metadata for table in tables if table.metadata is not None]
     if not known or len(known) < len(tables):
         return None
     return {
         "model": known[0]["model"],
         "method": method,
+        "made_of": {
+            path.relative_to(results.output).as_posix(): file_hash(path)
+            for path in (*(table.path for table in tables), *others)
+        },
         "code": known[0].get("code"),
         "versions": library_versions(),
         "command": command(),

@@ -215,7 +215,7 @@ def write_table(
     """
     with write_atomically(path) as temporary:
         frame.to_csv(temporary, index=index)
-        digest = _sha256(temporary)
+        digest = file_hash(temporary)
     names = [str(frame.index.name or "")] if index else []
     kinds = ["string"] if index else []
     names += [str(name) for name in frame.columns]
@@ -258,7 +258,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     try:
         document = json.loads(metadata_path(path).read_text(encoding="utf8"))
         provenance = document[_PROVENANCE]
-        if document[_HASH] != _sha256(path) or not isinstance(provenance, dict):
+        if document[_HASH] != file_hash(path) or not isinstance(provenance, dict):
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -274,5 +274,6 @@ def _datatype(kind: Any) -> str:
     return "double" if pd.api.types.is_numeric_dtype(kind) else "string"
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -21,6 +21,7 @@ def main() -> None:
     results = tables.Results(args.output, args.model)
     answered: list[claims.Claim] = []
     sources: list[Table] = []
+    others = []
 
     # 1. Faithfulness of circuits by size.
     curves = tables.read_tasks(
@@ -32,12 +33,14 @@ def main() -> None:
     sources += curves.values()
 
     # 2. Agreement with exact values.
-    if (results.folder("real_rank") / "correlations.json").exists():
+    correlations_file = results.folder("real_rank") / "correlations.json"
+    if correlations_file.exists():
         command = results.command("results/real_rank/compare_real.py")
         correlations, of_tasks = tables.read_correlations(results, args.tasks, command)
         overlaps = tables.required_table(results.csv("real_rank", "all-overlap"), command)
         answered += claims.about_agreement(correlations, of_tasks, overlaps)
         sources.append(overlaps)
+        others.append(correlations_file)
 
     # 3. Circuits on other tasks.
     if results.csv("cross-task", "faithfulness").exists():
@@ -68,7 +71,8 @@ def main() -> None:
         raise UserError(f"the results of {args.model} say nothing of any claim")
     frame = claims.to_frame(answered)
     path = results.csv("claims", "claims")
-    shell.save_csv(frame, path, tables.origin_of(sources, method="claims of the paper"))
+    origin = tables.origin_of(sources, results, method="claims of the paper", others=others)
+    shell.save_csv(frame, path, origin)
     for claim in answered:
         shell.say(
             f"{claim.verdict:15} {claim.text}: {claim.quantity} {claim.value:.3f} "
