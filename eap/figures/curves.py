@@ -173,7 +173,7 @@ def curve_figure(
             finish(ax, total)
     if normalise:
         label_y(axes, "normalised faithfulness")
-    shared_legend(figure, axes)
+    shared_legend(figure, axes, columns=4 if len(axes) > 2 else 3)
     add_note(figure, origin_note(everything))
     return figure
 

@@ -4,6 +4,7 @@ A public function that makes a figure sets the style itself and leaves the calle
 that `figure.savefig("x.png")` saves the figure whole, with no style set by the caller.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -189,17 +190,18 @@ def label_y(axes: Sequence[Axes], text: str) -> None:
 
 
 def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 3) -> None:
-    """One legend for all panels, below them; none if nothing has a name."""
+    """One legend for all panels, below them, in even rows; none if nothing has a name."""
     entries: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if entries:
+        rows = math.ceil(len(entries) / columns)
         figure.legend(
             entries.values(),
             entries.keys(),
             loc="outside lower center",
-            ncols=min(len(entries), columns),
+            ncols=math.ceil(len(entries) / rows),
         )
 
 
