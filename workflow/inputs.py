@@ -119,8 +119,6 @@ class Planned:
         benchmark: written after it, says its seconds and its peak memory (MB).
         code: a hash of the code that its results come from.
         threads: that it uses.
-        priority: of what can run, the highest goes first. Many short jobs that next to nothing
-            waits for come last, to fill in beside the longer ones.
     """
 
     name: str
@@ -132,7 +130,6 @@ class Planned:
     benchmark: str
     code: str
     threads: int
-    priority: int
 
 
 def planned(settings: Settings) -> list[Planned]:
@@ -172,7 +169,6 @@ def planned(settings: Settings) -> list[Planned]:
             benchmark=f"results/{name}/steps/{job.name}.tsv",
             code=code_of(job.step),
             threads=settings.threads if job.step.runs_model else 1,
-            priority=0 if job.step.name == "stability" else 1,
         )
 
     gpt2_shaped = (shape.n_layers, shape.n_heads) == (12, 12)
