@@ -2,10 +2,13 @@
 
 import gc
 import sys
+import weakref
 
 import pytest
+import torch
 
 from eap.runtime.lazy import attach
+from eap.studies import scoring, shell
 
 
 @pytest.fixture
@@ -41,3 +44,22 @@ def test_nothing_is_collected_while_a_module_loads(package, enabled):
         assert gc.isenabled() is enabled
     finally:
         gc.enable()
+
+
+def test_libraries_are_set_aside_once(monkeypatch):
+    """What is unused at a second time must still be freed."""
+    monkeypatch.setattr(scoring, "load_model", lambda *args, **options: None)
+    monkeypatch.setattr(scoring, "keep_folders", lambda *args, **options: None)
+    settings = shell.settings_of(
+        shell.make_parser("").parse_args(["--model", "toy", "--task", "ioi"])
+    )
+    gc.unfreeze()
+    scoring.load_model_of(settings)
+    assert gc.get_freeze_count() > 10_000
+    model = torch.nn.Module()
+    model.itself = [model]
+    gone = weakref.ref(model)
+    del model
+    scoring.load_model_of(settings)
+    gc.collect()
+    assert gone() is None

@@ -7,12 +7,18 @@ from typing import Any
 import lazy_loader
 
 
-def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list]:
+def attach(
+    package: str, file: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` of a package whose names are in its `__init__.pyi`.
 
-    Python looks for unused cycles again and again among the million objects that the libraries of
-    models make while they are loaded, and that stay: a quarter of the time that loading takes. So
-    it does not look meanwhile.
+    Python looks for unused cycles again and again among the half a million objects that the
+    libraries of models make while they are loaded, and that stay: a quarter of the time that
+    loading takes. So it does not look meanwhile.
+
+    Args:
+        package: its `__name__`.
+        file: its `__file__`.
     """
     load, names, public = lazy_loader.attach_stub(package, file)
 

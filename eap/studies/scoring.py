@@ -32,8 +32,8 @@ def load_model_of(settings: Settings) -> Model:
     Raises:
         UserError: it cannot be loaded, or its folders hold results of another model.
     """
-    # The libraries stay: their million objects need not be searched for unused ones. Once only, for
-    # what is unused by then is never freed.
+    # The libraries stay: their objects need not be searched for unused ones. Once only, for what is
+    # unused by then is never freed.
     if not gc.get_freeze_count():
         gc.freeze()
     model = load_model(
