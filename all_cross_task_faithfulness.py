@@ -5,8 +5,9 @@ whose circuit is used, then the baselines of the row's task. Values are means of
 """
 
 import eap_circuits
-from eap import measures, studies
+from eap import studies
 from eap.data.tasks import get_task
+from eap.statistics import measures
 from eap.studies import shell
 
 

@@ -20,7 +20,7 @@ from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.errors import UserError
 from eap.methods import METHODS
 from eap.runtime.atomic import write_atomically
-from eap.runtime.signature import command
+from eap.runtime.code import command
 
 LEARNED = {"MAttr (metric)": "metric", "MAttr (faithfulness)": "faithfulness"}
 """Losses of learned rankings, by the names of their rows."""

@@ -13,9 +13,9 @@ from measuring import Row, seconds, some_edges
 from shape import Bench
 
 import eap
+from eap.analysis.stability import bootstrap, stability_of_size
 from eap.graph.graph import Graph
 from eap.patching import patch_edges
-from eap.stability import bootstrap, stability_of_size
 
 Case = tuple[str, list[int], list[Callable[[], object]], float | None]
 """What grows, its sizes, a run of each size, and the exponent if it is not to be counted."""

@@ -22,7 +22,7 @@ from split_way import mask_gradient, plain, prepare, record_senders
 import eap
 from eap.ablation import get_ablation
 from eap.engine.prepared import PreparedBatch, Work
-from eap.metrics import METRICS
+from eap.metrics.metric import METRICS
 from eap.model.runs import run_layers
 from eap.runtime.resources import Resources
 from eap.soft_circuits import demand_of_masks, run_soft_circuit

@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 import eap
-from eap import known_circuits
-from eap.known_circuits import KnownCircuit
-from eap.measures import auroc
+from eap.data import known_circuits
+from eap.data.known_circuits import KnownCircuit
 from eap.methods import METHODS
 from eap.runtime.atomic import write_atomically
+from eap.statistics.measures import auroc
 from eap.studies import shell
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "proof.md"

@@ -40,11 +40,12 @@ from split_way import eap_ig, evaluate, patch_edge, plain, prepare, record_sende
 from torch import Tensor
 
 import eap
+from eap.data.answers import Answers
 from eap.data.batches import one_group
 from eap.data.dataset import Dataset, load_dataset
 from eap.graph import contents, numbering
 from eap.graph.graph import Graph, GraphConfig
-from eap.metrics import METRICS
+from eap.metrics.metric import METRICS
 from eap.model.directory import TOY_MODEL
 from eap.model.loading import load_model
 from eap.patching import count_operations, make_plan, patch_edges
@@ -148,7 +149,7 @@ def exact(bench: Bench, repeats: int) -> list[Row]:
         on_clean, _ = record_senders(bench.bridge, config, clean)
         on_corrupted, _ = record_senders(bench.bridge, config, corrupted)
         differences = on_corrupted - on_clean
-        answers = eap.metrics.Answers.of(data.examples, range(len(data)), torch.device("cpu"))
+        answers = Answers.of(data.examples, range(len(data)), torch.device("cpu"))
 
         def ours(data: Dataset = data, chosen: Tensor = chosen) -> None:
             patch_edges(bench.model, data, metrics=ALL_METRICS, edges=chosen)

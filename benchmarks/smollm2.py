@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 import eap
-from eap import figures, screening
+from eap import figures
+from eap.analysis import screening
 from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.figures.tables import Results
 from eap.runtime.atomic import write_atomically

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from eap.version import __version__
+from eap.runtime.version import __version__
 
 project = "eap"
 release = version = __version__

@@ -29,17 +29,17 @@ from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
 from eap.engine.prepared import Demand, Work
 from eap.engine.scorers import SCORERS, Request, Scorer, to_nodes
+from eap.engine.signature import sign
 from eap.errors import UserError
 from eap.example_scores import ExampleScores, KeepEdges
 from eap.graph import Graph
 from eap.methods import Method, Point, get_method
-from eap.metrics import Metric, check_values, get_metric
+from eap.metrics.metric import Metric, check_values, get_metric
 from eap.model.model import Model
 from eap.patching import patch_edges, patch_nodes
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.resources import ResourceOptions, Resources
-from eap.signature import sign
 
 LEVELS = ("edge", "node")
 

@@ -30,10 +30,10 @@ from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.engine.circuit_runs import plan_circuit, prepare_ablated, run_circuit
 from eap.engine.prepared import Demand, Work
+from eap.engine.signature import sign
 from eap.errors import UserError
 from eap.graph import Graph
-from eap.measures import normalised, share_errors
-from eap.metrics import (
+from eap.metrics.metric import (
     Metric,
     Predictions,
     check_values,
@@ -44,7 +44,7 @@ from eap.model.model import Model
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
 from eap.runtime.resources import ResourceOptions, Resources
-from eap.signature import sign
+from eap.statistics.measures import normalised, share_errors
 
 
 @dataclass(frozen=True, eq=False)

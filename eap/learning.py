@@ -22,16 +22,17 @@ from typing import Any, Unpack
 import torch
 
 from eap.ablation import Ablation, get_ablation
+from eap.circuits import evaluate_baselines
 from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
+from eap.engine.mask_training import LEARNING_RATES, STEPS, Recipe, State, Training
+from eap.engine.signature import sign
 from eap.errors import UserError
 from eap.graph import Graph
-from eap.mask_training import LEARNING_RATES, STEPS, Recipe, State, Training
-from eap.metrics import METRICS, Metric, get_metric
+from eap.metrics.metric import METRICS, Metric, get_metric
 from eap.model.model import Model
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.resources import ResourceOptions, Resources
-from eap.signature import sign
 
 
 def learn_ranking(
@@ -109,7 +110,12 @@ def learn_ranking(
         model, dataset, metric=chosen, method="MAttr", ablation=where,
         level=level, expanded_kv=expanded_kv, settings=asdict(recipe),
     )  # fmt: skip
-    training = Training.plan(model, dataset, chosen, where, config, recipe, limits, checkpoint)
+    difference = 1.0
+    if loss == "faithfulness":
+        difference = _difference(model, dataset, chosen, where, limits)
+    training = Training.plan(
+        model, dataset, chosen, where, config, recipe, limits, checkpoint, difference
+    )
     state = State.start(len(training.places), recipe.steps)
     if checkpoint is not None:
         identity = {name: part for name, part in provenance.items() if name != "command"}
@@ -120,6 +126,22 @@ def learn_ranking(
     first, last = state.losses[:tenth].mean(), state.losses[-tenth:].mean()
     provenance["loss"] = {"first_tenth": float(first), "last_tenth": float(last)}
     return _to_graph(training, state, provenance)
+
+
+def _difference(
+    model: Model, dataset: Dataset, metric: Metric, ablation: Ablation, limits: Resources
+) -> float:
+    """The metric's mean in the clean model minus that in the ablated one."""
+    baselines = evaluate_baselines(
+        model, dataset, metrics=[metric], ablation=ablation, **asdict(limits)
+    )
+    clean, ablated = (float(values[metric.name].double().mean()) for values in baselines)
+    if clean == ablated:
+        raise UserError(
+            f"{metric.name} is {clean:.4g} in the clean and in the ablated model, so no "
+            "faithfulness is defined; take the loss 'metric' or 'kl'"
+        )
+    return clean - ablated
 
 
 def _metric_of(metric: str | Metric | None, loss: str) -> Metric:

@@ -41,8 +41,9 @@ from eap.engine.patch_plan import (
     receivers_of,
 )
 from eap.engine.prepared import Demand, PreparedBatch, Work
+from eap.engine.signature import sign
 from eap.graph import Graph
-from eap.metrics import Metric, Predictions, check_values, get_metrics, measure_all
+from eap.metrics.metric import Metric, Predictions, check_values, get_metrics, measure_all
 from eap.model.model import Model
 from eap.model.runs import LayerTrace, SenderOutputs, changed_attention, run_layers
 from eap.runtime import distributed
@@ -50,7 +51,6 @@ from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.memory import patching_need
 from eap.runtime.progress import progress_bar
 from eap.runtime.resources import ResourceOptions, Resources
-from eap.signature import sign
 
 
 def patch_edges(

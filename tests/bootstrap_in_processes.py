@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eap import clusters, known_circuits, learning, stability
+from eap import learning
+from eap.analysis import clusters, stability
+from eap.data import known_circuits
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
 

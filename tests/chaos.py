@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts import ROOT, files_below, start, torchrun
+from running import ROOT, files_below, start, torchrun
 
 TOY = ("--model", "toy", "--device", "cpu", "--head", "4")
 RUNS: dict[str, tuple[str, ...]] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scripts import call, files_below
+from running import call, files_below
 
 from eap.studies.provenance import write_table
 

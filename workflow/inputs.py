@@ -17,9 +17,9 @@ from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError
 from eap.graph.numbering import GraphConfig
 from eap.model.families import FAMILIES
+from eap.runtime.code import engine_hash, library_versions
 from eap.runtime.home import from_home
 from eap.runtime.shipped import data_folder
-from eap.runtime.signature import engine_hash, library_versions
 from eap.studies.catalogue import STEPS, Step
 from eap.studies.jobs import Job, jobs
 from eap.studies.paths import JSON_EDGES, model_name

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from eap.errors import quoted
 from eap.runtime.shipped import CHECKOUT
+from eap.runtime.version import __version__
 from eap.studies import shell
 from eap.studies.command_names import EXPERIMENTS, figures
-from eap.version import __version__
 
 TOOLS = {
     "view": "a page to look around in a circuit",

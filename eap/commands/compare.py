@@ -6,7 +6,7 @@ absolute scores, and the mean absolute difference. Circuits are selected greedil
 
 from pathlib import Path
 
-from eap.compare import agreement, edge_overlap, node_overlap
+from eap.analysis.compare import agreement, edge_overlap, node_overlap
 from eap.graph.graph import Graph
 from eap.studies import shell
 from eap.studies.provenance import comparable

@@ -13,7 +13,7 @@ from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.engine.prepared import Demand, Work
 from eap.graph import Graph, GraphConfig
-from eap.metrics import Metric, get_metrics
+from eap.metrics.metric import Metric, get_metrics
 from eap.model.model import Model
 from eap.model.shapes import shapes_of
 from eap.runtime.cost import patching_operations

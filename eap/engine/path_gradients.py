@@ -15,7 +15,7 @@ from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import RunGradient, differentiate
 from eap.errors import UserError
 from eap.methods import Point
-from eap.metrics import Metric, Predictions
+from eap.metrics.metric import Metric, Predictions
 from eap.model.rules import BackwardRules
 from eap.model.runs import LayerTrace, SenderOutputs, run_layers
 

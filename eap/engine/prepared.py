@@ -25,7 +25,7 @@ from eap.data.batches import (
 )
 from eap.data.dataset import Dataset
 from eap.graph import GraphConfig
-from eap.metrics import Metric, check_answer_sets
+from eap.metrics.metric import Metric, check_answer_sets
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.rules import EXACT, BackwardRules

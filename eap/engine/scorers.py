@@ -28,7 +28,7 @@ from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import Block, RunGradient, contract, differentiate
 from eap.graph import GraphConfig
 from eap.methods import Method, Point
-from eap.metrics import Predictions
+from eap.metrics.metric import Predictions
 from eap.model.runs import (
     LayerTrace,
     SenderOutputs,

@@ -14,7 +14,7 @@ from scipy import stats
 
 from eap.figures.cross_task import explained_variance
 from eap.figures.tables import Table
-from eap.measures import normalised
+from eap.statistics.measures import normalised
 
 CONFIDENCE = 0.95
 ENOUGH = 0.02

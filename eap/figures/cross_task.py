@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from eap.errors import UserError, quoted
 from eap.figures.tables import BASELINES, Results, Table, required_table
-from eap.measures import normalised
+from eap.statistics.measures import normalised
 from eap.studies.paths import shown
 
 

@@ -22,7 +22,7 @@ from eap.figures.style import (
     styled,
 )
 from eap.figures.tables import BASELINES, Table, check_comparable, origin_note, read_bands
-from eap.measures import normalised
+from eap.statistics.measures import normalised
 
 # The published tables of GPT-2 small do not say how many edges it has.
 GPT2_EDGES = 32_491

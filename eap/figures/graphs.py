@@ -6,7 +6,7 @@ from typing import Any
 from eap.errors import UserError
 from eap.figures.tables import Results
 from eap.graph.graph import Graph
-from eap.runtime.signature import command, library_versions
+from eap.runtime.code import command, library_versions
 from eap.studies.paths import graph_file, shown
 from eap.studies.provenance import comparable, tells_origin
 

@@ -12,8 +12,8 @@ import pandas as pd
 from eap.errors import UserError
 from eap.figures.style import METRIC_NAMES
 from eap.figures.tables import Results, read_correlations, read_table
-from eap.measures import normalised
 from eap.runtime.shipped import data_folder
+from eap.statistics.measures import normalised
 from eap.studies.paths import shown
 from eap.studies.provenance import read_metadata
 

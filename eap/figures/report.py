@@ -20,7 +20,7 @@ from eap.errors import UserError
 from eap.figures.curves import methods_of
 from eap.figures.style import METHODS, METRIC_NAMES
 from eap.figures.tables import BASELINES, Results, Table, read_bands, read_table
-from eap.measures import normalised
+from eap.statistics.measures import normalised
 from eap.studies.catalogue import FIGURES, Figure, as_pattern
 
 # Rows of the overview: these sizes, or where a table has none of them a few of its own.

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from eap.errors import UserError, quoted
-from eap.runtime.signature import command, library_versions
+from eap.runtime.code import command, library_versions
 from eap.studies.command_names import as_typed
 from eap.studies.paths import ROOT, shown, study_folder, table_file
 from eap.studies.provenance import comparable, file_hash, read_metadata

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
+from eap.analysis.compare import Overlap, edge_overlap, node_overlap
 from eap.circuits import faithfulness
-from eap.compare import Overlap, edge_overlap, node_overlap
 from eap.data.dataset import Dataset
 from eap.data.tasks import get_task
 from eap.graph.graph import Graph

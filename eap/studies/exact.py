@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from eap.analysis.screening import choose_edges, merge, report
 from eap.data.dataset import Dataset
 from eap.engine.patch_plan import make_plan
 from eap.errors import UserError
@@ -17,7 +18,6 @@ from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint, checkpoint_file
 from eap.runtime.progress import duration, say
 from eap.runtime.resources import Resources
-from eap.screening import choose_edges, merge, report
 from eap.studies.paths import shown
 from eap.studies.scoring import (
     check_finite,

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 import pandas as pd
 
+from eap.analysis.rankings import Areas, areas
 from eap.attribution import attribute
 from eap.data.dataset import DATA, Dataset
 from eap.data.mib import get_mib_task, load_mib
@@ -18,7 +19,6 @@ from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.methods import get_method
 from eap.model.model import Model
-from eap.rankings import Areas, areas
 from eap.runtime.resources import ResourceOptions
 
 # Names of models on the leaderboard, by a part of their hub name.

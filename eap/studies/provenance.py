@@ -21,8 +21,8 @@ import pandas as pd
 
 from eap.runtime import processes
 from eap.runtime.atomic import write_atomically
+from eap.runtime.code import command, engine_hash, library_versions
 from eap.runtime.progress import say
-from eap.runtime.signature import command, engine_hash, library_versions
 from eap.studies.paths import shown
 
 Provenance = Mapping[str, Any]

@@ -9,15 +9,15 @@ from typing import Any
 from eap.ablation import get_ablation
 from eap.attribution import attribute
 from eap.data.dataset import Dataset, load_dataset
+from eap.engine.signature import sign
 from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.methods import at_clean, get_method
-from eap.metrics import get_metric
+from eap.metrics.metric import get_metric
 from eap.model.loading import load_model
 from eap.model.model import Model
 from eap.runtime import distributed
 from eap.runtime.progress import say
-from eap.signature import sign
 from eap.studies import provenance as origins
 from eap.studies.command_names import as_typed
 from eap.studies.paths import claim, graph_file, shown

@@ -11,14 +11,14 @@ from typing import Unpack
 
 import pandas as pd
 
+from eap.analysis.rankings import Areas, areas
+from eap.analysis.stability import Stability, bootstrap
+from eap.analysis.verdicts import Verdicts, judge
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.model.model import Model
-from eap.rankings import Areas, areas
 from eap.runtime.resources import ResourceOptions
-from eap.stability import Stability, bootstrap
-from eap.verdicts import Verdicts, judge
 
 # The circuit that is judged has at most so many edges, and at most this share of all.
 LARGEST_JUDGED, JUDGED_SHARE = 200, 0.1

@@ -15,8 +15,8 @@ from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph import selection
 from eap.graph.graph import Graph
-from eap.measures import normalised, share_errors
 from eap.model.model import Model
+from eap.statistics.measures import normalised, share_errors
 
 # A band of random circuits needs no more pairs than this.
 RANDOM_PAIRS = 200

@@ -8,9 +8,9 @@ from eap.circuits import evaluate, evaluate_baselines
 from eap.data.dataset import Dataset
 from eap.data.tasks import get_task
 from eap.graph.graph import Graph
-from eap.measures import normalised
 from eap.model.model import Model
 from eap.runtime.progress import say
+from eap.statistics.measures import normalised
 from eap.studies.paths import model_name
 from eap.studies.scoring import attributed, graph_path, reusable, save_graph
 from eap.studies.settings import Settings

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 import eap_circuits
 from eap.errors import UserError
 from eap.figures import curves, style, tables
-from eap.measures import normalised
+from eap.statistics.measures import normalised
 from eap.studies import shell
 
 

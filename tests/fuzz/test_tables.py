@@ -15,7 +15,7 @@ from outcomes import CELLS, campaign, damaged, result_or_refusal
 from eap.figures.cross_task import with_rows
 from eap.figures.curves import methods_of
 from eap.figures.tables import BASELINES, read_bands, read_table
-from eap.measures import normalised
+from eap.statistics.measures import normalised
 from eap.studies.provenance import describe, read_metadata, save_csv
 
 WHOLE = pd.DataFrame(

@@ -9,7 +9,7 @@ import torch
 
 import eap
 from eap.engine.prepared import Work
-from eap.metrics import METRICS, Predictions
+from eap.metrics.metric import METRICS, Predictions
 from eap.runtime.resources import Resources
 from eap.soft_circuits import demand_of_masks, run_soft_circuit
 from reference import oracle, twins

@@ -1,0 +1,1 @@
+"""What a result is worth: overlap, stability, areas, tests of a circuit, groups of examples."""

@@ -1,0 +1,259 @@
+"""How good a ranking of edges is: MIB's two areas, and the share of examples still decided right.
+
+Circuits of growing size are cut out of the ranking and measured. MIB (Mueller et al. 2025, arXiv
+2504.13151) sums the curve of faithfulness up in two numbers:
+
+* CPR, the area under it, for circuits of the edges that help most. It grows without bound when a
+  circuit overshoots the whole model, so it is never to be read alone;
+* CMD, the area between it and 1, for circuits of the edges that matter most, helpful or not.
+
+Beside them stands the share of examples that circuits decide right, over the logarithm of the size:
+overshoot does not raise it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from eap.ablation import Ablation, get_ablation
+from eap.circuits import evaluate, evaluate_baselines
+from eap.data.dataset import Dataset
+from eap.engine.signature import sign
+from eap.errors import UserError, quoted
+from eap.graph.graph import Graph
+from eap.graph.selection import By
+from eap.metrics.metric import Metric, get_metric
+from eap.model.model import Model
+from eap.runtime.resources import ResourceOptions
+from eap.statistics.measures import (
+    SHARES,
+    Interval,
+    area,
+    circuit_sizes,
+    interval_of_means,
+    interval_of_shares,
+    normalised,
+)
+
+Values = Float[np.ndarray, "size example"]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Circuits of growing size, cut out of one ranking, and what they do on every example.
+
+    Attributes:
+        by: what the edges are ranked by: 'helpful' or 'magnitude'.
+        shares: sizes as shares of all edges.
+        sizes: numbers of edges (or nodes) selected.
+        n_edges: numbers of edges that remain after pruning.
+        values: the metric.
+        right: 1 where the circuit decides the example right.
+        clean, corrupted: the metric of the two runs.
+    """
+
+    by: str
+    shares: tuple[float, ...]
+    sizes: tuple[int, ...]
+    n_edges: tuple[int, ...]
+    values: Values
+    right: Values
+    clean: Float[np.ndarray, " example"]
+    corrupted: Float[np.ndarray, " example"]
+
+    @property
+    def faithfulness(self) -> Float[np.ndarray, " size"]:
+        """Normalised: means over examples first, then the ratio."""
+        means = self.values.mean(axis=1)
+        return normalised(means, float(self.clean.mean()), float(self.corrupted.mean()))
+
+    @property
+    def accuracy(self) -> Float[np.ndarray, " size"]:
+        """The share of examples that are decided right."""
+        return self.right.mean(axis=1)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per size: share, size, n_edges, value, faithfulness, accuracy."""
+        return pd.DataFrame(
+            {
+                "by": self.by,
+                "share": self.shares,
+                "size": self.sizes,
+                "n_edges": self.n_edges,
+                "value": self.values.mean(axis=1),
+                "faithfulness": self.faithfulness,
+                "accuracy": self.accuracy,
+            }
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Areas:
+    """The areas of one ranking, each with a 95% interval over examples.
+
+    Attributes:
+        metric: its name.
+        n_ranked: how many edges (or nodes) the sizes are shares of.
+        cpr: area under faithfulness, helpful edges first; 1 (.999) is the whole model's.
+        cmd: area between faithfulness and 1, by magnitude; 0 is best.
+        accuracy: mean share of examples decided right over log size, helpful edges first.
+        helpful, magnitude: the curves they are of.
+        provenance: where the values, and the ranking, come from.
+    """
+
+    metric: str
+    n_ranked: int
+    cpr: Interval
+    cmd: Interval
+    accuracy: Interval
+    helpful: Curve
+    magnitude: Curve
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Both curves, a row per size."""
+        return pd.concat([self.helpful.to_frame(), self.magnitude.to_frame()], ignore_index=True)
+
+    def summary(self) -> pd.DataFrame:
+        """A row per area: area, value, low, high."""
+        rows = {"CPR": self.cpr, "CMD": self.cmd, "accuracy": self.accuracy}
+        return pd.DataFrame([{"area": name, **vars(own)} for name, own in rows.items()])
+
+    def __str__(self) -> str:
+        return f"CPR {self.cpr}, CMD {self.cmd}, accuracy {self.accuracy}"
+
+
+def areas(
+    model: Model,
+    graph: Graph,
+    dataset: Dataset,
+    *,
+    metric: str | Metric = "logit_diff",
+    shares: Sequence[float] = SHARES,
+    ablation: str | Ablation | None = None,
+    level: str = "edge",
+    selection: str = "top_n",
+    n_resamples: int = 1000,
+    seed: int = 0,
+    **resources: Unpack[ResourceOptions],
+) -> Areas:
+    """CPR, CMD and the accuracy area of a ranking of edges or nodes, as MIB takes them.
+
+    For every share p, the int(p * n) best of n edges are selected and pruned; trapezoids over the
+    nominal p. Edges are counted as the graph has them. MIB counts a k and a v for every query head:
+    to compare with its numbers on a model whose heads share them, give a graph of that form (from
+    `attribute(..., expanded_kv=True)`).
+
+    Args:
+        model: from `eap.load_model`.
+        graph: a ranking: its scores, of any method. What is in its circuit does not matter.
+        dataset: on which circuits are measured.
+        metric: what faithfulness is of; MIB's is logit_diff.
+        shares: sizes, growing to 1.
+        ablation: what edges outside a circuit carry; None: the corrupted prompt's activation.
+        level: 'edge', or 'node': heads and MLPs are ranked by the graph's node scores and counted,
+            and a circuit is all edges among those that are kept.
+        selection: of edges: 'top_n', or 'greedy' from the logits (MIB's, for IFR).
+        n_resamples: of the bootstrap of examples.
+        seed: of the bootstrap.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
+
+    Raises:
+        UserError: as `eap.evaluate`; an unknown level or selection, a graph without the scores,
+            shares that do not grow; or nothing to normalise by.
+    """
+    metric, where = get_metric(metric), get_ablation(ablation)
+    n_ranked = graph.n_edges if level == "edge" else graph.n_forward - 1
+    sizes = circuit_sizes(n_ranked, shares)
+    circuits = cut_circuits(graph, sizes, level=level, selection=selection)
+    metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
+    together = [circuit for own in circuits.values() for circuit in own]
+    found = evaluate(model, together, dataset, metrics=metrics, ablation=where, **resources)
+    clean, corrupted = evaluate_baselines(
+        model, dataset, metrics=[metric], ablation=where, **resources
+    )
+    values, right = (found[name].double().numpy() for name in (metric.name, "accuracy"))
+    curves: dict[str, Curve] = {}
+    for position, (by, own) in enumerate(circuits.items()):
+        rows = slice(position * len(sizes), (position + 1) * len(sizes))
+        curves[by] = Curve(
+            by=by,
+            shares=tuple(shares),
+            sizes=tuple(sizes),
+            n_edges=tuple(circuit.count_edges() for circuit in own),
+            values=values[rows],
+            right=right[rows],
+            clean=clean[metric.name].double().numpy(),
+            corrupted=corrupted[metric.name].double().numpy(),
+        )
+    provenance = sign(
+        model, dataset, metric=metric, method="areas", ablation=where, level=level,
+        expanded_kv=graph.config.expanded_kv, ranking=graph.provenance,
+        settings={"shares": list(shares), "selection": selection, "n_resamples": n_resamples,
+                  "seed": seed},
+    )  # fmt: skip
+    found_areas = summarise(metric.name, n_ranked, curves, n_resamples=n_resamples, seed=seed)
+    return replace(found_areas, provenance=provenance)
+
+
+def cut_circuits(
+    graph: Graph, sizes: Sequence[int], *, level: str = "edge", selection: str = "top_n"
+) -> dict[By, list[Graph]]:
+    """Pruned circuits of every size, by 'helpful' and by 'magnitude'.
+
+    Raises:
+        UserError: an unknown level or selection, or a graph without the scores.
+    """
+    if level not in ("edge", "node") or selection not in ("top_n", "greedy"):
+        raise UserError(
+            f"circuits are selected by level 'edge' or 'node', and by 'top_n' or 'greedy', not by "
+            f"{quoted(str(level), 50)} and {quoted(str(selection), 50)}"
+        )
+    if level == "node" and selection == "greedy":
+        raise UserError("nodes are selected by 'top_n' alone; 'greedy' adds edge by edge")
+    ranked = with_direction(graph)
+    select = ranked.top_n_nodes if level == "node" else getattr(ranked, selection)
+    rankings: tuple[By, ...] = ("helpful", "magnitude")
+    return {by: [select(n, by=by).prune() for n in sizes] for by in rankings}
+
+
+def with_direction(graph: Graph) -> Graph:
+    """The graph, knowing whether high values of its metric are better.
+
+    Where it does not say so, they are, unless its provenance names a divergence.
+    """
+    if graph.higher_is_better is not None:
+        return graph
+    return replace(graph, higher_is_better=graph.provenance.get("metric") not in ("kl", "js"))
+
+
+def summarise(
+    metric: str, n_ranked: int, curves: dict[str, Curve], *, n_resamples: int, seed: int
+) -> Areas:
+    """The areas of the curves 'helpful' and 'magnitude'."""
+    helpful, magnitude = curves["helpful"], curves["magnitude"]
+    draws: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed}
+    shares = helpful.shares
+    return Areas(
+        metric=metric,
+        n_ranked=n_ranked,
+        cpr=interval_of_shares(
+            helpful.values, helpful.clean, helpful.corrupted, lambda f: area(f, shares), **draws
+        ),
+        cmd=interval_of_shares(
+            magnitude.values,
+            magnitude.clean,
+            magnitude.corrupted,
+            lambda f: area(np.abs(1 - f), shares),
+            **draws,
+        ),
+        accuracy=interval_of_means(
+            helpful.right, lambda share: area(share, shares, log=True), **draws
+        ),
+        helpful=helpful,
+        magnitude=magnitude,
+    )

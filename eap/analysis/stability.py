@@ -1,0 +1,318 @@
+"""How sure a circuit is: the same circuit found again and again, on resampled examples.
+
+A Poisson bootstrap rides along with one attribution run: every example has, in every resample, a
+weight drawn from a Poisson distribution of mean 1, and the resamples' scores are weighted sums of
+the per-example scores that are made anyway. An example's weights are drawn from its own content, so
+neither the order of the examples, nor batches, nor the number of processes change them.
+
+For each size of circuit: the probability that an edge is in it, the mean Jaccard similarity of two
+resamples' circuits beside what chance would give, and a consensus circuit. A circuit can be stable
+without being about the task, so the same is measured for a *null task*, whose answers are shuffled.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from eap.ablation import Ablation
+from eap.analysis.compare import nodes
+from eap.attribution import attribute
+from eap.data.dataset import Dataset, Example
+from eap.errors import UserError
+from eap.graph.graph import Graph, GraphConfig
+from eap.metrics.metric import Metric
+from eap.model.model import Model
+from eap.runtime import distributed
+from eap.runtime.resources import ResourceOptions
+
+SIZES = (0.01, 0.02, 0.05, 0.1)
+"""Sizes of circuits, as shares of all edges, whose stability is measured unless said otherwise."""
+
+
+# ---- resampling ----------------------------------------------------------------------------------
+
+
+def poisson_weights(
+    examples: Sequence[Example], n_resamples: int, seed: int
+) -> Float[Tensor, "example resample"]:
+    """How often every example counts in every resample: Poisson draws of mean 1.
+
+    They are seeded by an example's content (and, if several are equal, by which of them it is), so
+    they go with the example wherever it stands.
+    """
+    seen: Counter[Example] = Counter()
+    weights = np.empty((len(examples), n_resamples), dtype=np.float32)
+    for row, example in enumerate(examples):
+        content = repr((seed, seen[example], example)).encode()
+        seen[example] += 1
+        own_seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+        weights[row] = np.random.default_rng(own_seed).poisson(1.0, n_resamples)
+    return torch.from_numpy(weights)
+
+
+class Resamples:
+    """Scores of every resample, gathered while a run scores its examples (an `Observer`)."""
+
+    def __init__(
+        self,
+        config: GraphConfig,
+        examples: Sequence[Example],
+        *,
+        n_resamples: int = 50,
+        seed: int = 0,
+    ) -> None:
+        if n_resamples < 2:
+            raise UserError(f"{n_resamples} resamples cannot be compared; at least 2 are needed")
+        self.n_resamples, self.seed = n_resamples, seed
+        self.weights = poisson_weights(examples, n_resamples, seed)
+        # A resample without any example has nothing to say (likely only for a handful of examples).
+        self.weights = self.weights[:, self.weights.sum(dim=0) > 0]
+        self._shape = (self.weights.shape[1], config.n_forward, config.n_backward)
+        # Sums lie where the scores are, so that blocks need not be moved: one for each device.
+        self._sums: dict[torch.device, Tensor] = {}
+
+    def add(
+        self,
+        rows: Sequence[int],
+        senders: slice,
+        receivers: Sequence[int],
+        scores: Float[Tensor, "batch sender receiver"],
+    ) -> None:
+        """Take the scores of some edges on a batch of examples.
+
+        Args:
+            rows: of the examples in their data set.
+            senders, receivers: indices of the edges' ends.
+            scores: of every example.
+        """
+        weights = self.weights[list(rows)].to(scores.device, scores.dtype)
+        block = (weights.T @ scores.detach().flatten(1)).unflatten(1, scores.shape[1:])
+        if scores.device not in self._sums:
+            dtype = torch.float32 if scores.device.type == "mps" else torch.float64
+            self._sums[scores.device] = torch.zeros(self._shape, dtype=dtype, device=scores.device)
+        sums = self._sums[scores.device]
+        columns = torch.as_tensor(receivers, device=scores.device)
+        sums[:, senders, columns] += block.to(sums.dtype)
+
+    def merge_processes(self) -> None:
+        """Every process ends with the resamples of all examples."""
+        self._sums = {torch.device("cpu"): distributed.sum_over_processes(self.totals)}
+
+    @property
+    def totals(self) -> Float[Tensor, "resample n_forward n_backward"]:
+        """Weighted sums of scores over the examples so far, on the CPU."""
+        totals = torch.zeros(self._shape, dtype=torch.float64)
+        for sums in self._sums.values():
+            totals += sums.cpu()
+        return totals
+
+    @property
+    def scores(self) -> Float[Tensor, "resample n_forward n_backward"]:
+        """Mean scores of every resample."""
+        sizes = self.weights.double().sum(dim=0)
+        return self.totals / sizes[:, None, None]
+
+    @property
+    def standard_errors(self) -> Float[Tensor, "n_forward n_backward"]:
+        """Of the scores: the spread of the resamples' means (not divided by their number)."""
+        return self.scores.std(dim=0)
+
+
+# ---- stability -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class SizeStability:
+    """How alike the resamples' circuits of one size are.
+
+    Attributes:
+        size: edges selected (before pruning).
+        n_edges: mean number of edges after pruning.
+        frequency: the probability that an edge is in the circuit; [n_forward, n_backward].
+        edge_jaccard, node_jaccard: mean over pairs of resamples.
+        edge_chance, node_chance: the same for random sets of as many edges, and of as many nodes.
+        consensus: the edges that are in at least half of the circuits, pruned.
+    """
+
+    size: int
+    n_edges: float
+    frequency: Float[Tensor, "n_forward n_backward"]
+    edge_jaccard: float
+    edge_chance: float
+    node_jaccard: float
+    node_chance: float
+    consensus: Graph
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """The stability of one ranking.
+
+    Attributes:
+        graph: the ranking of all examples.
+        resamples: scores of every resample, and their spread.
+        sizes: one entry for every size of circuit.
+        null: the same for the null task; None if it was not asked for.
+    """
+
+    graph: Graph
+    resamples: Resamples
+    sizes: tuple[SizeStability, ...]
+    null: "Stability | None" = None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the numbers come from."""
+        drawn = {"n_resamples": self.resamples.n_resamples, "seed": self.resamples.seed}
+        return self.graph.provenance | {"resampling": {"bootstrap": "Poisson", **drawn}}
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per size: Jaccard of edges and nodes, chance, and the null task's."""
+        rows = []
+        for position, own in enumerate(self.sizes):
+            row = {
+                "size": own.size,
+                "n_edges": own.n_edges,
+                "edge_jaccard": own.edge_jaccard,
+                "edge_chance": own.edge_chance,
+                "node_jaccard": own.node_jaccard,
+                "node_chance": own.node_chance,
+                "consensus_edges": own.consensus.count_edges(),
+            }
+            if self.null is not None:
+                null = self.null.sizes[position]
+                row |= {"null_edge_jaccard": null.edge_jaccard}
+                row |= {"null_node_jaccard": null.node_jaccard}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def bootstrap(
+    model: Model,
+    dataset: Dataset,
+    *,
+    method: str = "EAP-IG",
+    metric: str | Metric = "logit_diff",
+    ablation: str | Ablation | None = None,
+    steps: int = 5,
+    rule: str = "paper",
+    sizes: Sequence[int] | None = None,
+    n_resamples: int = 50,
+    selection: str = "top_n",
+    null: bool = True,
+    seed: int = 0,
+    expanded_kv: bool = False,
+    **resources: Unpack[ResourceOptions],
+) -> Stability:
+    """Score all edges once, and say how stable the ranking's circuits are over the examples.
+
+    Args:
+        model: from `eap.load_model`.
+        dataset: from `eap.load_dataset`.
+        method: of `eap.attribute`, one that scores by gradients.
+        metric: of the scores.
+        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
+        steps: points of integrated gradients.
+        rule: of integration.
+        sizes: numbers of edges to select; None: 1, 2, 5 and 10% of all.
+        n_resamples: 50 tell a Jaccard of .6 from one of .7.
+        selection: 'top_n' or 'greedy', by magnitude; circuits are pruned.
+        null: also measure a null task: the same prompts, with the answers shuffled.
+        seed: of resamples and shuffling.
+        expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        **resources: batch_size, memory_budget (bytes), quiet.
+
+    Raises:
+        UserError: as `eap.attribute`; an unknown selection, or a size that the graph does not have.
+    """
+    config = replace(model.config, expanded_kv=expanded_kv)
+    n_edges = Graph.from_config(config).n_edges
+    sizes = sizes or [max(1, int(share * n_edges)) for share in SIZES]
+    if selection not in ("top_n", "greedy"):
+        raise UserError(f"unknown selection {selection!r}; known are top_n and greedy")
+    for size in sizes:
+        if not 1 <= size <= n_edges:
+            raise UserError(f"cannot select {size} edges: this graph has {n_edges:,}")
+    sizes = list(dict.fromkeys(sizes))  # shares of a small graph can be the same size
+
+    def measure(examples: Dataset) -> Stability:
+        resamples = Resamples(config, examples.examples, n_resamples=n_resamples, seed=seed)
+        graph = attribute(
+            model, examples, method=method, metric=metric, ablation=ablation, steps=steps,
+            rule=rule, expanded_kv=expanded_kv, observers=[resamples], **resources,
+        )  # fmt: skip
+        resamples.merge_processes()
+        found = tuple(stability_of_size(graph, resamples, size, selection) for size in sizes)
+        return Stability(graph, resamples, found)
+
+    stability = measure(dataset)
+    return replace(stability, null=measure(null_task(dataset, seed=seed))) if null else stability
+
+
+def stability_of_size(
+    graph: Graph, resamples: Resamples, size: int, selection: str = "top_n"
+) -> SizeStability:
+    """Select and prune a circuit from every resample's scores, and compare them."""
+    circuits = []
+    for scores in resamples.scores:
+        ranking = replace(graph, scores=scores)
+        circuits.append(getattr(ranking, selection)(size).prune())
+    members = torch.stack([circuit.in_graph for circuit in circuits])
+    frequency = members.double().mean(dim=0)
+    edge_jaccard, edge_chance = mean_jaccard(members[:, graph.edge_exists])
+    node_jaccard, node_chance = mean_jaccard(torch.stack([nodes(own) for own in circuits]))
+    return SizeStability(
+        size=size,
+        n_edges=float(members.sum(dim=(1, 2)).double().mean()),
+        frequency=frequency,
+        edge_jaccard=edge_jaccard,
+        edge_chance=edge_chance,
+        node_jaccard=node_jaccard,
+        node_chance=node_chance,
+        consensus=graph.with_edges(frequency >= 0.5).prune(),
+    )
+
+
+def mean_jaccard(members: Bool[Tensor, "set thing"]) -> tuple[float, float]:
+    """Mean Jaccard similarity over pairs of sets, and that of random sets of the same sizes.
+
+    Random sets of n and m out of N things share nm/N of them on average; chance is their share of
+    the union that this leaves. Two empty sets are no evidence: such pairs are left out, and the
+    result is NaN if no others are there.
+    """
+    counts = members.double()
+    shared = counts @ counts.T
+    sizes = counts.sum(dim=1)
+    both = sizes[:, None] + sizes[None]
+    pairs = torch.triu(torch.ones_like(shared, dtype=torch.bool), diagonal=1) & (both > 0)
+    if not pairs.any():
+        return float("nan"), float("nan")
+    by_chance = sizes[:, None] * sizes[None] / members.shape[1]
+    jaccard, chance = (own[pairs] / (both - own)[pairs] for own in (shared, by_chance))
+    return float(jaccard.mean()), float(chance.mean())
+
+
+def null_task(dataset: Dataset, *, seed: int = 0) -> Dataset:
+    """The same prompts with answers that have nothing to do with them.
+
+    Answers go to random other examples, and a coin decides which of their two sets is called
+    correct, so that every edge's score is 0 on average.
+    """
+    random = Random(seed)
+    order = random.sample(range(len(dataset)), len(dataset))
+    examples = []
+    for example, source in zip(dataset.examples, order, strict=True):
+        answers = [dataset.examples[source].correct, dataset.examples[source].incorrect]
+        random.shuffle(answers)
+        examples.append(replace(example, correct=answers[0], incorrect=answers[1]))
+    provenance = {**dataset.provenance, "answers": f"shuffled (seed {seed})"}
+    return replace(dataset, examples=tuple(examples), provenance=provenance)

@@ -1,0 +1,150 @@
+"""The run of a soft circuit: every edge keeps a share of what its sender changed.
+
+`eap.soft_circuits` says what is computed; the gradient with respect to the shares is what
+`eap.engine.mask_training` learns from.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from eap.engine.prepared import Demand, PreparedBatch
+from eap.graph import GraphConfig
+from eap.model.model import Model
+from eap.model.prefix import PrefixCache
+from eap.runtime.memory import Extent, Need, Shapes, attribution_need
+
+
+def demand_of_masks(config: GraphConfig) -> Demand:
+    """What a soft circuit takes of the memory, its gradient included: about what one point does."""
+
+    def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
+        return attribution_need(shapes, extent, 1, n_columns)
+
+    return Demand("a soft circuit", need, config.n_forward * config.n_backward)
+
+
+def run_soft_circuit(
+    model: Model, masks: Float[Tensor, "n_forward n_backward"], batch: PreparedBatch
+) -> Float[Tensor, "batch d_model"]:
+    """The final residual stream at the last token, differentiable in `masks`.
+
+    Where there is no edge, masks are not read.
+    """
+    config, cache, ablated = batch.work.config, batch.cache, batch.ablated_run
+    weights = masks.T  # [n_backward, n_forward]
+    changes = Changes.start((batch.clean - batch.ablated)[None], config.n_forward)
+    for layer, (block, trace) in enumerate(zip(model.blocks, ablated.trace, strict=True)):
+        last = layer == config.n_layers - 1
+        heads = _head_changes(model, layer, weights, changes, batch)
+        if last:  # from here on only the last token matters
+            changes = changes.at_last(cache)
+        row = config.mlp_receiver(layer)
+        if not config.parallel_attn_mlp:
+            changes.append(heads)
+        x = trace.mlp_in + changes.mix(weights[row : row + 1])[0].to(trace.mlp_in.device)
+        if config.parallel_attn_mlp:
+            changes.append(heads)
+        mlp = (block.run_mlp(x) - trace.mlp_out).to(heads)[None]
+        changes.append(_with_offset(mlp, batch, config.mlp_sender(layer), last=last))
+    row = config.logits_receiver
+    return ablated.final[:, 0] + changes.mix(weights[row : row + 1])[0, :, 0]
+
+
+def _head_changes(
+    model: Model,
+    layer: int,
+    weights: Float[Tensor, "n_backward n_forward"],
+    changes: "Changes",
+    batch: PreparedBatch,
+) -> Float[Tensor, "n_heads batch query d_model"]:
+    """What a layer's heads send minus what their ablated edges carry."""
+    config, cache = batch.work.config, batch.cache
+    block, trace = model.blocks[layer], batch.ablated_run.trace[layer]
+    attention, last = block.attention, layer == config.n_layers - 1
+    rows = slice(config.receivers(layer, "q").start, config.receivers(layer, "v").stop)
+    x = trace.x + changes.mix(weights[rows]).to(trace.x.device)  # [n_receivers, batch, pos, d]
+    normed = block.ln1(x).split([config.n_receivers(kind) for kind in "qkv"])
+    q, k, v = (attention.project_each(kind, x) for kind, x in zip("qkv", normed, strict=True))
+    if last:
+        q = cache.at_last(q)
+    z = attention.attend(layer, q, k, v, cache, last_only=last)
+    # Without a norm after attention, nothing reads the heads' sum.
+    raw = trace.attention_raw if block.post_attention_norm is None else attention.combine(z)
+    shares = block.head_shares(z, raw) - block.head_shares(trace.z, trace.attention_raw)
+    heads = block.head_outputs(shares).to(changes.values)
+    return _with_offset(heads, batch, config.heads(layer).start, last=last)
+
+
+def _with_offset(
+    change: Float[Tensor, "n batch query d_model"], batch: PreparedBatch, first: int, *, last: bool
+) -> Float[Tensor, "n batch query d_model"]:
+    """What nodes computed less than when all is ablated -> less than what ablated edges carry."""
+    offsets = batch.ablated_run.offsets
+    if offsets is None:
+        return change
+    return change + (offsets.at_last if last else offsets.everywhere)[first : first + len(change)]
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What the senders so far send, minus what their ablated edges carry.
+
+    Attributes:
+        values: of all senders; the rows of those to come are not read.
+        parts: of every sublayer so far, the same with its autograd graph.
+    """
+
+    values: Float[Tensor, "n_forward batch pos d_model"]
+    parts: list[Float[Tensor, "_ batch pos d_model"]]
+
+    @classmethod
+    def start(cls, first: Float[Tensor, "1 batch pos d_model"], n_forward: int) -> "Changes":
+        """Of the input, with room for `n_forward` senders."""
+        changes = cls(first.new_empty(n_forward, *first.shape[1:]), [])
+        changes.append(first)
+        return changes
+
+    def append(self, part: Float[Tensor, "n batch pos d_model"]) -> None:
+        """Add those of the next sublayer."""
+        n_senders = sum(map(len, self.parts))
+        self.values[n_senders : n_senders + len(part)] = part.detach()
+        self.parts.append(part)
+
+    def at_last(self, cache: PrefixCache) -> "Changes":
+        """The same at each row's last token alone."""
+        first, *rest = map(cache.each_at_last, self.parts)
+        changes = Changes.start(first, len(self.values))
+        for part in rest:
+            changes.append(part)
+        return changes
+
+    def mix(
+        self, weights: Float[Tensor, "n_receivers n_forward"]
+    ) -> Float[Tensor, "n_receivers batch pos d_model"]:
+        """Every receiver's weighted sum."""
+        n_senders = sum(map(len, self.parts))
+        return _Mix.apply(weights[:, :n_senders], self.values[:n_senders], *self.parts)
+
+
+class _Mix(torch.autograd.Function):
+    """One matrix product; no receiver keeps a copy of what it reads."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, values: Tensor, *parts: Tensor) -> Tensor:
+        # Rows that are filled later are others: what is kept here does not change.
+        ctx.weights, ctx.values = weights.detach(), values
+        ctx.sizes = [len(part) for part in parts]
+        return (weights @ values.flatten(1)).view(len(weights), *values.shape[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        flat = gradient.flatten(1)
+        of_weights = flat @ ctx.values.flatten(1).T
+        of_parts = (ctx.weights.T @ flat).view(-1, *gradient.shape[1:])
+        return of_weights, None, *of_parts.split(ctx.sizes)

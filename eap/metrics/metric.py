@@ -1,0 +1,275 @@
+"""Metrics: per example, of the logits at the last token.
+
+Every task's answer is two sets of token ids per example, *correct* and *incorrect*, so one
+implementation of each metric serves all tasks. A metric is a function
+
+    metric(logits [batch, d_vocab], clean_logits [batch, d_vocab], answers) -> [batch]
+
+A metric of its own is `Metric("name", function)`; one written for logits of the whole sequence
+goes through `eap.from_sequence_metric`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.data.answers import Answers
+from eap.data.dataset import Example
+from eap.errors import UserError, quoted
+from eap.metrics.predictions import Predictions
+
+__all__ = [
+    "METRICS",
+    "Answers",
+    "Metric",
+    "Predictions",
+    "accuracy",
+    "check_answer_sets",
+    "check_values",
+    "get_metric",
+    "get_metrics",
+    "js",
+    "kl",
+    "logit_diff",
+    "logit_diff_sum",
+    "measure_all",
+    "prob_diff",
+]
+
+
+MetricFunction = Callable[
+    [Float[Tensor, "batch d_vocab"], Float[Tensor, "batch d_vocab"], Answers],
+    Float[Tensor, " batch"],
+]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric and what the engine may know about it.
+
+    Attributes:
+        name: of the metric, as files and scripts have it.
+        function: `(logits, clean_logits, answers) -> [batch]`.
+        answers_only: it reads the logits of the answer tokens alone (so no others are computed).
+        flat_at_clean: its gradient is zero when `logits` are the clean run's.
+        differentiable: it can be attributed.
+        needs: which answer sets every example must have: of 'correct' and 'incorrect'.
+        n_labels: how many examples it has labels for; None: it has none of its own.
+        of_predictions: the function again, of a run whose softmax other metrics share.
+        higher_is_better: whether a high value is the better one (of a divergence, a low one is):
+            it tells helpful edges from harmful ones.
+        reads_clean: it reads the clean run's logits; if no metric does, that run is not made.
+    """
+
+    name: str
+    function: MetricFunction
+    answers_only: bool = False
+    flat_at_clean: bool = False
+    differentiable: bool = True
+    needs: tuple[str, ...] = ()
+    n_labels: int | None = None
+    of_predictions: Callable[[Predictions, Answers], Tensor] | None = None
+    higher_is_better: bool = True
+    reads_clean: bool = True
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "batch n_tokens"],
+        clean_logits: Float[Tensor, "batch n_tokens"],
+        answers: Answers,
+    ) -> Float[Tensor, " batch"]:
+        """The metric of each example, in the dtype of the logits (a bool becomes 0 or 1).
+
+        Raises:
+            UserError: the function does not return a tensor of one number per example.
+        """
+        return self.measure(Predictions(logits, Predictions(clean_logits)), answers)
+
+    def measure(self, run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
+        """The same, of a run that several metrics measure."""
+        values: Any
+        if self.of_predictions is not None:
+            values = self.of_predictions(run, answers)
+        else:
+            values = self.function(run.logits, (run.clean or run).logits, answers)
+        needed = f"a tensor of one value per example, {list(run.logits.shape[:1])}, is needed"
+        if not isinstance(values, Tensor):
+            kind = type(values).__name__
+            raise UserError(f"metric {self.name!r} returned a {kind}; {needed}")
+        if values.shape != run.logits.shape[:1]:
+            shape = list(values.shape)
+            raise UserError(
+                f"metric {self.name!r} returned a tensor {shape}; {needed} "
+                "(not a mean over the batch)"
+            )
+        if values.is_complex():
+            raise UserError(f"metric {self.name!r} returned complex numbers; {needed}")
+        return values.to(run.logits)
+
+
+def measure_all(
+    metrics: Sequence[Metric], run: Predictions, answers: Answers
+) -> Float[Tensor, "metric batch"]:
+    """Several metrics of one run, which share its softmax (and the clean run's, over all runs)."""
+    return torch.stack([metric.measure(run, answers) for metric in metrics])
+
+
+# ---- of the answers ------------------------------------------------------------------------------
+
+
+def logit_diff(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
+    """Mean logit of the correct answers minus that of the incorrect ones."""
+    return _set_mean(logits, answers, answers.correct) - _set_mean(
+        logits, answers, answers.incorrect
+    )
+
+
+def _set_mean(logits: Tensor, answers: Answers, members: Tensor) -> Float[Tensor, " batch"]:
+    return (logits[:, answers.token_ids] * members).sum(-1) / members.sum(-1)
+
+
+def logit_diff_sum(
+    logits: Tensor, clean_logits: Tensor, answers: Answers
+) -> Float[Tensor, " batch"]:
+    """Summed logits of the correct answers minus those of the incorrect ones.
+
+    For comparison with published hypernymy numbers only: it depends on the sets' sizes, and on a
+    constant added to all logits.
+    """
+    picked = logits[:, answers.token_ids]
+    return (picked * answers.correct).sum(-1) - (picked * answers.incorrect).sum(-1)
+
+
+def prob_diff(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
+    """Summed probability of the correct answers minus that of the incorrect ones."""
+    return _prob_diff(Predictions(logits), answers)
+
+
+def _prob_diff(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
+    picked = (run.logits[:, answers.token_ids] - run.largest).exp() / run.total
+    return (picked * answers.correct).sum(-1) - (picked * answers.incorrect).sum(-1)
+
+
+def accuracy(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
+    """1 where the correct set has more probability than the incorrect one, else 0."""
+    picked = logits[:, answers.token_ids]
+    correct = picked.masked_fill(~answers.correct, -torch.inf).logsumexp(dim=-1)
+    incorrect = picked.masked_fill(~answers.incorrect, -torch.inf).logsumexp(dim=-1)
+    return (correct > incorrect).to(logits.dtype)
+
+
+# ---- divergences ---------------------------------------------------------------------------------
+
+
+def kl(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
+    """KL(clean run, this run), summed over the vocabulary, in nats."""
+    return Predictions(logits, Predictions(clean_logits)).kl
+
+
+def _kl(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
+    return run.kl
+
+
+def js(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
+    """Jensen-Shannon divergence of this run and the clean run, in nats (at most log 2)."""
+    return Predictions(logits, Predictions(clean_logits)).js
+
+
+def _js(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
+    return run.js
+
+
+# ---- by name -------------------------------------------------------------------------------------
+
+BOTH = ("correct", "incorrect")
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("logit_diff", logit_diff, answers_only=True, needs=BOTH, reads_clean=False),
+        Metric("logit_diff_sum", logit_diff_sum, answers_only=True, needs=BOTH, reads_clean=False),
+        Metric("prob_diff", prob_diff, needs=BOTH, of_predictions=_prob_diff, reads_clean=False),
+        Metric("kl", kl, flat_at_clean=True, of_predictions=_kl, higher_is_better=False),
+        Metric("js", js, flat_at_clean=True, of_predictions=_js, higher_is_better=False),
+        Metric(
+            "accuracy",
+            accuracy,
+            answers_only=True,
+            differentiable=False,
+            needs=BOTH,
+            reads_clean=False,
+        ),
+    )
+}
+
+
+def get_metric(metric: str | Metric) -> Metric:
+    """A metric by name (a `Metric` is returned as it is); a `UserError` lists the known names."""
+    if isinstance(metric, Metric):
+        return metric
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise UserError(
+            f"unknown metric {quoted(str(metric))}; known are {', '.join(METRICS)}, and an "
+            "eap.Metric of your own"
+        )
+    return METRICS[metric]
+
+
+def get_metrics(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
+    """One metric, or several: results are kept by name, so no two may share one.
+
+    Raises:
+        UserError: an unknown name, no metric at all, or two of one name.
+    """
+    several = [metrics] if isinstance(metrics, str | Metric) else list(metrics)
+    chosen = [get_metric(metric) for metric in several]
+    if not chosen:
+        raise UserError("no metric is given; at least one is needed")
+    names = [metric.name for metric in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"{names.count(name)} metrics are called {name!r}; results are kept by name, so "
+                "each needs its own"
+            )
+    return chosen
+
+
+def check_answer_sets(metrics: Sequence[Metric], examples: Sequence[Example]) -> None:
+    """Whether every example has the answers, and every metric the labels, that are read.
+
+    Raises:
+        UserError: names the metric, and the example and side that is empty.
+    """
+    for metric in metrics:
+        if metric.n_labels is not None and metric.n_labels != len(examples):
+            raise UserError(
+                f"metric {metric.name!r} has {metric.n_labels} labels for {len(examples)} "
+                "examples; one label per example is needed, in the examples' order"
+            )
+        for side in metric.needs:
+            for row, example in enumerate(examples):
+                if not getattr(example, side):
+                    raise UserError(
+                        f"example {row} has no {side} answer, which {metric.name} needs; kl and "
+                        "js need none"
+                    )
+
+
+def check_values(metrics: Sequence[Metric], values: Float[Tensor, "metric *rest"]) -> None:
+    """Whether any metric came out as NaN.
+
+    Raises:
+        UserError: names it.
+    """
+    for metric, of_metric in zip(metrics, values, strict=True):
+        n = int(of_metric.isnan().sum())
+        if n:
+            raise UserError(
+                f"metric {metric.name!r} is NaN in {n:,} of {of_metric.numel():,} values; a "
+                "number is needed for every example"
+            )

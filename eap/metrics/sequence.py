@@ -1,0 +1,116 @@
+"""Metrics that were written for the logits of whole sequences."""
+
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eap.data.answers import Answers
+from eap.errors import UserError, first_line
+from eap.metrics.metric import Metric
+
+SequenceFunction = Callable[[Tensor, Tensor, Int[Tensor, " batch"], Any], Tensor]
+
+# A sequence metric is tried on this many positions and examples before it is believed.
+TRIED_POSITIONS, TRIED_ROWS = 16, 4
+
+
+def from_sequence_metric(name: str, function: SequenceFunction, labels: Any) -> Metric:
+    """A metric written as `function(logits, clean_logits, input_length, labels) -> [batch]`.
+
+    Args:
+        name: what to call it.
+        function: takes logits `[batch, pos, d_vocab]`, of which it reads the last token's,
+            `logits[i, input_length[i] - 1]`. No other position's logits are computed; a function
+            that reads one is refused when it is first used.
+        labels: one entry per example of the dataset, by position: a list, tuple, array, tensor or
+            pandas column (whose index is ignored). The function gets those of its batch, as a
+            tensor if `labels` is one, else as a list.
+
+    Raises:
+        UserError: labels that have no order or no length.
+    """
+    entries = _by_position(name, labels)
+    tried: list[bool] = []
+
+    def of_last_token(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Tensor:
+        rows = list(answers.rows)
+        if not tried:
+            few = slice(0, TRIED_ROWS)
+            chosen = _labels_of(entries, rows[few], logits.device)
+            _check_position(name, function, logits[few], clean_logits[few], chosen)
+            tried.append(True)
+        input_length = torch.ones(len(rows), dtype=torch.long, device=logits.device)
+        chosen = _labels_of(entries, rows, logits.device)
+        return function(logits[:, None], clean_logits[:, None], input_length, chosen)
+
+    return Metric(name, of_last_token, n_labels=len(entries))
+
+
+def _by_position(name: str, labels: Any) -> Tensor | list[Any]:
+    """Labels as a tensor or a list."""
+    if isinstance(labels, Tensor) and labels.ndim > 0:
+        return labels
+    unordered = isinstance(labels, str | bytes | Mapping | Set | pd.DataFrame)
+    if unordered or not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
+        raise UserError(
+            f"labels of metric {name!r} are a {type(labels).__name__}; one entry per example is "
+            "needed, in order: a list, array, tensor or column"
+        )
+    return list(labels)
+
+
+def _labels_of(entries: Tensor | list[Any], rows: list[int], device: torch.device) -> Any:
+    if isinstance(entries, Tensor):
+        return entries[torch.tensor(rows, device=entries.device)].to(device)
+    return [entries[row] for row in rows]
+
+
+@torch.no_grad()
+def _check_position(
+    name: str,
+    function: SequenceFunction,
+    logits: Float[Tensor, "batch d_vocab"],
+    clean_logits: Float[Tensor, "batch d_vocab"],
+    labels: Any,
+) -> None:
+    """Whether a function gives the same whatever stands at positions before the last.
+
+    Raises:
+        UserError: it does not.
+    """
+
+    def value(fill: Callable[[Tensor], Tensor]) -> Any:
+        runs = []
+        for last in (logits[:, None], clean_logits[:, None]):
+            shape = (len(last), TRIED_POSITIONS - 1, last.shape[-1])
+            runs.append(torch.cat([fill(last).broadcast_to(shape), last], dim=1))
+        length = torch.full((len(logits),), TRIED_POSITIONS, device=logits.device)
+        out = function(runs[0], runs[1], length, labels)
+        return out.double() if isinstance(out, Tensor) else out
+
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(TRIED_POSITIONS - 1, logits.shape[-1], generator=generator).to(logits)
+    refusal = (
+        f"metric {name!r} reads another position than the last token's, "
+        "logits[i, input_length[i] - 1]; only the logits there are computed"
+    )
+    try:
+        as_last = value(lambda last: last)
+        others = [value(lambda last: -last), value(lambda last: noise * last.abs().max())]
+    except IndexError as error:
+        raise UserError(f"{refusal} ({first_line(error, 100)})") from error
+    # What is no tensor is refused by `Metric.measure`.
+    if isinstance(as_last, Tensor) and not all(_same(other, as_last) for other in others):
+        raise UserError(refusal)
+
+
+def _same(values: Any, expected: Tensor) -> bool:
+    return (
+        isinstance(values, Tensor)
+        and values.shape == expected.shape
+        and torch.allclose(values, expected, rtol=1e-4, atol=1e-6, equal_nan=True)
+    )

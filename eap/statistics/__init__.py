@@ -1,0 +1,1 @@
+"""Numbers in, numbers out: measures, intervals and tests. No model is read here."""

@@ -1,0 +1,27 @@
+"""benchmarks/gpu.py, on the CPU and a tiny shape: a row for everything, each a number."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from running import call
+
+from eap.methods import METHODS
+
+
+def test_every_row_is_measured(capfd):
+    options = ("--shapes", "tiny", "--device", "cpu", "--pairs", 2, "--repeats", 1)
+    assert call("benchmarks/gpu.py", *options) == 0
+    rows = dict(re.findall(r"^\| (.+?) \| ([\d.e+]+) \(", capfd.readouterr().out, re.MULTILINE))
+    assert set(rows) == {
+        *(set(METHODS) - {"exact"}),
+        *("one circuit", "a circuit of 20", "exact, an edge", "MAttr, a step"),
+    }
+    assert all(float(ratio) > 0 for ratio in rows.values())
+
+
+def test_without_a_gpu_it_says_so(capfd, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert call("benchmarks/gpu.py") == 2
+    assert "no CUDA device is here; give --device cpu" in capfd.readouterr().err
