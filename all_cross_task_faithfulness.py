@@ -25,15 +25,14 @@ def main() -> None:
 
     # 2. Every circuit on every task.
     table = studies.cross_task_table(settings, model, circuits, datasets)
-    origin = studies.describe_tasks(
-        settings, model,
-        {
+    origin = studies.describe(
+        settings, model, datasets,
+        by_task={
             task: {
-                "data": dataset.provenance,
                 "metric": get_task(task).cross_task_metric,
                 "attribution_metric": get_task(task).metric,
             }
-            for task, dataset in datasets.items()
+            for task in datasets
         },
         method="circuits on other tasks",
         options={"ig_steps": args.ig_steps, "ig_rule": args.ig_rule},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import eap_circuits
 from eap import studies
-from eap.data.mib import MIB_TASKS, SPLITS
+from eap.data.collections.mib import MIB_TASKS, SPLITS
 from eap.methods import METHODS
 from eap.runtime import processes
 from eap.studies import shell

@@ -31,12 +31,9 @@ def main() -> None:
 
     # 2. Compare each with each, and save.
     tables = studies.compare_circuits(circuits)
-    origin = studies.describe_tasks(
-        settings, model,
-        {
-            task: {"data": dataset.provenance, "attribution_metric": get_task(task).metric}
-            for task, dataset in datasets.items()
-        },
+    origin = studies.describe(
+        settings, model, datasets,
+        by_task={task: {"attribution_metric": get_task(task).metric} for task in datasets},
         method="overlap of circuits",
         options={"ig_steps": args.ig_steps, "ig_rule": args.ig_rule},
     )  # fmt: skip

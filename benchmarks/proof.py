@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 import eap
-from eap.data import known_circuits
-from eap.data.known_circuits import KnownCircuit
+from eap.data.collections import known_circuits
+from eap.data.collections.known_circuits import KnownCircuit
 from eap.methods import METHODS
 from eap.runtime.atomic import write_atomically
 from eap.statistics.measures import auroc

@@ -15,194 +15,199 @@ the table `eap.methods`.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, Unpack, overload
+from functools import wraps
+from typing import Any, Unpack
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
-from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
 from eap.engine.prepared import Demand, Work
-from eap.engine.scorers import SCORERS, Request, Scorer, to_nodes
+from eap.engine.score_blocks import KeepEdges, Observer, to_nodes
+from eap.engine.scorers import SCORERS, Request, Scorer
 from eap.engine.signature import sign
 from eap.errors import UserError
-from eap.example_scores import ExampleScores, KeepEdges
-from eap.graph import Graph
-from eap.methods import Method, Point, get_method
+from eap.graph import Graph, GraphConfig
+from eap.graph.arithmetic import mean_of
+from eap.methods import Auto, Method, Point, get_method
 from eap.metrics.metric import Metric, check_values, get_metric
 from eap.model.model import Model
 from eap.patching import patch_edges, patch_nodes
 from eap.runtime import distributed
+from eap.runtime.code import score_code
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.resources import ResourceOptions, Resources
 
 LEVELS = ("edge", "node")
 
-# Numbers of points that `steps="auto"` tries.
-AUTO_STEPS = (5, 10, 20, 40, 80, 160, 320)
+
+def _takes_former_calls(verb: Callable[..., Graph]) -> Callable[..., Graph]:
+    """Calls of earlier versions go on working, with a line that names the new form."""
+
+    def warn(former: str, present: str) -> None:
+        warnings.warn(f"attribute({former}) is now {present}", FutureWarning, stacklevel=3)
+
+    @wraps(verb)
+    def call(model: Model, dataset: Dataset, **options: Any) -> Any:
+        method = options.get("method", "EAP-IG")
+        if "tolerance" in options:
+            warn("tolerance=...", "attribute(steps=eap.Auto(tolerance=...))")
+            tolerance = options.pop("tolerance")
+            if options.get("steps") == "auto":
+                options["steps"] = Auto(tolerance)
+        if "per_example" in options or "edges" in options:
+            edges = options.pop("edges", 100)
+            if options.pop("per_example", False):
+                warn("per_example=True", "example_scores(model, dataset, edges, ...)")
+                return example_scores(model, dataset, edges, **options)
+        if not isinstance(method, str | Method) and isinstance(method, Sequence):
+            warn("method=[...]", "mean_of([attribute(method=...), ...])")
+            return mean_of([verb(model, dataset, **options | {"method": one}) for one in method])
+        return verb(model, dataset, **options)
+
+    return call
 
 
-class Observer(Protocol):
-    """Something that is given every block of per-example scores: a bootstrap, a Gram matrix."""
-
-    def add(
-        self,
-        rows: Sequence[int],
-        senders: slice,
-        receivers: Sequence[int],
-        scores: Float[Tensor, "batch sender receiver"],
-    ) -> None:
-        """Take the scores of the edges from some senders into some receivers.
-
-        Args:
-            rows: of the batch's examples in their data set.
-            senders, receivers: indices of the edges' ends.
-            scores: 0 where there is no edge.
-        """
-        ...
-
-
-class Options(ResourceOptions, total=False):
-    """Keyword arguments of `attribute`, whatever it returns."""
-
-    method: str | Method | Sequence[str | Method]
-    metric: str | Metric | None
-    ablation: str | Ablation | None
-    level: str
-    steps: int | str
-    rule: str
-    tolerance: float
-    expanded_kv: bool
-    observers: Sequence[Observer]
-
-
-@overload
+@_takes_former_calls
 def attribute(
     model: Model,
     dataset: Dataset,
     *,
-    per_example: Literal[True],
-    edges: int | Sequence[str] = ...,
-    **options: Unpack[Options],
-) -> ExampleScores: ...
-
-
-@overload
-def attribute(
-    model: Model, dataset: Dataset, *, per_example: Literal[False] = ..., **options: Unpack[Options]
-) -> Graph: ...
-
-
-def attribute(
-    model: Model,
-    dataset: Dataset,
-    *,
-    method: str | Method | Sequence[str | Method] = "EAP-IG",
+    method: str | Method = "EAP-IG",
     metric: str | Metric | None = None,
     ablation: str | Ablation | None = None,
     level: str = "edge",
-    steps: int | str = 5,
+    steps: int | str | Auto = 5,
     rule: str = "paper",
-    tolerance: float = 0.05,
     expanded_kv: bool = False,
     observers: Sequence[Observer] = (),
-    per_example: bool = False,
-    edges: int | Sequence[str] = 100,
     **resources: Unpack[ResourceOptions],
-) -> Graph | ExampleScores:
+) -> Graph:
     """Score every edge, or every node, of the model's graph.
+
+        graph = eap.attribute(model, dataset, method="EAP-IG", metric="logit_diff", steps=5)
+        circuit = graph.greedy(200).prune()
 
     Args:
         model: from `eap.load_model`.
         dataset: from `eap.load_dataset`.
-        method: a name of `eap.methods.METHODS`, a `Method`, or several: the mean of their scores,
-            each scaled to unit mean magnitude.
+        method: a name of `eap.methods.METHODS`, or a `Method`.
         metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
         ablation: what an ablated edge carries; None: the corrupted prompt's activation.
         level: 'edge' or 'node' (`node_scores`; a node's score is that of all its outgoing edges).
-        steps: points of methods that integrate; 'auto': as many as it takes until the scores of the
-            edges out of the input sum to the metric's difference within `tolerance`.
-        rule: of integration, a name of `eap.methods.RULES`.
-        tolerance: of 'auto', relative to the metric's difference.
+        steps: number of points of methods that integrate; 'auto' or an `eap.Auto`: as many as it
+            takes until the scores of the edges out of the input sum to the metric's difference.
+        rule: rule of integration, a name of `eap.methods.RULES`.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        observers: are given every block of per-example scores as they are made.
-        per_example: also return the scores of some edges on every example.
-        edges: of `per_example`: their names, or how many of the best (a second pass).
+        observers: objects that are given every block of per-example scores as it is made.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        The whole graph with `scores`, and their `standard_errors` over examples (None for one
-        example), signed by its provenance. Negative scores: ablating the edge lowers the metric.
-        With `per_example` an `ExampleScores`, whose `graph` this is.
+        The whole graph with `scores` [n_forward, n_backward] in units of the metric, and their
+        `standard_errors` over examples (None for one example), signed by its provenance. Negative
+        scores: ablating the edge lowers the metric. `eap.mean_of` makes the mean of several graphs.
 
     Raises:
         UserError: unknown names, fewer than one step, a batch that does not fit, a metric without
             gradient or whose gradient is zero at all of the method's points (KL and JS at the clean
-            input), a method that needs corrupted prompts under another ablation, or scores per
-            example where there are none (exact values, means of methods, nodes).
+            input), or a method that needs corrupted prompts under another ablation.
     """
-    if per_example:
-        return _per_example(
-            model, dataset, edges, method=method, metric=metric, ablation=ablation, level=level,
-            steps=steps, rule=rule, tolerance=tolerance, expanded_kv=expanded_kv,
-            observers=observers, **resources,
-        )  # fmt: skip
-    if observers and (not isinstance(method, str | Method) or get_method(method).scorer == "exact"):
-        raise UserError("exact values and means of methods have no per-example scores")
-    if not isinstance(method, str | Method):
-        return _mean_of_methods(
-            model, dataset, method, metric=metric, ablation=ablation, level=level, steps=steps,
-            rule=rule, tolerance=tolerance, expanded_kv=expanded_kv, **resources,
-        )  # fmt: skip
     call = _Call.check(get_method(method), metric, ablation, level, rule)
+    config = replace(model.config, expanded_kv=expanded_kv)
     limits = Resources(**resources)
     if call.method.scorer == "exact":
+        if observers:
+            raise UserError("exact values have no per-example scores")
         return _exact(model, dataset, call, expanded_kv, resources)
-    if steps != "auto":
-        points = call.points(steps, rule)
-        return _score(model, dataset, call, points, expanded_kv, limits, observers,
-                      call.settings(steps, rule))  # fmt: skip
+    auto = Auto() if steps == "auto" else steps
+    if not isinstance(auto, Auto):
+        return _score(model, dataset, call, auto, config, limits, observers)
     if not call.method.integrates:
         raise UserError(f"{call.method.name} has no steps to choose; leave steps='auto' out")
     if observers:
         raise UserError("observers need a fixed number of steps; give one instead of 'auto'")
-    for number in AUTO_STEPS:
-        points = call.points(number, rule)
-        graph = _score(model, dataset, call, points, expanded_kv, limits, (),
-                       call.settings(number, rule))  # fmt: skip
-        if abs(graph.provenance["completeness"]["relative_error"]) <= tolerance:
+    for number in Auto.TRIED:
+        graph = _score(model, dataset, call, number, config, limits, ())
+        if abs(graph.provenance["completeness"]["relative_error"]) <= auto.tolerance:
             return graph
     warnings.warn(
-        f"{AUTO_STEPS[-1]} points are not within {tolerance} of complete; see the graph's "
+        f"{Auto.TRIED[-1]} points are not within {auto.tolerance} of complete; see the graph's "
         "provenance, or try rule='gauss-legendre'",
-        stacklevel=2,
+        stacklevel=3,
     )
     return graph
 
 
-def _per_example(
-    model: Model, dataset: Dataset, edges: int | Sequence[str], **options: Unpack[Options]
+@dataclass(frozen=True, eq=False)
+class ExampleScores:
+    """What `example_scores` returns.
+
+    Attributes:
+        graph: the means over examples, of all edges.
+        edges: names of the edges that were asked for, or of the best ones, best first.
+        scores: scores of those edges on every example, in the data set's order; a column's mean is
+            `graph.score(edge)`.
+    """
+
+    graph: Graph
+    edges: tuple[str, ...]
+    scores: Float[Tensor, "example edge"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per example, a column per edge."""
+        frame = pd.DataFrame(self.scores.numpy(), columns=list(self.edges))
+        return frame.rename_axis(index="example")
+
+
+def example_scores(
+    model: Model,
+    dataset: Dataset,
+    edges: int | Sequence[str] = 100,
+    *,
+    method: str | Method = "EAP-IG",
+    steps: int | str | Auto = 5,
+    expanded_kv: bool = False,
+    **options: Any,
 ) -> ExampleScores:
-    """The graph, and the scores of chosen edges, or of the best, on every example."""
-    if options["level"] != "edge":
+    """Score chosen edges on every example, beside the means of all edges.
+
+        scores = eap.example_scores(model, dataset, ["m0->logits", "a0.h1->m2"])
+        scores.to_frame().describe()
+
+    Args:
+        model: from `eap.load_model`.
+        dataset: from `eap.load_dataset`.
+        edges: names of edges, or how many of the best (which takes a second pass).
+        method: a method that scores by gradients; as for `attribute`.
+        steps: number of points, as for `attribute`; 'auto' takes a second pass.
+        expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        **options: metric, ablation, rule, observers and resources, as for `attribute`.
+
+    Raises:
+        UserError: as `attribute`; exact values and nodes, which have no scores per example.
+    """
+    if options.get("level", "edge") != "edge":
         raise UserError("per-example scores are of edges; leave level='node' out")
+    if not isinstance(method, str | Method) or get_method(method).scorer == "exact":
+        raise UserError("exact values and means of methods have no per-example scores")
+    options |= {"method": method, "expanded_kv": expanded_kv}
     names = [] if isinstance(edges, int) else list(edges)
-    first = None
-    if isinstance(edges, int) or options["steps"] == "auto":
-        first = attribute(model, dataset, **options)
-        options["steps"] = first.provenance["settings"].get("steps", options["steps"])
-    if first is not None and isinstance(edges, int):
-        best = first.top_n(min(edges, first.n_edges)).edge_names()
-        names = sorted(best, key=lambda edge: -abs(first.score(edge)))
-    config = replace(model.config, expanded_kv=options["expanded_kv"])
+    if isinstance(edges, int) or isinstance(steps, str | Auto):
+        first = attribute(model, dataset, steps=steps, **options)
+        steps = first.provenance["settings"].get("steps", steps)
+        if isinstance(edges, int):
+            best = first.top_n(min(edges, first.n_edges)).edge_names()
+            names = sorted(best, key=lambda edge: -abs(first.score(edge)))
+    config = replace(model.config, expanded_kv=expanded_kv)
     keep = KeepEdges(config, names, len(dataset), model.residual_dtype)
-    options["observers"] = [*options["observers"], keep]
-    graph = attribute(model, dataset, **options)
+    options["observers"] = [*options.get("observers", ()), keep]
+    graph = attribute(model, dataset, steps=steps, **options)
     distributed.sum_over_processes(keep.scores)
     return ExampleScores(graph, tuple(names), keep.scores)
 
@@ -215,6 +220,7 @@ class _Call:
     metric: Metric | None
     ablation: Ablation
     level: str
+    rule: str
 
     @classmethod
     def check(
@@ -237,7 +243,7 @@ class _Call:
                 raise UserError(f"{method.name} ablates nothing; leave the ablation out")
             if level == "node":
                 raise UserError(f"{method.name} scores edges; it has no scores of nodes")
-            return cls(method, None, get_ablation("zero"), level)
+            return cls(method, None, get_ablation("zero"), level, rule)
         chosen = get_metric("logit_diff" if metric is None else metric)
         where = get_ablation(ablation)
         if method.scorer != "exact" and not chosen.differentiable:
@@ -253,15 +259,15 @@ class _Call:
             )
         if method.integrates and not method.uses_rule and rule != "paper":
             raise UserError(f"{method.name} has a rule of its own; leave rule={rule!r} out")
-        return cls(method, chosen, where, level)
+        return cls(method, chosen, where, level, rule)
 
-    def points(self, steps: int | str, rule: str) -> list[Point]:
+    def points(self, steps: int | str) -> list[Point]:
         """At which inputs gradients are taken."""
         if not isinstance(steps, int):
             raise UserError(f"steps {steps!r}: a number of points, or 'auto'")
         if steps < 1:
             raise UserError(f"{steps} steps are too few; at least 1 is needed")
-        points = self.method.points(rule, steps)
+        points = self.method.points(self.rule, steps)
         flat = self.metric is not None and self.metric.flat_at_clean
         if flat and all(point.position == 1.0 for point in points):
             with_steps = f" with {steps} step" if self.method.integrates else ""
@@ -271,11 +277,11 @@ class _Call:
             )
         return points
 
-    def settings(self, steps: int | str, rule: str) -> dict[str, Any]:
+    def settings(self, steps: int | str) -> dict[str, Any]:
         """What of the settings the method depends on."""
         if not self.method.integrates:
             return {}
-        return {"steps": steps, "rule": rule} if self.method.uses_rule else {"steps": steps}
+        return {"steps": steps, "rule": self.rule} if self.method.uses_rule else {"steps": steps}
 
 
 def _name(metric: str | Metric | None) -> str:
@@ -286,15 +292,13 @@ def _score(
     model: Model,
     dataset: Dataset,
     call: _Call,
-    points: Sequence[Point],
-    expanded_kv: bool,
+    steps: int | str,
+    config: GraphConfig,
     limits: Resources,
     observers: Sequence[Observer],
-    settings: dict[str, Any],
 ) -> Graph:
     """Run a scorer over all batches and gather its scores."""
-    check_dataset(model, dataset)
-    config = replace(model.config, expanded_kv=expanded_kv)
+    points = call.points(steps)
     metrics = () if call.metric is None else (call.metric,)
 
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
@@ -318,13 +322,14 @@ def _score(
             for block in blocks:
                 moments.add(block.scores, (block.senders, block.receivers))
                 for observer in observers:
-                    observer.add(batch.rows, *block)
+                    observer.add(batch.rows, block)
     moments.merge_processes(what)
     change.merge_processes(what)
     check_values(metrics, moments.mean[None][: len(metrics)])
     provenance = sign(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
-        level=call.level, expanded_kv=expanded_kv, settings=settings,
+        level=call.level, expanded_kv=config.expanded_kv, settings=call.settings(steps),
+        code=score_code(), signed=call.method.signed,
     )  # fmt: skip
     # Unsigned scores are importance, whatever the metric: positive ones count as helpful.
     better = call.method.signed and (call.metric is None or call.metric.higher_is_better)
@@ -369,29 +374,3 @@ def _exact(
         **resources,
     )  # fmt: skip
     return graphs[call.metric.name]
-
-
-def _mean_of_methods(
-    model: Model, dataset: Dataset, methods: Sequence[str | Method], **settings: Any
-) -> Graph:
-    """The mean of several methods' scores, each scaled to unit mean magnitude."""
-    if len(methods) < 2:
-        raise UserError("a mean of methods needs at least two; give one as a string")
-    graphs = [attribute(model, dataset, method=method, **settings) for method in methods]
-    first = graphs[0]
-    at_nodes = settings["level"] == "node"
-    scaled = []
-    for graph in graphs:
-        scores = graph.node_scores if at_nodes else graph.scores
-        assert scores is not None
-        there = scores if at_nodes else scores[graph.edge_exists]
-        scaled.append(scores / there.abs().mean().clamp(min=torch.finfo(scores.dtype).tiny))
-    mean = torch.stack(scaled).mean(0)
-    names = " + ".join(graph.provenance["method"] for graph in graphs)
-    provenance = {**first.provenance, "method": f"mean of {names}", "settings": {
-        graph.provenance["method"]: graph.provenance["settings"] for graph in graphs
-    }}  # fmt: skip
-    provenance.pop("completeness", None)
-    if at_nodes:
-        return replace(first, node_scores=mean, node_errors=None, provenance=provenance)
-    return replace(first, scores=mean, standard_errors=None, provenance=provenance)

@@ -32,6 +32,7 @@ from eap.graph import Graph
 from eap.metrics.metric import METRICS, Metric, get_metric
 from eap.model.model import Model
 from eap.runtime.checkpoint import Checkpoint
+from eap.runtime.code import score_code
 from eap.runtime.resources import ResourceOptions, Resources
 
 
@@ -109,6 +110,7 @@ def learn_ranking(
     provenance = sign(
         model, dataset, metric=chosen, method="MAttr", ablation=where,
         level=level, expanded_kv=expanded_kv, settings=asdict(recipe),
+        code=score_code(), signed=False,
     )  # fmt: skip
     difference = 1.0
     if loss == "faithfulness":

@@ -7,7 +7,7 @@ your own is a `Method` given to `eap.attribute`; how scores are computed from po
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -67,6 +67,23 @@ def along_the_path(rule: str, steps: int) -> list[Point]:
 def from_the_ablated_end(rule: str, steps: int) -> list[Point]:
     """k/m for k = 0..m-1, whatever the rule."""
     return along_the_path("library", steps)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """As many points of integration as it takes (`steps` of `eap.attribute`).
+
+        graph = eap.attribute(model, dataset, steps=eap.Auto(tolerance=0.01))
+
+    Attributes:
+        tolerance: how far the scores of the edges out of the input may be from the metric's
+            difference, relative to it.
+    """
+
+    tolerance: float = 0.05
+
+    TRIED: ClassVar = (5, 10, 20, 40, 80, 160, 320)
+    """Numbers of points, in the order in which they are tried."""
 
 
 @dataclass(frozen=True)

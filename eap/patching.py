@@ -48,6 +48,7 @@ from eap.model.model import Model
 from eap.model.runs import LayerTrace, SenderOutputs, changed_attention, run_layers
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
+from eap.runtime.code import score_code
 from eap.runtime.memory import patching_need
 from eap.runtime.progress import progress_bar
 from eap.runtime.resources import ResourceOptions, Resources
@@ -131,7 +132,7 @@ def run_plan(
             higher_is_better=metric.higher_is_better,
             provenance=sign(
                 model, work.dataset, metric=metric, method="exact", ablation=work.ablation,
-                expanded_kv=config.expanded_kv,
+                expanded_kv=config.expanded_kv, code=score_code(),
             ),
         )  # fmt: skip
     return graphs
@@ -179,7 +180,7 @@ def patch_nodes(
             node_errors=None if error is None else error[number].to(model.residual_dtype),
             provenance=sign(
                 model, dataset, metric=metric, method="exact", ablation=where, level="node",
-                expanded_kv=expanded_kv,
+                expanded_kv=expanded_kv, code=score_code(),
             ),
         )
         for number, metric in enumerate(chosen)

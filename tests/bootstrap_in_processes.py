@@ -12,7 +12,7 @@ import numpy as np
 
 from eap import learning
 from eap.analysis import clusters, stability
-from eap.data import known_circuits
+from eap.data.collections import known_circuits
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
 

@@ -17,7 +17,7 @@ from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError
 from eap.graph.numbering import GraphConfig
 from eap.model.families import FAMILIES
-from eap.runtime.code import engine_hash, library_versions
+from eap.runtime.code import drawing_code, library_versions, package_code
 from eap.runtime.home import from_home
 from eap.runtime.shipped import data_folder
 from eap.studies.catalogue import STEPS, Step
@@ -199,16 +199,19 @@ def data_files(tasks: Sequence[str], family: str | None) -> tuple[str, ...]:
 
 
 def code_of(step: Step) -> str:
-    """What the results of a step come from, as one hash: its script, its part of the package."""
+    """The code that the results of a step come from, as one hash.
+
+    A step that runs the model depends on its script and on all of the package but what only draws
+    (graphs, which are dear, have a key of their own: `eap.runtime.code.score_code`). A figure
+    depends on its script, on those beside it, and on what figures are drawn by.
+    """
     script = REPOSITORY / step.script
     paths = {script, *script.parent.glob("*.py")} if "/" in step.script else {script}
-    if not step.runs_model:
-        paths |= set((REPOSITORY / "eap" / "figures").rglob("*.py"))
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.read_bytes())
-    engine = (engine_hash(), library_versions()) if step.runs_model else ()
-    digest.update(json.dumps(engine, sort_keys=True).encode())
+    key = (package_code(), library_versions()) if step.runs_model else drawing_code()
+    digest.update(json.dumps(key, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 

@@ -14,11 +14,11 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from eap.attribution import attribute
 from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
+from eap.engine.score_blocks import ScoreBlock
 from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
@@ -40,19 +40,14 @@ class ScoresInto:
         self.receivers = receivers
         self.scores = torch.zeros(n_examples, n_forward, len(receivers))
 
-    def add(
-        self,
-        rows: Sequence[int],
-        senders: slice,
-        receivers: Sequence[int],
-        scores: Float[Tensor, "batch sender receiver"],
-    ) -> None:
+    def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
         """Keep the columns that are asked for."""
+        receivers, scores = block.receivers, block.scores
         chosen = [i for i, receiver in enumerate(receivers) if receiver in self.receivers]
         if not chosen:
             return
         columns = torch.tensor([receivers[i] - self.receivers.start for i in chosen])
-        held = self.scores[:, senders]  # a view
+        held = self.scores[:, block.senders]  # a view
         held[torch.tensor(rows)[:, None], :, columns] = (
             scores[:, :, chosen].detach().float().cpu().transpose(1, 2)
         )

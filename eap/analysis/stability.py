@@ -27,6 +27,7 @@ from eap.ablation import Ablation
 from eap.analysis.compare import nodes
 from eap.attribution import attribute
 from eap.data.dataset import Dataset, Example
+from eap.engine.score_blocks import ScoreBlock
 from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
 from eap.metrics.metric import Metric
@@ -80,28 +81,17 @@ class Resamples:
         # Sums lie where the scores are, so that blocks need not be moved: one for each device.
         self._sums: dict[torch.device, Tensor] = {}
 
-    def add(
-        self,
-        rows: Sequence[int],
-        senders: slice,
-        receivers: Sequence[int],
-        scores: Float[Tensor, "batch sender receiver"],
-    ) -> None:
-        """Take the scores of some edges on a batch of examples.
-
-        Args:
-            rows: of the examples in their data set.
-            senders, receivers: indices of the edges' ends.
-            scores: of every example.
-        """
+    def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
+        """Take the scores of a batch; `rows` are its examples in their data set."""
+        scores = block.scores
         weights = self.weights[list(rows)].to(scores.device, scores.dtype)
-        block = (weights.T @ scores.detach().flatten(1)).unflatten(1, scores.shape[1:])
+        weighted = (weights.T @ scores.detach().flatten(1)).unflatten(1, scores.shape[1:])
         if scores.device not in self._sums:
             dtype = torch.float32 if scores.device.type == "mps" else torch.float64
             self._sums[scores.device] = torch.zeros(self._shape, dtype=dtype, device=scores.device)
         sums = self._sums[scores.device]
-        columns = torch.as_tensor(receivers, device=scores.device)
-        sums[:, senders, columns] += block.to(sums.dtype)
+        columns = torch.as_tensor(block.receivers, device=scores.device)
+        sums[:, block.senders, columns] += weighted.to(sums.dtype)
 
     def merge_processes(self) -> None:
         """Every process ends with the resamples of all examples."""

@@ -15,33 +15,19 @@ frozen (see `BackwardRules`), or where there is no norm, the second term is abse
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from eap.engine.score_blocks import ScoreBlock
 from eap.graph import GraphConfig
 from eap.model.blocks import Norm
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.rules import EXACT, BackwardRules
 from eap.model.runs import LayerTrace, SenderOutputs
-
-
-class Block(NamedTuple):
-    """Scores of every example, of the edges from some senders into some receivers.
-
-    Attributes:
-        senders: their indices.
-        receivers: their indices.
-        scores: 0 where there is no edge.
-    """
-
-    senders: slice
-    receivers: list[int]
-    scores: Float[Tensor, "batch sender receiver"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +191,7 @@ def contract(
     gradients: RunGradient,
     cache: PrefixCache,
     senders: slice | None = None,
-) -> Iterator[Block]:
+) -> Iterator[ScoreBlock]:
     """Scores of every example: what senders changed times the receivers' gradients.
 
     Args:
@@ -218,7 +204,7 @@ def contract(
         D: Float[Tensor, "sender batch query d_model"],
         n_senders: int,
         by_receiver: Mapping[int, Float[Tensor, "_n batch query d_model"]],
-    ) -> Iterator[Block]:
+    ) -> Iterator[ScoreBlock]:
         rows = slice(senders.start, min(senders.stop, n_senders))
         if rows.stop <= rows.start or not by_receiver:
             return
@@ -229,7 +215,7 @@ def contract(
             rearrange(D[rows], "sender batch query d -> batch sender (query d)"),
             rearrange(G, "receiver batch query d -> batch (query d) receiver"),
         )
-        yield Block(rows, receivers, scores)
+        yield ScoreBlock(rows, receivers, scores)
 
     for layer in range(config.n_layers):
         if layer not in gradients.layers:

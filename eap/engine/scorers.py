@@ -5,7 +5,7 @@ sign: the change of the metric when the edge is ablated. `SCORERS` is their tabl
 says which method is which kind, at which points and by which rules.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,8 +25,8 @@ from eap.engine.path_gradients import (
     weighted_sum,
 )
 from eap.engine.prepared import PreparedBatch
-from eap.engine.receivers import Block, RunGradient, contract, differentiate
-from eap.graph import GraphConfig
+from eap.engine.receivers import RunGradient, contract, differentiate
+from eap.engine.score_blocks import ScoreBlock, summed, to_nodes
 from eap.methods import Method, Point
 from eap.metrics.metric import Predictions
 from eap.model.runs import (
@@ -58,7 +58,7 @@ class Request:
     metric_change: Moments | None = None
 
 
-Scorer = Callable[[PreparedBatch, Request], Iterator[Block]]
+Scorer = Callable[[PreparedBatch, Request], Iterator[ScoreBlock]]
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def note_metric_change(batch: PreparedBatch, request: Request, clean: CleanRun) 
     request.metric_change.add(change)
 
 
-def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     """What senders changed, times the gradient averaged over the method's points (EAP, EAP-IG)."""
     work = batch.work
     gradients, clean = gradients_at(
@@ -87,27 +87,14 @@ def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[Block]:
 # ---- methods of several parts --------------------------------------------------------------------
 
 
-def summed(parts: Iterable[Iterable[Block]]) -> list[Block]:
-    """The sums of blocks that stand for the same edges in several parts."""
-    total: dict[tuple[int, int, int], Block] = {}
-    for part in parts:
-        for block in part:
-            key = (block.senders.start, block.senders.stop, block.receivers[0])
-            if key in total:
-                total[key].scores.add_(block.scores)
-            else:
-                total[key] = block
-    return list(total.values())
-
-
-def score_increments(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     """Minus the sum over steps of what senders changed in a step, times the gradient before it."""
     work, rules = batch.work, request.method.rules
     clean = run_clean(batch)
     note_metric_change(batch, request, clean)
     descending = sorted(request.points, key=lambda point: -point.position)
 
-    def parts() -> Iterator[Iterator[Block]]:
+    def parts() -> Iterator[Iterator[ScoreBlock]]:
         later, position = clean.trace, 1.0
         for first in range(0, len(descending), request.points_per_run):
             some = descending[first : first + request.points_per_run]
@@ -130,12 +117,12 @@ def score_increments(batch: PreparedBatch, request: Request) -> Iterator[Block]:
     yield from summed(parts())
 
 
-def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     """The mean over layers of |score|, where that layer passes no gradient on (GradDrop)."""
     work, clean = batch.work, None
     n_layers = work.config.n_layers
 
-    def parts() -> Iterator[Iterator[Block]]:
+    def parts() -> Iterator[Iterator[ScoreBlock]]:
         nonlocal clean
         for layer in range(n_layers):
             rules = replace(request.method.rules, dropped_layer=layer)
@@ -153,7 +140,7 @@ def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[Blo
     note_metric_change(batch, request, clean)
 
 
-def score_activations(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     """Senders of one sublayer at a time, with the gradient along their own outputs' path.
 
     The outputs of the input, of a layer's attention or of its MLP are interpolated between ablated
@@ -165,7 +152,7 @@ def score_activations(batch: PreparedBatch, request: Request) -> Iterator[Block]
     note_metric_change(batch, request, clean)
     changes = sender_changes_of(batch, clean)
 
-    def contracted(gradients: RunGradient, senders: slice) -> Iterator[Block]:
+    def contracted(gradients: RunGradient, senders: slice) -> Iterator[ScoreBlock]:
         return contract(work.model, config, changes, gradients, batch.cache, senders)
 
     gradients, _ = gradients_at(
@@ -225,7 +212,7 @@ def _after_sublayer(
     return total
 
 
-def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     """EAP, but for q and k edges the exact change of the attention pattern (AtP*'s QK fix).
 
     The change of z that the new pattern makes is multiplied by the metric's gradient at z.
@@ -257,7 +244,9 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[Block]:
                 dim=1,
             )
             receivers = config.receivers(layer, kind)
-            yield Block(slice(0, n_senders), list(range(receivers.start, receivers.stop)), scores)
+            yield ScoreBlock(
+                slice(0, n_senders), list(range(receivers.start, receivers.stop)), scores
+            )
 
 
 @torch.no_grad()
@@ -276,7 +265,7 @@ def _pattern_score(
     return reduce(by_head, "batch (n shared) -> batch n", "sum", n=work.config.n_receivers(kind))
 
 
-def score_flow(batch: PreparedBatch, request: Request) -> Iterator[Block]:
+def score_flow(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     """Information flow routes: how much of what a receiver reads is what a sender sends.
 
     max(0, |x|_1 - |x - a_u|_1) with x what the receiver reads, normalised over senders, averaged
@@ -297,9 +286,9 @@ def score_flow(batch: PreparedBatch, request: Request) -> Iterator[Block]:
         weights = real / real.sum(-1, keepdim=True)
         return einsum(share, weights, "sender batch pos, batch pos -> batch sender")
 
-    def block(x: Tensor, n_senders: int, receivers: list[int]) -> Block:
+    def block(x: Tensor, n_senders: int, receivers: list[int]) -> ScoreBlock:
         scores = shares(x, n_senders)[..., None].expand(-1, -1, len(receivers))
-        return Block(slice(0, n_senders), receivers, scores)
+        return ScoreBlock(slice(0, n_senders), receivers, scores)
 
     for layer, run in enumerate(trace):
         first = config.receivers(layer, "q").start
@@ -308,17 +297,6 @@ def score_flow(batch: PreparedBatch, request: Request) -> Iterator[Block]:
         mlp = [config.mlp_receiver(layer)]
         yield block(run.mlp_in, config.senders_before(layer, "mlp"), mlp)
     yield block(final, config.n_forward, [config.logits_receiver])
-
-
-def to_nodes(config: GraphConfig, blocks: Iterable[Block], batch: int) -> Block:
-    """Every sender's sum over its edges, as one block whose one receiver is numbered 0."""
-    total: Tensor | None = None
-    for block in blocks:
-        if total is None:
-            total = block.scores.new_zeros(batch, config.n_forward)
-        total[:, block.senders] += block.scores.sum(-1)
-    assert total is not None
-    return Block(slice(0, config.n_forward), [0], total[..., None])
 
 
 SCORERS: dict[str, Scorer] = {

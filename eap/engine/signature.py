@@ -4,49 +4,75 @@ Whoever reads a graph, a table or a picture can so say which model, tokens, metr
 and code it comes from. `eap.studies.provenance` compares two of these.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from eap.ablation import Ablation
 from eap.data.dataset import Dataset
 from eap.metrics.metric import Metric
 from eap.model.model import Model
-from eap.runtime.code import command, engine_hash, library_versions
+from eap.runtime.code import command, library_versions, package_code
 
 
 def sign(
     model: Model,
-    dataset: Dataset,
+    data: Dataset | Mapping[str, Dataset],
     *,
     metric: Metric | None,
     method: str,
     ablation: Ablation,
     level: str = "edge",
     expanded_kv: bool = False,
-    settings: dict[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    code: str | None = None,
+    by_task: Mapping[str, Mapping[str, Any]] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Where a result comes from, as JSON has it.
 
     Args:
-        settings: of the method (steps, rule, ...).
-        more: what else the result should say of itself.
+        model: the model that was run.
+        data: the data set, or the data set of every task by the task's name.
+        metric: the metric that was measured; None where there is none, or one for every task.
+        method: name of the method.
+        ablation: what ablated edges carried.
+        level: 'edge' or 'node'.
+        expanded_kv: whether the graph has one k and v receiver per query head.
+        settings: settings of the method (steps, rule, ...).
+        code: key of the code that the result depends on; None: the whole package's. Graphs of
+            scores have `eap.runtime.code.score_code`.
+        by_task: for several data sets, what else is to be said of a task (its metric, ...).
+        more: what else is to be said of the result.
     """
+    if isinstance(data, Dataset):
+        name = None if metric is None else metric.name
+        about: dict[str, Any] = {"task": data.task, "data": _data(data), "metric": name}
+    else:
+        extra = by_task or {}
+        about = {
+            "tasks": {
+                task: {"data": _data(dataset), **extra.get(task, {})}
+                for task, dataset in data.items()
+            }
+        }
     return {
         "model": {"name": model.name, **model.source, "dtype": str(model.dtype)},
-        "task": dataset.task,
-        "data": {
-            **dataset.provenance,
-            "n_pairs": len(dataset),
-            "tokens_sha256": dataset.tokens_sha256,
-        },
-        "metric": None if metric is None else metric.name,
+        **about,
         "method": method,
         "settings": dict(settings or {}),
         "ablation": ablation.provenance(),
         "level": level,
         "expanded_kv": expanded_kv,
         **more,
-        "code": engine_hash(),
+        "code": package_code() if code is None else code,
         "versions": library_versions(),
         "command": command(),
+    }
+
+
+def _data(dataset: Dataset) -> dict[str, Any]:
+    return {
+        **dataset.provenance,
+        "n_pairs": len(dataset),
+        "tokens_sha256": dataset.tokens_sha256,
     }

@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -265,15 +266,12 @@ def check_comparable(tables: Iterable[Table]) -> None:
         UserError: the tables may not stand side by side; says what differs.
     """
     known = [table for table in tables if table.metadata is not None]
-    by_task: dict[str, Table] = {}
-    for table in known:
-        first_of_task = by_task.setdefault(str((table.metadata or {}).get("task")), table)
-        for other in (known[0], first_of_task):
-            if (reason := comparable(other.metadata, table.metadata)) is not None:
-                raise UserError(
-                    f"{shown(other.path)} and {shown(table.path)} do not belong in one figure: "
-                    f"{reason}; make one of the two anew"
-                )
+    for other, table in combinations(known, 2):
+        if (reason := comparable(other.metadata, table.metadata)) is not None:
+            raise UserError(
+                f"{shown(other.path)} and {shown(table.path)} do not belong in one figure: "
+                f"{reason}; make one of the two anew"
+            )
 
 
 def check_one_model(tables: Iterable[Table]) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from eap.errors import UserError, quoted
-from eap.graph.export import nodes_of_receiver
+from eap.graph.formats.export import nodes_of_receiver
 from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.runtime.atomic import write_atomically

@@ -13,9 +13,10 @@ from torch import Tensor
 
 import eap
 from eap.errors import UserError
-from eap.graph import export, files, selection
+from eap.graph import selection
 from eap.graph.contents import GraphContents, edge_exists
-from eap.graph.files import Schema
+from eap.graph.formats import export, files
+from eap.graph.formats.files import Schema
 from eap.graph.numbering import GraphConfig, edge_index
 from eap.graph.selection import By
 

@@ -1,10 +1,18 @@
-"""What a result says about how it was made: code, libraries, command. Loads no torch."""
+"""What a result says about how it was made: code, libraries, command. Loads no torch.
+
+Two keys say which code a number depends on, by rooms, so that a new file needs no entry in a list:
+
+* `score_code`, of graphs: the rooms that a score goes through, so that a change elsewhere does not
+  throw exact values away;
+* `package_code`, of everything made of scores (curves, areas, verdicts): all but what only draws.
+"""
 
 import ast
 import hashlib
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,29 +24,80 @@ LIBRARIES = {"eap": "eap-circuits"} | {
     name: name for name in ("numpy", "torch", "transformer_lens", "transformers")
 }
 
-# Parts of the package that no score and no value of a circuit goes through.
-NOT_ENGINE = (
-    "figures", "studies", "runtime", "__init__.py", "errors.py", "measures.py", "compare.py",
-    "stability.py", "verdicts.py", "screening.py", "hand_made.py", "mib.py", "rankings.py",
-    "clusters.py", "known_circuits.py", "hypotheses.py", "signature.py", "attention.py",
-    "example_scores.py", "version.py", "commands", "_data", "_scripts",
-)  # fmt: skip
+SCORE_ROOMS = ("", "data", "engine", "graph", "metrics", "model")
+"""Rooms that a score goes through, without the rooms inside them; "" is the top of the package.
+
+The rows that tasks and readers make are known by the hash of their tokens.
+"""
+
+DRAWING_ROOMS = ("figures",)
+"""Rooms that only draw."""
+
+SHIPPED = ("_data", "_scripts")
+"""Folders of a wheel that are the repository's, not the package's."""
 
 
 @cache
-def engine_hash() -> str:
-    """A hash of the code that scores and values go through: changed code is another result.
+def score_code() -> str:
+    """A hash of the code that scores go through: another one means that graphs are made anew."""
+    return hash_of(path for path in _sources() if _room(path) in SCORE_ROOMS)
 
-    It is taken of the syntax trees: comments, docstrings and layout change no number.
+
+@cache
+def package_code() -> str:
+    """A hash of all code that a number may depend on: the package without what only draws."""
+    return hash_of(path for path in _sources() if path.parts[0] not in DRAWING_ROOMS)
+
+
+@cache
+def drawing_code() -> str:
+    """A hash of what figures are drawn by: the rooms that draw, and all that they import."""
+    sources = set(_sources())
+    drawing = [path for path in sources if path.parts[0] in DRAWING_ROOMS]
+    reached: set[Path] = set()
+    while drawing:
+        path = drawing.pop()
+        if path not in reached:
+            reached.add(path)
+            drawing += _imported(path, sources)
+    return hash_of(reached)
+
+
+def hash_of(paths: Iterable[Path]) -> str:
+    """A hash of the syntax trees of files of the package.
+
+    Comments, docstrings and layout change no number.
+
+    Args:
+        paths: relative to the package.
     """
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE)
-        if name.parts[0] not in NOT_ENGINE:
-            tree = ast.parse(path.read_bytes())
-            _drop_docstrings(tree)
-            digest.update(f"{name.as_posix()}\n{ast.dump(tree)}\n".encode())
+    for path in sorted(paths):
+        tree = ast.parse((PACKAGE / path).read_bytes())
+        _drop_docstrings(tree)
+        digest.update(f"{path.as_posix()}\n{ast.dump(tree)}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _sources() -> list[Path]:
+    paths = (path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+    return [path for path in paths if path.parts[0] not in SHIPPED]
+
+
+def _room(path: Path) -> str:
+    room = path.parent.as_posix()
+    return "" if room == "." else room
+
+
+def _imported(path: Path, sources: set[Path]) -> list[Path]:
+    """Files of the package that a file imports at its top."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse((PACKAGE / path).read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    files = [Path(*module.split(".")[1:]) for module in modules if module.startswith("eap.")]
+    both = [name for file in files for name in (file.with_suffix(".py"), file / "__init__.py")]
+    return [name for name in both if name in sources]
 
 
 def library_versions() -> dict[str, str]:

@@ -16,7 +16,6 @@ from .provenance import save_csv as save_csv
 from .scoring import attributed as attributed
 from .scoring import count_edges as count_edges
 from .scoring import describe as describe
-from .scoring import describe_tasks as describe_tasks
 from .scoring import is_flat as is_flat
 from .scoring import keep_folders as keep_folders
 from .scoring import load_model_of as load_model_of

@@ -16,6 +16,7 @@ from eap.model.model import Model
 from eap.patching import measure_seconds, run_plan
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint, checkpoint_file
+from eap.runtime.code import score_code
 from eap.runtime.progress import duration, say
 from eap.runtime.resources import Resources
 from eap.studies.paths import shown
@@ -60,7 +61,9 @@ class ExactStudy:
             for metric in EXACT_METRICS
         }
         origins = {
-            metric: describe(settings, model, dataset, metric=metric, method="exact")
+            metric: describe(
+                settings, model, dataset, metric=metric, method="exact", code=score_code()
+            )
             for metric in EXACT_METRICS
         }
         checkpoint = self._checkpoint(dataset.task)
@@ -97,6 +100,7 @@ class ExactStudy:
             origins[metric] = describe(
                 settings, self.model, dataset, metric=metric, method="EAP-IG, verified",
                 options={"steps": settings.ig_steps, "rule": settings.ig_rule, **of_screening},
+                code=score_code(),
             )  # fmt: skip
         chosen = choose_edges(
             [*also, *estimates.values()], top=top, sample=sample, seed=settings.seed
@@ -135,7 +139,13 @@ class ExactStudy:
     def _checkpoint(self, name: str, **more: Any) -> Checkpoint:
         """Where the progress of a run is kept: every run, of whatever settings, has its own."""
         identity = describe(
-            self.settings, self.model, self.dataset, metric="logit_diff", method="exact", **more
+            self.settings,
+            self.model,
+            self.dataset,
+            metric="logit_diff",
+            method="exact",
+            code=score_code(),
+            **more,
         )
         for key in ("command", "metric"):
             del identity[key]

@@ -13,8 +13,8 @@ import pandas as pd
 
 from eap.analysis.rankings import Areas, areas
 from eap.attribution import attribute
+from eap.data.collections.mib import get_mib_task, load_mib
 from eap.data.dataset import DATA, Dataset
-from eap.data.mib import get_mib_task, load_mib
 from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.methods import get_method
@@ -68,10 +68,10 @@ def mib_study(
 
     Args:
         model: from `eap.load_model`.
-        task: a name of `eap.data.mib.MIB_TASKS`.
+        task: a name of `eap.data.collections.mib.MIB_TASKS`.
         method: a name of `eap.methods.METHODS`.
         level: 'edge' or 'node'.
-        source: where the data are; see `eap.data.mib.load_mib`.
+        source: where the data are; see `eap.data.collections.mib.load_mib`.
         split: on which circuits are measured: 'test' or 'validation'.
         n_train: pairs of the train split to score on; None: 1,000 of IOI, else 100.
         head: measure on only so many pairs; None: all.

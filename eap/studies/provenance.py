@@ -14,6 +14,7 @@ the Web". It holds the table's SHA-256: what does not belong to the table beside
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ import pandas as pd
 
 from eap.runtime import processes
 from eap.runtime.atomic import write_atomically
-from eap.runtime.code import command, engine_hash, library_versions
 from eap.runtime.progress import say
 from eap.studies.paths import shown
 
@@ -43,28 +43,6 @@ _DEFAULTS = {"ablation": "resample", "level": "edge", "expanded_kv": False}
 
 # The metadata's keys: Dublin Core's and schema.org's names, as CSV on the Web wants them.
 _PROVENANCE, _HASH = "dc:provenance", "schema:sha256"
-
-
-def describe(
-    model: Mapping[str, Any], task: str, data: Mapping[str, Any], **settings: Any
-) -> dict[str, Any]:
-    """The provenance of a result of this code, this installation and this command.
-
-    Args:
-        model: name, what identifies its weights, dtype.
-        task: name of the task.
-        data: `Dataset.provenance`.
-        settings: metric, method and all else that a number depends on.
-    """
-    return {
-        "model": dict(model),
-        "task": task,
-        "data": dict(data),
-        **settings,
-        "code": engine_hash(),
-        "versions": library_versions(),
-        "command": command(),
-    }
 
 
 # ---- comparing -----------------------------------------------------------------------------------
@@ -102,7 +80,7 @@ def comparable(*provenances: Provenance | None) -> str | None:
         if not _equal(_model_identity(model), _model_identity(models[0])):
             return f"made with different models: {_model_line(models[0])} and {_model_line(model)}"
     by_task: dict[str, Provenance] = {}
-    for provenance in known:
+    for provenance in chain.from_iterable(map(_of_tasks, known)):
         task = str(provenance.get("task", ""))
         first = by_task.setdefault(task, provenance)
         of_task = f"{task[:60]}: " if task else ""

@@ -17,6 +17,7 @@ from eap.metrics.metric import get_metric
 from eap.model.loading import load_model
 from eap.model.model import Model
 from eap.runtime import distributed
+from eap.runtime.code import score_code
 from eap.runtime.progress import say
 from eap.studies import provenance as origins
 from eap.studies.command_names import as_typed
@@ -110,39 +111,30 @@ def is_flat(metric: str) -> bool:
 def describe(
     settings: Settings,
     model: Model,
-    dataset: Dataset,
+    data: Dataset | Mapping[str, Dataset],
     *,
-    metric: str | None,
+    metric: str | None = None,
     method: str,
     options: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Where a result on one task comes from; `options` are the settings of its method."""
-    of = None if metric is None else get_metric(metric)
+    """Where a result on one task, or on several, comes from; see `eap.engine.signature.sign`.
+
+    Args:
+        settings: of the experiment.
+        model: from `load_model_of`.
+        data: from `load_task`, or from `load_tasks`.
+        metric: name of the metric; None where there is none, or one for every task.
+        method: name of the method.
+        options: settings of the method.
+        more: `code`, `by_task`, and what else is to be said of the result.
+    """
+    no_metric = metric is None and isinstance(data, Dataset)
     return sign(
-        model, dataset, metric=of, method=method,
-        ablation=get_ablation("zero" if of is None else None),
-        expanded_kv=settings.expanded_kv, settings=dict(options or {}), **more,
+        model, data, metric=None if metric is None else get_metric(metric), method=method,
+        ablation=get_ablation("zero" if no_metric else None),
+        expanded_kv=settings.expanded_kv, settings=options, **more,
     )  # fmt: skip
-
-
-def describe_tasks(
-    settings: Settings,
-    model: Model,
-    tasks: Mapping[str, Mapping[str, Any]],
-    *,
-    method: str,
-    options: Mapping[str, Any],
-    **more: Any,
-) -> dict[str, Any]:
-    """Where a table of several tasks comes from: `tasks` has the data and metrics of each."""
-    task, parts = next(iter(tasks.items()))
-    of_one = Dataset(task, (), provenance=parts["data"])
-    origin = sign(
-        model, of_one, metric=None, method=method, ablation=get_ablation(None),
-        expanded_kv=settings.expanded_kv, settings=dict(options), tasks=dict(tasks), **more,
-    )  # fmt: skip
-    return {key: value for key, value in origin.items() if key not in ("task", "data", "metric")}
 
 
 # ---- scored graphs -------------------------------------------------------------------------------
@@ -176,7 +168,7 @@ def attributed(
     options |= {"rule": rule} if how.uses_rule else {}
     origin = describe(
         settings, model, dataset, metric=of, method=method,
-        options=options if how.integrates else {},
+        options=options if how.integrates else {}, code=score_code(),
     )  # fmt: skip
     path = graph_path(settings, model, name)
     if (finished := reusable(path, origin, overwrite=settings.overwrite)) is not None:

@@ -9,6 +9,7 @@ from eap.data.dataset import Dataset
 from eap.data.tasks import get_task
 from eap.graph.graph import Graph
 from eap.model.model import Model
+from eap.runtime.code import package_code
 from eap.runtime.progress import say
 from eap.statistics.measures import normalised
 from eap.studies.paths import model_name
@@ -64,7 +65,12 @@ def task_circuit(settings: Settings, model: Model, task: str, dataset: Dataset) 
     path = graph_path(settings, model, f"{task}_circuit")
     published = has_published_sizes(model) and spec.circuit_size <= graph.n_edges
     rule = f"{spec.circuit_size} edges" if published else f"{FAITHFUL:.0%} faithful"
-    origin = {**graph.provenance, "circuit": rule, "faithful_by": spec.cross_task_metric}
+    origin = {
+        **graph.provenance,
+        "circuit": rule,
+        "faithful_by": spec.cross_task_metric,
+        "code": package_code(),
+    }
     if (finished := reusable(path, origin, overwrite=settings.overwrite)) is not None:
         return finished
     if published:

@@ -16,7 +16,7 @@ from eap.figures.cross_task import with_rows
 from eap.figures.curves import methods_of
 from eap.figures.tables import BASELINES, read_bands, read_table
 from eap.statistics.measures import normalised
-from eap.studies.provenance import describe, read_metadata, save_csv
+from eap.studies.provenance import read_metadata, save_csv
 
 WHOLE = pd.DataFrame(
     {
@@ -101,7 +101,7 @@ VALUES = st.recursive(
 def test_odd_metadata_is_believed_or_not(tmp_path_factory, changed):
     folder = tmp_path_factory.getbasetemp() / "metadata"
     path = folder / "t.csv"
-    origin = describe({"name": "m"}, "ioi", {"pairs": 3}, metric="logit_diff")
+    origin = {"model": {"name": "m"}, "task": "ioi", "data": {"pairs": 3}, "metric": "logit_diff"}
     save_csv(WHOLE, path, origin)
     beside = path.with_name("t.csv-metadata.json")
     text = json.dumps(json.loads(beside.read_text("utf8")) | changed)

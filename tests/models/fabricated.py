@@ -130,6 +130,19 @@ def fabricate_cross_task(output: Path, model: str, tasks: Sequence[str] = tuple(
     save(frame, output / "results" / "cross-task" / model / "csv" / "faithfulness.csv")
 
 
+def fabricate_real_rank(output: Path, model: str, tasks: Sequence[str]) -> None:
+    """Overlap by depth, for Figure 9, as compare_real.py writes it."""
+    depths = range(25, 601, 25)
+    for kind in ("node", "edge"):
+        columns = {
+            f"{task}_{pair}": [depth / 1000 for depth in depths]
+            for task in tasks
+            for pair in ("real_EAP", "real_EAP-IG", "EAP_EAP-IG")
+        }
+        folder = output / "results" / "real_rank" / model / "csv"
+        save(pd.DataFrame({"depth": depths} | columns), folder / f"{kind}-overlap.csv")
+
+
 def save_published_graph(graph: Graph, path: Path, *, seed: int = 0) -> None:
     """Write a random circuit as the paper's code does."""
     chosen = random_circuits(graph, [20], 1, seed=seed)[0][0]

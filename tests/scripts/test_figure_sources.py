@@ -13,6 +13,7 @@ from models.fabricated import SMALL
 
 from eap.figures import curves, tables
 from eap.graph.graph import Graph
+from eap.studies.provenance import write_table
 
 
 def test_two_models_of_one_name_are_not_drawn_together(tmp_path, capfd):
@@ -37,6 +38,52 @@ def test_exact_curves_of_another_run_are_not_drawn_beside_estimates(changed, tmp
     assert capfd.readouterr().err.count("\n") == 1
     signed(fabricated.curve_table(["real"]), results.csv("real", "ioi"))
     assert draw(COMBINED, tmp_path, "--tasks", "ioi") == 0
+
+
+def several(pairs: int, *, tasks=("ioi", "sva"), **more):
+    """Provenance of a table of several tasks, on so many pairs of each."""
+    data = {"source": "data", "tokens_sha256": f"{pairs}", "n_pairs": pairs}
+    return {
+        "model": MODEL,
+        "tasks": {task: {"data": data, "metric": "logit_diff", **more} for task in tasks},
+        "method": "any",
+    }
+
+
+SEVERAL = {
+    "results/cross-task/make_all_heatmaps.py": "jaccard/{model}/csv/edge_ious",
+    "results/cross-task/recall_heatmaps.py": "jaccard/{model}/csv/edge_overlap",
+    "results/real_rank/node_edge_overlap_plot.py": "real_rank/{model}/csv/edge-overlap",
+}
+
+
+@pytest.mark.parametrize("script", SEVERAL)
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (several(4), "ioi: made on different data: 100 pairs"),
+        (several(4, tasks=("sva",)), "sva: made on different data"),
+        (several(100) | {"model": OTHER}, "different models"),
+        (several(100) | {"expanded_kv": True}, "counts of edges"),
+        (several(100, tasks=("gender-bias",)), None),
+        (several(100), None),
+    ],
+)
+def test_tables_of_several_tasks_are_compared_task_by_task(script, other, says, tmp_path, capfd):
+    fabricated.fabricate_cross_task(tmp_path, "small", ["ioi", "sva"])
+    fabricated.fabricate_real_rank(tmp_path, "small", ["ioi", "sva"])
+    odd = tmp_path / "results" / f"{SEVERAL[script].format(model='small')}.csv"
+    for path in tmp_path.rglob("*.csv"):
+        index = path.parent.parent.parent.name != "real_rank"
+        frame = pd.read_csv(path, index_col=0 if index else None)
+        write_table(frame, path, other if path == odd else several(100), index=index)
+    tasks = ("--tasks", "ioi", "sva")
+    assert draw(script, tmp_path, *tasks) == (0 if says is None else 2)
+    said = capfd.readouterr().err
+    if says is not None:
+        assert says in said
+        assert said.count("\n") == 1
+        assert pictures(tmp_path) == set()
 
 
 def test_axes_are_labelled_from_the_metadata(tmp_path):

@@ -104,20 +104,20 @@ def test_all_that_is_shipped_is_found_in_the_wheel(installed, tmp_path):
     code = """
 from pathlib import Path
 import eap
-from eap.data.known_circuits import FOLDER
+from eap.data.collections.known_circuits import FOLDER
 from eap.runtime.shipped import data_folder
-from eap.runtime.code import engine_hash
+from eap.runtime.code import score_code
 assert Path(eap.__file__).parent.parent == Path({site!r}), eap.__file__
 assert (Path(eap.__file__).parent / "py.typed").exists()
 assert (data_folder() / "published" / "gpt2.json").exists() and FOLDER.is_dir()
 assert len(list(data_folder().rglob("toy.csv"))) == 8
 assert (data_folder() / "manual_circuits" / "ioi.json").exists()
-print(eap.__version__, engine_hash())
+print(eap.__version__, score_code())
 """
     (tmp_path / "use.py").write_text(code.replace("{site!r}", repr(str(installed))), "utf8")
     version, code_hash = run(installed, tmp_path, "use.py").split()
     assert version == eap.__version__
-    here = "from eap.runtime.code import engine_hash; print(engine_hash())"
+    here = "from eap.runtime.code import score_code; print(score_code())"
     assert code_hash == run(ROOT, ROOT, "-c", here).strip()
 
 

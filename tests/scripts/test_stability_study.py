@@ -9,7 +9,7 @@ import pytest
 from running import call, files_below
 
 import eap
-from eap.data import known_circuits
+from eap.data.collections import known_circuits
 from eap.errors import UserError
 from eap.studies.stability import stability_study
 

@@ -150,12 +150,12 @@ def longer(content: bytes) -> bytes:
             {
                 "data/ioi/gpt2.csv": longer,
                 "data/sva/toy.csv": longer,
-                "eap/metrics.py": lambda text: text + b"\n# a remark\n",
+                "eap/metrics/metric.py": lambda text: text + b"\n# a remark\n",
             },
             set(),
         ),
         ({"tiny/tokenizer.json": longer}, EVERYTHING),
-        ({"eap/metrics.py": lambda text: text + b"\nUNUSED = 1\n"}, EVERYTHING),
+        ({"eap/metrics/metric.py": lambda text: text + b"\nUNUSED = 1\n"}, EVERYTHING),
         ({"results/ig_test/plot_ig_test.py": longer}, {"figure_7", "report"}),
         (
             {"results/pareto/tiny/csv/ioi.csv": longer},

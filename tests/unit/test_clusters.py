@@ -10,7 +10,7 @@ from reference import twins
 
 import eap
 from eap.analysis.clusters import cosines, find_clusters, gram_matrix, kernel_k_means
-from eap.data import known_circuits
+from eap.data.collections import known_circuits
 from eap.errors import UserError
 
 EXAMPLES = random_examples([6, 8, 8, 5, 7, 8], [2, 3, 3, 1, 4, 3], seed=5)

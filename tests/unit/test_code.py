@@ -2,67 +2,120 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
 from eap.runtime import code
 
-FILES = {
-    "attribution.py": (
-        '"""Scores."""\n\nSTEPS = 5\n\n\ndef score(x):\n    """Twice."""\n    return 2 * x\n'
-    ),
-    "graph/numbering.py": "N = 1\n",
-    "figures/style.py": "COLOUR = 1\n",
-    "studies/shell.py": "WORD = 1\n",
-    "verdicts.py": "P = 1\n",
-}
+KEYS = ("score_code", "package_code", "drawing_code")
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A copy of the package."""
+    return Path(
+        shutil.copytree(
+            code.PACKAGE,
+            tmp_path_factory.mktemp("copy") / "eap",
+            ignore=shutil.ignore_patterns("__pycache__", *code.SHIPPED),
+        )
+    )
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A small package in the place of ours."""
-    for name, text in FILES.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    monkeypatch.setattr(code, "PACKAGE", tmp_path)
-    return tmp_path
+def package(copied, monkeypatch):
+    """The copy in the package's place."""
+    monkeypatch.setattr(code, "PACKAGE", copied)
+    return copied
 
 
-def hash_now() -> str:
-    code.engine_hash.cache_clear()
+def keys() -> tuple[str, ...]:
+    for name in KEYS:
+        getattr(code, name).cache_clear()
     try:
-        return code.engine_hash()
+        return tuple(getattr(code, name)() for name in KEYS)
     finally:
-        code.engine_hash.cache_clear()
+        for name in KEYS:
+            getattr(code, name).cache_clear()
+
+
+def changed_by(path: Path, line: str) -> set[str]:
+    """Which keys another line in a file changes."""
+    before, text = keys(), path.read_bytes()
+    try:
+        path.write_bytes(text + line.encode())
+        return {name for name, a, b in zip(KEYS, before, keys(), strict=True) if a != b}
+    finally:
+        path.write_bytes(text)
+
+
+ALL_FILES = sorted(path.relative_to(code.PACKAGE) for path in code.PACKAGE.rglob("*.py"))
+
+
+def expected_of(path: Path) -> set[str]:
+    """Scores go through the verbs and seams at the top and four rooms; drawing draws alone."""
+    room = path.parts[0] if len(path.parts) > 1 else ""
+    inner = len(path.parts) > 2
+    keys = set() if room == "figures" else {"package_code"}
+    if room in ("", "engine", "metrics", "model", "graph", "data") and not inner:
+        keys.add("score_code")
+    return keys
+
+
+def test_a_line_in_any_file_makes_anew_what_depends_on_it(package):
+    """The whole package, file by file; what figures import is asked for below."""
+    for path in ALL_FILES:
+        if path.parts[0] not in code.SHIPPED:
+            changed = changed_by(package / path, "\nCHANGED_BEHAVIOUR = 1\n")
+            assert changed - {"drawing_code"} == expected_of(path), path
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "same"),
+    ("name", "redone"),
     [
-        ("attribution.py", "2 * x", "3 * x", False),
-        ("attribution.py", "STEPS = 5", "STEPS = 6", False),
-        ("graph/numbering.py", "N = 1", "N = 2", False),
-        ("attribution.py", "Twice.", "Two times.", True),
-        ("attribution.py", "return 2 * x", "return 2*x  # twice", True),
-        ("figures/style.py", "1", "2", True),
-        ("studies/shell.py", "1", "2", True),
-        ("verdicts.py", "1", "2", True),
+        ("analysis/verdicts.py", {"package_code"}),
+        ("analysis/random_circuits.py", {"package_code"}),
+        ("analysis/stability.py", {"package_code"}),
+        ("studies/sweep.py", {"package_code"}),
+        ("runtime/distributed.py", {"package_code"}),
+        ("data/collections/mib.py", {"package_code"}),
+        ("graph/formats/export.py", {"package_code"}),
+        ("statistics/measures.py", {"package_code", "drawing_code"}),
+        ("figures/style.py", {"drawing_code"}),
+        ("engine/receivers.py", {"package_code", "score_code"}),
+        ("attribution.py", {"package_code", "score_code"}),
     ],
 )
-def test_only_code_that_numbers_go_through_counts(package, name, old, new, same):
-    before = hash_now()
-    assert hash_now() == before
-    path = package / name
-    path.write_text(path.read_text().replace(old, new))
-    assert (hash_now() == before) == same
+def test_graphs_tables_and_figures_depend_on_different_rooms(package, name, redone):
+    assert (
+        changed_by(package / name, "\nCHANGED_BEHAVIOUR = 1\n")
+        - ({"drawing_code"} if name.startswith(("runtime", "graph")) else set())
+        == redone
+    )
 
 
-def test_a_new_file_counts_until_it_is_said_that_it_does_not(package):
-    before = hash_now()
-    (package / "new.py").write_text("X = 1\n")
-    assert hash_now() != before
+def test_comments_docstrings_and_layout_change_no_number(package):
+    assert changed_by(package / "attribution.py", "\n\n# a remark\n") == set()
+    assert changed_by(package / "engine" / "moments.py", "\n\n\n") == set()
+    text = (package / "methods.py").read_text("utf8")
+    before = keys()
+    (package / "methods.py").write_text(
+        text.replace("The clean input alone.", "At the end."), "utf8"
+    )
+    assert keys() == before
+    (package / "methods.py").write_text(text, "utf8")
+
+
+def test_a_new_file_belongs_to_its_room(package):
+    before = dict(zip(KEYS, keys(), strict=True))
+    for folder, redone in (("engine", "score_code"), ("analysis", "package_code")):
+        path = package / folder / "new.py"
+        path.write_text("X = 1\n")
+        assert dict(zip(KEYS, keys(), strict=True))[redone] != before[redone]
+        path.unlink()
 
 
 def test_a_command_is_as_it_was_typed(tmp_path, monkeypatch):

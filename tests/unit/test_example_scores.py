@@ -23,10 +23,9 @@ def test_scores_of_all_edges_are_the_oracles(family, method, batch_size):
     dataset, model = twins.dataset_of(EXAMPLES), twins.load(family, torch.float64)
     names = eap.Graph.from_model(model).edge_names()
     with twins.precision(family, torch.float64):
-        found = eap.attribute(
-            model, dataset, method=method, steps=3, per_example=True, edges=names,
-            batch_size=batch_size, quiet=True,
-        )  # fmt: skip
+        found = eap.example_scores(
+            model, dataset, names, method=method, steps=3, batch_size=batch_size
+        )
     expected = twins.oracle_attribution(family, EXAMPLES, "logit_diff", *METHODS[method])
     places = torch.tensor([found.graph.index(name) for name in names])
     twins.assert_close(found.scores, expected[:, places[:, 0], places[:, 1]], 1e-9)
@@ -38,7 +37,7 @@ def test_scores_of_all_edges_are_the_oracles(family, method, batch_size):
 def test_the_best_edges_are_scored_on_every_example(method):
     dataset, model = twins.dataset_of(EXAMPLES), twins.load("llama")
     options = {"method": method, "steps": 2, "quiet": True}
-    found = eap.attribute(model, dataset, per_example=True, edges=7, **options)
+    found = eap.example_scores(model, dataset, 7, **options)
     graph = eap.attribute(model, dataset, **options)
     assert set(found.edges) == set(graph.top_n(7).edge_names())
     sizes = [abs(graph.score(edge)) for edge in found.edges]
@@ -54,14 +53,19 @@ def test_the_best_edges_are_scored_on_every_example(method):
 
 def test_steps_are_chosen_first_where_they_are_not_given():
     dataset, model = twins.dataset_of(twins.RAGGED), twins.load("gpt2")
-    found = eap.attribute(
-        model, dataset, steps="auto", per_example=True, edges=["input->logits"], quiet=True
-    )
+    found = eap.example_scores(model, dataset, ["input->logits"], steps="auto")
     steps = found.graph.provenance["settings"]["steps"]
-    again = eap.attribute(
-        model, dataset, steps=steps, per_example=True, edges=["input->logits"], quiet=True
-    )
+    again = eap.example_scores(model, dataset, ["input->logits"], steps=steps)
     assert torch.equal(found.scores, again.scores)
+
+
+def test_the_former_call_names_the_present_one():
+    dataset, model = twins.dataset_of(twins.RAGGED), twins.load("gpt2")
+    with pytest.warns(FutureWarning, match=r"example_scores\(model, dataset, edges"):
+        former = eap.attribute(model, dataset, per_example=True, edges=3, method="EAP")
+    present = eap.example_scores(model, dataset, 3, method="EAP")
+    assert former.edges == present.edges
+    assert torch.equal(former.scores, present.scores)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,7 @@ def test_steps_are_chosen_first_where_they_are_not_given():
 def test_what_has_no_scores_per_example_is_refused(options, message):
     dataset, model = twins.dataset_of(twins.RAGGED), twins.load("gpt2")
     with pytest.raises(eap.UserError, match=message):
-        eap.attribute(model, dataset, per_example=True, quiet=True, **options)
+        eap.example_scores(model, dataset, **options)
 
 
 def test_a_table_of_values_has_a_row_per_circuit_and_example():

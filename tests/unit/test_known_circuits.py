@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import eap
 from benchmarks import proof
-from eap.data import known_circuits
+from eap.data.collections import known_circuits
 from eap.errors import UserError
 from eap.methods import METHODS
 from eap.statistics.measures import auroc

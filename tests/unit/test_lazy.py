@@ -7,6 +7,10 @@ import weakref
 import pytest
 import torch
 
+import eap
+import eap.analysis
+import eap.data.collections
+import eap.statistics
 from eap.runtime.lazy import attach
 from eap.studies import scoring, shell
 
@@ -44,6 +48,23 @@ def test_nothing_is_collected_while_a_module_loads(package, enabled):
         assert gc.isenabled() is enabled
     finally:
         gc.enable()
+
+
+ROOMS = (
+    eap,
+    eap.analysis,
+    eap.data.collections,
+    eap.figures,
+    eap.runtime,
+    eap.statistics,
+    eap.studies,
+)
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.__name__)
+def test_every_public_name_loads(room):
+    for name in room.__all__:
+        assert getattr(room, name) is not None
 
 
 def test_libraries_are_set_aside_once(monkeypatch):

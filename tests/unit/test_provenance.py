@@ -9,7 +9,6 @@ import pytest
 
 from eap.studies.provenance import (
     comparable,
-    describe,
     differences,
     metadata_path,
     read_metadata,
@@ -19,7 +18,17 @@ from eap.studies.provenance import (
 
 MODEL = {"name": "toy", "directory": "toy-model", "weights_sha256": "1" * 64, "dtype": "float32"}
 DATA = {"source": "data/ioi/gpt2.csv", "tokens_sha256": "2" * 64, "pairs": 60, "head": 4}
-BASE = describe(MODEL, "ioi", DATA, metric="logit_diff", method="EAP-IG", settings={"steps": 5})
+BASE = {
+    "model": MODEL,
+    "task": "ioi",
+    "data": DATA,
+    "metric": "logit_diff",
+    "method": "EAP-IG",
+    "settings": {"steps": 5},
+    "code": "4" * 16,
+    "versions": {"torch": "2.0"},
+    "command": "pareto.py",
+}
 
 
 def changed(**parts):

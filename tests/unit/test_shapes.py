@@ -9,7 +9,7 @@ from jaxtyping import Float
 from shapes import names_axes, tensors
 from torch import Tensor
 
-from eap.engine.receivers import Block
+from eap.engine.score_blocks import ScoreBlock
 from eap.metrics.predictions import Predictions
 from eap.model.blocks import Norm
 
@@ -45,7 +45,7 @@ def test_results_are_checked():
         (Float[Tensor, "batch pos"] | None, True),
         (Mapping[str, Sequence[Float[Tensor, " n"]]], True),
         (Tensor, False),
-        (Block, False),
+        (ScoreBlock, False),
         (dict[str, int], False),
     ],
 )

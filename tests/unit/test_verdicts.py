@@ -10,7 +10,7 @@ from reference import twins
 import eap
 from eap.analysis.random_circuits import PathSampler, edges_of, without_edge
 from eap.analysis.verdicts import judge, leave_one_out
-from eap.data import known_circuits
+from eap.data.collections import known_circuits
 from eap.errors import UserError
 from eap.statistics import hypotheses
 

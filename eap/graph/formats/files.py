@@ -20,8 +20,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from eap.errors import UserError, quoted
-from eap.graph import documents
 from eap.graph.contents import GraphContents, edge_exists, has_incoming
+from eap.graph.formats import documents
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
 from eap.runtime.atomic import write_atomically
 

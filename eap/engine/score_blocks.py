@@ -1,0 +1,83 @@
+"""Scores of every example as scorers make them, block by block, and what may look at them."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.graph import GraphConfig
+from eap.graph.numbering import edge_index
+
+
+class ScoreBlock(NamedTuple):
+    """Scores of every example of a batch, of the edges from some senders into some receivers.
+
+    Attributes:
+        senders: their indices.
+        receivers: their indices.
+        scores: 0 where there is no edge.
+    """
+
+    senders: slice
+    receivers: list[int]
+    scores: Float[Tensor, "batch sender receiver"]
+
+
+class Observer(Protocol):
+    """Something that is given every block of scores as it is made: a bootstrap, a Gram matrix."""
+
+    def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
+        """Take a block; `rows` are the indices of its examples in their data set."""
+        ...
+
+
+class KeepEdges:
+    """An observer that keeps the scores of chosen edges.
+
+    Attributes:
+        scores: of the edges on every example, [example, edge].
+    """
+
+    def __init__(
+        self, config: GraphConfig, edges: Sequence[str], n_examples: int, dtype: torch.dtype
+    ) -> None:
+        self._ends = [edge_index(config, edge) for edge in edges]
+        self._n_forward = config.n_forward
+        self.scores = torch.zeros(n_examples, len(edges), dtype=dtype)
+
+    def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
+        """Keep the chosen edges of a block."""
+        row = {sender: at for at, sender in enumerate(range(self._n_forward)[block.senders])}
+        column = {receiver: at for at, receiver in enumerate(block.receivers)}
+        present = [k for k, (i, j) in enumerate(self._ends) if i in row and j in column]
+        if present:
+            senders = [row[self._ends[k][0]] for k in present]
+            receivers = [column[self._ends[k][1]] for k in present]
+            scores = block.scores[:, senders, receivers].detach()
+            self.scores[torch.tensor(rows)[:, None], present] = scores.to(self.scores)
+
+
+def summed(parts: Iterable[Iterable[ScoreBlock]]) -> list[ScoreBlock]:
+    """The sums of blocks that stand for the same edges in several parts."""
+    total: dict[tuple[int, int, int], ScoreBlock] = {}
+    for part in parts:
+        for block in part:
+            key = (block.senders.start, block.senders.stop, block.receivers[0])
+            if key in total:
+                total[key].scores.add_(block.scores)
+            else:
+                total[key] = block
+    return list(total.values())
+
+
+def to_nodes(config: GraphConfig, blocks: Iterable[ScoreBlock], batch: int) -> ScoreBlock:
+    """Every sender's sum over its edges, as one block whose one receiver is numbered 0."""
+    total: Tensor | None = None
+    for block in blocks:
+        if total is None:
+            total = block.scores.new_zeros(batch, config.n_forward)
+        total[:, block.senders] += block.scores.sum(-1)
+    assert total is not None
+    return ScoreBlock(slice(0, config.n_forward), [0], total[..., None])

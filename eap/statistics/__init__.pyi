@@ -1,0 +1,2 @@
+from . import hypotheses as hypotheses
+from . import measures as measures
