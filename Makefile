@@ -53,6 +53,7 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/vulture
 
 format: env
 	$(BIN)/ruff check --fix .

@@ -20,7 +20,7 @@ from eap.model.families import FAMILIES
 from eap.runtime.code import drawing_code, library_versions, package_code
 from eap.runtime.home import from_home
 from eap.runtime.shipped import data_folder
-from eap.studies.catalogue import STEPS, Step
+from eap.studies.catalogue import STEPS, Run, Step
 from eap.studies.jobs import Job, jobs
 from eap.studies.paths import JSON_EDGES, model_name
 
@@ -176,8 +176,8 @@ def planned(settings: Settings) -> list[Planned]:
         plan(job)
         for job in jobs(
             name, settings.tasks,
-            exact=settings.exact, only=settings.only, verified=settings.verified,
-            large=settings.large, gpt2_shaped=gpt2_shaped,
+            run=Run(settings.exact, settings.large, gpt2_shaped),
+            only=settings.only, verified=settings.verified,
         )
     ]  # fmt: skip
 

@@ -1,6 +1,5 @@
 """What every experiment works with: the model, the pairs, and scored graphs, reused if finished."""
 
-import gc
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,10 +32,6 @@ def load_model_of(settings: Settings) -> Model:
     Raises:
         UserError: it cannot be loaded, or its folders hold results of another model.
     """
-    # The libraries stay: their objects need not be searched for unused ones. Once only, for what is
-    # unused by then is never freed.
-    if not gc.get_freeze_count():
-        gc.freeze()
     model = load_model(
         settings.model,
         device=settings.device,

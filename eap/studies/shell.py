@@ -4,6 +4,7 @@ Only this module and the scripts know argparse; the library takes `Settings`.
 """
 
 import argparse
+import gc
 import math
 import os
 import sys
@@ -262,6 +263,9 @@ def run(main: Callable[[], None]) -> None:
     try:
         if sys.stdout is None:
             fail("standard output is closed; give it a file, or /dev/null", status=1)
+        # Python searches for unused cycles among the half a million objects that the libraries of
+        # models make and keep: a quarter of the time that loading them takes. Here, rarely.
+        gc.set_threshold(100_000, 50, 100)
         if processes.expected() > 1:
             runtime.distributed.start()
         end_between_imports()
