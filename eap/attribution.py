@@ -244,13 +244,13 @@ class _Call:
             if level == "node":
                 raise UserError(f"{method.name} scores edges; it has no scores of nodes")
             return cls(method, None, get_ablation("zero"), level, rule)
-        chosen = get_metric("logit_diff" if metric is None else metric)
-        where = get_ablation(ablation)
-        if method.scorer != "exact" and not chosen.differentiable:
-            raise UserError(f"{chosen.name} has no gradient, so it cannot be attributed")
-        if method.needs_pair and not where.has_pair:
+        measured = get_metric("logit_diff" if metric is None else metric)
+        ablated = get_ablation(ablation)
+        if method.scorer != "exact" and not measured.differentiable:
+            raise UserError(f"{measured.name} has no gradient, so it cannot be attributed")
+        if method.needs_pair and not ablated.has_pair:
             raise UserError(
-                f"{method.name} needs a corrupted prompt for every clean one, which {where.name} "
+                f"{method.name} needs a corrupted prompt for every clean one, which {ablated.name} "
                 "ablation does not use; give ablation='resample'"
             )
         if level == "node" and method.scorer == "patterns":
@@ -259,7 +259,7 @@ class _Call:
             )
         if method.integrates and not method.uses_rule and rule != "paper":
             raise UserError(f"{method.name} has a rule of its own; leave rule={rule!r} out")
-        return cls(method, chosen, where, level, rule)
+        return cls(method, measured, ablated, level, rule)
 
     def points(self, steps: int | str) -> list[Point]:
         """At which inputs gradients are taken."""

@@ -26,7 +26,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
-from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.engine.circuit_runs import plan_circuit, prepare_ablated, run_circuit
 from eap.engine.prepared import Demand, Work
@@ -37,6 +36,7 @@ from eap.metrics.metric import (
     Metric,
     Predictions,
     check_values,
+    get_metric,
     get_metrics,
     measure_all,
 )
@@ -107,9 +107,10 @@ def faithfulness(
         Values per example, `.normalised` and `.standard_error` (one of each per circuit).
     """
     graphs = [circuits] if isinstance(circuits, Graph) else list(circuits)
-    where, (chosen,) = get_ablation(ablation), get_metrics([metric])
-    values = _run(model, graphs, dataset, [chosen], where, Resources(**resources))[chosen.name]
-    provenance = sign(model, dataset, metric=chosen, method="evaluation", ablation=where)
+    measured, ablated = get_metric(metric), get_ablation(ablation)
+    limits = Resources(**resources)
+    values = _run(model, graphs, dataset, [measured], ablated, limits)[measured.name]
+    provenance = sign(model, dataset, metric=measured, method="evaluation", ablation=ablated)
     return Faithfulness(
         clean=values[0],
         corrupted=values[1],
@@ -173,9 +174,10 @@ def evaluate(
         number), `edges` (its size), `example` (its number in the data set), and every metric.
     """
     graphs = [circuits] if isinstance(circuits, Graph) else list(circuits)
-    chosen, where = get_metrics(metrics), get_ablation(ablation)
-    limits = Resources(**resources)
-    values = _run(model, graphs, dataset, chosen, where, limits, baselines=False)
+    values = _run(
+        model, graphs, dataset, get_metrics(metrics), get_ablation(ablation),
+        Resources(**resources), baselines=False,
+    )  # fmt: skip
     if as_frame:
         sizes, n = [graph.count_edges() for graph in graphs], len(dataset)
         columns = {
@@ -199,8 +201,9 @@ def evaluate_baselines(
     **resources: Unpack[ResourceOptions],
 ) -> tuple[dict[str, Float[Tensor, " example"]], dict[str, Float[Tensor, " example"]]]:
     """The metrics of the clean and of the ablated model, by name: two dicts of values [example]."""
-    chosen, where = get_metrics(metrics), get_ablation(ablation)
-    values = _run(model, [], dataset, chosen, where, Resources(**resources))
+    values = _run(
+        model, [], dataset, get_metrics(metrics), get_ablation(ablation), Resources(**resources)
+    )
     clean = {name: rows[0] for name, rows in values.items()}
     return clean, {name: rows[1] for name, rows in values.items()}
 
@@ -233,7 +236,6 @@ def _run(
 
     Without `baselines`, of the circuits alone; the clean run is made if a metric reads it.
     """
-    check_dataset(model, dataset)
     graphs = [of_model(graph, model) for graph in circuits]
     if len({graph.config for graph in graphs}) > 1:
         raise UserError("circuits that are evaluated together must be of one shape")

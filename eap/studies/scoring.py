@@ -156,14 +156,14 @@ def attributed(
         metric: name of the metric (which a method may not ask for).
         steps: of integrated gradients, if other than the settings'.
     """
-    how = get_method(method)
-    of = metric if how.uses_metric else None
-    rule = settings.ig_rule if how.uses_rule else "paper"
+    spec = get_method(method)
+    used_metric = metric if spec.uses_metric else None
+    rule = settings.ig_rule if spec.uses_rule else "paper"
     options: dict[str, Any] = {"steps": settings.ig_steps if steps is None else steps}
-    options |= {"rule": rule} if how.uses_rule else {}
+    options |= {"rule": rule} if spec.uses_rule else {}
     origin = describe(
-        settings, model, dataset, metric=of, method=method,
-        options=options if how.integrates else {}, code=score_code(),
+        settings, model, dataset, metric=used_metric, method=method,
+        options=options if spec.integrates else {}, code=score_code(),
     )  # fmt: skip
     path = graph_path(settings, model, name)
     if (finished := reusable(path, origin, overwrite=settings.overwrite)) is not None:
@@ -172,7 +172,7 @@ def attributed(
         model,
         dataset,
         method=method,
-        metric=of,
+        metric=used_metric,
         steps=options["steps"],
         rule=rule,
         expanded_kv=settings.expanded_kv,
@@ -206,11 +206,11 @@ def scored_curves(
     """
     graphs = {}
     for name, (file, method, other) in curves.items():
-        of, how = other or metric, get_method(method)
-        if is_flat(of) and how.points is at_clean and how.uses_metric:
-            say(f"no {name}: the gradient of {of} is zero at the clean input")
+        used_metric, spec = other or metric, get_method(method)
+        if is_flat(used_metric) and spec.points is at_clean and spec.uses_metric:
+            say(f"no {name}: the gradient of {used_metric} is zero at the clean input")
             continue
-        graphs[name] = attributed(settings, model, dataset, file, method=method, metric=of)
+        graphs[name] = attributed(settings, model, dataset, file, method=method, metric=used_metric)
     if not graphs:
         raise UserError(f"no method is left; with {metric}, give --methods EAP-IG")
     return graphs
