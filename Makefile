@@ -1,5 +1,6 @@
 # make demo    a faithfulness curve on the model that ships with the repository
-# make test    all tests            make lint    style and types
+# make test    all tests            make test-unit   tests of the package alone
+# make lint    style, types, directions of imports, dead code
 # make paper   every experiment and figure: make paper MODEL=toy HEAD=100 JOBS=2 TASKS="ioi sva"
 # make docs    the manual            make wheel   what pip installs
 # make bench   speed, measured side by side
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 
-.PHONY: env demo test test-older fuzz chaos lint format bench proof paper docs wheel clean
+.PHONY: env demo test test-unit test-older fuzz chaos lint format bench proof paper docs wheel clean
 
 env: $(VENV)/ready
 
@@ -30,6 +31,10 @@ demo: env
 
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+
+# Tests of the package alone, without whole experiments.
+test-unit: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/unit
 
 # The same tests with the oldest TransformerLens that is supported.
 test-older: constraints.txt
