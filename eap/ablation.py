@@ -230,16 +230,21 @@ class Mean:
         return cls(means, over)
 
     def start(self, example: Example) -> int:
-        """Everything differs from the first position on."""
+        """Everything differs from the first position on.
+
+        Raises:
+            UserError: a mean per position, of another number of positions than this prompt has.
+        """
+        n_means, n_positions = self.outputs.shape[1], len(example.clean)
+        if n_means not in (1, n_positions):
+            raise UserError(
+                f"this mean has {n_means} positions, and a prompt has {n_positions}; take the "
+                "mean over prompts of its length, or over all positions"
+            )
         return 0
 
     def _expanded(self, batch: Batch) -> Float[Tensor, "n_forward batch pos d_model"]:
-        n_means, n_positions = self.outputs.shape[1], batch.n_positions
-        if n_means not in (1, n_positions):
-            raise UserError(
-                f"this mean has {n_means} positions, and the prompts have {n_positions}; take the "
-                "mean over prompts of their length, or over all positions"
-            )
+        n_positions = batch.n_positions
         return self.outputs[:, None].expand(-1, len(batch), n_positions, -1)
 
     def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:

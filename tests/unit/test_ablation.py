@@ -226,3 +226,15 @@ def test_an_ablation_of_ones_own_is_a_class():
     assert eap.attribute(model, data, ablation=Halfway()).provenance["ablation"] == {
         "name": "halfway"
     }
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+def test_a_mean_of_other_positions_is_refused_whatever_the_batch_size(batch_size):
+    model = twins.load("gpt2")
+    mean = eap.Mean.over_dataset(model, dataset_of(EQUALLY_LONG), per_position=True)
+    n = len(EQUALLY_LONG[0].clean)
+    shorter = random_examples([n, n - 2], [1, 1], seed=3)
+    with pytest.raises(
+        eap.UserError, match=f"this mean has {n} positions, and a prompt has {n - 2}"
+    ):
+        eap.attribute(model, dataset_of(shorter), ablation=mean, batch_size=batch_size)
