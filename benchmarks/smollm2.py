@@ -26,6 +26,7 @@ from eap.analysis import screening
 from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.figures.tables import Results
 from eap.runtime.atomic import write_atomically
+from eap.statistics.intervals import Interval
 from eap.studies import shell
 from eap.studies.catalogue import FIGURES, as_pattern
 
@@ -189,9 +190,11 @@ def claims(results: Results) -> str:
     lines = ["## The paper's claims", "", "| claim | measured | mean [95% over tasks] | tasks | |",
              "|---|---|---|---|---|"]  # fmt: skip
     lines += [
-        f"| {row.claim} | {row.quantity} | {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] "
+        f"| {row.claim} | {row.quantity} | {Interval(*map(float, ends))} "
         f"| {row.n_tasks} | **{row.verdict}** |"
-        for row in frame.itertuples()
+        for row, ends in zip(
+            frame.itertuples(), frame[["value", "low", "high"]].to_numpy(), strict=True
+        )
     ]
     lines += [
         "",
@@ -221,7 +224,7 @@ def learned(results: Results) -> str:
         low, high = ours[f"{column}_low"], ours[f"{column}_high"]
         apart = low > theirs[f"{column}_high"] or high < theirs[f"{column}_low"]
         better = (ours[column] < theirs[column]) == (column == "cmd")
-        verdict = f"{'MAttr' if better else 'EAP-IG'} is better" if apart else "cannot be told"
+        verdict = f"{'MAttr' if better else 'EAP-IG'} is better" if apart else "inconclusive"
         lines.append(f"- {words}: {a} against {b}: {verdict}.")
     lines.append(
         f"- CPR: {ours.cpr:.3f} against {theirs.cpr:.3f}, where .999 is the whole model: MAttr is "

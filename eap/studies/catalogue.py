@@ -424,7 +424,7 @@ FIGURES: tuple[Figure, ...] = (
         "Claims", "The paper's claims, asked of this model",
         "The quantity behind each claim, averaged over tasks, and its 95% interval over tasks: a "
         "claim holds if the whole interval lies above holds_above, does not hold if it lies below, "
-        "and cannot be told otherwise.",
+        "and is inconclusive otherwise.",
         "results/claims/claims.py", "claims", (), ("claims",),
     ),
     Figure(
