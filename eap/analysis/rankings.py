@@ -28,16 +28,15 @@ from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
+from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions
-from eap.statistics.measures import (
-    SHARES,
+from eap.statistics.intervals import (
     Interval,
-    area,
-    circuit_sizes,
+    interval_of_distances,
     interval_of_means,
     interval_of_shares,
-    normalised,
 )
+from eap.statistics.measures import SHARES, area, circuit_sizes, normalised
 
 Values = Float[np.ndarray, "size example"]
 
@@ -167,6 +166,7 @@ def areas(
             shares that do not grow; or nothing to normalise by.
     """
     metric, where = get_metric(metric), get_ablation(ablation)
+    n_resamples, seed = whole("n_resamples", n_resamples), whole("seed", seed)
     n_ranked = graph.n_edges if level == "edge" else graph.n_forward - 1
     sizes = circuit_sizes(n_ranked, shares)
     circuits = cut_circuits(graph, sizes, level=level, selection=selection)
@@ -244,16 +244,14 @@ def summarise(
         cpr=interval_of_shares(
             helpful.values, helpful.clean, helpful.corrupted, lambda f: area(f, shares), **draws
         ),
-        cmd=interval_of_shares(
+        cmd=interval_of_distances(
             magnitude.values,
             magnitude.clean,
             magnitude.corrupted,
-            lambda f: area(np.abs(1 - f), shares),
+            lambda distances: area(distances, shares),
             **draws,
         ),
-        accuracy=interval_of_means(
-            helpful.right, lambda share: area(share, shares, log=True), **draws
-        ),
+        accuracy=interval_of_means(helpful.right, lambda share: area(share, shares, log=True)),
         helpful=helpful,
         magnitude=magnitude,
     )
