@@ -8,7 +8,7 @@ a null task), _edges.csv (how often each edge is in them), _areas.csv and _verdi
 
 import eap_circuits
 from eap import studies
-from eap.errors import UserError
+from eap.runtime.ranges import ALPHA, enough_random, whole
 from eap.studies import shell
 from eap.studies.paths import table_file
 
@@ -19,13 +19,28 @@ def main() -> None:
     add = parser.add_argument
     add("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
     add("--method", default="EAP-IG", help="how edges are scored")
-    add("--sizes", type=shell.positive, nargs="+", help="of circuits (default: 1 to 10%% of edges)")
-    add("--n_resamples", type=shell.positive, default=50, help="of the pairs")
-    add("--n_random", type=shell.positive, default=50, help="random circuits to compare with")
+    add(
+        "--sizes",
+        type=shell.positive,
+        nargs="+",
+        help="circuit sizes, in edges (default: 1 to 10%% of all)",
+    )
+    add(
+        "--n_resamples",
+        type=shell.positive,
+        default=50,
+        help="number of bootstrap resamples of the pairs",
+    )
+    add(
+        "--n_random",
+        type=shell.positive,
+        default=50,
+        help="number of random circuits that the verdicts compare with, at least 19",
+    )
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
-    if args.n_resamples < 2:
-        raise UserError("--n_resamples: at least 2 can be compared")
+    whole("n_resamples", args.n_resamples)
+    enough_random(args.n_random, ALPHA)
 
     settings = shell.settings_of(args)
     metric = studies.metric_name(args.metric, args.task)

@@ -18,6 +18,7 @@ from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.model.model import Model
+from eap.runtime.ranges import ALPHA, enough_random
 from eap.runtime.resources import ResourceOptions
 
 # The circuit that is judged has at most so many edges, and at most this share of all.
@@ -80,7 +81,7 @@ def stability_study(
         rule: of integration.
         sizes: of circuits whose stability is measured; None: 1, 2, 5 and 10% of all edges.
         n_resamples: of the examples.
-        n_random: random circuits that the verdicts compare with.
+        n_random: number of random circuits that the verdicts compare with, at least 19.
         seed: of all that is drawn.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         **resources: batch_size, memory_budget (bytes), quiet.
@@ -90,6 +91,7 @@ def stability_study(
     """
     if len(dataset) < 2:
         raise UserError("one pair says nothing of how sure a circuit is; use more")
+    n_random = enough_random(n_random, ALPHA)  # before the edges are scored
     halves = [dataset, dataset]
     if len(dataset) >= 4:
         halves = [replace(dataset, examples=dataset.examples[first::2]) for first in (0, 1)]

@@ -13,7 +13,7 @@ from eap.data.collections import known_circuits
 from eap.errors import UserError
 from eap.studies.stability import stability_study
 
-QUICK = ("--n_resamples", 6, "--n_random", 12, "--sizes", 30, 90)
+QUICK = ("--n_resamples", 6, "--n_random", 20, "--sizes", 30, 90)
 FOLDER = "results/stability/toy/csv"
 
 
@@ -41,7 +41,7 @@ def test_too_few_pairs_are_refused():
 
 def test_few_pairs_are_not_halved():
     known = known_circuits.load("xor")
-    study = stability_study(known.model, known.dataset.head(3), sizes=[7], n_random=10)
+    study = stability_study(known.model, known.dataset.head(3), sizes=[7], n_random=20)
     assert len(study.found_on) == len(study.measured_on) == 3
 
 
@@ -99,7 +99,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     for options, said in (
         (("--task", "nothing"), "unknown task 'nothing'"),
         (("--sizes", 10**7), "cannot select 10000000 edges"),
-        (("--n_resamples", 1), "at least 2"),
+        (("--n_resamples", 1), "n_resamples is 1; it must be a whole number from 2"),
         (("--head", 1), "one pair"),
     ):
         status = call(
