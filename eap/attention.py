@@ -14,6 +14,7 @@ from eap.errors import UserError, quoted
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import outputs_everywhere
+from eap.runtime.ranges import whole
 
 Pattern = tuple[list[str], Float[np.ndarray, "query key"]]
 """The tokens of a prompt as text, and how much each (row) takes from each (column)."""
@@ -47,7 +48,7 @@ def attention_patterns(
     """
     if prompt not in get_args(Prompt):
         raise UserError(f"prompt is 'clean' or 'corrupted', not {quoted(str(prompt), 40)}")
-    few = dataset.head(n_examples)
+    few = dataset.head(whole("n_examples", n_examples))
     check_dataset(model, few)
     config = model.config
     known = [name for name in config.sender_names if name.startswith("a")]

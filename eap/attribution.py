@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
+from numbers import Real
 from typing import Any, Unpack
 
 import pandas as pd
@@ -42,6 +43,7 @@ from eap.patching import patch_edges, patch_nodes
 from eap.runtime import distributed
 from eap.runtime.code import score_code
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
+from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions, Resources
 
 LEVELS = ("edge", "node")
@@ -127,7 +129,7 @@ def attribute(
         return _exact(model, dataset, call, expanded_kv, resources)
     auto = Auto() if steps == "auto" else steps
     if not isinstance(auto, Auto):
-        return _score(model, dataset, call, auto, config, limits, observers)
+        return _score(model, dataset, call, whole("steps", auto), config, limits, observers)
     if not call.method.integrates:
         raise UserError(f"{call.method.name} has no steps to choose; leave steps='auto' out")
     if observers:
@@ -197,6 +199,8 @@ def example_scores(
     if not isinstance(method, str | Method) or get_method(method).scorer == "exact":
         raise UserError("exact values and means of methods have no per-example scores")
     options |= {"method": method, "expanded_kv": expanded_kv}
+    if isinstance(edges, Real):
+        edges = whole("edges", edges)
     names = [] if isinstance(edges, int) else list(edges)
     if isinstance(edges, int) or isinstance(steps, str | Auto):
         first = attribute(model, dataset, steps=steps, **options)
@@ -261,12 +265,8 @@ class _Call:
             raise UserError(f"{method.name} has a rule of its own; leave rule={rule!r} out")
         return cls(method, measured, ablated, level, rule)
 
-    def points(self, steps: int | str) -> list[Point]:
+    def points(self, steps: int) -> list[Point]:
         """At which inputs gradients are taken."""
-        if not isinstance(steps, int):
-            raise UserError(f"steps {steps!r}: a number of points, or 'auto'")
-        if steps < 1:
-            raise UserError(f"{steps} steps are too few; at least 1 is needed")
         points = self.method.points(self.rule, steps)
         flat = self.metric is not None and self.metric.flat_at_clean
         if flat and all(point.position == 1.0 for point in points):
@@ -277,7 +277,7 @@ class _Call:
             )
         return points
 
-    def settings(self, steps: int | str) -> dict[str, Any]:
+    def settings(self, steps: int) -> dict[str, Any]:
         """What of the settings the method depends on."""
         if not self.method.integrates:
             return {}
@@ -292,7 +292,7 @@ def _score(
     model: Model,
     dataset: Dataset,
     call: _Call,
-    steps: int | str,
+    steps: int,
     config: GraphConfig,
     limits: Resources,
     observers: Sequence[Observer],

@@ -102,8 +102,7 @@ def learn_ranking(
         pairs=pairs,
         temperature=temperature,
         seed=seed,
-    )
-    recipe.check()
+    ).checked()
     chosen, where, limits = _metric_of(metric, loss), get_ablation(ablation), Resources(**resources)
     check_dataset(model, dataset)
     config = replace(model.config, expanded_kv=expanded_kv)

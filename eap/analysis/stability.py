@@ -30,9 +30,11 @@ from eap.data.dataset import Dataset, Example
 from eap.engine.score_blocks import ScoreBlock
 from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
+from eap.graph.selection import check_number
 from eap.metrics.metric import Metric
 from eap.model.model import Model
 from eap.runtime import distributed
+from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions
 
 SIZES = (0.01, 0.02, 0.05, 0.1)
@@ -71,10 +73,8 @@ class Resamples:
         n_resamples: int = 50,
         seed: int = 0,
     ) -> None:
-        if n_resamples < 2:
-            raise UserError(f"{n_resamples} resamples cannot be compared; at least 2 are needed")
-        self.n_resamples, self.seed = n_resamples, seed
-        self.weights = poisson_weights(examples, n_resamples, seed)
+        self.n_resamples, self.seed = whole("n_resamples", n_resamples), whole("seed", seed)
+        self.weights = poisson_weights(examples, self.n_resamples, self.seed)
         # A resample without any example has nothing to say (likely only for a handful of examples).
         self.weights = self.weights[:, self.weights.sum(dim=0) > 0]
         self._shape = (self.weights.shape[1], config.n_forward, config.n_backward)
@@ -226,13 +226,15 @@ def bootstrap(
     """
     config = replace(model.config, expanded_kv=expanded_kv)
     n_edges = Graph.from_config(config).n_edges
-    sizes = sizes or [max(1, int(share * n_edges)) for share in SIZES]
+    if sizes is None:
+        sizes = [max(1, int(share * n_edges)) for share in SIZES]
     if selection not in ("top_n", "greedy"):
         raise UserError(f"unknown selection {selection!r}; known are top_n and greedy")
-    for size in sizes:
-        if not 1 <= size <= n_edges:
-            raise UserError(f"cannot select {size} edges: this graph has {n_edges:,}")
-    sizes = list(dict.fromkeys(sizes))  # shares of a small graph can be the same size
+    n_resamples, seed = whole("n_resamples", n_resamples), whole("seed", seed)
+    # Shares of a small graph can be the same size.
+    sizes = list(dict.fromkeys(check_number(size, n_edges) for size in sizes))
+    if not sizes or 0 in sizes:
+        raise UserError(f"sizes are numbers of edges from 1 to {n_edges:,}, one at least")
 
     def measure(examples: Dataset) -> Stability:
         resamples = Resamples(config, examples.examples, n_resamples=n_resamples, seed=seed)
@@ -297,7 +299,7 @@ def null_task(dataset: Dataset, *, seed: int = 0) -> Dataset:
     Answers go to random other examples, and a coin decides which of their two sets is called
     correct, so that every edge's score is 0 on average.
     """
-    random = Random(seed)
+    random = Random(whole("seed", seed))
     order = random.sample(range(len(dataset)), len(dataset))
     examples = []
     for example, source in zip(dataset.examples, order, strict=True):

@@ -18,6 +18,7 @@ from eap.data.answers import Answers
 from eap.data.dataset import Dataset, Example, first_difference
 from eap.errors import UserError
 from eap.model.model import Model
+from eap.runtime.ranges import whole
 
 StartOf = Callable[[Example], int]
 """First position in which the ablated run of an example can differ from its clean run."""
@@ -164,10 +165,9 @@ def plan_batches(
     """Which rows run together, at most `batch_size` of them.
 
     Raises:
-        UserError: a batch size below 1.
+        UserError: a batch size out of range.
     """
-    if batch_size < 1:
-        raise UserError(f"batch size {batch_size} is too small; it must be at least 1")
+    batch_size = whole("batch_size", batch_size)
     return [
         group.rows[first : first + batch_size]
         for group in group_examples(examples, start_of)

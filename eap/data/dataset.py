@@ -20,7 +20,8 @@ from eap.data.reading import Rows, read_rows
 from eap.data.tasks import TASKS, Task, get_task
 from eap.data.tasks.task import keep_all
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError, quoted
+from eap.errors import UserError
+from eap.runtime.ranges import whole
 from eap.runtime.shipped import data_folder
 
 DATA = data_folder()
@@ -65,11 +66,9 @@ class Dataset:
         """The first `n` pairs, or all if there are fewer.
 
         Raises:
-            UserError: `n` is below 1.
+            UserError: `n` is not a whole number of at least 1.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise UserError(f"head is {quoted(n)}; it must be a whole number of at least 1")
-        first = replace(self, examples=self.examples[:n])
+        first = replace(self, examples=self.examples[: whole("head", n)])
         taken = {"head": len(first), "pairs": len(first), "tokens_sha256": first.tokens_sha256}
         return replace(first, provenance={**self.provenance, **taken})
 
@@ -120,6 +119,7 @@ def load_dataset(
         UserError: unknown task; data that cannot be read; a row of your own that does not fit;
             fewer than 10 pairs that fit the tokenizer (of your own: none).
     """
+    seed, head = whole("seed", seed), None if head is None else whole("head", head)
     vocabulary = vocabulary_of(_check_tokenizer(tokenizer))
     if data is not None and path is not None:
         raise UserError("data and path are the same thing: give one of them")
@@ -141,16 +141,16 @@ def load_dataset(
             f"{task}: only {len(examples)} pairs fit this tokenizer ({_counted(unfit)}); "
             f"the first: {unfit[0]}"
         )
-    whole = Dataset(task, tuple(examples), prepend_bos)
+    dataset = Dataset(task, tuple(examples), prepend_bos)
     provenance |= {
         "pairs": len(examples),
         "dropped": dict(Counter(problem.kind for problem in unfit)),
         "prepend_bos": prepend_bos,
-        "tokens_sha256": whole.tokens_sha256,
+        "tokens_sha256": dataset.tokens_sha256,
     }
     if known is not None and task.startswith("greater-than") and vocabulary.digits_per_piece == 1:
         provenance["unit_digit"] = True
-    dataset = replace(whole, provenance=provenance)
+    dataset = replace(dataset, provenance=provenance)
     return dataset if head is None else dataset.head(head)
 
 

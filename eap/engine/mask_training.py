@@ -22,6 +22,7 @@ from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.memory import Budget
 from eap.runtime.progress import progress_bar
+from eap.runtime.ranges import RANGES, real, whole
 from eap.runtime.resources import Resources
 
 STEPS = {"edge": 5000, "node": 500}
@@ -47,8 +48,8 @@ class Recipe:
     temperature: float
     seed: int
 
-    def check(self) -> None:
-        """Whether all names are known and all numbers possible.
+    def checked(self) -> "Recipe":
+        """The recipe with Python's own numbers, if all names are known and numbers in range.
 
         Raises:
             UserError: says which is not.
@@ -60,16 +61,16 @@ class Recipe:
                 raise UserError(
                     f"unknown {name} {quoted(str(value))}; known are {', '.join(known)}"
                 )
-        for name, least in (("steps", 1), ("pairs", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"{name} {value!r:.100}: a whole number of at least {least}")
-        for name in ("learning_rate", "temperature"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-                raise UserError(f"{name} {value!r:.100}: a number above 0")
         if torch.is_inference_mode_enabled():
             raise UserError("no gradients in torch.inference_mode(); leave it for learn_ranking")
+        return replace(
+            self,
+            steps=whole("steps", self.steps, RANGES["learning_steps"]),
+            pairs=whole("pairs", self.pairs),
+            seed=whole("seed", self.seed),
+            learning_rate=real("learning_rate", self.learning_rate),
+            temperature=real("temperature", self.temperature),
+        )
 
     def draw(self, step: int, n: int, sizes: Sequence[int]) -> tuple[int, float]:
         """Which batch a step runs, each as likely as it has pairs (`sizes`), and how many are kept.
@@ -208,7 +209,9 @@ class Training:
     ) -> "Training":
         """Cut the examples into the batches of steps."""
         budget = Budget.of(model.device, limits.memory_budget).n_bytes
-        half = replace(limits, memory_budget=budget // 2)  # the other half is for what is kept
+        half = replace(
+            limits, memory_budget=max(1, budget // 2)
+        )  # the other half is for what is kept
         demand = demand_of_masks(config)
         batch_size = limits.batch_size
         if batch_size is None and checkpoint is not None:  # what free memory allowed then
@@ -217,8 +220,6 @@ class Training:
             batch_size = Work.plan(
                 model, dataset, [metric], ablation, config, half, demand
             ).batch_size
-        if batch_size < 1:
-            raise UserError(f"batch size {batch_size} is too small; it must be at least 1")
         of_steps = replace(half, batch_size=recipe.pairs)
         work = Work.plan(model, dataset, [metric], ablation, config, of_steps, demand)
         if recipe.level == "edge":

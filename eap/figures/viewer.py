@@ -26,6 +26,7 @@ from eap.graph.formats.export import nodes_of_receiver
 from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.runtime.atomic import write_atomically
+from eap.runtime.ranges import is_whole
 
 Selection = Literal["greedy", "top_n"]
 Patterns = Mapping[str, Sequence[tuple[Sequence[str], ArrayLike]]]
@@ -106,9 +107,9 @@ def _offered(graphs: list[Graph], sizes: Sequence[int] | None) -> list[int]:
     largest = graphs[0].n_edges
     if sizes is None:
         return [size for size in SIZES if size < largest] + [largest] * (largest <= SIZES[-1])
-    if not sizes or not all(1 <= size <= largest for size in sizes):
+    if not sizes or not all(is_whole(size) and 1 <= size <= largest for size in sizes):
         raise UserError(f"sizes are numbers of edges from 1 to {largest:,}")
-    return sorted(set(sizes))
+    return sorted({int(size) for size in sizes})
 
 
 def first_sizes(

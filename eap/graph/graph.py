@@ -190,8 +190,9 @@ class Graph(GraphContents):
 
     def greedy_circuits(self, sizes: Sequence[int], *, by: By = "magnitude") -> Iterator["Graph"]:
         """`greedy(n)` for every n of `sizes`, one after the other, from one search."""
-        order = selection.greedy_order(self, max(sizes, default=0), by)
-        for n in sizes:
+        numbers = [selection.check_number(n, self.n_edges) for n in sizes]
+        order = selection.greedy_order(self, max(numbers, default=0), by)
+        for n in numbers:
             yield replace(self, in_graph=selection.first_edges(self, order[:, :n]))
 
     def top_n_nodes(self, n: int, *, by: By = "magnitude") -> "Graph":

@@ -17,14 +17,15 @@ from typing import Any, NoReturn
 from eap import runtime
 from eap.data.tasks import PARETO_TASKS, TASKS, get_task
 from eap.errors import UserError, quoted
-from eap.methods import MOST_STEPS, RULES
+from eap.methods import RULES
 from eap.runtime import processes
 from eap.runtime.home import from_home
 from eap.runtime.interrupts import end_between_imports
 from eap.runtime.progress import duration, say
+from eap.runtime.ranges import SEED, STEPS
 from eap.studies.paths import ROOT, shown, task_name
 from eap.studies.provenance import save_csv
-from eap.studies.settings import LARGEST_SEED, Settings
+from eap.studies.settings import Settings
 
 __all__ = [
     "ROOT", "OneLineParser", "add_ig_arguments", "add_size_arguments", "duration", "fail",
@@ -153,12 +154,12 @@ def not_negative(text: str) -> int:
 
 def number_of_steps(text: str) -> int:
     """A number of points of integrated gradients."""
-    return _whole(text, 1, MOST_STEPS)
+    return _whole(text, int(STEPS.least), int(STEPS.most))
 
 
 def seed(text: str) -> int:
     """A seed of random numbers."""
-    return _whole(text, 0, LARGEST_SEED)
+    return _whole(text, int(SEED.least), int(SEED.most))
 
 
 def share(text: str) -> float:

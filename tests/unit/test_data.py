@@ -242,7 +242,7 @@ def test_a_group_computes_all_that_differs(examples):
 
 
 def test_a_batch_size_below_one_is_refused():
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="batch_size is 0"):
         plan_batches([Example((1,), (2,), (1,), (2,))], 0)
 
 

@@ -292,7 +292,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     ("arguments", "message"),
     [
         ({"metrics": ["nll"]}, "unknown metric 'nll'; known are"),
-        ({"batch_size": 0}, "must be at least 1"),
+        ({"batch_size": 0}, "it must be a whole number from 1"),
         ({"memory_budget": 1000}, "too small"),
         ({"batch_size": 64, "memory_budget": 100_000}, "is the least"),
         ({"edges": torch.ones(11, 27, dtype=torch.bool)}, "only where edge_exists"),
