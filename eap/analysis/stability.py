@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from eap.ablation import Ablation
 from eap.analysis.compare import nodes
 from eap.attribution import attribute
 from eap.data.dataset import Dataset, Example
@@ -31,11 +30,9 @@ from eap.engine.score_blocks import ScoreBlock
 from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
 from eap.graph.selection import check_number
-from eap.metrics.metric import Metric
 from eap.model.model import Model
 from eap.runtime import distributed
 from eap.runtime.ranges import whole
-from eap.runtime.resources import ResourceOptions
 
 SIZES = (0.01, 0.02, 0.05, 0.1)
 """Sizes of circuits, as shares of all edges, whose stability is measured unless said otherwise."""
@@ -190,36 +187,27 @@ def bootstrap(
     model: Model,
     dataset: Dataset,
     *,
-    method: str = "EAP-IG",
-    metric: str | Metric = "logit_diff",
-    ablation: str | Ablation | None = None,
-    steps: int = 5,
-    rule: str = "paper",
     sizes: Sequence[int] | None = None,
     n_resamples: int = 50,
     selection: str = "top_n",
     null: bool = True,
     seed: int = 0,
     expanded_kv: bool = False,
-    **resources: Unpack[ResourceOptions],
+    **attribution: Any,
 ) -> Stability:
     """Score all edges once, and say how stable the ranking's circuits are over the examples.
 
     Args:
         model: from `eap.load_model`.
         dataset: from `eap.load_dataset`.
-        method: of `eap.attribute`, one that scores by gradients.
-        metric: of the scores.
-        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
-        steps: points of integrated gradients.
-        rule: of integration.
         sizes: numbers of edges to select; None: 1, 2, 5 and 10% of all.
-        n_resamples: 50 tell a Jaccard of .6 from one of .7.
+        n_resamples: number of resamples; 50 tell a Jaccard of .6 from one of .7.
         selection: 'top_n' or 'greedy', by magnitude; circuits are pruned.
         null: also measure a null task: the same prompts, with the answers shuffled.
-        seed: of resamples and shuffling.
+        seed: random seed of resamples and shuffling.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        **resources: batch_size, memory_budget (bytes), quiet.
+        **attribution: method (one that scores by gradients), metric, ablation, steps, rule, and
+            resources, as for `eap.attribute`.
 
     Raises:
         UserError: as `eap.attribute`; an unknown selection, or a size that the graph does not have.
@@ -239,8 +227,7 @@ def bootstrap(
     def measure(examples: Dataset) -> Stability:
         resamples = Resamples(config, examples.examples, n_resamples=n_resamples, seed=seed)
         graph = attribute(
-            model, examples, method=method, metric=metric, ablation=ablation, steps=steps,
-            rule=rule, expanded_kv=expanded_kv, observers=[resamples], **resources,
+            model, examples, expanded_kv=expanded_kv, observers=[resamples], **attribution,
         )  # fmt: skip
         resamples.merge_processes()
         found = tuple(stability_of_size(graph, resamples, size, selection) for size in sizes)

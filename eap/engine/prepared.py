@@ -96,8 +96,8 @@ class Work:
             UserError: examples that this model cannot run (see `check_dataset`), or an example
                 that does not fit in the memory.
         """
-        examples, shapes = dataset.examples, shapes_of(model)
         check_dataset(model, dataset)
+        examples, shapes = dataset.examples, shapes_of(model)
         check_answer_sets(metrics, examples)
         n_columns = shapes.d_vocab
         if metrics and all(metric.answers_only for metric in metrics):

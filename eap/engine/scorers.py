@@ -118,26 +118,73 @@ def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBl
 
 
 def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """The mean over layers of |score|, where that layer passes no gradient on (GradDrop)."""
-    work, clean = batch.work, None
-    n_layers = work.config.n_layers
+    """The mean over layers of |score|, where that layer passes no gradient on (GradDrop).
 
-    def parts() -> Iterator[Iterator[ScoreBlock]]:
-        nonlocal clean
+    Behind the dropped layer gradients are the plain ones, its own receivers have none, and what
+    arrives behind it goes on before it: so one run is made, and for every layer only the part of
+    the backward pass that lies before it.
+    """
+    work, config = batch.work, batch.work.config
+    n_layers = config.n_layers
+    plain, before, clean = _gradients_before_layers(batch, request)
+    note_metric_change(batch, request, clean)
+    changes = sender_changes_of(batch, clean)
+
+    def blocks(gradients: RunGradient) -> Iterator[tuple[int, ScoreBlock]]:
+        for block in contract(work.model, config, changes, gradients, batch.cache):
+            yield config.layer_of_receiver(block.receivers[0]), block
+
+    plain_blocks = list(blocks(plain))
+    if request.level == "node":
+        totals = torch.zeros(len(batch), config.n_forward, 1, device=plain.final.device)
         for layer in range(n_layers):
-            rules = replace(request.method.rules, dropped_layer=layer)
-            gradients, clean = gradients_at(
-                batch, rules, request.points, request.points_per_run, clean
-            )
-            changes = sender_changes_of(batch, clean)
-            blocks = contract(work.model, work.config, changes, gradients, batch.cache)
-            if request.level == "node":
-                blocks = iter([to_nodes(work.config, blocks, len(batch))])
-            yield (block._replace(scores=block.scores.abs() / n_layers) for block in blocks)
+            behind = [block for at, block in plain_blocks if at > layer]
+            ahead = [block for at, block in blocks(before[layer]) if at < layer] if layer else []
+            totals = totals + to_nodes(config, [*behind, *ahead], len(batch)).scores.abs()
+        yield ScoreBlock(slice(0, config.n_forward), [0], totals / n_layers)
+        return
+
+    def parts() -> Iterator[list[ScoreBlock]]:
+        # A receiver of layer n lies behind n dropped layers; the logits behind all.
+        yield [b._replace(scores=b.scores.abs() * at / n_layers) for at, b in plain_blocks]
+        for layer in range(1, n_layers):
+            yield [
+                block._replace(scores=block.scores.abs() / n_layers)
+                for at, block in blocks(before[layer])
+                if at < layer
+            ]
 
     yield from summed(parts())
-    assert clean is not None
-    note_metric_change(batch, request, clean)
+
+
+def _gradients_before_layers(
+    batch: PreparedBatch, request: Request
+) -> tuple[RunGradient, dict[int, RunGradient], CleanRun]:
+    """The plain gradients; those before each layer when it passes none on; the clean run."""
+    model, cache, rules = batch.work.model, batch.cache, request.method.rules
+    clean, last = run_clean(batch), batch.work.config.n_layers - 1
+    plain: RunGradient | None = None
+    before: dict[int, RunGradient] = {}
+    for first in range(0, len(request.points), request.points_per_run):
+        points = request.points[first : first + request.points_per_run]
+        trace, final, logits = run_points(batch, points, rules)
+        value = weighted_sum(batch, logits, clean.predictions, points)
+        behind = torch.autograd.grad(
+            value, [*(run.x for run in trace[1:]), final], retain_graph=True
+        )
+        (gradient,) = differentiate(
+            model, trace, final, value, cache, rules=rules, retain_graph=True
+        )
+        plain = gradient if plain is None else plain.plus(gradient)
+        for layer in range(1, last + 1):
+            x = cache.at_last(trace[layer].x) if layer == last else trace[layer].x
+            (gradient,) = differentiate(
+                model, trace[:layer], final, x, cache,
+                value_gradient=behind[layer].to(x.device), rules=rules, retain_graph=layer < last,
+            )  # fmt: skip
+            before[layer] = before[layer].plus(gradient) if layer in before else gradient
+    assert plain is not None
+    return plain, before, clean
 
 
 def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
@@ -145,25 +192,38 @@ def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreB
 
     The outputs of the input, of a layer's attention or of its MLP are interpolated between ablated
     and clean while all before is clean; only edges out of that sublayer are scored by that path. A
-    receiver behind several sublayers sees each of their paths, so that credit is partial.
+    receiver behind several sublayers sees each of their paths, so that credit is partial. Where
+    the clean end is one of the points, its gradient is the same on all paths, and made once.
     """
     work, config = batch.work, batch.work.config
-    clean = run_clean(batch)
+    rules, per_run = request.method.rules, request.points_per_run
+    at_end = [point for point in request.points if point.position == 1.0]
+    path = [point for point in request.points if point.position != 1.0]
+    end: RunGradient | None = None
+    if at_end:
+        end, clean = gradients_at(batch, rules, at_end, per_run)
+    else:
+        clean = run_clean(batch)
     note_metric_change(batch, request, clean)
     changes = sender_changes_of(batch, clean)
 
     def contracted(gradients: RunGradient, senders: slice) -> Iterator[ScoreBlock]:
         return contract(work.model, config, changes, gradients, batch.cache, senders)
 
-    gradients, _ = gradients_at(
-        batch, request.method.rules, request.points, request.points_per_run, clean
-    )
-    yield from contracted(gradients, slice(0, 1))
+    def both(along: RunGradient | None, end: RunGradient | None) -> RunGradient:
+        parts = [part for part in (along, end) if part is not None]
+        return parts[0] if len(parts) == 1 else parts[0].plus(parts[1])
+
+    along = gradients_at(batch, rules, path, per_run, clean)[0] if path else None
+    yield from contracted(both(along, end), slice(0, 1))
+    request = replace(request, points=path)
     for layer in range(config.n_layers):
-        heads, mlp = config.heads(layer), config.mlp_sender(layer)
-        yield from contracted(_after_sublayer(batch, request, clean, changes, layer, heads), heads)
-        one = slice(mlp, mlp + 1)
-        yield from contracted(_after_sublayer(batch, request, clean, changes, layer, one), one)
+        mlp = config.mlp_sender(layer)
+        for senders in (config.heads(layer), slice(mlp, mlp + 1)):
+            reads = senders.start != mlp and not config.parallel_attn_mlp
+            along = _after_sublayer(batch, request, clean, changes, layer, senders)
+            behind = None if end is None else end.after(layer, mlp=reads)
+            yield from contracted(both(along, behind), senders)
 
 
 def _after_sublayer(
@@ -173,8 +233,11 @@ def _after_sublayer(
     changes: SenderOutputs,
     layer: int,
     senders: slice,
-) -> RunGradient:
-    """Gradients behind a layer's heads (or its MLP) while their sum runs from ablated to clean."""
+) -> RunGradient | None:
+    """Gradients behind a layer's heads (or its MLP) while their sum runs from ablated to clean.
+
+    None without points.
+    """
     work, rules, run = batch.work, request.method.rules, clean.trace[layer]
     model, config, block = work.model, work.config, work.model.blocks[layer]
     last = layer == config.n_layers - 1
@@ -208,7 +271,6 @@ def _after_sublayer(
             rules=rules, first_layer=layer + 1, mlp_before=mlp_in,
         )  # fmt: skip
         total = part if total is None else total.plus(part)
-    assert total is not None
     return total
 
 

@@ -106,6 +106,10 @@ class GraphConfig:
         """Receiver: the MLP of `layer`."""
         return (layer + 1) * self._receivers_per_layer - 1
 
+    def layer_of_receiver(self, receiver: int) -> int:
+        """Layer that a receiver belongs to; `n_layers` for the logits."""
+        return receiver // self._receivers_per_layer
+
     @property
     def logits_receiver(self) -> int:
         """Receiver: the logits."""
