@@ -30,7 +30,7 @@ from eap.engine.moments import Moments
 from eap.engine.prepared import Demand, Work
 from eap.engine.scorers import SCORERS, Request, Scorer, to_nodes
 from eap.engine.signature import sign
-from eap.errors import UserError
+from eap.errors import UserError, is_whole
 from eap.example_scores import ExampleScores, KeepEdges
 from eap.graph import Graph
 from eap.methods import Method, Point, get_method
@@ -165,6 +165,7 @@ def attribute(
         return _exact(model, dataset, call, expanded_kv, resources)
     if steps != "auto":
         points = call.points(steps, rule)
+        steps = int(steps)  # NumPy's numbers have no place in a file
         return _score(model, dataset, call, points, expanded_kv, limits, observers,
                       call.settings(steps, rule))  # fmt: skip
     if not call.method.integrates:
@@ -245,7 +246,7 @@ class _Call:
         if method.needs_pair and not where.has_pair:
             raise UserError(
                 f"{method.name} needs a corrupted prompt for every clean one, which {where.name} "
-                "ablation does not use; give ablation='resample'"
+                "ablation does not use; give ablation='resample', or another method"
             )
         if level == "node" and method.scorer == "patterns":
             raise UserError(
@@ -257,7 +258,7 @@ class _Call:
 
     def points(self, steps: int | str, rule: str) -> list[Point]:
         """At which inputs gradients are taken."""
-        if not isinstance(steps, int):
+        if not is_whole(steps):
             raise UserError(f"steps {steps!r}: a number of points, or 'auto'")
         if steps < 1:
             raise UserError(f"{steps} steps are too few; at least 1 is needed")

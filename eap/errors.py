@@ -1,5 +1,8 @@
 """The one exception for input that a person can correct, and what its message quotes."""
 
+from numbers import Integral
+from typing import TypeGuard
+
 
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, and what would be right.
@@ -24,3 +27,8 @@ def first_line(error: BaseException, most: int = 300) -> str:
     if "weights_only" in line:
         line = "the .bin file holds more than tensors; save the weights as safetensors"
     return f"{type(error).__name__}: {line[:most]}" if line else type(error).__name__
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number, NumPy's included; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -15,8 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from eap.data.answers import Answers
-from eap.data.dataset import Dataset, Example, first_difference
-from eap.errors import UserError
+from eap.data.dataset import Dataset
+from eap.data.example import Example, first_difference
+from eap.errors import UserError, is_whole
 from eap.model.model import Model
 
 StartOf = Callable[[Example], int]
@@ -97,6 +98,21 @@ def check_dataset(model: Model, dataset: Dataset) -> None:
     check_examples(model, dataset.examples)
 
 
+def check_pairs(dataset: Dataset, what: str) -> None:
+    """Whether every example has a corrupted prompt, which `what` needs.
+
+    Raises:
+        UserError: one has none.
+    """
+    if not dataset.has_pairs:
+        unpaired = sum(not example.corrupted for example in dataset.examples)
+        raise UserError(
+            f"{what} needs a corrupted prompt for every clean one, and {unpaired} of {len(dataset)} "
+            "examples have none: give ablation='zero' or a mean (eap.Mean.over_dataset(model, "
+            "dataset, prompts='clean')) to what can do without, or make pairs with eap.data.corrupt"
+        )
+
+
 def check_examples(model: Model, examples: Sequence[Example]) -> None:
     """Whether a model can run these examples.
 
@@ -110,7 +126,7 @@ def check_examples(model: Model, examples: Sequence[Example]) -> None:
     n_positions = model.n_positions
     for row, example in enumerate(examples):
         n = len(example.clean)
-        if not n or n != len(example.corrupted):
+        if not n or len(example.corrupted) not in (0, n):
             raise UserError(
                 f"example {row}: the prompts have {n} and {len(example.corrupted)} tokens; they "
                 "must be equally long, and not empty"
@@ -121,7 +137,7 @@ def check_examples(model: Model, examples: Sequence[Example]) -> None:
             raise UserError(
                 f"example {row} has {n} tokens; {model.name} takes at most {n_positions}"
             )
-        tokens = [token for own in vars(example).values() for token in own]
+        tokens = [token for part in vars(example).values() for token in part]
         largest, smallest = max(tokens), min(tokens)
         if smallest < 0:
             raise UserError(f"example {row} has token {smallest}; token ids begin at 0")
@@ -164,10 +180,10 @@ def plan_batches(
     """Which rows run together, at most `batch_size` of them.
 
     Raises:
-        UserError: a batch size below 1.
+        UserError: a batch size that is no whole number of at least 1.
     """
-    if batch_size < 1:
-        raise UserError(f"batch size {batch_size} is too small; it must be at least 1")
+    if not is_whole(batch_size) or batch_size < 1:
+        raise UserError(f"batch_size is {batch_size!r}; it must be a whole number of at least 1")
     return [
         group.rows[first : first + batch_size]
         for group in group_examples(examples, start_of)
@@ -189,7 +205,8 @@ def load_batch(
     for row, example in enumerate(chosen):
         n = len(example.clean) - start
         clean[row, :n] = torch.tensor(example.clean[start:])
-        corrupted[row, :n] = torch.tensor(example.corrupted[start:])
+        # Without a pair nothing reads the corrupted tokens (`check_pairs`).
+        corrupted[row, :n] = torch.tensor((example.corrupted or example.clean)[start:])
     return Batch(
         prefix=torch.tensor([example.clean[:start] for example in chosen], device=device).long(),
         clean=clean.to(device),
