@@ -107,9 +107,9 @@ def check_pairs(dataset: Dataset, what: str) -> None:
     if not dataset.has_pairs:
         unpaired = sum(not example.corrupted for example in dataset.examples)
         raise UserError(
-            f"{what} needs a corrupted prompt for every clean one, and {unpaired} of {len(dataset)} "
-            "examples have none: give ablation='zero' or a mean (eap.Mean.over_dataset(model, "
-            "dataset, prompts='clean')) to what can do without, or make pairs with eap.data.corrupt"
+            f"{what} needs a corrupted prompt for every clean one, and {unpaired} of "
+            f"{len(dataset)} examples have none: ablation='zero' or a mean (eap.Mean.over_dataset("
+            "model, dataset, prompts='clean')) needs none, and eap.data.corrupt makes pairs"
         )
 
 

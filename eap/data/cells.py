@@ -1,6 +1,6 @@
-"""What a cell of data means: the one place that says what a prompt, an answer, a label or an id is.
+"""What a cell of data means: the one place that says what an answer, a label or a token id is.
 
-A cell arrives in the types of its source (text from a CSV, JSON's values, NumPy's numbers, a tensor).
+A cell arrives in the types of its source (a CSV's text, JSON's values, NumPy's numbers, a tensor).
 `plain` gives it Python's own types and loses none; the other functions say what it means, whatever
 the form. The name of a column is the only sign that its numbers are token ids.
 """
@@ -18,11 +18,13 @@ import pandas as pd
 from eap.errors import quoted
 
 Cell = Any
-"""None (missing), a bool, int, float or str, a list or dict of these; anything else means nothing."""
+"""None (missing), a bool, int, float, str, a list or dict of these; else it means nothing."""
 
 # A longer text is not looked at as a list.
 LONGEST_LIST = 100_000
 NUMBER = r"[0-9]{1,9}(?:\.0*)?"
+# How libraries print numbers that they leave some of out, or that are an object of theirs.
+PRINTED = re.compile(r"\s*(?:(?:tensor|array)\(\[.*|\[[0-9\s,.]*\.\.\.[0-9\s,.]*\])\s*", re.DOTALL)
 NUMBERS = re.compile(rf"\[\s*{NUMBER}(?:(?:\s*,\s*|\s+){NUMBER})*\s*\]")
 
 
@@ -35,7 +37,7 @@ class UnfitRowError(ValueError):
 
 
 def plain(value: Any) -> Cell:
-    """A value in Python's own types: NumPy's, pandas', Arrow's and tensors' are turned into them."""
+    """A value in Python's own types, whether NumPy's, pandas', Arrow's or a tensor."""
     if isinstance(value, str):
         return str.__str__(value)
     if value is None or value is pd.NA or value is pd.NaT or isinstance(value, bool):
@@ -231,8 +233,8 @@ def masked(ids: Sequence[int], mask: Cell, what: str) -> tuple[int, ...]:
     if len(bits) != len(ids) or not re.fullmatch("0*1+0*", kept):
         raise UnfitRowError(
             "bad masks",
-            f"the attention mask of the {what} prompt is {quoted(mask)}; it needs {len(ids)} numbers "
-            "0 or 1, the ones side by side",
+            f"the attention mask of the {what} prompt is {quoted(mask)}; it needs {len(ids)} "
+            "numbers 0 or 1, the ones side by side",
         )
     return tuple(token for token, bit in zip(ids, bits, strict=True) if bit)
 

@@ -144,8 +144,8 @@ def _check_pair(as_given: Sequence[Prompt], ids: Sequence[tuple[int, ...]]) -> N
     if lengths[0] != lengths[1]:
         raise UnfitRowError(
             "unequal lengths",
-            f"the clean prompt has {lengths[0]} tokens and the corrupted one {lengths[1]}; they must "
-            f"be equally long: {shown}",
+            f"the clean prompt has {lengths[0]} tokens and the corrupted one {lengths[1]}; they "
+            f"must be equally long: {shown}",
         )
     if ids[0] == ids[1]:
         raise UnfitRowError(

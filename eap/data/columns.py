@@ -21,6 +21,9 @@ OTHER_NAMES = {
 }
 """What other tools call a column; read where the column itself is missing."""
 
+ANSWER_TEXTS = (*ANSWERS, "clean_answer", "patch_answer", "answers", "wrong_answers")
+"""Columns of answers as text, by any name."""
+
 KNOWN = {*OTHER_NAMES, *(name + end for name in (*SIDES, *ANSWERS) for end in ("", "_idx"))}
 """Names by which the header of a table is recognised."""
 

@@ -1,4 +1,4 @@
-"""Corrupted prompts for rows that have none: one word exchanged for another, tokens as many as before."""
+"""Corrupted prompts for rows that have none: one word exchanged for another of as many tokens."""
 
 import re
 from collections import Counter
@@ -62,8 +62,8 @@ def corrupt(
     Args:
         data: as `load_dataset` has it, with columns clean and correct.
         tokenizer: the model's own.
-        words: 'names' (first names), 'numbers' (whole numbers of as many digits), or a list of words
-            that may stand for one another.
+        words: 'names' (first names), 'numbers' (whole numbers of as many digits), or a list of
+            words that may stand for one another.
         seed: of the choice of words.
 
     Returns:
@@ -123,8 +123,8 @@ def _listed(words: str | Sequence[str]) -> tuple[str, ...] | None:
     listed = tuple(dict.fromkeys(words)) if good else ()
     if len(listed) < 2 or not all(isinstance(word, str) and word.strip() for word in listed):
         raise UserError(
-            f"words is {quoted(words)}; give 'names', 'numbers', or a list of at least two words that "
-            "may stand for one another"
+            f"words is {quoted(words)}; give 'names', 'numbers', or a list of at least two words "
+            "that may stand for one another"
         )
     return tuple(word.strip() for word in listed)
 
@@ -156,7 +156,7 @@ def _first_fitting(
     random.shuffle(places)
     for word in places:
         others = [other for other in _others(word, listed, random) if other not in places]
-        texts = [re.sub(_pattern(word), lambda _, o=other: o, clean) for other in others]
+        texts = [re.sub(_pattern(word), other.replace("\\", r"\\"), clean) for other in others]
         n_tokens = len(vocabulary.encode(clean))
         lengths = [len(ids) for ids in vocabulary.encode_all(texts)]
         for other, text, length in zip(others, texts, lengths, strict=True):

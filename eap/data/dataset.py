@@ -135,12 +135,13 @@ def load_dataset(
         task: a name of `eap.data.tasks.TASKS`; with `data`, a name of your own will do.
         tokenizer: the model's own, from Hugging Face.
         data: of your own: a file (CSV, TSV, JSON list, JSON lines, Parquet), a pandas frame, an
-            Arrow table, a Hugging Face dataset in any format, a list of dicts, or a dict of columns.
-            Columns are the task's, or clean, corrupted, correct and incorrect. Answers of a row are
-            separated by `|` (or a list), and a leading space belongs to an answer; `incorrect` may
-            be empty. Token ids instead of text: `correct_idx` and `incorrect_idx` for answers (a
-            number, or a list of numbers), `clean_idx` and `corrupted_idx` for prompts, with an
-            `attention_mask` where they are padded. Without `corrupted`, zero and mean ablation work.
+            Arrow table, a Hugging Face dataset in any format, a list of dicts, or a dict of
+            columns. Columns are the task's, or clean, corrupted, correct and incorrect. Answers of
+            a row are separated by `|` (or a list), and a leading space belongs to an answer;
+            `incorrect` may be empty. Token ids instead of text: `correct_idx` and `incorrect_idx`
+            for answers (a number, or a list of numbers), `clean_idx` and `corrupted_idx` for
+            prompts, with an `attention_mask` where they are padded. Without `corrupted`, zero and
+            mean ablation work.
         path: the same as `data`, for a file.
         head: use only the first so many pairs.
         seed: of generated pairs, for a tokenizer without a file.

@@ -142,7 +142,9 @@ def load_mib(
     if split not in SPLITS:
         raise UserError(f"unknown split {quoted(str(split))}; known are {', '.join(SPLITS)}")
     shown = known.path if source is None else str(source)
-    rows = _from_hub(known, split) if source is None else _from_files(known, Path(source), split)
+    rows: Sequence[Row] = (
+        _from_hub(known, split) if source is None else _from_files(known, Path(source), split)
+    )
     if not {"clean", "clean_idx"} & set(rows[0]):  # as the benchmark has them, not pairs
         rows = to_pairs(known, rows, shown)
     # A name of its own: pairs are given, so nothing of a task of the same name is asked for.
@@ -237,8 +239,8 @@ def check_source(source: str | Path | None) -> None:
     path = find_file(source)
     if "split" not in read_rows(path).columns:
         raise UserError(
-            f"{path} is one file for two splits, and circuits are not measured on what they were found "
-            "on: call two files train.. and test.. in one folder, or add a column split"
+            f"{path} is one file for two splits, and circuits are not measured on what they were "
+            "found on: call two files train.. and test.. in one folder, or add a column split"
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eap.data.cells import (
+    PRINTED,
     UnfitRowError,
     as_text,
     count_padding,
@@ -27,13 +28,15 @@ def with_ids(row: Row) -> Row:
     text.
     """
     prompts = [side for side in SIDES if not is_missing(row.get(side))]
-    correct = row.get("correct")
-    has_ids = is_missing(correct) and not is_missing(row.get("correct_idx"))
-    if not prompts or not (has_ids or is_id_list(correct)):
+    if not prompts or not (_has_stated_ids(row) or is_id_list(row.get("correct"))):
         return row
     if not all(isinstance(row[side], str) and is_id_list(row[side]) for side in prompts):
         return row
     return {**row, **{side: list(prompt_ids(row[side], side)) for side in prompts}}
+
+
+def _has_stated_ids(row: Row) -> bool:
+    return is_missing(row.get("correct")) and not is_missing(row.get("correct_idx"))
 
 
 class Prompts:
@@ -66,6 +69,12 @@ class Prompts:
         else:
             text = as_text(cell, f"the {side} prompt")
             ids = self._ids.get(text, ())
+            if _has_stated_ids(row) and PRINTED.fullmatch(text):
+                raise UnfitRowError(
+                    "printed ids",
+                    f"the {side} prompt is {quoted(text, 60)}, token ids as a library prints them; "
+                    f"give them as a list, [5, 6], in a column {side}_idx",
+                )
         if not ids:
             raise UnfitRowError("empty prompts", f"the {side} prompt is empty")
         if text and self.vocabulary.lacks(text, ids):

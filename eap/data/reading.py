@@ -1,7 +1,8 @@
 """Data -> rows: a file (CSV, TSV, JSON, JSON lines, Parquet), or an object (`records`).
 
-Nothing is known here about tasks or tokens, and cells keep the types that their source has. A file is read once, as bytes, and refused in one line
-where it is not what it seems: cells that shift the columns, another encoding, a damaged archive.
+Nothing is known here about tasks or tokens, and cells keep their own types. A file is
+read once, as bytes, and refused in one line where it is not what it seems: cells that shift the
+columns, another encoding, a damaged archive.
 """
 
 import bz2
@@ -18,12 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lazy_loader
 import pandas as pd
 
-from eap.data.columns import KNOWN
+from eap.data.columns import ANSWER_TEXTS, KNOWN
 from eap.data.records import Record, as_record, from_columns, is_list_of_objects, records_of
 from eap.errors import UserError, quoted
 from eap.runtime.home import from_home
+
+arrow = lazy_loader.load("pyarrow", error_on_import=False)
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon"}
 JSON_LINES = {".jsonl", ".ndjson"}
@@ -160,8 +164,9 @@ def _parse(content: bytes, path: Path, source: str) -> Parsed:
 
 def _read_csv(text: str, source: str) -> Parsed:
     header, separator, spaced = _read_header(text, source)
-    options = {"delimiter": separator, "skipinitialspace": spaced}
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **options)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced, strict=True
+    )
     rows: list[Record] = []
     places = []
     first = True
@@ -188,7 +193,7 @@ def _read_csv(text: str, source: str) -> Parsed:
 
 
 def _read_header(text: str, source: str) -> tuple[list[str], str, bool]:
-    """The names of the columns, what separates them, and whether a space follows that everywhere."""
+    """The names of the columns, what separates them, and whether a space follows it everywhere."""
     if not text.strip():
         raise UserError(f"{source} is not a CSV with a header: it is empty")
     headers = {}
@@ -206,7 +211,7 @@ def _read_header(text: str, source: str) -> tuple[list[str], str, bool]:
             f"{source}: its cells are separated by {separator!r}, which separates answers; "
             "use commas or tabs"
         )
-    spaced = bool(fitting) and all(name.startswith(" ") for name in headers[separator][1:])
+    spaced = bool(fitting) and _is_spaced(text, separator)
     if spaced and not _spaces_mean_nothing(text, names[separator], separator):
         raise _spaces_refused(source, separator)
     header = names[separator] if spaced else [name.strip() for name in headers[separator]]
@@ -216,9 +221,18 @@ def _read_header(text: str, source: str) -> tuple[list[str], str, bool]:
     return header, separator, spaced
 
 
+def _is_spaced(text: str, separator: str) -> bool:
+    """Whether a space follows every separator, the header's included."""
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        return all(cell.startswith(" ") for cells in lines for cell in cells[1:])
+    except csv.Error:
+        return False
+
+
 def _spaces_mean_nothing(text: str, header: list[str], separator: str) -> bool:
-    """Whether spaces after separators can be left out: no answer is text, or all cells are quoted."""
-    has_texts = {"correct", "incorrect", "clean_answer", "patch_answer", "answers"} & set(header)
+    """Whether spaces after separators can be left out: no answers as text, or all are quoted."""
+    has_texts = set(ANSWER_TEXTS) & set(header)
     body = re.sub(r'"(?:[^"]|"")*"', '"', text.lstrip().partition("\n")[2])
     return not has_texts or re.search(f'{re.escape(separator)}(?! ")', body) is None
 
@@ -232,8 +246,8 @@ def _check_spaces(rows: list[Record], source: str, separator: str) -> None:
 
 def _spaces_refused(source: str, separator: str) -> UserError:
     return UserError(
-        f"{source} has a space after each {SEPARATORS[separator]}, and a leading space belongs to a "
-        "prompt and to an answer: leave those spaces out, or put every cell in double quotes"
+        f"{source} has a space after each {SEPARATORS[separator]}, and a leading space belongs to "
+        "a prompt and to an answer: leave those spaces out, or put every cell in double quotes"
     )
 
 
@@ -303,11 +317,12 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_parquet(content: bytes, source: str) -> Parsed:
     try:
-        # Arrow's own types: whole numbers and booleans stay what they are beside missing ones.
-        frame = pd.read_parquet(io.BytesIO(content), dtype_backend="pyarrow")
+        pd.read_parquet(io.BytesIO(content), columns=[])  # so that pandas loads the reader below
+        # A table keeps Arrow's types, and what Hugging Face's library wrote of classes.
+        table = arrow.parquet.read_table(io.BytesIO(content))
     except ImportError:
         raise UserError(f"{source} is Parquet: install pyarrow to read it") from None
     except Exception as error:  # pyarrow raises its own kinds
         raise UserError(f"{source} is not whole Parquet: {type(error).__name__}") from None
-    rows, _ = records_of(frame)
+    rows, _ = records_of(table)
     return rows, [f"row {i}" for i in range(1, len(rows) + 1)], "Parquet"

@@ -1,12 +1,13 @@
 """What people have in memory -> rows: frames, tables, Hugging Face data sets, lists and dicts."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from eap.data.cells import plain
-from eap.data.columns import KNOWN
+from eap.data.columns import ANSWER_TEXTS, KNOWN
 from eap.errors import UserError, quoted
 
 Record = dict[str, Any]
@@ -51,13 +52,16 @@ def _rows_of(data: Any) -> tuple[Iterable[Any], str]:
         raise UserError(f"the data set has splits: choose one of {', '.join(map(str, data))}")
     for method, kind in (("to_pylist", "an Arrow table"), ("to_dicts", "a data frame")):
         if callable(getattr(data, method, None)) and not isinstance(data, type):
-            return getattr(data, method)(), kind
+            metadata = getattr(getattr(data, "schema", None), "metadata", None) or {}
+            return _with_classes(getattr(data, method)(), _classes_of(metadata)), kind
     if hasattr(data, "column_names"):  # a Hugging Face data set, without importing the library
         # A format changes the types of cells and may give columns for rows; a transform of the
         # person's own ("custom") is what the rows are.
         formatted = dict(getattr(data, "format", None) or {}).get("type")
         python = data if formatted in (None, "custom") else data.with_format(None)
-        return list(python), "a Hugging Face dataset"
+        features = dict(getattr(python, "features", None) or {})
+        classes = {name: getattr(kind, "names", None) for name, kind in features.items()}
+        return _with_classes(python, classes), "a Hugging Face dataset"
     if isinstance(data, Mapping):
         return from_columns({str(k): plain(v) for k, v in data.items()}, "the dict"), "a dict"
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | bytearray):
@@ -65,9 +69,27 @@ def _rows_of(data: Any) -> tuple[Iterable[Any], str]:
     raise UserError(f"data is {type(data).__name__}; {_WANTED}")
 
 
+def _with_classes(rows: Iterable[Any], classes: Mapping[str, Any]) -> Iterable[Any]:
+    """Rows whose answers are the names of classes where their column has numbers for them."""
+    named = {name: classes[name] for name in ANSWER_TEXTS if classes.get(name)}
+    for row in rows:
+        numbers = {name: row.get(name) for name in named}
+        texts = {name: named[name][n] for name, n in numbers.items() if n is not None and n >= 0}
+        yield {**row, **texts} if texts else row
+
+
+def _classes_of(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """Names of classes that Hugging Face's library wrote into a table."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        return {name: dict(kind).get("names") for name, kind in features.items()}
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
 _WANTED = (
-    "give a file, a pandas frame, a Hugging Face dataset, or a list of dicts with clean, corrupted, "
-    "correct and incorrect"
+    "give a file, a pandas frame, a Hugging Face dataset, or a list of dicts with clean, "
+    "corrupted, correct and incorrect"
 )
 
 
@@ -88,6 +110,7 @@ def from_columns(columns: Mapping[str, Any], source: str) -> list[Record]:
     Raises:
         UserError: none of its columns is known, or they differ in their rows.
     """
+    columns = _by_row(columns)
     if not KNOWN & set(columns):
         splits = [name for name, rows in columns.items() if is_list_of_objects(rows) and rows]
         if len(splits) > 1:
@@ -113,6 +136,18 @@ def from_columns(columns: Mapping[str, Any], source: str) -> list[Record]:
         sizes = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
         raise UserError(f"{source} has columns of several lengths: {sizes[:200]}")
     return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _by_row(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Columns of what pandas writes by rows (`orient="split"`, `orient="index"`); else as it is."""
+    names, rows = document.get("columns"), document.get("data")
+    if isinstance(names, list) and isinstance(rows, list):
+        if all(isinstance(row, list) and len(row) == len(names) for row in rows):
+            return {str(name): [row[i] for row in rows] for i, name in enumerate(names)}
+    elif document and all(isinstance(row, dict) and KNOWN & set(row) for row in document.values()):
+        names = dict.fromkeys(name for row in document.values() for name in row)
+        return {name: [row.get(name) for row in document.values()] for name in names}
+    return document
 
 
 def _encoded_rows(column: Any) -> Any:

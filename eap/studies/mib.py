@@ -150,8 +150,8 @@ def submit(graph: Graph, folder: Path, task: str, model: str) -> Path:
     """Write a ranking in the leaderboard's layout.
 
     Raises:
-        UserError: the file would be larger than the leaderboard reads, or stand beside one of another
-            form, of which the leaderboard reads either.
+        UserError: the file would be larger than the leaderboard reads, or stand beside one of
+            another form.
     """
     path = submission_path(folder, task, model, graph.n_edges)
     others = [path.with_suffix(form) for form in (".json", ".pt") if form != path.suffix]

@@ -106,11 +106,11 @@ def test_true_and_false_are_those_words_in_every_form(form, tmp_path):
 def test_numbers_in_a_list_are_texts_or_refused_by_the_column_of_ids(form, tmp_path):
     rows = pairs(correct=[[5], [6], [7]], incorrect=[[1], [2], [3]])
     data = FORMS[form](rows, tmp_path)
-    try:
+    if "csv" in form or form in ("tsv", "semicolons"):  # the list is a text there
+        with pytest.raises(UserError, match="correct_idx"):
+            load_dataset("own", TOKENIZER, data=data)
+    else:
         assert load_dataset("own", TOKENIZER, data=data).examples == texts("51", "62", "73")
-    except UserError as error:
-        assert "csv" in form or form in ("tsv", "semicolons")
-        assert "correct_idx" in str(error)
 
 
 @pytest.mark.parametrize("form", FORMS)
