@@ -218,6 +218,7 @@ def folder(text: str) -> Path:
         there = next(
             parent for parent in (path, *path.absolute().parents) if os.path.lexists(parent)
         )
+        path.exists()  # raises where the name is too long
         path.resolve()
         path.name.encode()  # names are written into files
     except (OSError, RuntimeError, ValueError, StopIteration):

@@ -1,4 +1,4 @@
-"""Prompts without a corrupted one: what can do without does, what cannot says so; and pairs made."""
+"""Prompts without a corrupted one: what needs a pair says so, the rest works; and pairs made."""
 
 from __future__ import annotations
 

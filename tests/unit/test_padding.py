@@ -86,14 +86,12 @@ def test_what_a_tokenizer_returns_is_a_prompt_and_a_column_of_prompts():
             tokenizer(group, padding=True, add_special_tokens=False) for group in texts
         )
         columns = {"clean": clean, "corrupted": corrupted, "correct_idx": [20] * 2}
+        parts = ("input_ids", "attention_mask")
         rows = [
-            {
-                name: {"input_ids": part["input_ids"][i], "attention_mask": part["attention_mask"][i]}
-                for name, part in (("clean", clean), ("corrupted", corrupted))
-            }
-            | {"correct_idx": 20}
+            {"clean": {p: clean[p][i] for p in parts},
+             "corrupted": {p: corrupted[p][i] for p in parts}, "correct_idx": 20}
             for i in range(2)
-        ]
+        ]  # fmt: skip
         for data in (columns, rows):
             dataset = load_dataset("ids", tokenizer, data=data, prepend_bos=False)
             assert [list(example.clean) for example in dataset] == right

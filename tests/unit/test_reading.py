@@ -9,32 +9,16 @@ import lzma
 import os
 from random import Random
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from models.tokenizers import byte_tokenizer
+from own_rows import COLUMNS, EXPECTED, ROWS, TOKENIZER, frame, refusal, write
 
 from eap.data.cells import answer_ids, prompt_ids
 from eap.data.dataset import Dataset, Example, load_dataset
 from eap.data.tasks import TASKS
 from eap.errors import UserError
-
-TOKENIZER = byte_tokenizer()
-ROWS = [
-    {"clean": "The hat is", "corrupted": "The cat is", "correct": "!", "incorrect": "?"},
-    {"clean": "A mat, is", "corrupted": "A rat, is", "correct": "a|b", "incorrect": "c"},
-]
-COLUMNS = list(ROWS[0])
-EXPECTED = load_dataset("own", TOKENIZER, data=ROWS).examples
-
-
-def refusal(data, task="own", **arguments):
-    with pytest.raises(UserError) as error:
-        load_dataset(task, TOKENIZER, data=data, **arguments)
-    message = str(error.value)
-    assert "\n" not in message
-    assert len(message) < 600
-    return message
 
 
 def said_of(data, task):
@@ -46,16 +30,7 @@ def said_of(data, task):
     return ""
 
 
-def write(path, content):
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
 # ---- formats -------------------------------------------------------------------------------------
-
-
-def frame():
-    return pd.DataFrame(ROWS)
 
 
 FILES = {
@@ -89,7 +64,6 @@ def test_files_of_every_format_are_the_same_rows(name, tmp_path):
 
 
 def test_parquet_and_objects_are_the_same_rows(tmp_path):
-    datasets = pytest.importorskip("datasets")
     frame().to_parquet(tmp_path / "rows.parquet")
     lists = frame().assign(correct=[["!"], ["a", "b"]])
     arrays = frame().assign(correct=[np.array(["!"]), np.array(["a", "b"])])
