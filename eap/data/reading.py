@@ -36,7 +36,8 @@ UNPACKERS = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompr
 OTHERS = {
     **dict.fromkeys((".zip", ".tar", ".tgz", ".zst", ".7z"), "unpack it first"),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as a CSV"),
-    **dict.fromkeys((".pkl", ".pickle", ".pt"), "save it as a CSV or JSON"),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".npy", ".npz"), "save it as a CSV or JSON"),
+    **dict.fromkeys((".arrow", ".feather"), "save it as Parquet, or give the table itself"),
 }
 Parsed = tuple[list[Record], list[str], str]
 """Rows, their places, and the form that they were read as."""
@@ -115,7 +116,8 @@ def find_file(name: str | os.PathLike[str]) -> Path:
     try:
         if path.is_file():
             return path
-        what = "is a folder; give a file" if path.is_dir() else "is not a regular file"
+        saved = "is a folder; give a file (or, saved by Hugging Face, datasets.load_from_disk)"
+        what = saved if path.is_dir() else "is not a regular file"
         there = path.exists()
     except (OSError, ValueError) as error:
         raise UserError(f"{quoted(text)} cannot be read: {type(error).__name__}") from None

@@ -65,7 +65,7 @@ def _rows_of(data: Any) -> tuple[Iterable[Any], str]:
     if isinstance(data, Mapping):
         return from_columns({str(k): plain(v) for k, v in data.items()}, "the dict"), "a dict"
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | bytearray):
-        return data, "the list of rows"
+        return data, "a list of rows"
     raise UserError(f"data is {type(data).__name__}; {_WANTED}")
 
 

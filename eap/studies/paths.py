@@ -153,8 +153,8 @@ def claim(output: Path, model: str, identity: Mapping[str, Any], *, write: bool 
     hashes = {key: value for key, value in identity.items() if key not in ("directory", "name")}
     claimed = {"model": where, **hashes}
     try:
-        earlier = json.loads(path.read_text(encoding="utf8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        earlier = json.loads(path.read_text(encoding="utf8")) if path.is_file() else None
+    except (OSError, ValueError):
         earlier = None
     if isinstance(earlier, dict):
         if {**earlier, "model": where} == claimed:
