@@ -192,6 +192,13 @@ def _read_side(
         return answer_texts(cell, side), ()
     ids = answer_ids(cell, what)
     vocabulary.check_ids(ids, what)
+    bos = vocabulary.bos
+    if bos is not None and bos in ids and bos != vocabulary.tokenizer.eos_token_id:
+        raise UnfitRowError(
+            "BOS tokens as answers",
+            f"{what} is {quoted(cell)}, which has the BOS token {bos}: leave it out, as "
+            "tokenizer(answer, add_special_tokens=False) does",
+        )
     return None, ids
 
 

@@ -69,6 +69,13 @@ class Prompts:
         else:
             text = as_text(cell, f"the {side} prompt")
             ids = self._ids.get(text, ())
+            padding, is_text = self.vocabulary.padding
+            if ids and not is_text and padding in (ids[0], ids[-1]):
+                raise UnfitRowError(
+                    "padded prompts",
+                    f"the {side} prompt {quoted(text, 60)} begins or ends with the padding token; "
+                    "leave padding out of texts",
+                )
             if _has_stated_ids(row) and PRINTED.fullmatch(text):
                 raise UnfitRowError(
                     "printed ids",

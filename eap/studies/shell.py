@@ -220,7 +220,7 @@ def folder(text: str) -> Path:
         )
         path.exists()  # raises where the name is too long
         path.resolve()
-        path.name.encode()  # names are written into files
+        str(path).encode()  # names are written into files
     except (OSError, RuntimeError, ValueError, StopIteration):
         raise argparse.ArgumentTypeError(
             f"{quoted(text, 60)} is not the name of a folder"

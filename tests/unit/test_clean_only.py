@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pandas as pd
 import pytest
 import torch
+from models.tokenizers import byte_tokenizer
 from running import call
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import eap
 import eap_circuits
+from eap.commands.check_data import tokenizer_of
 from eap.data.counterparts import corrupt
 from eap.data.tasks.ioi import NAMES
 from eap.errors import UserError
@@ -171,3 +175,21 @@ def test_check_data_alone_asks_for_a_file(check_data, capsys):
     assert check_data() == 2
     assert "error: no data file: give one" in capsys.readouterr().err
     assert check_data("--task", "ioi", "--show", 0) == 0
+
+
+def test_check_data_and_experiments_have_one_tokenizer(tmp_path):
+    """Qwen's class joins no digits; the saved tokenizer, which the model was trained with, does."""
+    saved = byte_tokenizer([("1", "7"), ("3", "2")])
+    config = Qwen2Config(
+        vocab_size=len(saved), hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
+    saved.save_pretrained(tmp_path)
+    ours = eap.load_model(tmp_path, device="cpu").tokenizer
+    theirs = tokenizer_of(str(tmp_path))
+    assert theirs.encode("in 1732") == ours.encode("in 1732") == saved.encode("in 1732")
+    assert (theirs.bos_token, theirs.eos_token) == (ours.bos_token, ours.eos_token)
+    os.mkfifo(tmp_path / "added_tokens.json")
+    with pytest.raises(UserError, match=r"'added_tokens\.json' is not a regular file"):
+        tokenizer_of(str(tmp_path))

@@ -97,6 +97,19 @@ def test_what_a_tokenizer_returns_is_a_prompt_and_a_column_of_prompts():
             assert [list(example.clean) for example in dataset] == right
 
 
+def test_special_tokens_that_a_tokenizer_added_are_no_answers_and_no_text():
+    row = {"clean": "I say", "corrupted": "U say", "incorrect_idx": 21}
+    with pytest.raises(UserError, match=r"correct_idx .* has the BOS token 0"):
+        load_dataset("x", tokenizer_with(None), data=[{**row, "correct_idx": [BOS, 20]}])
+    ends = byte_tokenizer(special=("<end>", "<end>"), bos="<end>")  # GPT-2's: an end is an answer
+    (example,) = load_dataset("x", ends, data=[{**row, "correct_idx": ends.eos_token_id}])
+    assert example.correct == (ends.eos_token_id,)
+    for text in ("<pad>I say", "I say<pad>"):
+        padded = {**row, "clean": text, "correct_idx": 20}
+        with pytest.raises(UserError, match="begins or ends with the padding token"):
+            load_dataset("x", tokenizer_with("<pad>"), data=[padded])
+
+
 def test_ids_as_a_library_prints_them_are_refused_and_other_brackets_are_text():
     tokenizer = tokenizer_with(None)
     for printed in (str(torch.tensor([30, 31])), str(np.arange(2000)), "array([30, 31])"):
