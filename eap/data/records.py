@@ -73,8 +73,11 @@ def _with_classes(rows: Iterable[Any], classes: Mapping[str, Any]) -> Iterable[A
     """Rows whose answers are the names of classes where their column has numbers for them."""
     named = {name: classes[name] for name in ANSWER_TEXTS if classes.get(name)}
     for row in rows:
-        numbers = {name: row.get(name) for name in named}
-        texts = {name: named[name][n] for name, n in numbers.items() if n is not None and n >= 0}
+        texts = {
+            name: names[row[name]]
+            for name, names in named.items()
+            if isinstance(row.get(name), int) and 0 <= row[name] < len(names)
+        }
         yield {**row, **texts} if texts else row
 
 
