@@ -49,6 +49,8 @@ class Example:
 
 
 def _as_ids(name: str, part: Any) -> TokenIds:
+    if type(part) is tuple and set(map(type, part)) <= {int}:
+        return part  # ids as they are; whether a model has them, `check_examples` says
     cell = plain(part)
     if cell is None or cell == []:
         return ()
