@@ -11,7 +11,7 @@ from pathlib import Path
 
 import eap_circuits
 from eap import studies
-from eap.data.collections.mib import MIB_TASKS, SPLITS
+from eap.data.collections.mib import MIB_TASKS, SPLITS, check_source
 from eap.methods import METHODS
 from eap.runtime import processes
 from eap.studies import shell
@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--device_map", help="layers on several devices instead: auto, balanced, sequential")
     add("--dtype", default="float32", help="of the weights: float32, bfloat16, float16, float64")
     add("--memory", type=shell.gigabytes, metavar="GB", help="beside the weights (default: half)")
-    add("--output", type=shell.folder, default=ROOT, help="folder of results/ and graphs/")
+    add("--output", type=shell.output_folder, default=ROOT, help="folder of results/ and graphs/")
     add("--submission", type=shell.folder, help="also write <task>_<model>/ into this folder")
     return parser
 
@@ -51,6 +51,7 @@ def main() -> None:
         model=args.model, device=args.device, device_map=args.device_map, dtype=args.dtype,
         output=args.output,
     )  # fmt: skip
+    check_source(args.source)  # before the model, which takes long
     model = studies.load_model_of(settings)
     result = studies.mib_study(
         model,

@@ -16,7 +16,7 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.data.batches import Batch, load_batch, plan_batches
+from eap.data.batches import Batch, check_pairs, load_batch, plan_batches
 from eap.data.dataset import Dataset, Example, first_difference
 from eap.errors import UserError
 from eap.model.model import Model
@@ -194,6 +194,8 @@ class Mean:
         """
         if prompts not in ("clean", "corrupted"):
             raise UserError(f"prompts {prompts!r}: a mean is over 'clean' or 'corrupted' ones")
+        if prompts == "corrupted":
+            check_pairs(dataset, "a mean over prompts='corrupted'")
         if len(dataset) < 2:
             raise UserError("a mean over fewer than two prompts says nothing; give more examples")
         lengths = {len(example.clean) for example in dataset.examples}

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.data.batches import check_dataset
+from eap.data.batches import check_dataset, check_pairs
 from eap.data.dataset import Dataset
 from eap.errors import UserError, quoted
 from eap.model.model import Model
@@ -50,6 +50,8 @@ def attention_patterns(
         raise UserError(f"prompt is 'clean' or 'corrupted', not {quoted(str(prompt), 40)}")
     few = dataset.head(whole("n_examples", n_examples))
     check_dataset(model, few)
+    if prompt == "corrupted":
+        check_pairs(few, "prompt='corrupted'")
     config = model.config
     known = [name for name in config.sender_names if name.startswith("a")]
     chosen = known if heads is None else list(heads)

@@ -255,7 +255,7 @@ class _Call:
         if method.needs_pair and not ablated.has_pair:
             raise UserError(
                 f"{method.name} needs a corrupted prompt for every clean one, which {ablated.name} "
-                "ablation does not use; give ablation='resample'"
+                "ablation does not use; give ablation='resample', or another method"
             )
         if level == "node" and method.scorer == "patterns":
             raise UserError(

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 import eap
+from eap.data.dataset import check_data
 from eap.errors import UserError
 from eap.figures.viewer import Patterns, write_page
 from eap.graph.graph import Graph
@@ -55,6 +56,8 @@ def attention_of(graph: Graph, args: argparse.Namespace) -> Patterns:
     task = args.task or provenance.get("task")
     if not name or not task:
         raise UserError("the graph does not say of which model and task it is: --model and --task")
+    if args.data is not None:  # before the model, which takes long
+        check_data(task, args.data)
     model = eap.load_model(name)
     bos = dict(provenance.get("data", {})).get("prepend_bos")
     dataset = eap.load_dataset(task, model.tokenizer, data=args.data, prepend_bos=bos)

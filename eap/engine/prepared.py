@@ -18,6 +18,7 @@ from eap.data.answers import Answers
 from eap.data.batches import (
     Batch,
     check_dataset,
+    check_pairs,
     group_examples,
     load_batch,
     one_group,
@@ -98,6 +99,8 @@ class Work:
         """
         check_dataset(model, dataset)
         examples, shapes = dataset.examples, shapes_of(model)
+        if ablation.has_pair:
+            check_pairs(dataset, f"{ablation.name} ablation")
         check_answer_sets(metrics, examples)
         n_columns = shapes.d_vocab
         if metrics and all(metric.answers_only for metric in metrics):

@@ -54,6 +54,8 @@ def _by_position(name: str, labels: Any) -> Tensor | list[Any]:
     """Labels as a tensor or a list."""
     if isinstance(labels, Tensor) and labels.ndim > 0:
         return labels
+    if callable(getattr(labels, "to_pylist", None)):  # a column of Arrow's, of objects of its own
+        labels = labels.to_pylist()
     unordered = isinstance(labels, str | bytes | Mapping | Set | pd.DataFrame)
     if unordered or not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
         raise UserError(

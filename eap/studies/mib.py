@@ -13,7 +13,7 @@ import pandas as pd
 
 from eap.analysis.rankings import Areas, areas
 from eap.attribution import attribute
-from eap.data.collections.mib import get_mib_task, load_mib
+from eap.data.collections.mib import check_source, get_mib_task, load_mib
 from eap.data.dataset import DATA, Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
@@ -84,6 +84,7 @@ def mib_study(
         UserError: unknown names, data that are not there or do not fit, or what the verbs refuse.
     """
     known, chosen = get_mib_task(task), get_method(method)
+    check_source(source)
     tokenizer = model.tokenizer
     train = load_mib(task, tokenizer, source=source, head=n_train or known.n_train)
     test = load_mib(task, tokenizer, source=source, split=split, head=head)
@@ -149,9 +150,15 @@ def submit(graph: Graph, folder: Path, task: str, model: str) -> Path:
     """Write a ranking in the leaderboard's layout.
 
     Raises:
-        UserError: the file would be larger than the leaderboard reads.
+        UserError: the file would be larger than the leaderboard reads, or stand beside one of
+            another form.
     """
     path = submission_path(folder, task, model, graph.n_edges)
+    others = [path.with_suffix(form) for form in (".json", ".pt") if form != path.suffix]
+    if there := [other for other in others if other.exists()]:
+        raise UserError(
+            f"{there[0]} is there already, and {path.name} would stand beside it: delete it"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     graph.save(path)
     if path.stat().st_size > LARGEST_FILE:

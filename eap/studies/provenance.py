@@ -233,6 +233,8 @@ def save_csv(
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
     """The provenance of the table at `path`; None if none is there that belongs to it."""
+    if not metadata_path(path).is_file():  # a pipe would be waited for
+        return None
     try:
         document = json.loads(metadata_path(path).read_text(encoding="utf8"))
         provenance = document[_PROVENANCE]

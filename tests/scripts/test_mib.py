@@ -185,6 +185,58 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
         load_mib("ioi", TOKENIZER, source=tmp_path)
 
 
+@pytest.mark.parametrize("key", [-1, 2, 1.9, True, None, "B", "1"])
+def test_a_choice_is_a_number_of_one(key):
+    row = choice_row([" w5", " w6"], key, [" w7", " w8"], 1)
+    with pytest.raises(UserError, match=r"row 1 is not one of mcqa: .*answerKey is .*0 \.\. 1"):
+        to_pairs(get_mib_task("mcqa"), [row], "rows")
+    whole = choice_row([" w5", " w6"], 1.0, [" w7", " w8"], 0)
+    assert to_pairs(get_mib_task("mcqa"), [whole], "rows")[0]["correct"] == " w6"
+
+
+def test_of_a_folder_of_subsets_the_tasks_own_is_read(tmp_path):
+    for subset in ("2_answer_choices", "4_answer_choices", "10_answer_choices"):
+        write(tmp_path / subset, "train-0.jsonl", CHOICE_ROWS[: 1 + (subset[0] == "4")])
+    assert len(load_mib("mcqa", TOKENIZER, source=tmp_path)) == 2
+    assert len(load_mib("mcqa", TOKENIZER, source=tmp_path / "2_answer_choices")) == 1
+    with pytest.raises(UserError, match=r"several data sets.*10_answer_choices"):
+        load_mib("arc-easy", TOKENIZER, source=tmp_path)
+    (tmp_path / "4_answer_choices" / "train-0.jsonl").unlink()
+    with pytest.raises(UserError, match="give the folder 4_answer_choices"):
+        load_mib("mcqa", TOKENIZER, source=tmp_path)
+
+
+def test_one_split_in_two_formats_is_not_read_twice(tmp_path):
+    write(tmp_path, "train.json", IOI_ROWS)
+    write(tmp_path / ".cache", "train.json", IOI_ROWS)
+    write(tmp_path, "training-notes.json", [{"note": 1}])
+    assert len(load_mib("ioi", TOKENIZER, source=tmp_path)) == 2
+    write(tmp_path, "train.jsonl", IOI_ROWS)
+    with pytest.raises(UserError, match="in two formats"):
+        load_mib("ioi", TOKENIZER, source=tmp_path)
+
+
+def test_one_file_is_not_two_splits(tmp_path, toy_rows):
+    model = eap.load_model("toy", device="cpu")
+    rows = json.loads((toy_rows / "train.json").read_text(encoding="utf8"))
+    write(tmp_path, "rows.json", rows)
+    for name, message in (("rows.json", "one file for two splits"), ("gone.json", "no data at")):
+        with pytest.raises(UserError, match=message):
+            mib_study(model, "ioi", method="EAP", source=tmp_path / name)
+    write(tmp_path, "train.json", rows)
+    with pytest.raises(UserError, match="is of the split 'train', not 'test'"):
+        load_mib("ioi", model.tokenizer, source=tmp_path / "train.json", split="test")
+    marked = [{**row, "split": "train" if i < 5 else "test"} for i, row in enumerate(rows)]
+    write(tmp_path, "marked.json", marked)
+    sizes = {
+        split: len(load_mib("ioi", model.tokenizer, source=tmp_path / "marked.json", split=split))
+        for split in ("train", "test")
+    }
+    assert sizes == {"train": 5, "test": 3}
+    with pytest.raises(UserError, match="no row of the split 'validation'"):
+        load_mib("ioi", model.tokenizer, source=tmp_path / "marked.json", split="validation")
+
+
 # ---- the script ----------------------------------------------------------------------------------
 
 
