@@ -39,6 +39,7 @@ from eap.graph.arithmetic import mean_of
 from eap.methods import Auto, Method, Point, get_method
 from eap.metrics.metric import Metric, check_values, get_metric
 from eap.model.model import Model
+from eap.model.shapes import graph_config
 from eap.patching import patch_edges, patch_nodes
 from eap.runtime import distributed
 from eap.runtime.code import score_code
@@ -121,7 +122,7 @@ def attribute(
             input), or a method that needs corrupted prompts under another ablation.
     """
     call = _Call.check(get_method(method), metric, ablation, level, rule)
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     limits = Resources(**resources)
     if call.method.scorer == "exact":
         if observers:
@@ -208,7 +209,7 @@ def example_scores(
         if isinstance(edges, int):
             best = first.top_n(min(edges, first.n_edges)).edge_names()
             names = sorted(best, key=lambda edge: -abs(first.score(edge)))
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     keep = KeepEdges(config, names, len(dataset), model.residual_dtype)
     options["observers"] = [*options.get("observers", ()), keep]
     graph = attribute(model, dataset, steps=steps, **options)

@@ -41,6 +41,7 @@ from eap.metrics.metric import (
     measure_all,
 )
 from eap.model.model import Model
+from eap.model.shapes import graph_config
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
 from eap.runtime.resources import ResourceOptions, Resources
@@ -214,8 +215,8 @@ def of_model(graph: Graph, model: Model) -> Graph:
     Raises:
         UserError: the graph has another shape, or another d_model, than the model.
     """
-    expanded = graph.config.n_kv_receivers != model.config.n_kv_heads
-    config = replace(model.config, expanded_kv=expanded)
+    expanded = graph.config.n_kv_receivers != graph_config(model).n_kv_heads
+    config = graph_config(model, expanded_kv=expanded)
     widths = {graph.config.d_model, model.config.d_model} - {0}  # older files do not know it
     if graph.config.shape != config.shape or len(widths) > 1:
         raise UserError(f"{graph} is not a circuit of {model}")
@@ -243,7 +244,7 @@ def _run(
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
         return evaluation_need(shapes, extent, len(graphs), n_columns)
 
-    config = graphs[0].config if graphs else model.config
+    config = graphs[0].config if graphs else graph_config(model)
     # The plan of a circuit has a number for every edge at the most.
     n_results = len(graphs) * config.n_forward * config.n_backward // 10
     demand = Demand("evaluation", need, n_results)

@@ -31,6 +31,7 @@ from eap.errors import UserError
 from eap.graph import Graph
 from eap.metrics.metric import METRICS, Metric, get_metric
 from eap.model.model import Model
+from eap.model.shapes import graph_config
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.code import score_code
 from eap.runtime.resources import ResourceOptions, Resources
@@ -105,7 +106,7 @@ def learn_ranking(
     ).checked()
     chosen, where, limits = _metric_of(metric, loss), get_ablation(ablation), Resources(**resources)
     check_dataset(model, dataset)
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     provenance = sign(
         model, dataset, metric=chosen, method="MAttr", ablation=where,
         level=level, expanded_kv=expanded_kv, settings=asdict(recipe),

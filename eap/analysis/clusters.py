@@ -23,6 +23,7 @@ from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
+from eap.model.shapes import graph_config
 from eap.runtime import distributed
 from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions
@@ -78,7 +79,7 @@ def gram_matrix(
     Raises:
         UserError: as `eap.attribute`.
     """
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     n_examples = len(dataset)
     per_receiver = n_examples * config.n_forward * 4
     group = max(1, gram_budget // per_receiver)

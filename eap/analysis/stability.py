@@ -31,6 +31,7 @@ from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
 from eap.graph.selection import check_number
 from eap.model.model import Model
+from eap.model.shapes import graph_config
 from eap.runtime import distributed
 from eap.runtime.ranges import whole
 
@@ -212,7 +213,7 @@ def bootstrap(
     Raises:
         UserError: as `eap.attribute`; an unknown selection, or a size that the graph does not have.
     """
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     n_edges = Graph.from_config(config).n_edges
     if sizes is None:
         sizes = [max(1, int(share * n_edges)) for share in SIZES]

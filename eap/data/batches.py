@@ -19,6 +19,7 @@ from eap.data.dataset import Dataset
 from eap.data.example import Example, first_difference
 from eap.errors import UserError
 from eap.model.model import Model
+from eap.model.shapes import graph_config
 from eap.runtime.ranges import whole
 
 StartOf = Callable[[Example], int]
@@ -89,8 +90,7 @@ def check_dataset(model: Model, dataset: Dataset) -> None:
     Raises:
         UserError: one is something else (a name, a list, a loader), or see `check_examples`.
     """
-    if not isinstance(model, Model):
-        raise UserError(f"the model is {type(model).__name__}; give what eap.load_model returns")
+    graph_config(model)
     if not isinstance(dataset, Dataset):
         raise UserError(
             f"the data set is {type(dataset).__name__}; give what eap.load_dataset returns, or "
