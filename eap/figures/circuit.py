@@ -6,7 +6,7 @@ the q, k or v that is written in its box. Lines go around the boxes between thei
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from eap.errors import UserError
 from eap.figures import style
+from eap.graph.export import drawn_nodes, ends_of_receivers
 from eap.graph.graph import Edge, Graph
 
 # All lengths are in inches.
@@ -81,11 +82,12 @@ def describe(circuit: Graph, edges: list[Edge], selection: str = "") -> str:
 
 def _draw(ax: Axes, circuit: Graph, edges: list[Edge]) -> None:
     """Boxes at their layers, edges as curves."""
-    places = _place_nodes(circuit)
+    ends = ends_of_receivers(circuit)
+    places = _place_nodes(circuit, drawn_nodes(circuit, ends))
     largest = abs(edges[-1].score) or 1.0
     for edge in edges:
         share = abs(edge.score) / largest
-        for x, y in _route_edge(edge, circuit, places):
+        for x, y in _route_edge(edge, ends[edge.receiver], places):
             ax.plot(
                 x, y,
                 color=style.BLUE if edge.score < 0 else style.ORANGE,
@@ -129,13 +131,15 @@ def _draw_box(ax: Axes, name: str, place: Place) -> None:
                 color="#333333", zorder=4)  # fmt: skip
 
 
-def _route_edge(edge: Edge, circuit: Graph, places: Mapping[str, Place]) -> Iterator[Curve]:
-    """A curve from the top of the sender to the bottom of each drawn receiver.
+def _route_edge(
+    edge: Edge, ends: Sequence[str], places: Mapping[str, Place]
+) -> Iterator[Curve]:
+    """A curve from the top of the sender to the bottom of each node at which the edge ends.
 
     Of the possible ways the one through the fewest boxes, then the straightest.
     """
-    node, _, kind = edge.receiver.rstrip(">").partition("<")
-    for receiver in _receiving_nodes(circuit, node, places):
+    kind = edge.receiver.rstrip(">").partition("<")[2]
+    for receiver in ends:
         others = [p for name, p in places.items() if name not in (edge.sender, receiver)]
         boxes = np.array(others).reshape(-1, 2)
         (x0, y0), (x1, y1) = places[edge.sender], places[receiver]
@@ -175,13 +179,12 @@ def _layer_of(name: str) -> int:
     return int(re.findall(r"\d+", name)[0])
 
 
-def _place_nodes(circuit: Graph) -> dict[str, Place]:
+def _place_nodes(circuit: Graph, present: set[str]) -> dict[str, Place]:
     """Input below, then per layer a row of its heads and one of its MLP, logits on top.
 
     Rows without a node are left out. Heads keep their order, MLPs step to the left and right so
     that they do not stand in one line.
     """
-    present = circuit.nodes_in_graph()
     rows: dict[tuple[int, str], list[str]] = {}
     for name in (*circuit.sender_names, "logits"):
         if name in present:
@@ -195,13 +198,3 @@ def _place_nodes(circuit: Graph) -> dict[str, Place]:
         for position, name in enumerate(names):
             places[name] = ((position - (len(names) - 1) / 2) * room + aside, number * ROW)
     return places
-
-
-def _receiving_nodes(circuit: Graph, node: str, places: Mapping[str, Place]) -> list[str]:
-    """The drawn nodes behind a receiver: itself, or all heads that share a key/value head."""
-    shared = re.fullmatch(r"a(\d+)\.kv(\d+)", node)
-    if shared is None:
-        return [node]
-    config = circuit.config
-    heads = [h for h in range(config.n_heads) if config.kv_head(h) == int(shared.group(2))]
-    return [name for h in heads if (name := f"a{shared.group(1)}.h{h}") in places]

@@ -141,12 +141,21 @@ const makeNodes = () => {
 };
 
 const matches = (e) => state.query.every((term) => names[e].toLowerCase().includes(term));
-const touches = (e, node) => senders[e] === node || receivers[ends[e]].nodes.includes(node);
+// Heads share keys and values: an edge into one goes to those that send in a circuit that has it.
+let sending = [];  // by circuit, the nodes that send
+const reached = (e) => {
+  const all = receivers[ends[e]].nodes;
+  const live = all.filter((n) => sending.some((set, i) => member[e] & (1 << i) && set.has(n)));
+  return live.length ? live : all;
+};
+const touches = (e, node) => senders[e] === node || reached(e).includes(node);
 
 const update = () => {
   present = [];
+  sending = circuits.map(() => new Set());
   for (let e = 0; e < nEdges; e++) {
     member[e] = memberOf(e, state.position);
+    sending.forEach((set, i) => { if (member[e] & (1 << i)) set.add(senders[e]); });
     if (member[e] && (!comparing || state.members.has(member[e]))) present.push(e);
   }
   largest = circuits.map((c) => present.reduce((m, e) => Math.max(m, Math.abs(c.score[e] ?? 0)), 0));
@@ -161,12 +170,16 @@ const update = () => {
   };
   for (const e of present) {
     visit(senders[e], "out");
-    for (const n of receivers[ends[e]].nodes) visit(n, "in");
+    for (const n of reached(e)) visit(n, "in");
   }
   arrange(live);
   for (const e of shown) {
-    const kind = inputKind(e), part = share(e);
+    const kind = inputKind(e), part = share(e), entered = reached(e);
     for (const { line, node } of linesOf(e)) {
+      if (!entered.includes(node)) {
+        line.setAttribute("display", "none");
+        continue;
+      }
       line.style.strokeWidth = (0.9 + 4.1 * part).toFixed(2);
       line.style.strokeOpacity = (0.45 + 0.5 * part).toFixed(2);
       line.setAttribute("class", `in ${colourOf(e)} ${kind}`);
@@ -189,7 +202,8 @@ const update = () => {
   }
   if (ordered.length) boxes.get(ordered[0][0]).setAttribute("tabindex", 0);
   choose();
-  report(shown.size, live.size);
+  const counted = (n) => nodes[n] === "logits" || sending.some((set) => set.has(n));
+  report(shown.size, [...live.keys()].filter(counted).length);
   fillTable();
   drawCurve();
 };
