@@ -16,7 +16,8 @@ from matplotlib.patches import FancyBboxPatch
 
 from eap.errors import UserError
 from eap.figures import style
-from eap.graph.export import drawn_nodes, ends_of_receivers
+from eap.figures.measured import DOES_TASK, Measured
+from eap.graph.formats.export import drawn_nodes, ends_of_receivers
 from eap.graph.graph import Edge, Graph
 
 # All lengths are in inches.
@@ -35,13 +36,21 @@ Curve = tuple[Float[np.ndarray, " n_points"], Float[np.ndarray, " n_points"]]
 
 
 @style.styled
-def draw_circuit(circuit: Graph, *, title: str = "", selection: str = "") -> Figure:
+def draw_circuit(
+    circuit: Graph,
+    *,
+    title: str = "",
+    selection: str = "",
+    faithfulness: tuple[float, float | None] | None = None,
+) -> Figure:
     """A figure of the circuit's nodes and edges, as large as it needs to be.
 
     Args:
         circuit: scored; its edges in the graph are drawn.
         title: above it.
         selection: how the edges were chosen, for the line below the title.
+        faithfulness: measured normalised faithfulness and its standard error, as of
+            `eap.faithfulness`; None: the line says that it was not measured.
 
     Raises:
         UserError: the circuit has no edge, or its scores are no numbers.
@@ -55,7 +64,7 @@ def draw_circuit(circuit: Graph, *, title: str = "", selection: str = "") -> Fig
     _draw(ax, circuit, edges)
     left, right, bottom, top = (*ax.get_xlim(), *ax.get_ylim())
     width = max(right - left + 0.8, 4.4)
-    note = textwrap.fill(describe(circuit, edges, selection), width=int(width * 16))
+    note = textwrap.fill(describe(circuit, edges, selection, faithfulness), width=int(width * 16))
     heading = textwrap.fill(style.plain(title), width=int(width * 12))
     lines = note.count("\n") + heading.count("\n")
     figure.set_size_inches(width, top - bottom + 1.25 + 0.14 * lines)
@@ -65,12 +74,23 @@ def draw_circuit(circuit: Graph, *, title: str = "", selection: str = "") -> Fig
     return figure
 
 
-def describe(circuit: Graph, edges: list[Edge], selection: str = "") -> str:
-    """Method, metric and selection as far as they are known, and what the widest line means."""
+def describe(
+    circuit: Graph,
+    edges: list[Edge],
+    selection: str = "",
+    faithfulness: tuple[float, float | None] | None = None,
+) -> str:
+    """Size and faithfulness, method, metric and selection as far as they are known, and a scale."""
     provenance = circuit.provenance
     method, metric = (provenance.get(key) for key in ("method", "metric"))
+    measured = None if faithfulness is None else Measured(len(edges), *faithfulness)
     parts = [
-        style.method_look(method)[0] if isinstance(method, str) else "method not recorded",
+        f"{len(edges):,} of {circuit.n_edges:,} edges",
+        str(measured or "faithfulness not measured"),
+        "does not do the task alone" if measured and measured.value < DOES_TASK else "",
+        f"scores: {style.method_look(method)[0]}"
+        if isinstance(method, str)
+        else "method not recorded",
         style.METRIC_NAMES.get(metric, style.plain(metric))
         if isinstance(metric, str)
         else "metric not recorded",
@@ -109,8 +129,10 @@ def _draw(ax: Axes, circuit: Graph, edges: list[Edge]) -> None:
     ax.tick_params(left=False)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    ax.plot([], [], color=style.BLUE, label="corrupting it lowers the metric")
-    ax.plot([], [], color=style.ORANGE, label="corrupting it raises the metric")
+    if any(edge.score < 0 for edge in edges):
+        ax.plot([], [], color=style.BLUE, label="corrupting it lowers the metric")
+    if any(edge.score >= 0 for edge in edges):
+        ax.plot([], [], color=style.ORANGE, label="corrupting it raises the metric")
     ax.figure.legend(loc="outside lower center", ncols=1)
 
 
@@ -131,9 +153,7 @@ def _draw_box(ax: Axes, name: str, place: Place) -> None:
                 color="#333333", zorder=4)  # fmt: skip
 
 
-def _route_edge(
-    edge: Edge, ends: Sequence[str], places: Mapping[str, Place]
-) -> Iterator[Curve]:
+def _route_edge(edge: Edge, ends: Sequence[str], places: Mapping[str, Place]) -> Iterator[Curve]:
     """A curve from the top of the sender to the bottom of each node at which the edge ends.
 
     Of the possible ways the one through the fewest boxes, then the straightest.

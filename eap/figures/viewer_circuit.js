@@ -33,9 +33,14 @@ const isIn = (c, e, position) => {
 const memberOf = (e, position) =>
   circuits.reduce((bits, c, i) => bits | (isIn(c, e, position) ? 1 << i : 0), 0);
 
-// Open with the circuit as given, else with about 100 edges selected, or as many as it takes.
+// Open with the circuit as given, else with the smallest one known to do the task, else with about
+// 100 edges selected, or as many as it takes.
+const DOES_TASK = 0.8;
+const measuredAt = (n) => content.curve.find((point) => point[0] === n);
+const doesTask = (p) => measuredAt(circuits[0].kept[p])?.[1] >= DOES_TASK;
 const fits = (p) => sizes[p] >= 100 && circuits[0].kept[p] > 0;
-const initial = hasGiven ? 0 : Math.max(0, positions.findIndex(fits));
+const first = positions.findIndex(doesTask);
+const initial = hasGiven ? 0 : Math.max(0, first < 0 ? positions.findIndex(fits) : first);
 const state = {
   position: positions[initial], query: [], sort: "score", down: true, rows: ROWS, node: null,
   members: new Set([1, 2, 3]),
@@ -227,6 +232,14 @@ const sizeText = () => {
   return `${sizes[state.position].toLocaleString("en")} selected, ${after2} after pruning`;
 };
 
+const faithfulnessText = (n) => {
+  const point = measuredAt(n);
+  if (!point) return "faithfulness not measured";
+  const error = point[2] === null ? "" : ` ± ${number(point[2])} (standard error)`;
+  const poor = point[1] < DOES_TASK ? ", does not do the task alone" : "";
+  return `faithfulness ${number(point[1])}${error}${poor}`;
+};
+
 const report = (nDrawn, nNodes) => {
   find("size-text").value = sizeText();
   find("size").setAttribute("aria-valuetext", sizeText());
@@ -237,6 +250,7 @@ const report = (nDrawn, nNodes) => {
     parts.push(`only ${circuits[0].name}: ${only[0]}, only ${circuits[1].name}: ${only[1]}, `
       + `both: ${only[2]}`);
   }
+  if (!comparing) parts.push(faithfulnessText(present.length));
   if (!present.length) parts.push("no path from the input to the logits in so few edges");
   if (nDrawn < present.length) parts.push(`only the ${nDrawn.toLocaleString("en")} best drawn`);
   if (state.query.length) parts.push(`${count(present.filter(matches).length, "edge")} found`);
