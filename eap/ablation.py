@@ -235,10 +235,12 @@ class Mean:
 
     def _expanded(self, batch: Batch) -> Float[Tensor, "n_forward batch pos d_model"]:
         n_means, n_positions = self.outputs.shape[1], batch.n_positions
-        if n_means not in (1, n_positions):
+        # Every prompt's length, not the longest's: what is refused must not depend on the batch.
+        others = [length for length in (batch.last + 1).tolist() if length != n_means]
+        if others and self.over.get("per_position", n_means > 1):
             raise UserError(
-                f"this mean has {n_means} positions, and the prompts have {n_positions}; take the "
-                "mean over prompts of their length, or over all positions"
+                f"this mean has {n_means} positions, and a prompt has {others[0]}; take the mean "
+                "over prompts of one length, or over all positions"
             )
         return self.outputs[:, None].expand(-1, len(batch), n_positions, -1)
 

@@ -147,7 +147,9 @@ def test_shared_keys_and_values_count_the_nodes_of_one_key_and_value_a_head(conf
     assert pruned.nodes_in_graph() == one_each.nodes_in_graph()
     # An edge into a shared key is drawn once for each head that sends: the other graph's edges.
     assert pruned.to_networkx().number_of_edges() == one_each.count_edges()
-    assert set(pruned.to_networkx().edges(keys=True)) == set(one_each.to_networkx().edges(keys=True))
+    assert set(pruned.to_networkx().edges(keys=True)) == set(
+        one_each.to_networkx().edges(keys=True)
+    )
 
 
 def test_graphs_are_frozen_and_selections_make_new_ones():
