@@ -102,6 +102,8 @@ def say_areas(args: argparse.Namespace, result: "studies.MibResult") -> None:
     if len(published):
         shell.say("\npublished for this model and task (not measured here; NaN: not reported):")
         shell.say(published.to_string(index=False))
+        for note in studies.differences_from_benchmark(args.method, args.level, args.model):
+            shell.say(f"not the benchmark's: {note}")
 
 
 if __name__ == "__main__":

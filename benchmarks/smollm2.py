@@ -24,6 +24,7 @@ import eap
 from eap import figures
 from eap.analysis import screening
 from eap.data.tasks import PARETO_TASKS, TASKS
+from eap.figures.measured import read_measured
 from eap.figures.tables import Results
 from eap.runtime.atomic import write_atomically
 from eap.statistics.intervals import Interval
@@ -43,7 +44,6 @@ AREAS = (
 
 SHOWN = ("Figure 1", "Figure 2", "Figure 3", "Figure 4", "Figure 5", "Figure 7", "Figure 8",
          "Figure 9", "Figure 10", "Overlap, and chance", "Stability")  # fmt: skip
-CIRCUIT_EDGES = 60
 
 INTRODUCTION = """# The paper on SmolLM2-135M
 
@@ -131,9 +131,11 @@ def write_circuit(results: Results) -> None:
     """The page to look around in IOI's circuit, beside what is kept."""
     GALLERY.mkdir(parents=True, exist_ok=True)
     graph = figures.graphs.find_graph(results, "ioi_task")
-    sizes = [10, 20, 40, CIRCUIT_EDGES, 100, 200, 400]
     page = GALLERY / "ioi.html"
-    eap.write_page(graph, page, names=("ioi, EAP-IG", ""), sizes=sizes)
+    circuits = read_measured(results, "ioi_task", graph)
+    curve = {circuit.n_edges: (circuit.value, circuit.error) for circuit in circuits.values()}
+    sizes = sorted({10, 20, 40, *(n for n in circuits if n <= 400)})
+    eap.write_page(graph, page, names=("ioi, EAP-IG", ""), sizes=sizes, curve=curve)
     name = results.folder("pareto").name
     page.write_text(page.read_text("utf8").replace(results.model, name), encoding="utf8")
 

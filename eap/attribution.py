@@ -37,7 +37,7 @@ from eap.errors import UserError
 from eap.graph import Graph, GraphConfig
 from eap.graph.arithmetic import mean_of
 from eap.methods import Auto, Method, Point, get_method
-from eap.metrics.metric import Metric, check_values, get_metric
+from eap.metrics.metric import Metric, check_values, get_metric, warn_of_direction
 from eap.model.model import Model
 from eap.model.shapes import graph_config
 from eap.patching import patch_edges, patch_nodes
@@ -311,11 +311,11 @@ def _score(
     score: Scorer = SCORERS[scorer] if isinstance(scorer, str) else scorer
     shape = (config.n_forward, config.n_backward if call.level == "edge" else 1)
     moments = Moments.zeros(*shape, device=model.device)
-    change = Moments.zeros()
+    baselines = Moments.zeros(3)
     what = f"{call.method.name} {_name(call.metric) if call.metric else ''}".strip()
     for batch in work.batches(what, quiet=limits.quiet):
         stacked = work.runs_at_once(batch.extent)
-        request = Request(call.method, points, stacked, call.level, change)
+        request = Request(call.method, points, stacked, call.level, baselines)
         with torch.enable_grad():
             blocks = score(batch, request)
             if call.level == "node":
@@ -325,7 +325,7 @@ def _score(
                 for observer in observers:
                     observer.add(batch.rows, block)
     moments.merge_processes(what)
-    change.merge_processes(what)
+    baselines.merge_processes(what)
     check_values(metrics, moments.mean[None][: len(metrics)])
     provenance = sign(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
@@ -335,8 +335,12 @@ def _score(
     # Unsigned scores are importance, whatever the metric: positive ones count as helpful.
     better = call.method.signed and (call.metric is None or call.metric.higher_is_better)
     mean, error = moments.mean, moments.standard_error
+    clean, ablated, at_ablated_input = baselines.mean.tolist()
+    if call.metric is not None:
+        warn_of_direction(call.metric, clean, ablated, stacklevel=4)
     if call.method.integrates:
-        provenance["completeness"] = completeness(mean, change)
+        provenance["completeness"] = completeness(mean, at_ablated_input - clean)
+        warn_of_scale(model, call)
     scores = mean.to(model.residual_dtype)
     errors = None if error is None else error.to(model.residual_dtype)
     graph = replace(Graph.from_config(config), provenance=provenance, higher_is_better=better)
@@ -348,15 +352,24 @@ def _score(
     return replace(graph, scores=scores, standard_errors=errors)
 
 
-def completeness(
-    mean: Float[Tensor, "n_forward n_columns"], metric_change: Moments
-) -> dict[str, float]:
+def warn_of_scale(model: Model, call: _Call) -> None:
+    """Warn where the path of a method runs through embeddings that differ in scale alone."""
+    if call.ablation.name == "zero" and model.W_pos is None:
+        warnings.warn(
+            f"{call.method.name} under zero ablation: the path scales the embedding from 0 to 1, "
+            "and without position embeddings the norms undo that scale, so that scores do not "
+            "converge; give ablation='resample' or an eap.Mean, or a method without steps",
+            stacklevel=4,
+        )
+
+
+def completeness(mean: Float[Tensor, "n_forward n_columns"], difference: float) -> dict[str, float]:
     """How far scores are from complete: those out of the input against the metric's difference.
 
     The input's scores are integrals of gradients along the path from the ablated to the clean
-    embedding: with enough points they sum to metric(ablated) - metric(clean).
+    embedding: with enough points they sum to metric(at the ablated embedding) - metric(clean).
     """
-    total, difference = float(mean[0].sum()), float(metric_change.mean)
+    total = float(mean[0].sum())
     return {
         "sum_of_input_scores": total,
         "metric_difference": difference,

@@ -39,6 +39,7 @@ from eap.metrics.metric import (
     get_metric,
     get_metrics,
     measure_all,
+    warn_of_direction,
 )
 from eap.model.model import Model
 from eap.model.shapes import graph_config
@@ -111,7 +112,11 @@ def faithfulness(
     measured, ablated = get_metric(metric), get_ablation(ablation)
     limits = Resources(**resources)
     values = _run(model, graphs, dataset, [measured], ablated, limits)[measured.name]
-    provenance = sign(model, dataset, metric=measured, method="evaluation", ablation=ablated)
+    warn_of_direction(measured, *values[:2].double().mean(1).tolist())
+    provenance = sign(
+        model, dataset, metric=measured, method="evaluation", ablation=ablated,
+        expanded_kv=any(has_expanded_kv(graph, model) for graph in graphs),
+    )  # fmt: skip
     return Faithfulness(
         clean=values[0],
         corrupted=values[1],
@@ -207,6 +212,11 @@ def evaluate_baselines(
     )
     clean = {name: rows[0] for name, rows in values.items()}
     return clean, {name: rows[1] for name, rows in values.items()}
+
+
+def has_expanded_kv(graph: Graph, model: Model) -> bool:
+    """Whether a graph of the model has one k and one v per query head, as published ones do."""
+    return graph.config.expanded_kv or of_model(graph, model).config.expanded_kv
 
 
 def of_model(graph: Graph, model: Model) -> Graph:

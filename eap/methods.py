@@ -156,7 +156,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "EAP-IG-activations",
-            "Marks et al. 2024 (arXiv 2403.19647); EAP-IG library",
+            "Marks et al. 2024 (arXiv 2403.19647); ours for edges (the EAP-IG library's differs)",
             points=along_the_path,
             scorer="activations",
             passes="(2 n_layers + 1) m",

@@ -20,13 +20,13 @@ import pandas as pd
 from jaxtyping import Float
 
 from eap.ablation import Ablation, get_ablation
-from eap.circuits import evaluate, evaluate_baselines
+from eap.circuits import evaluate, evaluate_baselines, has_expanded_kv
 from eap.data.dataset import Dataset
 from eap.engine.signature import sign
 from eap.errors import UserError, quoted
 from eap.graph.graph import Graph
 from eap.graph.selection import By
-from eap.metrics.metric import Metric, get_metric
+from eap.metrics.metric import Metric, get_metric, warn_of_direction
 from eap.model.model import Model
 from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions
@@ -123,7 +123,8 @@ class Areas:
         return pd.DataFrame([{"area": name, **vars(own)} for name, own in rows.items()])
 
     def __str__(self) -> str:
-        return f"CPR {self.cpr}, CMD {self.cmd}, accuracy {self.accuracy}"
+        left = " ".join(map(str, self.helpful.n_edges))
+        return f"CPR {self.cpr}, CMD {self.cmd}, accuracy {self.accuracy}, edges left {left}"
 
 
 def areas(
@@ -135,7 +136,7 @@ def areas(
     shares: Sequence[float] = SHARES,
     ablation: str | Ablation | None = None,
     level: str = "edge",
-    selection: str = "top_n",
+    selection: str | None = None,
     n_resamples: int = 1000,
     seed: int = 0,
     **resources: Unpack[ResourceOptions],
@@ -156,7 +157,8 @@ def areas(
         ablation: what edges outside a circuit carry; None: the corrupted prompt's activation.
         level: 'edge', or 'node': heads and MLPs are ranked by the graph's node scores and counted,
             and a circuit is all edges among those that are kept.
-        selection: of edges: 'top_n', or 'greedy' from the logits (MIB's, for IFR).
+        selection: of edges: 'top_n', or 'greedy' from the logits; None: 'greedy' for a method that
+            asks for no metric (IFR: its best edges are not connected; so does MIB), else 'top_n'.
         n_resamples: of the bootstrap of examples.
         seed: of the bootstrap.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
@@ -169,13 +171,19 @@ def areas(
     n_resamples, seed = whole("n_resamples", n_resamples), whole("seed", seed)
     n_ranked = graph.n_edges if level == "edge" else graph.n_forward - 1
     sizes = circuit_sizes(n_ranked, shares)
+    if selection is None:
+        selection = default_selection(graph, level)
     circuits = cut_circuits(graph, sizes, level=level, selection=selection)
     metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
     together = [circuit for own in circuits.values() for circuit in own]
     found = evaluate(model, together, dataset, metrics=metrics, ablation=where, **resources)
-    clean, corrupted = evaluate_baselines(
-        model, dataset, metrics=[metric], ablation=where, **resources
+    clean, corrupted = (
+        runs[metric.name].double().numpy()
+        for runs in evaluate_baselines(
+            model, dataset, metrics=[metric], ablation=where, **resources
+        )
     )
+    warn_of_direction(metric, float(clean.mean()), float(corrupted.mean()))
     values, right = (found[name].double().numpy() for name in (metric.name, "accuracy"))
     curves: dict[str, Curve] = {}
     for position, (by, own) in enumerate(circuits.items()):
@@ -187,17 +195,23 @@ def areas(
             n_edges=tuple(circuit.count_edges() for circuit in own),
             values=values[rows],
             right=right[rows],
-            clean=clean[metric.name].double().numpy(),
-            corrupted=corrupted[metric.name].double().numpy(),
+            clean=clean,
+            corrupted=corrupted,
         )
     provenance = sign(
         model, dataset, metric=metric, method="areas", ablation=where, level=level,
-        expanded_kv=graph.config.expanded_kv, ranking=graph.provenance,
+        expanded_kv=has_expanded_kv(graph, model), ranking=graph.provenance,
         settings={"shares": list(shares), "selection": selection, "n_resamples": n_resamples,
                   "seed": seed},
     )  # fmt: skip
     found_areas = summarise(metric.name, n_ranked, curves, n_resamples=n_resamples, seed=seed)
     return replace(found_areas, provenance=provenance)
+
+
+def default_selection(graph: Graph, level: str = "edge") -> str:
+    """'greedy' for edges scored by a method that asked for no metric, else 'top_n'."""
+    asked_for_none = "metric" in graph.provenance and graph.provenance["metric"] is None
+    return "greedy" if level == "edge" and asked_for_none else "top_n"
 
 
 def cut_circuits(

@@ -120,6 +120,19 @@ def weighted_sum(
 
 def sender_changes_of(batch: PreparedBatch, clean: CleanRun) -> SenderOutputs:
     """What ablated edges carry minus what senders send in the clean run."""
-    return batch.ablated_run.changes(
+    changes = batch.ablated_run.changes(
         batch.work.model, batch.ablated - batch.clean, clean.trace, batch.cache
     )
+    zero_where_equal(batch, changes)
+    return changes
+
+
+def zero_where_equal(batch: PreparedBatch, changes: SenderOutputs) -> None:
+    """Make the changes exactly zero for pairs of equal prompts.
+
+    Two runs of the same prompt in stacks of different sizes differ by rounding.
+    """
+    if batch.work.ablation.has_pair:
+        equal = (batch.ablated == batch.clean).flatten(1).all(1)
+        changes.everywhere[:, equal.to(changes.everywhere.device)] = 0.0
+        changes.at_last[:, equal.to(changes.at_last.device)] = 0.0

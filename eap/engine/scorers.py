@@ -23,6 +23,7 @@ from eap.engine.path_gradients import (
     sender_changes_of,
     the_metric,
     weighted_sum,
+    zero_where_equal,
 )
 from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import RunGradient, contract, differentiate
@@ -48,29 +49,36 @@ class Request:
         points: at which inputs gradients are taken.
         points_per_run: how many of them may be stacked in one run.
         level: 'edge' or 'node'.
-        metric_change: gathers metric(all ablated) - metric(clean) of every example, if anywhere.
+        baselines: gathers, if given, every example's metric of the clean run, of the model with
+            every edge ablated, and of the model run on the ablated input: [3].
     """
 
     method: Method
     points: Sequence[Point]
     points_per_run: int = 1
     level: str = "edge"
-    metric_change: Moments | None = None
+    baselines: Moments | None = None
 
 
 Scorer = Callable[[PreparedBatch, Request], Iterator[ScoreBlock]]
 
 
 @torch.no_grad()
-def note_metric_change(batch: PreparedBatch, request: Request, clean: CleanRun) -> None:
-    """Gather metric(all ablated) - metric(clean)."""
-    if request.metric_change is None:
+def note_baselines(batch: PreparedBatch, request: Request, clean: CleanRun) -> None:
+    """Gather the metric of the clean run, of the ablated model, and at the ablated input.
+
+    The last is where the path of the methods that integrate ends. It is the ablated model only
+    where ablated activations are those of one run: a mean of outputs is not the output of a mean.
+    """
+    if request.baselines is None:
         return
-    metric = the_metric(batch)
-    ablated = batch.unembed(batch.ablated_run.final[:, 0])
-    after = Predictions(ablated, clean.predictions)
-    change = metric.measure(after, batch.answers) - metric.measure(clean.predictions, batch.answers)
-    request.metric_change.add(change)
+    metric, ablated_run = the_metric(batch), batch.ablated_run
+    finals = [ablated_run.final]
+    if request.method.integrates and ablated_run.offsets is not None:
+        finals.append(run_layers(batch.work.model, input_at(batch, 0.0), batch.cache))
+    runs = [Predictions(batch.unembed(final[:, 0]), clean.predictions) for final in finals]
+    values = [metric.measure(run, batch.answers) for run in (clean.predictions, *runs)]
+    request.baselines.add(torch.stack([*values, values[-1]][:3], dim=1))
 
 
 def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
@@ -79,7 +87,7 @@ def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlo
     gradients, clean = gradients_at(
         batch, request.method.rules, request.points, request.points_per_run
     )
-    note_metric_change(batch, request, clean)
+    note_baselines(batch, request, clean)
     changes = sender_changes_of(batch, clean)
     yield from contract(work.model, work.config, changes, gradients, batch.cache)
 
@@ -91,7 +99,7 @@ def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBl
     """Minus the sum over steps of what senders changed in a step, times the gradient before it."""
     work, rules = batch.work, request.method.rules
     clean = run_clean(batch)
-    note_metric_change(batch, request, clean)
+    note_baselines(batch, request, clean)
     descending = sorted(request.points, key=lambda point: -point.position)
 
     def parts() -> Iterator[Iterator[ScoreBlock]]:
@@ -111,6 +119,7 @@ def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBl
                 step = (position - point.position) * (batch.ablated - batch.clean)
                 # From the later point back to this one: the sign of an ablation.
                 changes = sender_changes(work.model, step, later, here, batch.cache)
+                zero_where_equal(batch, changes)
                 yield contract(work.model, work.config, changes, gradient, batch.cache)
                 later, position = here, point.position
 
@@ -127,7 +136,7 @@ def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[Sco
     work, config = batch.work, batch.work.config
     n_layers = config.n_layers
     plain, before, clean = _gradients_before_layers(batch, request)
-    note_metric_change(batch, request, clean)
+    note_baselines(batch, request, clean)
     changes = sender_changes_of(batch, clean)
 
     def blocks(gradients: RunGradient) -> Iterator[tuple[int, ScoreBlock]]:
@@ -204,7 +213,7 @@ def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreB
         end, clean = gradients_at(batch, rules, at_end, per_run)
     else:
         clean = run_clean(batch)
-    note_metric_change(batch, request, clean)
+    note_baselines(batch, request, clean)
     changes = sender_changes_of(batch, clean)
 
     def contracted(gradients: RunGradient, senders: slice) -> Iterator[ScoreBlock]:
@@ -285,7 +294,7 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBloc
     final = run_layers(model, x, batch.cache, trace=trace, expanded_kv=config.expanded_kv)
     logits = batch.unembed(final[:, 0])
     clean = CleanRun([run.detached() for run in trace], Predictions(logits.detach()))
-    note_metric_change(batch, request, clean)
+    note_baselines(batch, request, clean)
     value = weighted_sum(batch, logits, clean.predictions, request.points)
     at_z = torch.autograd.grad(value, [run.z for run in trace], retain_graph=True)
     (gradient,) = differentiate(model, trace, final, value, batch.cache)

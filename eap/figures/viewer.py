@@ -50,7 +50,7 @@ def write_page(
     sizes: Sequence[int] | None = None,
     selection: Selection = "greedy",
     by: By = "magnitude",
-    curve: Mapping[int, float] | None = None,
+    curve: Mapping[int, float | tuple[float, float | None]] | None = None,
     patterns: Patterns | None = None,
     title: str = "",
 ) -> Path:
@@ -67,8 +67,9 @@ def write_page(
         sizes: numbers of edges before pruning that the slider offers; by default up to 5,000.
         selection: how circuits are selected, 'greedy' or 'top_n'; they are pruned.
         by: what selections rank by, as for `Graph.top_n`.
-        curve: normalised faithfulness (whole model 1, corrupted 0) by number of edges after
-            pruning, if it was measured.
+        curve: normalised faithfulness (whole model 1, corrupted 0), or that and its standard error,
+            by number of edges after pruning, if it was measured: the page says it of the circuit
+            that it shows, and opens with the smallest one that has at least .8.
         patterns: attention patterns of heads, by name, shown when a head is chosen: per example
             its tokens as text and their weights `[query, key]`, each row summing to 1.
         title: of the page.
@@ -89,7 +90,7 @@ def write_page(
     content = _content(graphs, names, _offered(graphs, sizes), selection, by)
     content |= {
         "title": title or _title(graph),
-        "curve": sorted([int(n), float(f"{f:.4g}")] for n, f in (curve or {}).items()),
+        "curve": _curve(curve or {}),
         "patterns": _patterns(graph, patterns or {}),
     }
     page = _render(content)
@@ -197,6 +198,18 @@ def _best_first(
     pairs = shown.nonzero()
     order = rank[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True)
     return pairs[order].numpy()
+
+
+def _curve(
+    curve: Mapping[int, float | tuple[float, float | None]],
+) -> list[tuple[int, float, float | None]]:
+    """Size, faithfulness and its standard error (None: unknown), smallest circuits first."""
+    rows = []
+    for n, measured in sorted(curve.items()):
+        value, error = measured if isinstance(measured, tuple) else (measured, None)
+        known = error is not None and np.isfinite(error)
+        rows.append((int(n), float(f"{value:.4g}"), float(f"{error:.2g}") if known else None))
+    return rows
 
 
 def _patterns(graph: Graph, patterns: Patterns) -> dict[str, list[dict[str, Any]]]:

@@ -98,7 +98,7 @@ class Graph(GraphContents):
         return int(self.in_graph.sum())
 
     def count_nodes(self) -> int:
-        """Number of nodes with an edge in the circuit, `input` and `logits` included."""
+        """Number of nodes that send along an edge of the circuit, and the logits if one enters."""
         return len(self.nodes_in_graph())
 
     def index(self, edge: str) -> tuple[int, int]:
@@ -279,8 +279,10 @@ class Graph(GraphContents):
 
         Nodes have `kind` (`input`, `head`, `mlp`, `logits`), `layer` and, where known, `score`;
         edges are keyed by the input (`q`, `k`, `v`) they go into, and have `edge` (the name),
-        `input`, `score` and, where known, `standard_error` and `exact`. An edge into a key/value
-        head goes to every head of the circuit that shares it.
+        `input`, `score` and, where known, `standard_error` and `exact`. An edge into a shared key
+        or value goes to the heads that share it and send along an edge of the circuit. A circuit
+        that was not pruned may have edges into nodes that send nothing: the network has these
+        nodes, too, though `nodes_in_graph` does not.
         """
         return export.to_networkx(self)
 

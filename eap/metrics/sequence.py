@@ -18,7 +18,9 @@ SequenceFunction = Callable[[Tensor, Tensor, Int[Tensor, " batch"], Any], Tensor
 TRIED_POSITIONS, TRIED_ROWS = 16, 4
 
 
-def from_sequence_metric(name: str, function: SequenceFunction, labels: Any) -> Metric:
+def from_sequence_metric(
+    name: str, function: SequenceFunction, labels: Any, *, higher_is_better: bool
+) -> Metric:
     """A metric written as `function(logits, clean_logits, input_length, labels) -> [batch]`.
 
     Args:
@@ -29,6 +31,8 @@ def from_sequence_metric(name: str, function: SequenceFunction, labels: Any) -> 
         labels: one entry per example of the dataset, by position: a list, tuple, array, tensor or
             pandas column (whose index is ignored). The function gets those of its batch, as a
             tensor if `labels` is one, else as a list.
+        higher_is_better: whether a high value is the better one; False for a loss, such as the
+            EAP-IG library's `partial(logit_diff, loss=True, mean=False)`.
 
     Raises:
         UserError: labels that have no order or no length.
@@ -47,7 +51,7 @@ def from_sequence_metric(name: str, function: SequenceFunction, labels: Any) -> 
         chosen = _labels_of(entries, rows, logits.device)
         return function(logits[:, None], clean_logits[:, None], input_length, chosen)
 
-    return Metric(name, of_last_token, n_labels=len(entries))
+    return Metric(name, of_last_token, higher_is_better=higher_is_better, n_labels=len(entries))
 
 
 def _by_position(name: str, labels: Any) -> Tensor | list[Any]:

@@ -118,6 +118,23 @@ def leaderboard_name(model: str) -> str:
     return next((name for part, name in LEADERBOARD.items() if short.lower() == part), short)
 
 
+def differences_from_benchmark(method: str, level: str, model: str) -> list[str]:
+    """In what a result here is not the benchmark's number of the same name."""
+    known = {
+        "EAP-IG-activations": "here a run credits its own sublayer's edges, there all edges",
+        "EAP-IG": "here the points are the paper's (k/m for k = 1..m), there k = 0..m-1 for edges",
+    }
+    notes = [f"{method}: {known[method]}"] if method in known else []
+    if level == "node":
+        notes.append("nodes: here the input is in every circuit, there it is ranked and counted")
+    if "gemma" in model.lower():
+        notes.append(
+            "Gemma: here each head's output is normalised by the scale of its own run, there the "
+            "sum of kept and patched heads by the sum's"
+        )
+    return notes
+
+
 def published_cells(task: str, model: str) -> pd.DataFrame:
     """What has been published for a task and a model: method, CPR, CMD; empty if nothing."""
     document = json.loads((DATA / "published" / "mib.json").read_text(encoding="utf8"))

@@ -211,7 +211,14 @@ def test_equal_pairs_have_no_standard_error():
         ({"method": "AtP*-QK", "level": "node"}, "no scores of nodes"),
         ({"method": "RelP", "metric": "kl"}, "zero at the clean input"),
         ({"metric": "accuracy"}, "accuracy has no gradient"),
-        ({"metric": eap.Metric("hard", lambda x, y, a: (x[:, 0] > 0).float())}, "no gradient"),
+        (
+            {
+                "metric": eap.Metric(
+                    "hard", lambda x, y, a: (x[:, 0] > 0).float(), higher_is_better=True
+                )
+            },
+            "no gradient",
+        ),
         ({"level": "layer"}, "unknown level 'layer'; known are edge, node"),
         ({"ablation": "mean"}, "Mean.over_dataset"),
         ({"ablation": "noise"}, "unknown ablation 'noise'; known are resample, zero, mean"),
