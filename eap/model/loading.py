@@ -21,7 +21,7 @@ from transformers.utils import logging as logs
 
 from eap.errors import UserError, first_line, quoted
 from eap.graph.graph import GraphConfig
-from eap.model import saved_tokenizer
+from eap.model import gguf, saved_tokenizer
 from eap.model.devices import find_device, find_dtype
 from eap.model.directory import (
     check_directory,
@@ -56,13 +56,13 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, str | int] | None = None,
 ) -> Model:
-    """Load `toy`, a Hugging Face directory, or a model of the hub, and check the engine against it.
+    """Load `toy`, a directory, a GGUF file or a model of the hub, and check the engine against it.
 
     Nothing that comes with a model is run as code, and the tokens are those that its author saved.
 
     Args:
-        model: `toy`, a path, a hub name such as `gpt2` or `EleutherAI/pythia-160m`; or a Hugging
-            Face model in memory, of which a copy is made.
+        model: `toy`, a directory, a GGUF file, a hub name such as `gpt2` or
+            `EleutherAI/pythia-160m`; or a Hugging Face model in memory, of which a copy is made.
         tokenizer: the Hugging Face tokenizer to use; None: the model's own (a model in memory has
             none, and then takes token ids only).
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: the fastest that is there (for a model in
@@ -97,6 +97,11 @@ def load_model(
         {"device": find_device(device)} if device_map is None else {"device_map": device_map}
     )
     name = os.fspath(model)
+    if (file := gguf.find_file(name)) is not None:
+        stored = gguf.read_file(file, dtype=found, tokenizer=tokenizer is None)
+        tokenizer = stored.tokenizer if tokenizer is None else tokenizer
+        bridge = _boot(name, name, tokenizer, dtype=found, hf_model=stored.model, **where)
+        return from_bridge(bridge, tokenizer=tokenizer, name=name, source=stored.source)
     path = find_directory(name)
     if path is not None:
         check_directory(path, tokenizer=tokenizer is None)

@@ -5,7 +5,8 @@
     results/<study>/<model>/{png,pdf}/<name>
     results/<model>/model.json             whose results these are
 
-<model> is the name after its last slash; of a directory, that directory's own name. Loads no torch.
+<model> is the name after its last slash, without `.gguf`; of a directory, that directory's own
+name. Loads no torch.
 """
 
 import json
@@ -49,7 +50,7 @@ def model_name(model: str) -> str:
         name = path.resolve().name if path.name in ("", ".", "..") else path.name
     except (OSError, RuntimeError, ValueError):
         name = model
-    return _component(name, "model", model)
+    return _component(name.removesuffix(".gguf"), "model", model)
 
 
 def task_name(task: str) -> str:
@@ -148,9 +149,11 @@ def claim(output: Path, model: str, identity: Mapping[str, Any], *, write: bool 
     """
     path = output / "results" / model_name(model) / "model.json"
     directory = from_home(model)
-    where = str(directory.resolve()) if model != "toy" and directory.is_dir() else model
+    where = str(directory.resolve()) if model != "toy" and directory.exists() else model
     # What a name says of where weights lie does not identify them.
-    hashes = {key: value for key, value in identity.items() if key not in ("directory", "name")}
+    hashes = {
+        key: value for key, value in identity.items() if key not in ("directory", "file", "name")
+    }
     claimed = {"model": where, **hashes}
     try:
         earlier = json.loads(path.read_text(encoding="utf8")) if path.is_file() else None

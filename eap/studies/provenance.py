@@ -30,7 +30,7 @@ Provenance = Mapping[str, Any]
 # What does not tell one result from another: how it was asked for, what came out of it, and where
 # the weights lie.
 _NOT_COMPARED = ("command", "completeness")
-_NOT_OF_A_MODEL = ("name", "directory")
+_NOT_OF_A_MODEL = ("name", "directory", "file")
 
 # What must agree in one figure or table, beside the model; the first is what is said.
 _OF_A_TASK = {

@@ -41,7 +41,7 @@ class Settings:
     """Everything that the experiments have in common.
 
     Attributes:
-        model: `toy`, a Hugging Face directory, or a hub name.
+        model: `toy`, a Hugging Face directory, a GGUF file, or a hub name.
         tasks: what is studied; most experiments have one.
         data: a file of pairs of one's own, instead of the task's.
         drop_unfit: rows of it that do not fit the tokenizer are left out; otherwise they are an

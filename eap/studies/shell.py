@@ -63,7 +63,7 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("-m", "--model", default="toy", help="toy, a Hugging Face directory, or a hub name")
+    add("-m", "--model", default="toy", help="toy, a directory, a GGUF file, or a hub name")
     if tasks:
         add("--tasks", nargs="+", type=known_task, default=list(TASKS), help="tasks to work on")
     else:
