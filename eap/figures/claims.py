@@ -21,6 +21,8 @@ ENOUGH = 0.02
 """Faithfulness that fewer points of integration may cost and still be enough."""
 OWN_DOES = 0.1
 """Normalised faithfulness of a task's own circuit below which nothing is measured against it."""
+DEPTHS = (5, 10, 25, 50, 100, 200, 400)
+"""Numbers of best edges whose overlap with the exact ones is asked about."""
 FEWEST_TASKS = 6
 """Tasks below which nothing is said of pairs of them."""
 
@@ -129,11 +131,11 @@ def about_agreement(
         )
         for name, suffix in (("Pearson's r", ""), ("Kendall's tau", "_kendall"))
     ]  # fmt: skip
-    last = overlaps.frame.iloc[-1]
     there = [task for task in tasks if {f"{task}_ig", f"{task}_vanilla"} <= set(overlaps.frame)]
-    if there:
-        differences = [last[f"{task}_ig"] - last[f"{task}_vanilla"] for task in there]
-        quantity = f"average overlap of the top {int(last['depth'])} edges, EAP-IG minus EAP"
+    rows = overlaps.frame[overlaps.frame["depth"].isin(DEPTHS)] if there else overlaps.frame[:0]
+    for _, row in rows.iterrows():
+        differences = [row[f"{task}_ig"] - row[f"{task}_vanilla"] for task in there]
+        quantity = f"average overlap of the top {int(row['depth'])} edges, EAP-IG minus EAP"
         claims.append(over_tasks(text, quantity, differences))
     return claims
 

@@ -1,8 +1,9 @@
-"""The paper's claims, asked of a model's results: each holds, does not hold, or is inconclusive.
+"""The paper's claims, asked of a model's results, beside the published values of GPT-2 small.
 
 Reads what the experiments and compare_real.py have written, as far as it is there, and writes
 results/claims/<model>/csv/claims.csv: the quantity behind each claim, its 95% interval over tasks,
-and the verdict.
+and the verdict; then the published value and whether it replicates: *replicates*, *differs*,
+*inconclusive*, or *new* where the paper says nothing.
 """
 
 import eap_circuits
@@ -10,8 +11,10 @@ import eap_circuits
 # isort: split
 from collections.abc import Mapping
 
+import numpy as np
+
 from eap.errors import UserError
-from eap.figures import claims, cross_task, style, tables
+from eap.figures import claims, cross_task, replication, style, tables
 from eap.figures.tables import Table
 from eap.studies import shell
 from eap.studies.catalogue import POINTS_TASKS
@@ -94,12 +97,13 @@ def main() -> None:
     tables.check_one_model(sources)
     if not answered:
         raise UserError(f"the results of {args.model} say nothing of any claim")
-    frame = claims.to_frame(answered)
+    frame = replication.beside(claims.to_frame(answered))
     path = results.csv("claims", "claims")
     origin = tables.origin_of(sources, results, method="claims of the paper", others=others)
     shell.save_csv(frame, path, origin)
-    for claim in answered:
-        shell.say(str(claim))
+    for claim, row in zip(answered, frame.itertuples(), strict=True):
+        known = "" if np.isnan(row.published) else f"; GPT-2, published: {row.published:.3f}"
+        shell.say(f"{claim}{known}: {row.replication}")
     shell.say(f"\nwrote {shell.shown(path)}")
 
 

@@ -155,6 +155,6 @@ def test_one_task_has_a_value_and_no_interval(tmp_path, capfd):
     assert call("results/claims/claims.py", "--output", tmp_path) == 0
     said = capfd.readouterr().out
     assert "inconclusive    EAP-IG's circuits" in said
-    assert "0.300 (no interval) over 1 task\n" in said
+    assert "0.300 (no interval) over 1 task; GPT-2, published: 0.118: inconclusive\n" in said
     assert "of which 5 tasks say too little; at least 6 are needed" in said
     assert "nan" not in said
