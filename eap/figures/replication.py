@@ -120,9 +120,11 @@ def crossing(depths: Sequence[float], differences: Sequence[float]) -> float | N
 def overlap_crossing(overlaps: Table) -> float | None:
     """Where the mean over tasks of the overlap's difference crosses zero."""
     frame = overlaps.frame
-    tasks = [name.removesuffix("_ig") for name in frame if str(name).endswith("_ig")]
-    differences = sum(frame[f"{task}_ig"] - frame[f"{task}_vanilla"] for task in tasks) / len(tasks)
-    return crossing(list(frame["depth"]), list(differences))
+    tasks = [name.removesuffix("_ig") for name in map(str, frame) if name.endswith("_ig")]
+    means = [
+        frame[[f"{task}_{curve}" for task in tasks]].mean(axis=1) for curve in ("ig", "vanilla")
+    ]
+    return crossing(frame["depth"].tolist(), (means[0] - means[1]).tolist())
 
 
 def published_crossing() -> float | None:
@@ -145,7 +147,8 @@ def draw(models: Mapping[str, pd.DataFrame]) -> Figure:
     names = [
         quantity
         for quantity in published()
-        if any((table["quantity"] == quantity).any() for table in models.values())
+        if " minus " in quantity
+        and any((table["quantity"] == quantity).any() for table in models.values())
     ]
     figure, axes = plt.subplots(figsize=(8, 0.6 + 0.42 * len(names)), layout="constrained")
     places = np.arange(len(names))

@@ -101,9 +101,11 @@ def main() -> None:
     path = results.csv("claims", "claims")
     origin = tables.origin_of(sources, results, method="claims of the paper", others=others)
     shell.save_csv(frame, path, origin)
-    for claim, row in zip(answered, frame.itertuples(), strict=True):
-        known = "" if np.isnan(row.published) else f"; GPT-2, published: {row.published:.3f}"
-        shell.say(f"{claim}{known}: {row.replication}")
+    for claim, value, word in zip(
+        answered, frame["published"].tolist(), frame["replication"], strict=True
+    ):
+        known = "" if np.isnan(value) else f"; GPT-2, published: {value:.3f}"
+        shell.say(f"{claim}{known}: {word}")
     shell.say(f"\nwrote {shell.shown(path)}")
 
 
