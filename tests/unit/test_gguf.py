@@ -1,6 +1,7 @@
 """GGUF files: the model is the one that was written, and the file's own settings win."""
 
 import hashlib
+import importlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import eap
 from eap.model.runs import run_tokens
 from eap.studies.paths import model_name
 from tests.models.tiny import D_VOCAB, tiny_hf
+from tests.running import ROOT
 
 pytest.importorskip("gguf")
 from tests.models.gguf_files import ADDED, write_gguf
@@ -187,3 +189,16 @@ def test_special_tokens_are_the_files_own(tmp_path):
 def test_a_space_in_front_that_the_file_denies_is_refused(tmp_path):
     _, path = written(tmp_path, metadata={"tokenizer.ggml.add_space_prefix": False})
     assert "space in front" in refusal(lambda: eap.load_model(path, device="cpu"))
+
+
+# ---- the workflow --------------------------------------------------------------------------------
+
+
+def test_the_workflow_plans_a_file_without_loading_its_weights(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "workflow"))
+    inputs = importlib.import_module("inputs")
+    _, path = written(tmp_path)
+    settings = inputs.Settings.from_config({"model": str(path), "head": 4}, str(tmp_path))
+    jobs = [job for job in inputs.planned(settings) if str(path) in job.sources]
+    assert jobs
+    assert any("graphs/tiny/" in file for job in jobs for file in job.writes)
