@@ -36,6 +36,7 @@ from eap.graph import Graph
 from eap.methods import Method, Point, get_method
 from eap.metrics.metric import Metric, check_values, get_metric
 from eap.model.model import Model
+from eap.model.verbs import verb
 from eap.patching import patch_edges, patch_nodes
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
@@ -98,6 +99,7 @@ def attribute(
 ) -> Graph: ...
 
 
+@verb
 def attribute(
     model: Model,
     dataset: Dataset,
@@ -228,8 +230,6 @@ class _Call:
         """Find everything by name and see whether it goes together."""
         if level not in LEVELS:
             raise UserError(f"unknown level {level!r}; known are {', '.join(LEVELS)}")
-        if torch.is_inference_mode_enabled() and method.uses_metric and method.scorer != "exact":
-            raise UserError("no gradients in torch.inference_mode(); leave it for eap.attribute")
         if not method.uses_metric:
             if metric is not None:
                 raise UserError(f"{method.name} asks for no metric; leave {_name(metric)!r} out")

@@ -41,6 +41,7 @@ from eap.metrics.metric import (
     measure_all,
 )
 from eap.model.model import Model
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
 from eap.runtime.resources import ResourceOptions, Resources
@@ -84,6 +85,7 @@ class Faithfulness:
         return float(self.corrupted.double().mean())
 
 
+@verb
 def faithfulness(
     model: Model,
     circuits: Graph | Sequence[Graph],
@@ -145,6 +147,7 @@ def evaluate(
 ) -> pd.DataFrame: ...
 
 
+@verb
 def evaluate(
     model: Model,
     circuits: Graph | Sequence[Graph],
@@ -190,6 +193,7 @@ def evaluate(
     return {name: rows[which] for name, rows in values.items()}
 
 
+@verb
 def evaluate_baselines(
     model: Model,
     dataset: Dataset,

@@ -31,10 +31,12 @@ from eap.errors import UserError
 from eap.graph import Graph
 from eap.metrics.metric import METRICS, Metric, get_metric
 from eap.model.model import Model
+from eap.model.verbs import verb
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.resources import ResourceOptions, Resources
 
 
+@verb
 def learn_ranking(
     model: Model,
     dataset: Dataset,

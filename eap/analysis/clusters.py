@@ -23,6 +23,7 @@ from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.resources import ResourceOptions
 from eap.statistics.measures import normalised
@@ -58,6 +59,7 @@ class ScoresInto:
         )
 
 
+@verb
 def gram_matrix(
     model: Model,
     dataset: Dataset,
@@ -182,6 +184,7 @@ class Clusters:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+@verb
 def find_clusters(
     model: Model,
     dataset: Dataset,

@@ -31,6 +31,7 @@ from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
 from eap.metrics.metric import Metric
 from eap.model.model import Model
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.resources import ResourceOptions
 
@@ -196,6 +197,7 @@ class Stability:
         return pd.DataFrame(rows)
 
 
+@verb
 def bootstrap(
     model: Model,
     dataset: Dataset,

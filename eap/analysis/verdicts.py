@@ -32,6 +32,7 @@ from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
+from eap.model.verbs import verb
 from eap.runtime.resources import ResourceOptions
 from eap.statistics.hypotheses import beyond_tolerance_p, holm, hsic_p, mean_p, rank_p, sign_test
 from eap.statistics.measures import normalised, resampled_counts
@@ -45,6 +46,7 @@ HSIC_EXAMPLES = 500
 # ---- edges one by one ----------------------------------------------------------------------------
 
 
+@verb
 def leave_one_out(
     model: Model,
     circuit: Graph,
@@ -144,6 +146,7 @@ class Verdicts:
         )
 
 
+@verb
 def judge(
     model: Model,
     circuit: Graph,

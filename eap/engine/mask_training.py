@@ -68,8 +68,6 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
                 raise UserError(f"{name} {value!r:.100}: a number above 0")
-        if torch.is_inference_mode_enabled():
-            raise UserError("no gradients in torch.inference_mode(); leave it for learn_ranking")
 
     def draw(self, step: int, n: int, sizes: Sequence[int]) -> tuple[int, float]:
         """Which batch a step runs, each as likely as it has pairs (`sizes`), and how many are kept.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.activations import ACT2FN
 
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.model.backward import gelu_tanh
 from eap.model.blocks import MLP, Attention, Block, Norm, RotaryTable, residual_dtype
 
@@ -82,8 +82,11 @@ def find_family(architecture: str, config: Any) -> Family:
     """The family of a Hugging Face architecture name; a `UserError` names those that work."""
     family = FAMILIES.get(architecture)
     if family is None:
-        known = ", ".join(f"{family.label} ({name})" for name, family in FAMILIES.items())
-        raise UserError(f"architecture {architecture!r} is not supported; supported are {known}")
+        known = ", ".join(family.label for family in FAMILIES.values())
+        what = (
+            f"architecture {quoted(architecture)}" if architecture else "a model of no known type"
+        )
+        raise UserError(f"{what} is not supported; supported are {known}")
     for setting, needed in family.requires:
         found = getattr(config, setting, needed)
         if found != needed:

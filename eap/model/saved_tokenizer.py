@@ -26,7 +26,7 @@ PROBES = (
 )
 
 
-def load_tokenizer(name: str, path: Path | None) -> Any:
+def load_tokenizer(name: str, path: Path | None, revision: str | None = None) -> Any:
     """The tokenizer of a directory or of the hub, with the ids and the BOS that were saved.
 
     Raises:
@@ -34,8 +34,10 @@ def load_tokenizer(name: str, path: Path | None) -> Any:
     """
     where = str(path or name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        file = _saved_file(where, "tokenizer.json")
+        tokenizer = AutoTokenizer.from_pretrained(
+            where, revision=revision or "main", trust_remote_code=False
+        )
+        file = saved_file(where, "tokenizer.json", revision)
         saved = None if file is None else Tokenizer.from_file(str(file))
     except Exception as error:  # every library below raises its own kind
         raise UserError(
@@ -43,7 +45,7 @@ def load_tokenizer(name: str, path: Path | None) -> Any:
         ) from None
     if saved is None:  # a SentencePiece model, or vocabulary and merges: read by their class alone
         return tokenizer
-    settings = _saved_settings(where)
+    settings = _saved_settings(where, revision)
     vocabulary = saved.get_vocab(with_added_tokens=True)
     if not _same_ids(tokenizer, saved):
         names = {role: text for role, text in settings.items() if text in vocabulary}
@@ -110,13 +112,15 @@ def without_foreign_bos(tokenizer: Any, d_vocab: int) -> Any:
     return saved
 
 
-def _saved_file(where: str, name: str) -> Path | None:
+def saved_file(where: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a directory or of a model of the hub; None where there is none."""
     if Path(where).is_dir():
         file = Path(where) / name
         return file if file.is_file() else None
     found = cached_file(
         where,
         name,
+        revision=revision or "main",
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
@@ -124,11 +128,11 @@ def _saved_file(where: str, name: str) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _saved_settings(where: str) -> dict[str, str | None]:
+def _saved_settings(where: str, revision: str | None) -> dict[str, str | None]:
     """Texts of the special tokens as `tokenizer_config.json` and its older companion name them."""
     settings: dict[str, str | None] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        file = _saved_file(where, name)
+        file = saved_file(where, name, revision)
         for role, token in (read_json(file) if file else {}).items():
             if role in ROLES:
                 settings[role] = token.get("content") if isinstance(token, dict) else token

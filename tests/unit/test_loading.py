@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import eap
-from eap.model import loading
+from eap.model import checking, loading
 from eap.model.directory import TOY_MODEL
 from eap.model.loading import load_config
 
@@ -228,8 +228,8 @@ def test_prompts_longer_than_the_model_takes_are_refused_with_both_numbers(famil
 def test_windows_longer_than_the_usual_prompt_are_compared_too(monkeypatch):
     """With 12 positions a window of 20 would not be seen."""
     calls: list[torch.Size] = []
-    run = loading.run_tokens
-    monkeypatch.setattr(loading, "run_tokens", lambda m, t: calls.append(t.shape) or run(m, t))
+    run = checking.run_tokens
+    monkeypatch.setattr(checking, "run_tokens", lambda m, t: calls.append(t.shape) or run(m, t))
     eap.from_bridge(bridge_of(tiny_hf("mistral", sliding_window=20)))
     assert calls == [(2, 24)]
 
