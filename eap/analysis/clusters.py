@@ -39,7 +39,7 @@ class ScoresInto:
 
     def __init__(self, n_examples: int, n_forward: int, receivers: range) -> None:
         self.receivers = receivers
-        self.scores = torch.zeros(n_examples, n_forward, len(receivers))
+        self.scores = torch.zeros(n_examples, n_forward, len(receivers), dtype=torch.float32)
 
     def add(
         self,

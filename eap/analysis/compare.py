@@ -69,11 +69,11 @@ def node_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> O
 def nodes(graph: Graph) -> Bool[Tensor, " n_heads_and_mlps"]:
     """Which heads and MLPs have an edge in the circuit."""
     present = graph.nodes_in_graph()
-    return torch.tensor([name in present for name in graph.sender_names[1:]])
+    return torch.tensor([name in present for name in graph.sender_names[1:]], device="cpu")
 
 
 def _are_mlps(names: Sequence[str]) -> Bool[Tensor, " n_names"]:
-    return torch.tensor([name.startswith("m") for name in names])
+    return torch.tensor([name.startswith("m") for name in names], device="cpu")
 
 
 def _overlap(first: Tensor, second: Tensor, n_all: int) -> Overlap:

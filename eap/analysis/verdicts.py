@@ -77,7 +77,7 @@ def leave_one_out(
         model, [circuit, *without], dataset, metric=metric, ablation=ablation, **resources
     )
     changes = (found.circuits[1:] - found.circuits[0]).double()
-    scores = torch.full(circuit.scores.shape, torch.nan)
+    scores = torch.full(circuit.scores.shape, torch.nan, dtype=torch.float32)
     scores[circuit.in_graph] = changes.mean(dim=1).float()
     errors = None
     if len(dataset) > 1:

@@ -6,6 +6,7 @@ and points may be stacked in one pass. Every method that takes gradients takes t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,10 @@ from eap.methods import Point
 from eap.metrics.metric import Metric, Predictions
 from eap.model.rules import BackwardRules
 from eap.model.runs import LayerTrace, SenderOutputs, run_layers
+
+
+# Examples that a message names at the most.
+NAMED = 4
 
 
 def input_at(batch: PreparedBatch, position: float) -> Float[Tensor, "batch pos d_model"]:
@@ -102,9 +107,12 @@ def weighted_sum(
     """The quantity whose gradient is the points' weighted sum of the examples' gradients.
 
     Raises:
-        UserError: the metric passes no gradient on.
+        UserError: the metric passes no gradient on; and when the gradient is taken, one that is
+            no number.
     """
     metric = the_metric(batch)
+    if logits.requires_grad:
+        logits.register_hook(partial(_check_gradient, metric, batch.rows))
     values = [
         point.weight * metric.measure(Predictions(rows, clean), batch.answers).sum()
         for point, rows in zip(points, logits.chunk(len(points)), strict=True)
@@ -116,6 +124,25 @@ def weighted_sum(
             "cannot be attributed"
         )
     return total
+
+
+def _check_gradient(
+    metric: Metric, rows: tuple[int, ...], gradient: Float[Tensor, "rows n_tokens"]
+) -> None:
+    """Whether a metric's gradient is a number for every example, at every stacked point.
+
+    Raises:
+        UserError: names the first example whose gradient is none.
+    """
+    wrong = (~gradient.isfinite()).any(-1).view(-1, len(rows)).any(0)
+    if wrong.any():
+        without = sorted(row for row, is_wrong in zip(rows, wrong.tolist(), strict=True) if is_wrong)
+        first = ", ".join(f"example {row}" for row in without[:NAMED])
+        rest = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
+        raise UserError(
+            f"the gradient of metric {metric.name!r} is NaN or infinite on {first}{rest}, whatever "
+            "its value; leave that out, or change the function so that it has a gradient there"
+        )
 
 
 def sender_changes_of(batch: PreparedBatch, clean: CleanRun) -> SenderOutputs:

@@ -1,7 +1,7 @@
 """LoRA adapters that lie beside a model's weights, as PEFT saves them (Hu et al. 2021).
 
-An adapter adds `lora_alpha / r * B A` to the weight of a linear layer. It is merged into that weight
-here, so that what is measured is the model that a person has, with or without PEFT.
+An adapter adds `lora_alpha / r * B A` to the weight of a linear layer. It is merged into that
+weight, so that what is measured is the model that a person has, with or without PEFT.
 """
 
 import re
@@ -23,8 +23,8 @@ KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])(\.defaul
 # Fields of an adapter's configuration that do not change what a merged layer computes.
 HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out",
-    "inference_mode", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core",
-    "peft_type", "peft_version", "qalora_group_size", "r", "revision", "target_modules",
+    "inference_mode", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
+    "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision", "target_modules",
     "task_type", "use_rslora",
 }  # fmt: skip
 

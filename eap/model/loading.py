@@ -209,7 +209,11 @@ def from_bridge(
             "model to eap.load_model(model, tokenizer=...)"
         )
     check_weights(name, hf)
-    hooked = [key for key, point in bridge.hook_dict.items() if point.fwd_hooks]
+    hooked = [
+        key
+        for key, point in bridge.hook_dict.items()
+        if any(not hook.is_permanent for hook in point.fwd_hooks)  # the library's own are
+    ]
     if hooked:
         raise UserError(
             f"{name}: there are hooks on the bridge, at {hooked[0]}{and_more(hooked)}, which the "
