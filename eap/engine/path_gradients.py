@@ -20,7 +20,6 @@ from eap.metrics.metric import Metric, Predictions
 from eap.model.rules import BackwardRules
 from eap.model.runs import LayerTrace, SenderOutputs, run_layers
 
-
 # Examples that a message names at the most.
 NAMED = 4
 
@@ -136,7 +135,9 @@ def _check_gradient(
     """
     wrong = (~gradient.isfinite()).any(-1).view(-1, len(rows)).any(0)
     if wrong.any():
-        without = sorted(row for row, is_wrong in zip(rows, wrong.tolist(), strict=True) if is_wrong)
+        without = sorted(
+            row for row, is_wrong in zip(rows, wrong.tolist(), strict=True) if is_wrong
+        )
         first = ", ".join(f"example {row}" for row in without[:NAMED])
         rest = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
         raise UserError(

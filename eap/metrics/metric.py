@@ -111,7 +111,6 @@ class Metric:
             raise UserError(f"metric {self.name!r} returned complex numbers; {needed}")
         return values.to(run.logits)
 
-
     def _of_function(self, logits: Tensor, clean_logits: Tensor, answers: Answers) -> Any:
         """What the function returns; other metrics of the call read the same tensors after it."""
         shared = {"logits": logits, "clean_logits": clean_logits}

@@ -24,8 +24,8 @@ KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])(\.defaul
 HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out",
     "inference_mode", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
-    "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision", "target_modules",
-    "task_type", "use_rslora",
+    "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision",
+    "target_modules", "task_type", "use_rslora",
 }  # fmt: skip
 
 
@@ -77,14 +77,16 @@ def merge_adapter(name: str, model: nn.Module, config_file: Path, weights_file: 
             kind = "no layer of the model" if layer is None else f"a {type(layer).__name__}"
             raise UserError(f"{refusal}; {path}, which it changes, is {kind}, or half is missing")
         A, B = pair["A"].float(), pair["B"].float()
-        rank, weight = settings.get("r"), layer.weight
+        rank, weight = int(settings.get("r") or 0), layer.weight
         expected = weight.shape if isinstance(layer, nn.Linear) else weight.T.shape
         if A.shape != (rank, expected[1]) or B.shape != (expected[0], rank):
             raise UserError(
                 f"{refusal} of rank {rank}, whose matrices for {path} are {list(A.shape)} and "
                 f"{list(B.shape)}; the layer's weight is {list(expected)}"
             )
-        scale = settings["lora_alpha"] / (sqrt(rank) if settings.get("use_rslora") else rank)
+        scale = float(settings.get("lora_alpha", 8)) / (
+            sqrt(rank) if settings.get("use_rslora") else rank
+        )
         change = scale * B @ A
         weight.add_((change.T if isinstance(layer, Conv1D) else change).to(weight))
     return len(pairs)

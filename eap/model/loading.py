@@ -7,7 +7,7 @@ compared with the given model's own whenever a model is loaded.
 
 import os
 import threading
-from typing import Any
+from typing import Any, cast
 from weakref import ref
 
 import torch
@@ -90,9 +90,10 @@ def load_model(
         if device_map is not None or revision is not None:
             what = "revision" if device_map is None else "device map"
             raise UserError(f"a model in memory is what and where it is: give no {what}")
-        place = inner.device if device is None else find_device(device)
+        there = inner.device if device is None else find_device(device)
         with _LOADING:
-            return _load_object(model, tokenizer, place, inner.dtype if dtype is None else numbers)
+            kind = inner.dtype if dtype is None else numbers
+            return _load_object(cast(nn.Module, model), tokenizer, there, kind)
     if not isinstance(model, (str, os.PathLike)):
         raise UserError(
             f"the model is {type(model).__name__}; give a directory, a hub name, 'toy' or a "
@@ -138,9 +139,12 @@ def _load_object(
     source = {"object": type(given).__name__, **hash_parameters(hf)}
     loaded = _around(hf, given, family, tokenizer, name, source, expected)
     reference = ref(model)
-    read = lambda: _load_object(reference(), tokenizer, device, dtype)  # noqa: E731
+
+    def read_again() -> Model:
+        return _load_object(cast(nn.Module, reference()), tokenizer, device, dtype)
+
     assert loaded.origin is not None
-    loaded.origin = Origin(((reference, state_of(model), read), *loaded.origin.sources))
+    loaded.origin = Origin(((reference, state_of(model), read_again), *loaded.origin.sources))
     return loaded
 
 
@@ -250,7 +254,7 @@ def _read(bridge: Any, family: Family, tokenizer: Any, name: str, source: dict[s
 
     def read_again() -> Model:
         names = {key: source[key] for key in ("directory", "hub", "object") if key in source}
-        hashed = {**names, **hash_parameters(hf)}
+        hashed: dict[str, Any] = names | hash_parameters(hf)
         return from_bridge(bridge, tokenizer=tokenizer, name=name, source=hashed)
 
     return Model(

@@ -29,17 +29,19 @@ AFFINE_TOLERANCE_ELSEWHERE = 3e-2
 
 def unwrapped(model: Any) -> Any:
     """The Hugging Face model within a compiled, parallel or PEFT model; or what was given."""
-    while isinstance(model, nn.Module) and not isinstance(model, PreTrainedModel):
-        kind = type(model)
+    inner = model
+    while isinstance(inner, nn.Module) and not isinstance(inner, PreTrainedModel):
+        kind: type = type(inner)
         if kind.__name__ == "OptimizedModule":
-            model = model._orig_mod
-        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif kind.__module__.partition(".")[0] == "peft" and hasattr(model, "get_base_model"):
-            model = model.get_base_model()
+            inner = getattr(inner, "_orig_mod")  # noqa: B009 (the wrapper's own attribute)
+        elif isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = inner.module
+        elif kind.__module__.partition(".")[0] == "peft" and "base_model" in inner._modules:
+            base: Any = inner.base_model
+            inner = getattr(base, "model", base)
         else:
             break
-    return model
+    return inner
 
 
 @contextmanager
@@ -80,18 +82,19 @@ def plain_copy(
     Raises:
         UserError: a part of the model is not what the class describes; names it.
     """
+    config = copy.deepcopy(given.config)
+    lists = (module for module in given.modules() if isinstance(module, nn.ModuleList))
+    config.num_hidden_layers = len(next(lists, ()))  # layers may have been taken out
     with torch.device("meta"):  # the class's own layers, without their weights
-        plain = getattr(transformers, architecture)(copy.deepcopy(given.config))
-    parts = dict(given.named_modules())
+        plain = getattr(transformers, architecture)(config)
+    parts = dict(given.named_modules(remove_duplicate=False))
+    _check_shared(name, given)
     replaced: dict[str, nn.Module] = {}
     merged = []
     for path, expected in plain.named_modules():
         module = parts.get(path)
         if module is None:
-            raise UserError(
-                f"{name} has no {path}, which its configuration describes (of "
-                f"{given.config.num_hidden_layers} layers); set its configuration to what it has"
-            )
+            raise UserError(f"{name} has no {path}, which a {architecture} has")
         _check_calls(name, path, module)
         if type(module) is type(expected) or path == "":
             if not set(expected._parameters) <= set(module._parameters):  # a mask makes them
@@ -103,7 +106,7 @@ def plain_copy(
             merged.append(f"{path} ({type(module).__name__})")
         else:
             raise UserError(
-                f"{name}: {path} is a {type(module).__name__} in place of "
+                f"{name}: {path} is of type {type(module).__name__}, in place of "
                 f"{type(expected).__name__}, which the engine cannot compute"
             )
     known = set(dict(plain.named_modules()))
@@ -114,7 +117,23 @@ def plain_copy(
                 f"{name}: {path} ({type(module).__name__}) is no part of {architecture}, and the "
                 "engine cannot compute it; merge or remove it"
             )
-    return _copied(given, parts, replaced, device, dtype), merged
+    return _copied(given, config, parts, replaced, device, dtype), merged
+
+
+def _check_shared(name: str, given: nn.Module) -> None:
+    """Whether every module stands in one place alone.
+
+    Raises:
+        UserError: two places share one module.
+    """
+    places: dict[int, str] = {}
+    for path, module in given.named_modules(remove_duplicate=False):
+        first = places.setdefault(id(module), path)
+        if first != path and any(True for _ in module.parameters()):
+            raise UserError(
+                f"{name}: {path} and {first} are one module; the engine needs a copy for each "
+                "(copy.deepcopy)"
+            )
 
 
 def _check_calls(name: str, path: str, module: nn.Module) -> None:
@@ -196,6 +215,7 @@ def _identity(first: int, n: int, d_in: int, like: Tensor) -> Tensor:
 
 def _copied(
     given: PreTrainedModel,
+    config: Any,
     parts: dict[str, nn.Module],
     replaced: dict[str, nn.Module],
     device: torch.device,
@@ -208,7 +228,7 @@ def _copied(
         values = values.to(device, dtype) if values.is_floating_point() else values.to(device)
         return nn.Parameter(values.clone() if values.is_inference() else values, False)
 
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(given.config): config}
     for plain in replaced.values():
         for key, parameter in plain._parameters.items():
             plain._parameters[key] = None if parameter is None else as_weight(parameter)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,22 +27,42 @@ def load_files(
     device: torch.device | None,
     device_map: str | dict[str, str | int] | None,
 ) -> PreTrainedModel:
-    """The Hugging Face model of a directory or of the hub, with all of its weights."""
+    """The Hugging Face model of a directory or of the hub, with all of its weights.
+
+    Args:
+        name: as the person gave it.
+        path: of a directory; None: a model of the hub.
+        revision: of the hub's; None: its main branch.
+        dtype: of the weights.
+        device: where to; None: as `device_map` says.
+        device_map: as transformers has it.
+
+    Raises:
+        UserError: it cannot be loaded, or its weights are not those of its configuration.
+    """
+    hf: PreTrainedModel
     where = str(path or name)
     try:
         with quiet_libraries():
-            hf, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 where, revision=revision or "main", dtype=dtype, device_map=device_map,
                 attn_implementation="eager", trust_remote_code=False, output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )  # fmt: skip
+            hf, report = loaded
             for parameter in hf.parameters():  # some are kept in float32
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.to(dtype)
-            hf = hf if device is None else hf.to(device)
+            hf = hf if device is None else cast(Any, hf).to(device)
     except Exception as error:  # every library below raises its own kind
         raise UserError(f"cannot load model {quoted(name)}: {first_line(error)}") from error
     hf.requires_grad_(False)
+    described = architecture_of(hf.config)
+    if type(hf).__name__ != described:
+        raise UserError(
+            f"cannot load model {quoted(name)}: its config.json names {described} as architecture, "
+            f"and its model_type, {hf.config.model_type}, makes it a {type(hf).__name__}"
+        )
     _check_report(name, hf, report)
     if getattr(hf, "_hf_peft_config_loaded", False):  # by PEFT, where it is installed
         with evaluating(hf):
@@ -77,13 +97,16 @@ def _check_report(name: str, hf: PreTrainedModel, report: dict[str, Any]) -> Non
             f"{refusal} weights have {key} of size {list(saved)}, and its config.json makes it "
             f"{list(described)}{and_more(sizes)}"
         )
+    n_layers = hf.config.num_hidden_layers
     missing = sorted(report["missing_keys"])
     if missing:
-        raise UserError(f"{refusal} weights lack {missing[0]}{and_more(missing)}")
+        raise UserError(
+            f"{refusal} weights lack {missing[0]}{and_more(missing)}, of a configuration of "
+            f"{n_layers} layers"
+        )
     layers = next(path for path, module in hf.named_modules() if isinstance(module, nn.ModuleList))
     beyond = sorted(key for key in report["unexpected_keys"] if f"{layers}." in f"{key}.")
     numbers = [int(n) for key in beyond for n in re.findall(r"\.(\d+)\.", key)[:1]]
-    n_layers = hf.config.num_hidden_layers
     if numbers and max(numbers) >= n_layers:
         raise UserError(
             f"{refusal} configuration has {n_layers} layers, and its weights are of "

@@ -6,6 +6,8 @@ token the BOS where there is none. Both change what a model is asked, so neither
 """
 
 import copy
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ from eap.errors import UserError, first_line, quoted
 from eap.model.directory import read_json
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
+
+# Highest id of a vocabulary, as a multiple of its number of tokens.
+ROOM_FOR_IDS = 100
+LARGE_NUMBER = re.compile(rb":\s*\d{6,}")
 
 # Texts that tokenizers of different kinds split differently.
 PROBES = (
@@ -33,6 +39,8 @@ def load_tokenizer(name: str, path: Path | None, revision: str | None = None) ->
         UserError: there is none that can be read.
     """
     where = str(path or name)
+    for part in ("tokenizer.json", "vocab.json", "added_tokens.json"):
+        _check_ids(name, saved_file(where, part, revision))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             where, revision=revision or "main", trust_remote_code=False
@@ -56,6 +64,33 @@ def load_tokenizer(name: str, path: Path | None, revision: str | None = None) ->
     if tokenizer.bos_token is not None and (bos is None or bos not in vocabulary):
         tokenizer.bos_token = None
     return tokenizer
+
+
+def _check_ids(name: str, file: Path | None) -> None:
+    """Whether a vocabulary's ids are such that a table of them fits in memory.
+
+    The libraries below make a table as long as the highest id.
+
+    Raises:
+        UserError: one is far beyond the number of tokens.
+    """
+    content = b"" if file is None else file.read_bytes()
+    if not LARGE_NUMBER.search(content):  # or a vocabulary of megabytes would be read twice
+        return
+    try:
+        read = json.loads(content)
+        model = read.get("model", {})
+        vocabulary = model.get("vocab", read) if isinstance(model, dict) else {}
+        ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+        ids += [token["id"] for token in read.get("added_tokens", [])]
+    except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
+        return  # no vocabulary: is said where it is read
+    largest = max((token for token in ids if isinstance(token, int)), default=0)
+    if largest > ROOM_FOR_IDS * max(len(ids), 1000):
+        raise UserError(
+            f"cannot load the tokenizer of {quoted(name)}: {file.name if file else ''} has the id "
+            f"{largest} in a vocabulary of {len(ids)} tokens"
+        )
 
 
 def for_bridge(tokenizer: Any) -> Any:

@@ -14,7 +14,6 @@ from models.tiny import (
     tiny_bridge,
     tiny_hf,
 )
-
 from reference.twins import assert_close
 
 import eap
