@@ -242,10 +242,10 @@ def _gptj_rotary(d_rotary: int, bridge: Any) -> RotaryTable:
 
     @lru_cache(maxsize=4)
     def table(n_positions: int) -> tuple[Tensor, Tensor]:
+        exponents = torch.arange(0, d_rotary, 2, dtype=torch.float32) / d_rotary
+        angles = torch.arange(n_positions).float()[:, None] * (1.0 / 10000**exponents)
+        doubled = angles.repeat_interleave(2, dim=1).to(weight.device)
         dtype = residual_dtype(weight.dtype)
-        exponents = torch.arange(0, d_rotary, 2, dtype=dtype, device=weight.device) / d_rotary
-        positions = torch.arange(n_positions, dtype=dtype, device=weight.device)
-        doubled = (positions[:, None] * (1.0 / 10000**exponents)).repeat_interleave(2, dim=1)
-        return doubled.cos(), doubled.sin()
+        return doubled.cos().to(dtype), doubled.sin().to(dtype)
 
     return table

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import pytest
 import torch
-from models.tiny import random_examples
+from models.tiny import random_examples, tiny_bridge
 from reference import oracle, twins
 from reference.oracle import Float64, metric_of
 from reference.split_run import shape_of
