@@ -27,6 +27,7 @@ from eap.ablation import Ablation, get_ablation
 from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
+from eap.engine.path_gradients import check_gradients
 from eap.engine.prepared import Demand, Work
 from eap.engine.scorers import SCORERS, Request, Scorer, to_nodes
 from eap.engine.signature import sign
@@ -321,6 +322,7 @@ def _score(
                     observer.add(batch.rows, *block)
     moments.merge_processes(what)
     change.merge_processes(what)
+    check_gradients(work)
     check_values(metrics, moments.mean[None][: len(metrics)])
     provenance = sign(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,

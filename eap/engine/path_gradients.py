@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.engine.prepared import PreparedBatch
+from eap.engine.prepared import PreparedBatch, Work
 from eap.engine.receivers import RunGradient, differentiate
 from eap.errors import UserError
 from eap.methods import Point
@@ -106,12 +106,11 @@ def weighted_sum(
     """The quantity whose gradient is the points' weighted sum of the examples' gradients.
 
     Raises:
-        UserError: the metric passes no gradient on; and when the gradient is taken, one that is
-            no number.
+        UserError: the metric passes no gradient on.
     """
     metric = the_metric(batch)
     if logits.requires_grad:
-        logits.register_hook(partial(_check_gradient, metric, batch.rows))
+        logits.register_hook(partial(_note_gradient, batch))
     n = len(logits) // len(points)
     # Not `chunk`: PyTorch refuses writes into its parts in words of its own.
     runs = [logits[first : first + n] for first in range(0, len(logits), n)]
@@ -128,24 +127,31 @@ def weighted_sum(
     return total
 
 
-def _check_gradient(
-    metric: Metric, rows: tuple[int, ...], gradient: Float[Tensor, "rows n_tokens"]
-) -> None:
-    """Whether a metric's gradient is a number for every example, at every stacked point.
+def _note_gradient(batch: PreparedBatch, gradient: Float[Tensor, "rows n_tokens"]) -> None:
+    """Note the examples without a gradient, at any stacked point; a device is not waited for."""
+    wrong = (~gradient.isfinite()).any(-1).view(-1, len(batch)).any(0)
+    batch.work.without_gradient.append((batch.rows, wrong))
+
+
+def check_gradients(work: Work) -> None:
+    """Whether the metric's gradient was a number for every example that was run.
 
     Raises:
-        UserError: names the first example whose gradient is none.
+        UserError: names the first examples whose gradient is none.
     """
-    wrong = (~gradient.isfinite()).any(-1).view(-1, len(rows)).any(0)
-    if wrong.any():
-        without = sorted(
-            row for row, is_wrong in zip(rows, wrong.tolist(), strict=True) if is_wrong
-        )
+    noted = work.without_gradient
+    if not noted:
+        return
+    rows = [row for rows, _ in noted for row in rows]
+    wrong = torch.cat([flags for _, flags in noted]).tolist()
+    without = sorted({row for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong})
+    if without:
         first = ", ".join(f"example {row}" for row in without[:NAMED])
         rest = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
         raise UserError(
-            f"the gradient of metric {metric.name!r} is NaN or infinite on {first}{rest}, whatever "
-            "its value; leave that out, or change the function so that it has a gradient there"
+            f"the gradient of metric {work.metrics[0].name!r} is NaN or infinite on {first}{rest}, "
+            "whatever its value; leave that out, or change the function so that it has a gradient "
+            "there"
         )
 
 

@@ -5,7 +5,7 @@ the ablated run are made here, once, for attribution, exact patching and evaluat
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
 
@@ -63,6 +63,7 @@ class Work:
         budget: of memory.
         demand: what is taken of it.
         n_columns: of the vocabulary that are unembedded.
+        without_gradient: of each run with a gradient, its examples, and on which it is no number.
     """
 
     model: Model
@@ -74,6 +75,7 @@ class Work:
     budget: Budget
     demand: Demand
     n_columns: int
+    without_gradient: list[tuple[tuple[int, ...], Tensor]] = field(default_factory=list)
 
     @classmethod
     def plan(
