@@ -30,6 +30,7 @@ from eap.model.runs import (
     run_layers,
     sender_changes,
 )
+from eap.model.verbs import verb
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +170,7 @@ class Mean:
     has_pair: bool = False
 
     @classmethod
+    @verb
     @torch.no_grad()
     def over_dataset(
         cls,
@@ -225,9 +227,10 @@ class Mean:
         means = (sums / count[:, None]).to(model.device, model.residual_dtype)
         over = {
             "prompts": f"{prompts} prompts of {dataset.task}",
-            "tokens_sha256": dataset.provenance.get("tokens_sha256"),
+            "tokens_sha256": dataset.tokens_sha256,
             "n_prompts": len(dataset),
             "per_position": per_position,
+            "model": {"name": model.name, **model.source},
         }
         return cls(means, over)
 
@@ -235,7 +238,7 @@ class Mean:
         """Everything differs from the first position on.
 
         Raises:
-            UserError: a mean per position, of another number of positions than this prompt has.
+            UserError: the mean is per position, of prompts of another length.
         """
         n_means, n_positions = self.outputs.shape[1], len(example.clean)
         if n_means not in (1, n_positions):
@@ -245,24 +248,43 @@ class Mean:
             )
         return 0
 
-    def _expanded(self, batch: Batch) -> Float[Tensor, "n_forward batch pos d_model"]:
-        n_positions = batch.n_positions
-        return self.outputs[:, None].expand(-1, len(batch), n_positions, -1)
+    def _expanded(self, model: Model, batch: Batch) -> Float[Tensor, "n_forward batch pos d_model"]:
+        """The means of this model's senders at every position.
+
+        Raises:
+            UserError: the mean was taken over another model's activations.
+        """
+        needed = (model.config.n_forward, model.config.d_model)
+        made_with = self.over.get("model")
+        identity = {"name": model.name, **model.source}
+        if (self.outputs.shape[0], self.outputs.shape[2]) != needed or (
+            made_with is not None and _weights_of(made_with) != _weights_of(identity)
+        ):
+            raise UserError(
+                f"this mean is over activations of {(made_with or {}).get('name', 'another model')}"
+                f" with other weights than {model.name} has now; take it anew with this model"
+            )
+        return self.outputs[:, None].expand(-1, len(batch), batch.n_positions, -1)
 
     def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
         """The mean token embedding."""
-        return self._expanded(batch)[0].contiguous()
+        return self._expanded(model, batch)[0].contiguous()
 
     @torch.no_grad()
     def run(
         self, model: Model, batch: Batch, cache: PrefixCache, *, expanded_kv: bool
     ) -> AblatedRun:
         """Every node where all edges carry means."""
-        return run_at_outputs(model, self._expanded(batch), cache, expanded_kv=expanded_kv)
+        return run_at_outputs(model, self._expanded(model, batch), cache, expanded_kv=expanded_kv)
 
     def provenance(self) -> dict[str, Any]:
         """Its name, and the prompts that the mean is over."""
         return {"name": self.name, **self.over}
+
+
+def _weights_of(identity: dict[str, Any]) -> dict[str, Any]:
+    """What tells one model's weights from another's; a folder may have been renamed."""
+    return {key: value for key, value in identity.items() if key not in ("name", "directory")}
 
 
 ABLATIONS: dict[str, Callable[[], "Ablation"]] = {"resample": Resample, "zero": Zero}

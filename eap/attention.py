@@ -14,6 +14,7 @@ from eap.errors import UserError, quoted
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import outputs_everywhere
+from eap.model.verbs import verb
 from eap.runtime.ranges import whole
 
 Pattern = tuple[list[str], Float[np.ndarray, "query key"]]
@@ -22,6 +23,7 @@ Pattern = tuple[list[str], Float[np.ndarray, "query key"]]
 Prompt = Literal["clean", "corrupted"]
 
 
+@verb
 def attention_patterns(
     model: Model,
     dataset: Dataset,

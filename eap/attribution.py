@@ -29,6 +29,7 @@ from torch import Tensor
 from eap.ablation import Ablation, get_ablation
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
+from eap.engine.path_gradients import check_gradients
 from eap.engine.prepared import Demand, Work
 from eap.engine.score_blocks import KeepEdges, Observer, to_nodes
 from eap.engine.scorers import SCORERS, Request, Scorer
@@ -40,6 +41,7 @@ from eap.methods import Auto, Method, Point, get_method
 from eap.metrics.metric import Metric, check_values, get_metric, warn_of_direction
 from eap.model.model import Model
 from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.patching import patch_edges, patch_nodes
 from eap.runtime import distributed
 from eap.runtime.code import score_code
@@ -50,13 +52,13 @@ from eap.runtime.resources import ResourceOptions, Resources
 LEVELS = ("edge", "node")
 
 
-def _takes_former_calls(verb: Callable[..., Graph]) -> Callable[..., Graph]:
+def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
     """Calls of earlier versions go on working, with a line that names the new form."""
 
     def warn(former: str, present: str) -> None:
         warnings.warn(f"attribute({former}) is now {present}", FutureWarning, stacklevel=3)
 
-    @wraps(verb)
+    @wraps(function)
     def call(model: Model, dataset: Dataset, **options: Any) -> Any:
         method = options.get("method", "EAP-IG")
         if "tolerance" in options:
@@ -71,13 +73,14 @@ def _takes_former_calls(verb: Callable[..., Graph]) -> Callable[..., Graph]:
                 return example_scores(model, dataset, edges, **options)
         if not isinstance(method, str | Method) and isinstance(method, Sequence):
             warn("method=[...]", "mean_of([attribute(method=...), ...])")
-            return mean_of([verb(model, dataset, **options | {"method": one}) for one in method])
-        return verb(model, dataset, **options)
+            return mean_of([function(model, dataset, **options | {"method": one}) for one in method])
+        return function(model, dataset, **options)
 
     return call
 
 
 @_takes_former_calls
+@verb
 def attribute(
     model: Model,
     dataset: Dataset,
@@ -168,6 +171,7 @@ class ExampleScores:
         return frame.rename_axis(index="example")
 
 
+@verb
 def example_scores(
     model: Model,
     dataset: Dataset,
@@ -239,8 +243,6 @@ class _Call:
         """Find everything by name and see whether it goes together."""
         if level not in LEVELS:
             raise UserError(f"unknown level {level!r}; known are {', '.join(LEVELS)}")
-        if torch.is_inference_mode_enabled() and method.uses_metric and method.scorer != "exact":
-            raise UserError("no gradients in torch.inference_mode(); leave it for eap.attribute")
         if not method.uses_metric:
             if metric is not None:
                 raise UserError(f"{method.name} asks for no metric; leave {_name(metric)!r} out")
@@ -326,6 +328,7 @@ def _score(
                     observer.add(batch.rows, block)
     moments.merge_processes(what)
     baselines.merge_processes(what)
+    check_gradients(work)
     check_values(metrics, moments.mean[None][: len(metrics)])
     provenance = sign(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,

@@ -43,6 +43,7 @@ from eap.metrics.metric import (
 )
 from eap.model.model import Model
 from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
 from eap.runtime.resources import ResourceOptions, Resources
@@ -86,6 +87,7 @@ class Faithfulness:
         return float(self.corrupted.double().mean())
 
 
+@verb
 def faithfulness(
     model: Model,
     circuits: Graph | Sequence[Graph],
@@ -152,6 +154,7 @@ def evaluate(
 ) -> pd.DataFrame: ...
 
 
+@verb
 def evaluate(
     model: Model,
     circuits: Graph | Sequence[Graph],
@@ -198,6 +201,7 @@ def evaluate(
     return {name: rows[which] for name, rows in values.items()}
 
 
+@verb
 def evaluate_baselines(
     model: Model,
     dataset: Dataset,

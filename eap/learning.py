@@ -32,11 +32,13 @@ from eap.graph import Graph
 from eap.metrics.metric import METRICS, Metric, get_metric
 from eap.model.model import Model
 from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.code import score_code
 from eap.runtime.resources import ResourceOptions, Resources
 
 
+@verb
 def learn_ranking(
     model: Model,
     dataset: Dataset,

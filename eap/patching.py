@@ -46,6 +46,7 @@ from eap.metrics.metric import Metric, Predictions, check_values, get_metrics, m
 from eap.model.model import Model
 from eap.model.runs import LayerTrace, SenderOutputs, changed_attention, run_layers
 from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.code import score_code
@@ -54,6 +55,7 @@ from eap.runtime.progress import progress_bar
 from eap.runtime.resources import ResourceOptions, Resources
 
 
+@verb
 def patch_edges(
     model: Model,
     dataset: Dataset,
@@ -138,6 +140,7 @@ def run_plan(
     return graphs
 
 
+@verb
 def patch_nodes(
     model: Model,
     dataset: Dataset,

@@ -25,10 +25,12 @@ from eap.graph import GraphConfig
 from eap.metrics.metric import Metric, Predictions, check_values, get_metrics, measure_all
 from eap.model.model import Model
 from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.resources import ResourceOptions, Resources
 
 
+@verb
 @torch.no_grad()
 def evaluate_soft(
     model: Model,

@@ -24,6 +24,7 @@ from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
 from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions
@@ -59,6 +60,7 @@ class ScoresInto:
         )
 
 
+@verb
 def gram_matrix(
     model: Model,
     dataset: Dataset,
@@ -199,6 +201,7 @@ class Clusters:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+@verb
 def find_clusters(
     model: Model,
     dataset: Dataset,

@@ -72,7 +72,7 @@ def nodes(graph: Graph) -> Bool[Tensor, " n_heads_and_mlps"]:
 
 
 def _are_mlps(names: Sequence[str]) -> Bool[Tensor, " n_names"]:
-    return torch.tensor([name.startswith("m") for name in names])
+    return torch.tensor([name.startswith("m") for name in names], device="cpu")
 
 
 def _overlap(first: Tensor, second: Tensor, n_all: int) -> Overlap:

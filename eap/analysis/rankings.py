@@ -28,6 +28,7 @@ from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.metrics.metric import Metric, get_metric, warn_of_direction
 from eap.model.model import Model
+from eap.model.verbs import verb
 from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions
 from eap.statistics.intervals import (
@@ -127,6 +128,7 @@ class Areas:
         return f"CPR {self.cpr}, CMD {self.cmd}, accuracy {self.accuracy}, edges left {left}"
 
 
+@verb
 def areas(
     model: Model,
     graph: Graph,

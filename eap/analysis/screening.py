@@ -46,9 +46,9 @@ def choose_edges(estimates: Sequence[Graph], *, top: int, sample: int, seed: int
     exists = estimates[0].edge_exists
     ranks = torch.stack([_ranks(estimate.scores[exists].abs()) for estimate in estimates])
     order = ranks.amin(dim=0).argsort(stable=True)  # [edge]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     rest = order[top:].sort().values
-    drawn = rest[torch.randperm(len(rest), generator=generator)[:sample]]
+    drawn = rest[torch.randperm(len(rest), generator=generator, device="cpu")[:sample]]
     places = exists.flatten().nonzero().flatten()
     best, others = torch.zeros_like(exists), torch.zeros_like(exists)
     best.view(-1)[places[order[:top]]] = True
@@ -60,7 +60,7 @@ def _ranks(values: Float[Tensor, " n_edges"]) -> Int[Tensor, " n_edges"]:
     """0 for the highest."""
     order = values.argsort(descending=True, stable=True)
     ranks = torch.empty_like(order)
-    ranks[order] = torch.arange(len(order))
+    ranks[order] = torch.arange(len(order), device=order.device)
     return ranks
 
 

@@ -32,6 +32,7 @@ from eap.graph.graph import Graph, GraphConfig
 from eap.graph.selection import check_number
 from eap.model.model import Model
 from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.ranges import whole
 
@@ -184,6 +185,7 @@ class Stability:
         return pd.DataFrame(rows)
 
 
+@verb
 def bootstrap(
     model: Model,
     dataset: Dataset,

@@ -32,6 +32,7 @@ from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
+from eap.model.verbs import verb
 from eap.runtime.ranges import ALPHA, enough_random, real, whole
 from eap.runtime.resources import ResourceOptions, Resources
 from eap.statistics.hypotheses import (
@@ -58,6 +59,7 @@ HSIC_EXAMPLES = 500
 # ---- edges one by one ----------------------------------------------------------------------------
 
 
+@verb
 def leave_one_out(
     model: Model,
     circuit: Graph,
@@ -157,6 +159,7 @@ class Verdicts:
         )
 
 
+@verb
 def judge(
     model: Model,
     circuit: Graph,

@@ -61,8 +61,6 @@ class Recipe:
                 raise UserError(
                     f"unknown {name} {quoted(str(value))}; known are {', '.join(known)}"
                 )
-        if torch.is_inference_mode_enabled():
-            raise UserError("no gradients in torch.inference_mode(); leave it for learn_ranking")
         return replace(
             self,
             steps=whole("steps", self.steps, RANGES["learning_steps"]),

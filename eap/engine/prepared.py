@@ -5,7 +5,7 @@ the ablated run are made here, once, for attribution, exact patching and evaluat
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
 
@@ -64,6 +64,7 @@ class Work:
         budget: of memory.
         demand: what is taken of it.
         n_columns: of the vocabulary that are unembedded.
+        without_gradient: of each run with a gradient, its examples, and on which it is no number.
     """
 
     model: Model
@@ -75,6 +76,7 @@ class Work:
     budget: Budget
     demand: Demand
     n_columns: int
+    without_gradient: list[tuple[tuple[int, ...], Tensor]] = field(default_factory=list)
 
     @classmethod
     def plan(

@@ -54,7 +54,8 @@ class Graph(GraphContents):
     def from_config(cls, config: GraphConfig) -> "Graph":
         """A graph with zero scores that contains every edge."""
         exists = edge_exists(config)
-        return cls(config, scores=torch.zeros(exists.shape), in_graph=exists.clone())
+        scores = torch.zeros(exists.shape, dtype=torch.float32, device=exists.device)
+        return cls(config, scores=scores, in_graph=exists.clone())
 
     @classmethod
     def from_model(cls, model: Any, *, expanded_kv: bool = False) -> "Graph":

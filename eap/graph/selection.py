@@ -143,7 +143,7 @@ def top_n_nodes(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
     unscored = values.isnan()
     n = check_number(n, int((~unscored).sum()), "scored nodes")
     ranks = values.masked_fill(unscored, -torch.inf)
-    kept = torch.ones(graph.config.n_forward, dtype=torch.bool)
+    kept = torch.ones(graph.config.n_forward, dtype=torch.bool, device=values.device)
     kept[1:] = unscored
     kept[1 + torch.sort(ranks, descending=True, stable=True).indices[:n]] = True
     return among(graph.config, kept) & edge_exists(graph.config)
@@ -154,7 +154,7 @@ def among(config: GraphConfig, nodes: Bool[Tensor, " n_forward"]) -> Edges:
 
     A receiver that several heads share is among them while one of its heads is.
     """
-    reached = torch.zeros(config.n_backward, dtype=torch.bool)
+    reached = torch.zeros(config.n_backward, dtype=torch.bool, device=nodes.device)
     reached[receiver_of(config)[1:][nodes[1:]].flatten()] = True
     reached[config.logits_receiver] = True
     return nodes[:, None] & reached

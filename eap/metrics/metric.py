@@ -97,7 +97,8 @@ class Metric:
         """The metric of each example, in the dtype of the logits (a bool becomes 0 or 1).
 
         Raises:
-            UserError: the function does not return a tensor of one number per example.
+            UserError: the function does not return a tensor of one number per example, or writes
+                into what it is given.
         """
         return self.measure(Predictions(logits, Predictions(clean_logits)), answers)
 
@@ -107,7 +108,7 @@ class Metric:
         if self.of_predictions is not None:
             values = self.of_predictions(run, answers)
         else:
-            values = self.function(run.logits, (run.clean or run).logits, answers)
+            values = self._of_function(run.logits, (run.clean or run).logits, answers)
         needed = f"a tensor of one value per example, {list(run.logits.shape[:1])}, is needed"
         if not isinstance(values, Tensor):
             kind = type(values).__name__
@@ -121,6 +122,28 @@ class Metric:
         if values.is_complex():
             raise UserError(f"metric {self.name!r} returned complex numbers; {needed}")
         return values.to(run.logits)
+
+    def _of_function(self, logits: Tensor, clean_logits: Tensor, answers: Answers) -> Any:
+        """What the function returns; other metrics of the call read the same tensors after it."""
+        shared = {"logits": logits, "clean_logits": clean_logits}
+        shared |= {f"answers.{key}": getattr(answers, key) for key in ANSWER_TENSORS}
+        before = {name: _writes(tensor) for name, tensor in shared.items()}
+        values = self.function(logits, clean_logits, answers)
+        for name, tensor in shared.items():
+            if _writes(tensor) != before[name]:
+                raise UserError(
+                    f"metric {self.name!r} writes into {name}, which other metrics read after it; "
+                    f"write into a copy, {name}.clone()"
+                )
+        return values
+
+
+ANSWER_TENSORS = ("token_ids", "correct", "incorrect")
+
+
+def _writes(tensor: Tensor) -> int:
+    """How often a tensor was written to in place (not counted in inference mode)."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def measure_all(

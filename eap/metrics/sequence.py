@@ -99,7 +99,8 @@ def _check_position(
         return out.double() if isinstance(out, Tensor) else out
 
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(TRIED_POSITIONS - 1, logits.shape[-1], generator=generator).to(logits)
+    shape = (TRIED_POSITIONS - 1, logits.shape[-1])
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(logits)
     refusal = (
         f"metric {name!r} reads another position than the last token's, "
         "logits[i, input_length[i] - 1]; only the logits there are computed"

@@ -335,5 +335,3 @@ def test_metrics_that_pass_no_gradient_or_no_number_are_refused():
     same = [replace(pair, corrupted=pair.clean) for pair in PAIRS]
     with pytest.raises(UserError, match="no faithfulness is defined"):
         learned(dtype=torch.float32, loss="faithfulness", examples=same)
-    with torch.inference_mode(), pytest.raises(UserError, match="inference_mode"):
-        learned(dtype=torch.float32)

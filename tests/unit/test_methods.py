@@ -236,15 +236,6 @@ def test_what_does_not_go_together_is_refused_in_one_line(arguments, message):
     assert len(str(error.value)) < 300
 
 
-def test_gradients_are_taken_where_a_notebook_has_switched_them_off():
-    model, data = twins.load("gpt2"), dataset_of(EXAMPLES)
-    expected = eap.attribute(model, data)
-    with torch.no_grad():
-        assert torch.equal(eap.attribute(model, data).scores, expected.scores)
-    with torch.inference_mode(), pytest.raises(eap.UserError, match="inference_mode"):
-        eap.attribute(model, data)
-
-
 def test_a_method_of_ones_own_is_a_row():
     """The seam: other points and rules, or a scorer of one's own, without touching a file."""
     halfway = eap.Method("halfway", "ours", points=lambda rule, steps: [Point(0.5, 1.0)])

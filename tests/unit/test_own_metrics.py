@@ -316,5 +316,57 @@ def test_attribution_turns_gradients_on_where_a_notebook_turned_them_off():
         assert torch.equal(eap.attribute(model, dataset, steps=2).scores, expected)
     finally:
         torch.set_grad_enabled(True)
-    with torch.inference_mode(), pytest.raises(eap.UserError, match="inference_mode"):
-        eap.attribute(model, dataset)
+
+
+# ---- what a function may not do ------------------------------------------------------------------
+
+
+def bans(logits, clean, answers):
+    logits[:, 0] = -1e9
+    return logits.logsumexp(-1)
+
+
+def bans_in_clean(logits, clean, answers):
+    clean[:, 0] = -1e9
+    return logits.logsumexp(-1) - clean.logsumexp(-1)
+
+
+def empties_answers(logits, clean, answers):
+    answers.correct.zero_()
+    return logits[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [(bans, "logits"), (bans_in_clean, "(clean_)?logits"), (empties_answers, "answers.correct")],
+)
+def test_a_metric_that_writes_into_what_others_read_is_refused(function, what):
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    metric, graph = eap.Metric("writes", function), eap.Graph.from_model(model)
+    for call in (
+        lambda: eap.evaluate(model, graph, dataset, metrics=["kl", metric]),
+        lambda: eap.evaluate_baselines(model, dataset, metrics=[metric, "kl"]),
+        lambda: eap.patch_edges(model, dataset, metrics=[metric]),
+        lambda: eap.attribute(model, dataset, metric=metric),
+    ):
+        with pytest.raises(eap.UserError, match=f"'writes' writes into {what}, "):
+            call()
+
+
+@pytest.mark.parametrize("method", ["EAP", "EAP-IG", "CEAP", "GIM", "AtP*-GradDrop"])
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_a_gradient_that_is_no_number_names_its_example(method, batch_size):
+    def root_at_zero(logits, clean, answers):
+        values = logits[:, 0]
+        wrong = torch.tensor([row == 2 for row in answers.rows])
+        return (
+            torch.where(wrong, 1.0, 0.0)
+            * (values - values.detach()).clamp(min=0).add(torch.where(wrong, 0.0, 1.0)).sqrt()
+            + values
+        )
+
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    metric = eap.Metric("root", root_at_zero)
+    assert eap.evaluate_baselines(model, dataset, metrics=[metric])[0]["root"].isfinite().all()
+    with pytest.raises(eap.UserError, match=r"gradient of metric 'root' is .* on example 2, "):
+        eap.attribute(model, dataset, method=method, metric=metric, batch_size=batch_size)
