@@ -73,7 +73,9 @@ def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
                 return example_scores(model, dataset, edges, **options)
         if not isinstance(method, str | Method) and isinstance(method, Sequence):
             warn("method=[...]", "mean_of([attribute(method=...), ...])")
-            return mean_of([function(model, dataset, **options | {"method": one}) for one in method])
+            return mean_of(
+                [function(model, dataset, **options | {"method": one}) for one in method]
+            )
         return function(model, dataset, **options)
 
     return call
@@ -336,7 +338,9 @@ def _score(
         code=score_code(), signed=call.method.signed,
     )  # fmt: skip
     # Unsigned scores are importance, whatever the metric: positive ones count as helpful.
-    better = call.method.signed and (call.metric is None or call.metric.higher_is_better)
+    better: bool | None = False
+    if call.method.signed and call.metric is not None:
+        better = call.metric.higher_is_better
     mean, error = moments.mean, moments.standard_error
     clean, ablated, at_ablated_input = baselines.mean.tolist()
     if call.metric is not None:

@@ -158,13 +158,14 @@ def _metric_of(metric: str | Metric | None, loss: str) -> Metric:
     chosen = get_metric("logit_diff" if metric is None else metric)
     if not chosen.differentiable:
         raise UserError(f"{chosen.name} has no gradient, so nothing can be learned from it")
+    chosen.direction("learned rankings")  # asked before anything is run
     return chosen
 
 
 def _to_graph(training: Training, state: State, provenance: dict[str, Any]) -> Graph:
     """Scores as those of helpful edges are signed, the least important 0."""
     work = training.work
-    higher_is_better = work.metrics[0].higher_is_better
+    higher_is_better = work.metrics[0].direction("learned rankings")
     importance = (state.scores - state.scores.min()).to(work.model.residual_dtype)
     learned = -importance if higher_is_better else importance
     graph = replace(

@@ -239,6 +239,7 @@ def find_clusters(
             range.
     """
     metric, size = get_metric(metric), whole("size", size)
+    metric.direction("clusters")  # asked before anything is run
     n_clusters, n_random = whole("n_clusters", n_clusters), whole("n_random", n_random)
     seed, gram_budget = whole("seed", seed), whole("gram_budget", gram_budget)
     settings: dict[str, Any] = {"method": method, "metric": metric, "steps": steps, **resources}
@@ -260,7 +261,7 @@ def find_clusters(
     found = faithfulness(model, circuits, dataset, metric=metric, **resources)
     runs = [run.double().numpy() for run in (found.circuits, found.clean, found.corrupted)]
     served = [
-        _served(*(run[..., group[1::2]] for run in runs), better=metric.higher_is_better)
+        _served(*(run[..., group[1::2]] for run in runs), better=metric.direction("clusters"))
         for group in members
     ]
     drawn = {"n_clusters": n_clusters, "size": size, "n_random": n_random, "seed": seed}

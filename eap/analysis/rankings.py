@@ -26,7 +26,7 @@ from eap.engine.signature import sign
 from eap.errors import UserError, quoted
 from eap.graph.graph import Graph
 from eap.graph.selection import By
-from eap.metrics.metric import Metric, get_metric, warn_of_direction
+from eap.metrics.metric import METRICS, Metric, get_metric, warn_of_direction
 from eap.model.model import Model
 from eap.model.verbs import verb
 from eap.runtime.ranges import whole
@@ -175,6 +175,7 @@ def areas(
     sizes = circuit_sizes(n_ranked, shares)
     if selection is None:
         selection = default_selection(graph, level)
+    graph = with_direction(graph, metric)
     circuits = cut_circuits(graph, sizes, level=level, selection=selection)
     metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
     together = [circuit for own in circuits.values() for circuit in own]
@@ -231,20 +232,30 @@ def cut_circuits(
         )
     if level == "node" and selection == "greedy":
         raise UserError("nodes are selected by 'top_n' alone; 'greedy' adds edge by edge")
-    ranked = with_direction(graph)
-    select = ranked.top_n_nodes if level == "node" else getattr(ranked, selection)
+    select = graph.top_n_nodes if level == "node" else getattr(graph, selection)
     rankings: tuple[By, ...] = ("helpful", "magnitude")
     return {by: [select(n, by=by).prune() for n in sizes] for by in rankings}
 
 
-def with_direction(graph: Graph) -> Graph:
+def with_direction(graph: Graph, metric: Metric) -> Graph:
     """The graph, knowing whether high values of its metric are better.
 
-    Where it does not say so, they are, unless its provenance names a divergence.
+    Other people's files do not say; then it is the metric that its provenance names, or the one
+    that circuits are measured by.
+
+    Raises:
+        UserError: that metric does not say either.
     """
     if graph.higher_is_better is not None:
         return graph
-    return replace(graph, higher_is_better=graph.provenance.get("metric") not in ("kl", "js"))
+    name = graph.provenance.get("metric")
+    scored_by = METRICS.get(str(name), metric if name in (None, metric.name) else None)
+    if scored_by is None:
+        raise UserError(
+            f"areas depend on whether high values of {quoted(str(name), 40)} are better: give it "
+            "with dataclasses.replace(graph, higher_is_better=True), or False as for a loss"
+        )
+    return replace(graph, higher_is_better=scored_by.direction("areas"))
 
 
 def summarise(

@@ -287,7 +287,7 @@ class Training:
         if self.recipe.loss == "faithfulness":
             distance, scale = value - target, abs(self.difference)
             return abs(distance) / scale, float(np.sign(distance)) / scale
-        direction = -1.0 if self.work.metrics[0].higher_is_better else 1.0
+        direction = -1.0 if self.work.metrics[0].direction("learned rankings") else 1.0
         return direction * value, direction
 
     def _measure(

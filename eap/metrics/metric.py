@@ -59,7 +59,8 @@ class Metric:
         name: of the metric, as files and scripts have it.
         function: `(logits, clean_logits, answers) -> [batch]`.
         higher_is_better: whether a high value is the better one (of a loss or a divergence, a low
-            one is): it tells helpful edges from harmful ones. It has no default.
+            one is): it tells helpful edges from harmful ones. None: not known; what depends on it
+            (rankings by `helpful`, areas, verdicts, means, learning) asks for it.
         answers_only: it reads the logits of the answer tokens alone (so no others are computed).
         flat_at_clean: its gradient is zero when `logits` are the clean run's.
         differentiable: it can be attributed.
@@ -72,7 +73,7 @@ class Metric:
     name: str
     function: MetricFunction
     _: KW_ONLY
-    higher_is_better: bool
+    higher_is_better: bool | None = None
     answers_only: bool = False
     flat_at_clean: bool = False
     differentiable: bool = True
@@ -82,11 +83,24 @@ class Metric:
     reads_clean: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.higher_is_better, bool):
+        if not (self.higher_is_better is None or isinstance(self.higher_is_better, bool)):
             raise UserError(
                 f"metric {quoted(str(self.name), 40)}: higher_is_better is True (as of a logit "
                 f"difference) or False (as of a loss), not {repr(self.higher_is_better)[:40]}"
             )
+
+    def direction(self, what: str) -> bool:
+        """Whether a high value is the better one, for `what` depends on it.
+
+        Raises:
+            UserError: the metric does not say.
+        """
+        if self.higher_is_better is None:
+            raise UserError(
+                f"{what} depend on whether high values of {quoted(str(self.name), 40)} are better: "
+                "give the metric higher_is_better=True, or False as for a loss"
+            )
+        return self.higher_is_better
 
     def __call__(
         self,
@@ -295,6 +309,8 @@ def check_answer_sets(metrics: Sequence[Metric], examples: Sequence[Example]) ->
 
 def direction_note(metric: Metric, clean: float, ablated: float) -> str | None:
     """What to know where the clean mean is not on the better side of the ablated one; else None."""
+    if metric.higher_is_better is None:
+        return None
     if (clean > ablated) if metric.higher_is_better else (clean < ablated):
         return None
     return (

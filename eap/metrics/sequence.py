@@ -19,7 +19,11 @@ TRIED_POSITIONS, TRIED_ROWS = 16, 4
 
 
 def from_sequence_metric(
-    name: str, function: SequenceFunction, labels: Any, *, higher_is_better: bool
+    name: str,
+    function: SequenceFunction,
+    labels: Any,
+    *,
+    higher_is_better: bool | None = None,
 ) -> Metric:
     """A metric written as `function(logits, clean_logits, input_length, labels) -> [batch]`.
 
@@ -32,7 +36,8 @@ def from_sequence_metric(
             pandas column (whose index is ignored). The function gets those of its batch, as a
             tensor if `labels` is one, else as a list.
         higher_is_better: whether a high value is the better one; False for a loss, such as the
-            EAP-IG library's `partial(logit_diff, loss=True, mean=False)`.
+            EAP-IG library's `partial(logit_diff, loss=True, mean=False)`; None: not known, and
+            asked for by what depends on it.
 
     Raises:
         UserError: labels that have no order or no length.

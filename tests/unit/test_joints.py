@@ -50,12 +50,24 @@ def loss(logits, clean_logits, answers):
 # ---- direction -----------------------------------------------------------------------------------
 
 
-def test_a_metric_of_ones_own_must_say_its_direction():
-    with pytest.raises(TypeError, match="higher_is_better"):
-        eap.Metric("loss", loss)
-    with pytest.raises(TypeError, match="higher_is_better"):
-        eap.from_sequence_metric("loss", lambda *of: of[0][:, -1, 0], [0] * 4)
-    for wrong in (None, 1, "no", np.nan):
+def test_the_direction_of_ones_own_metric_is_asked_where_it_changes_a_result():
+    model, unknown = twins.load("llama"), eap.Metric("loss", loss)
+    graph = eap.attribute(model, DATASET, metric=unknown, method="EAP")
+    assert graph.higher_is_better is None
+    assert eap.evaluate(model, graph.top_n(9), DATASET, metrics=[unknown])["loss"].shape == (4,)
+    sequence = eap.from_sequence_metric("loss", lambda *given: given[0][:, -1, 0], [0] * 4)
+    assert sequence.higher_is_better is None
+    for asks in (
+        lambda: graph.top_n(9, by="helpful"),
+        lambda: eap.mean_of([graph, graph]),
+        lambda: eap.areas(model, graph, DATASET, metric=unknown),
+        lambda: eap.areas(model, graph, DATASET, metric="logit_diff"),
+        lambda: eap.learn_ranking(model, DATASET, metric=unknown),
+        lambda: eap.find_clusters(model, DATASET, metric=unknown),
+    ):
+        with pytest.raises(UserError, match="higher_is_better"):
+            asks()
+    for wrong in (1, "no", np.nan):
         with pytest.raises(UserError, match="higher_is_better is True"):
             eap.Metric("loss", loss, higher_is_better=wrong)
 
