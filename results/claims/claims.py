@@ -13,7 +13,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from eap.errors import UserError
 from eap.figures import claims, cross_task, replication, style, tables
 from eap.figures.tables import Table
 from eap.studies import shell
@@ -96,7 +95,7 @@ def main() -> None:
     # Exact values may be of fewer pairs than the curves: only the model must be one.
     tables.check_one_model(sources)
     if not answered:
-        raise UserError(f"the results of {args.model} say nothing of any claim")
+        shell.say(f"the results of {args.model} say nothing of any claim: the table has no row")
     frame = replication.beside(claims.to_frame(answered))
     path = results.csv("claims", "claims")
     origin = tables.origin_of(sources, results, method="claims of the paper", others=others)
