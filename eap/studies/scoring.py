@@ -183,7 +183,7 @@ def attributed(
     options |= {"rule": rule} if spec.uses_rule else {}
     origin = describe(
         settings, model, dataset, metric=used_metric, method=method,
-        options=options if spec.integrates else {}, code=score_code(),
+        options=options if spec.integrates else {}, code=score_code(), signed=spec.signed,
     )  # fmt: skip
     path = graph_path(settings, model, name)
     if (finished := reusable(path, origin, overwrite=settings.overwrite)) is not None:
