@@ -40,6 +40,7 @@ from .data.collections import known_circuits as known_circuits
 from .data.dataset import Dataset as Dataset
 from .data.dataset import Example as Example
 from .data.dataset import load_dataset as load_dataset
+from .engine.recipe import Recipe as Recipe
 from .errors import UserError as UserError
 from .figures.viewer import write_page as write_page
 from .graph.arithmetic import mean_of as mean_of

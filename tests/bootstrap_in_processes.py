@@ -13,6 +13,7 @@ import numpy as np
 from eap import learning
 from eap.analysis import clusters, stability
 from eap.data.collections import known_circuits
+from eap.engine.recipe import Recipe
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
 
@@ -26,9 +27,10 @@ def main() -> None:
     )
     gram = clusters.gram_matrix(known.model, known.dataset, batch_size=batch_size)
     checkpoint = Checkpoint(folder / "learned.safetensors", {}, seconds=0.0)
+    recipe = Recipe(steps=3, pairs=6, optimizer="sgd")
     learned, again = (
         learning.learn_ranking(
-            known.model, known.dataset, steps=3, pairs=6, optimizer="sgd", checkpoint=checkpoint
+            known.model, known.dataset, recipe=recipe, checkpoint=checkpoint
         ).scores.numpy()
         for _ in range(2)
     )
