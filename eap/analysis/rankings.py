@@ -13,6 +13,7 @@ overshoot does not raise it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -137,6 +138,7 @@ def areas(
     ablation: str | Ablation | None = None,
     level: str = "edge",
     selection: str = "top_n",
+    rank_input: bool = False,
     n_resamples: int = 1000,
     seed: int = 0,
     **resources: Unpack[ResourceOptions],
@@ -158,6 +160,8 @@ def areas(
         level: 'edge', or 'node': heads and MLPs are ranked by the graph's node scores and counted,
             and a circuit is all edges among those that are kept.
         selection: of edges: 'top_n', or 'greedy' from the logits (MIB's, for IFR).
+        rank_input: of nodes: rank and count the input among them, as MIB does; a circuit without
+            it is empty.
         n_resamples: of the bootstrap of examples.
         seed: of the bootstrap.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
@@ -167,9 +171,9 @@ def areas(
             shares that do not grow; or nothing to normalise by.
     """
     metric, where = get_metric(metric), get_ablation(ablation)
-    n_ranked = graph.n_edges if level == "edge" else graph.n_forward - 1
+    n_ranked = count_ranked(graph, level=level, rank_input=rank_input)
     sizes = circuit_sizes(n_ranked, shares)
-    circuits = cut_circuits(graph, sizes, level=level, selection=selection)
+    circuits = cut_circuits(graph, sizes, level=level, selection=selection, rank_input=rank_input)
     metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
     together = [circuit for own in circuits.values() for circuit in own]
     found = evaluate(model, together, dataset, metrics=metrics, ablation=where, **resources)
@@ -193,15 +197,27 @@ def areas(
     provenance = sign(
         model, dataset, metric=metric, method="areas", ablation=where, level=level,
         expanded_kv=graph.config.expanded_kv, ranking=graph.provenance,
-        settings={"shares": list(shares), "selection": selection, "n_resamples": n_resamples,
-                  "seed": seed},
+        settings={"shares": list(shares), "selection": selection, "rank_input": rank_input,
+                  "n_resamples": n_resamples, "seed": seed},
     )  # fmt: skip
     found_areas = summarise(metric.name, n_ranked, curves, n_resamples=n_resamples, seed=seed)
     return replace(found_areas, provenance=provenance)
 
 
+def count_ranked(graph: Graph, *, level: str = "edge", rank_input: bool = False) -> int:
+    """How many edges, or nodes with a score, sizes are shares of."""
+    if level != "node" or graph.node_scores is None:
+        return graph.n_edges
+    return int((~graph.node_scores.isnan())[0 if rank_input else 1 :].sum())
+
+
 def cut_circuits(
-    graph: Graph, sizes: Sequence[int], *, level: str = "edge", selection: str = "top_n"
+    graph: Graph,
+    sizes: Sequence[int],
+    *,
+    level: str = "edge",
+    selection: str = "top_n",
+    rank_input: bool = False,
 ) -> dict[By, list[Graph]]:
     """Pruned circuits of every size, by 'helpful' and by 'magnitude'.
 
@@ -215,8 +231,12 @@ def cut_circuits(
         )
     if level == "node" and selection == "greedy":
         raise UserError("nodes are selected by 'top_n' alone; 'greedy' adds edge by edge")
+    if level == "edge" and rank_input:
+        raise UserError("rank_input is of nodes; edges are ranked without it")
     ranked = with_direction(graph)
-    select = ranked.top_n_nodes if level == "node" else getattr(ranked, selection)
+    select = getattr(ranked, selection)
+    if level == "node":
+        select = partial(ranked.top_n_nodes, rank_input=rank_input)
     rankings: tuple[By, ...] = ("helpful", "magnitude")
     return {by: [select(n, by=by).prune() for n in sizes] for by in rankings}
 
