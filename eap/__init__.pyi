@@ -21,6 +21,7 @@ from .analysis import rankings as rankings
 from .analysis import screening as screening
 from .analysis import stability as stability
 from .analysis import verdicts as verdicts
+from .analysis.certificates import certify as certify
 from .analysis.clusters import find_clusters as find_clusters
 from .analysis.rankings import Areas as Areas
 from .analysis.rankings import areas as areas

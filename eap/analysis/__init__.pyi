@@ -1,3 +1,4 @@
+from . import certificates as certificates
 from . import clusters as clusters
 from . import compare as compare
 from . import random_circuits as random_circuits
