@@ -26,6 +26,7 @@ from .analysis.clusters import find_clusters as find_clusters
 from .analysis.rankings import Areas as Areas
 from .analysis.rankings import areas as areas
 from .analysis.stability import bootstrap as bootstrap
+from .analysis.uniqueness import second_circuit as second_circuit
 from .analysis.verdicts import judge as judge
 from .analysis.verdicts import leave_one_out as leave_one_out
 from .attention import attention_patterns as attention_patterns

@@ -20,9 +20,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import wraps
+from hashlib import sha256
 from typing import Any, Unpack
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
 from eap.circuits import evaluate_baselines
@@ -68,6 +71,7 @@ def learn_ranking(
     metric: str | Metric | None = None,
     level: str = "edge",
     recipe: Recipe | None = None,
+    prices: Float[Tensor, "n_forward n_backward"] | None = None,
     ablation: str | Ablation | None = None,
     expanded_kv: bool = False,
     checkpoint: Checkpoint | None = None,
@@ -87,6 +91,7 @@ def learn_ranking(
             loss). Its `higher_is_better` says which way to go.
         level: 'edge' or 'node'; the input node is always kept, and its node score is NaN.
         recipe: loss, optimizer, steps and sizes; None: `eap.Recipe()`.
+        prices: what a whole edge adds to the loss, such as to keep edges out of a circuit.
         ablation: what an ablated edge carries; None: the corrupted prompt's activation.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         checkpoint: where progress is kept; a run that was stopped goes on there, to the same end.
@@ -106,19 +111,22 @@ def learn_ranking(
     if torch.is_inference_mode_enabled():
         raise UserError("no gradients in torch.inference_mode(); leave it for learn_ranking")
     loss = recipe.loss
+    settings = asdict(recipe)
+    if prices is not None:
+        settings["prices"] = _check_prices(prices, model, level, expanded_kv=expanded_kv)
     chosen, where, limits = _metric_of(metric, loss), get_ablation(ablation), Resources(**resources)
     check_dataset(model, dataset)
     config = replace(model.config, expanded_kv=expanded_kv)
     provenance = sign(
         model, dataset, metric=chosen, method="MAttr", ablation=where,
-        level=level, expanded_kv=expanded_kv, settings=asdict(recipe),
+        level=level, expanded_kv=expanded_kv, settings=settings,
         code=score_code(), signed=False,
     )  # fmt: skip
     difference = 1.0
     if loss == "faithfulness":
         difference = _difference(model, dataset, chosen, where, limits)
     training = Training.plan(
-        model, dataset, chosen, where, config, recipe, level, limits, checkpoint, difference
+        model, dataset, chosen, where, config, recipe, level, prices, limits, checkpoint, difference
     )
     assert recipe.steps is not None
     state = State.start(len(training.places), recipe.steps)
@@ -131,6 +139,15 @@ def learn_ranking(
     first, last = state.losses[:tenth].mean(), state.losses[-tenth:].mean()
     provenance["loss"] = {"first_tenth": float(first), "last_tenth": float(last)}
     return _to_graph(training, state, provenance)
+
+
+def _check_prices(prices: Tensor, model: Model, level: str, *, expanded_kv: bool) -> str:
+    """What identifies prices, if they are one finite number for every edge of the graph."""
+    config = replace(model.config, expanded_kv=expanded_kv)
+    shape = [config.n_forward, config.n_backward]
+    if level != "edge" or list(prices.shape) != shape or not bool(prices.isfinite().all()):
+        raise UserError(f"prices are finite numbers of edges, in a tensor {shape}")
+    return sha256(prices.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]
 
 
 def _difference(

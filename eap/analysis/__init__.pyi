@@ -5,4 +5,5 @@ from . import random_circuits as random_circuits
 from . import rankings as rankings
 from . import screening as screening
 from . import stability as stability
+from . import uniqueness as uniqueness
 from . import verdicts as verdicts

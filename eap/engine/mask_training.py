@@ -128,6 +128,7 @@ class Training:
         work: the examples; its batches are what steps draw.
         recipe: how to learn, complete.
         level: 'edge' or 'node'.
+        prices: of each mask, added to the loss per unit.
         places: of the scores, in the masks [n_forward, n_backward] laid flat; or the nodes.
         difference: of the metric between the clean and the ablated model (1 where not needed).
         batch_size: examples that run together at the most.
@@ -137,6 +138,7 @@ class Training:
     work: Work
     recipe: Recipe
     level: str
+    prices: Float64[Tensor, " n"] | None
     places: Int[Tensor, " n"]
     difference: float
     batch_size: int
@@ -152,6 +154,7 @@ class Training:
         config: GraphConfig,
         recipe: Recipe,
         level: str,
+        prices: Float[Tensor, "n_forward n_backward"] | None,
         limits: Resources,
         checkpoint: Checkpoint | None,
         difference: float,
@@ -175,8 +178,10 @@ class Training:
             places = edge_exists(config).flatten().nonzero().flatten()
         else:
             places = torch.arange(1, config.n_forward)
+        if prices is not None:
+            prices = prices.cpu().double().flatten()[places]
         kept = Kept(budget // 2, baselines=recipe.loss in ("faithfulness", "cmd"))
-        return cls(work, recipe, level, places, difference, batch_size, kept)
+        return cls(work, recipe, level, prices, places, difference, batch_size, kept)
 
     def run(self, state: State, checkpoint: Checkpoint | None, *, quiet: bool) -> None:
         """All steps that the checkpoint does not have."""
@@ -228,7 +233,10 @@ class Training:
         if not np.isfinite(value):
             raise UserError(f"metric {self.work.metrics[0].name!r} is {value} on example {rows[0]}")
         loss, factor = self._loss(value, target)
-        return loss, gradient_of_scores(factor * of_scores, slopes, temperature)
+        gradient = factor * of_scores
+        if self.prices is not None:
+            loss, gradient = loss + float(self.prices @ masks), gradient + self.prices
+        return loss, gradient_of_scores(gradient, slopes, temperature)
 
     @property
     def direction(self) -> float:

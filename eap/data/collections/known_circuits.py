@@ -25,6 +25,9 @@ from eap.model.runs import run_tokens
 
 FOLDER = DATA / "known-circuits"
 
+REDUNDANT = ("redundant",)
+"""Models with more than one circuit, any of which does the task alone: no single edge matters."""
+
 BLOCK_WEIGHTS = (
     *("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"),
     *("W_in", "b_in", "W_out", "b_out"),
@@ -44,6 +47,7 @@ class KnownCircuit:
         model: without a tokenizer and a bridge.
         dataset: of token ids.
         circuit: the true edges, as a circuit of the model's graph.
+        alternatives: circuits of which each does all of it alone; empty where there is one circuit.
     """
 
     name: str
@@ -52,6 +56,7 @@ class KnownCircuit:
     model: Model
     dataset: Dataset
     circuit: Graph
+    alternatives: tuple[Graph, ...] = ()
 
     @property
     def truth(self) -> Bool[np.ndarray, " n_edges"]:
@@ -60,7 +65,11 @@ class KnownCircuit:
 
 
 def names() -> list[str]:
-    """The known circuits that are there."""
+    """The models that have one circuit; all of its edges matter."""
+    return [name for name in _all_names() if name not in REDUNDANT]
+
+
+def _all_names() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob("*/circuit.json"))
 
 
@@ -72,8 +81,8 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> KnownCircuit:
     Raises:
         UserError: there is none of this name, or the two passes differ.
     """
-    if name not in names():
-        raise UserError(f"no known circuit {name!r}; there are {', '.join(names())}")
+    if name not in _all_names():
+        raise UserError(f"no known circuit {name!r}; there are {', '.join(_all_names())}")
     path = FOLDER / name
     document = json.loads((path / "circuit.json").read_text(encoding="utf8"))
     weights = load_file(path / "model.safetensors")
@@ -86,9 +95,6 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> KnownCircuit:
     )
     _check_against_numpy(model, weights, document, examples)
     graph = Graph.from_model(model)
-    in_graph = torch.zeros_like(graph.edge_exists)
-    for edge in document["edges"]:
-        in_graph[graph.index(edge)] = True
     origin = {"source": f"data/known-circuits/{name}", "n_pairs": len(examples)}
     return KnownCircuit(
         name=name,
@@ -96,7 +102,8 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> KnownCircuit:
         made_by=document["made_by"],
         model=model,
         dataset=Dataset(name, examples, provenance=origin),
-        circuit=graph.with_edges(in_graph),
+        circuit=graph.empty().add(*document["edges"]),
+        alternatives=tuple(graph.empty().add(*own) for own in document.get("alternatives", [])),
     )
 
 
