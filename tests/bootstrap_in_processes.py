@@ -1,6 +1,6 @@
 """For `torchrun`: what processes make together of a known circuit, saved by every one of them.
 
-A bootstrap, a Gram matrix, and a learned ranking, the second time from its checkpoint.
+A bootstrap, a certificate, a Gram matrix, and a learned ranking, the second time from its checkpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from eap import learning
-from eap.analysis import clusters, stability
+from eap.analysis import certificates, clusters, stability
 from eap.data.collections import known_circuits
 from eap.engine.recipe import Recipe
 from eap.runtime import distributed
@@ -24,6 +24,9 @@ def main() -> None:
     known = known_circuits.load("majority")
     found = stability.bootstrap(
         known.model, known.dataset, sizes=[3, 5], n_resamples=20, batch_size=batch_size
+    )
+    certified = certificates.certify(
+        known.model, known.dataset, 5, n_subsets=60, batch_size=batch_size, quiet=True
     )
     gram = clusters.gram_matrix(known.model, known.dataset, batch_size=batch_size)
     checkpoint = Checkpoint(folder / "learned.safetensors", {}, seconds=0.0)
@@ -41,6 +44,8 @@ def main() -> None:
         jaccard=np.array([own.edge_jaccard for own in found.sizes]),
         scores=found.resamples.scores.numpy(),
         gram=gram,
+        votes=certified.edges.share,
+        of_nodes=certified.nodes.share,
         learned=learned,
         again=again,
     )
