@@ -1,6 +1,7 @@
 """For `torchrun`: what processes make together of a known circuit, saved by every one of them.
 
-A bootstrap, a certificate, a Gram matrix, and a learned ranking, the second time from its checkpoint.
+A bootstrap, a certificate, a Gram matrix, and a learned ranking, the second time from its
+checkpoint.
 """
 
 from __future__ import annotations

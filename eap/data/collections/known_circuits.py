@@ -1,8 +1,9 @@
-"""Models whose circuit is known, to check methods against: weights by hand, or compiled by Tracr.
+"""Models whose circuit is known, to check methods against: by hand, compiled by Tracr, or trained.
 
 They are data, `data/known-circuits/<name>/`: `model.safetensors`, and `circuit.json` with the edges
-that are true, pairs of prompts, and where the model comes from; `make.py` beside them makes them.
-They have no norm and no Hugging Face model behind them. An edge off the circuit is worth exactly 0.
+that are true, pairs of prompts, and where the model comes from; the scripts beside them make them.
+They have no norm and no Hugging Face model behind them. Of models by hand and compiled ones, an
+edge off the circuit is worth exactly 0.
 """
 
 import hashlib
@@ -28,6 +29,10 @@ FOLDER = DATA / "known-circuits"
 REDUNDANT = ("redundant",)
 """Models with more than one circuit, any of which does the task alone: no single edge matters."""
 
+TRAINED = ("trained-pointer", "trained-xor")
+"""Models with weights in superposition: edges off the circuit are not exactly 0, but ablating all
+of them at once changes no answer."""
+
 BLOCK_WEIGHTS = (
     *("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"),
     *("W_in", "b_in", "W_out", "b_out"),
@@ -43,7 +48,7 @@ class KnownCircuit:
     Attributes:
         name: of its folder.
         description: what the model does.
-        made_by: 'hand', or the compiler.
+        made_by: 'hand', 'training', or the compiler.
         model: without a tokenizer and a bridge.
         dataset: of token ids.
         circuit: the true edges, as a circuit of the model's graph.
@@ -65,8 +70,8 @@ class KnownCircuit:
 
 
 def names() -> list[str]:
-    """The models that have one circuit; all of its edges matter."""
-    return [name for name in _all_names() if name not in REDUNDANT]
+    """The models by construction that have one circuit: an edge off it is worth exactly 0."""
+    return [name for name in _all_names() if name not in (*REDUNDANT, *TRAINED)]
 
 
 def _all_names() -> list[str]:
