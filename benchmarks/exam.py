@@ -86,7 +86,7 @@ def rankings(
 
 def known_rows(known: KnownCircuit) -> list[dict[str, str | float]]:
     """A row per method: AUROC with its interval, agreement with exact values, seconds."""
-    exists, rows = known.circuit.edge_exists, []
+    exists, rows = known.circuit.edge_exists, list[dict[str, str | float]]()
     exact = eap.attribute(known.model, known.dataset, method="exact", quiet=True)
     for name, graph, resamples, seconds in rankings(known.model, known.dataset, resamples=True):
         low = high = float("nan")
@@ -112,7 +112,7 @@ def toy_rows(model: eap.Model, task: str, pairs: int) -> list[dict[str, str | fl
     """A row per method: areas on other pairs than those that were scored."""
     data = eap.load_dataset(task, model.tokenizer, head=2 * pairs)
     scored, judged = split(data, pairs)
-    rows = []
+    rows: list[dict[str, str | float]] = []
     for name, graph, _, seconds in rankings(model, scored, resamples=False):
         found = eap.areas(model, graph, judged, quiet=True)
         row: dict[str, str | float] = {"model": model.short_name, "task": task, "method": name}

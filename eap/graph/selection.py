@@ -35,9 +35,12 @@ def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
     """
     _check_number(n, graph.config.n_edges, "edges")
     values = edge_ranks(graph, by)
-    order = torch.sort(values.flatten(), descending=True, stable=True).indices[:n]
-    kept = torch.zeros_like(edge_exists(graph.config))
-    kept.view(-1)[order] = True
+    if n == 0:
+        return torch.zeros_like(edge_exists(graph.config))
+    last = torch.topk(values.flatten(), n, sorted=False).values.min()  # no sort of all edges
+    kept = values > last
+    ties = (values == last).flatten().nonzero().flatten()
+    kept.view(-1)[ties[: n - int(kept.sum())]] = True
     return kept
 
 
