@@ -31,7 +31,7 @@ from eap.runtime.resources import ResourceOptions
 RECIPE = Recipe(steps=1000, loss="faithfulness", k="log", pairs=4)
 """How the search learns unless said otherwise: its loss is a share, and so are prices."""
 
-PRICES = (0.25, 0.5, 1.0)
+PRICES = (0.25, 0.35, 0.5)
 """What the whole first circuit costs, beside a loss that is 1 where nothing of the task is left."""
 
 
