@@ -141,7 +141,11 @@ def score(
     """One method's ranking."""
     if name in LEARNED:
         return eap.learn_ranking(
-            model, data, metric=metric, level=level, loss=LEARNED[name], steps=args.learning_steps
+            model,
+            data,
+            metric=metric,
+            level=level,
+            recipe=eap.Recipe(steps=args.learning_steps, loss=LEARNED[name]),
         )
     method = METHODS[name]
     asked = metric if method.uses_metric else None

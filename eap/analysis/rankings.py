@@ -13,6 +13,7 @@ overshoot does not raise it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -139,6 +140,7 @@ def areas(
     ablation: str | Ablation | None = None,
     level: str = "edge",
     selection: str | None = None,
+    rank_input: bool = False,
     n_resamples: int = 1000,
     seed: int = 0,
     **resources: Unpack[ResourceOptions],
@@ -161,6 +163,8 @@ def areas(
             and a circuit is all edges among those that are kept.
         selection: of edges: 'top_n', or 'greedy' from the logits; None: 'greedy' for a method that
             asks for no metric (IFR: its best edges are not connected; so does MIB), else 'top_n'.
+        rank_input: of nodes: rank and count the input among them, as MIB does; a circuit without
+            it is empty.
         n_resamples: of the bootstrap of examples.
         seed: of the bootstrap.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
@@ -171,12 +175,12 @@ def areas(
     """
     metric, where = get_metric(metric), get_ablation(ablation)
     n_resamples, seed = whole("n_resamples", n_resamples), whole("seed", seed)
-    n_ranked = graph.n_edges if level == "edge" else graph.n_forward - 1
-    sizes = circuit_sizes(n_ranked, shares)
     if selection is None:
         selection = default_selection(graph, level)
     graph = with_direction(graph, metric)
-    circuits = cut_circuits(graph, sizes, level=level, selection=selection)
+    n_ranked = count_ranked(graph, level=level, rank_input=rank_input)
+    sizes = circuit_sizes(n_ranked, shares)
+    circuits = cut_circuits(graph, sizes, level=level, selection=selection, rank_input=rank_input)
     metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
     together = [circuit for own in circuits.values() for circuit in own]
     found = evaluate(model, together, dataset, metrics=metrics, ablation=where, **resources)
@@ -204,8 +208,8 @@ def areas(
     provenance = sign(
         model, dataset, metric=metric, method="areas", ablation=where, level=level,
         expanded_kv=has_expanded_kv(graph, model), ranking=graph.provenance,
-        settings={"shares": list(shares), "selection": selection, "n_resamples": n_resamples,
-                  "seed": seed},
+        settings={"shares": list(shares), "selection": selection, "rank_input": rank_input,
+                  "n_resamples": n_resamples, "seed": seed},
     )  # fmt: skip
     found_areas = summarise(metric.name, n_ranked, curves, n_resamples=n_resamples, seed=seed)
     return replace(found_areas, provenance=provenance)
@@ -217,8 +221,20 @@ def default_selection(graph: Graph, level: str = "edge") -> str:
     return "greedy" if level == "edge" and asked_for_none else "top_n"
 
 
+def count_ranked(graph: Graph, *, level: str = "edge", rank_input: bool = False) -> int:
+    """How many edges, or nodes with a score, sizes are shares of."""
+    if level != "node" or graph.node_scores is None:
+        return graph.n_edges
+    return int((~graph.node_scores.isnan())[0 if rank_input else 1 :].sum())
+
+
 def cut_circuits(
-    graph: Graph, sizes: Sequence[int], *, level: str = "edge", selection: str = "top_n"
+    graph: Graph,
+    sizes: Sequence[int],
+    *,
+    level: str = "edge",
+    selection: str = "top_n",
+    rank_input: bool = False,
 ) -> dict[By, list[Graph]]:
     """Pruned circuits of every size, by 'helpful' and by 'magnitude'.
 
@@ -232,7 +248,11 @@ def cut_circuits(
         )
     if level == "node" and selection == "greedy":
         raise UserError("nodes are selected by 'top_n' alone; 'greedy' adds edge by edge")
-    select = graph.top_n_nodes if level == "node" else getattr(graph, selection)
+    if level == "edge" and rank_input:
+        raise UserError("rank_input is of nodes; edges are ranked without it")
+    select = getattr(graph, selection)
+    if level == "node":
+        select = partial(graph.top_n_nodes, rank_input=rank_input)
     rankings: tuple[By, ...] = ("helpful", "magnitude")
     return {by: [select(n, by=by).prune() for n in sizes] for by in rankings}
 

@@ -12,7 +12,7 @@ without being about the task, so the same is measured for a *null task*, whose a
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -26,14 +26,13 @@ from torch import Tensor
 from eap.analysis.compare import nodes
 from eap.attribution import attribute
 from eap.data.dataset import Dataset, Example
-from eap.engine.score_blocks import ScoreBlock
+from eap.engine.score_blocks import WeightedSums
 from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
 from eap.graph.selection import check_number
 from eap.model.model import Model
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
-from eap.runtime import distributed
 from eap.runtime.ranges import whole
 
 SIZES = (0.01, 0.02, 0.05, 0.1)
@@ -51,17 +50,21 @@ def poisson_weights(
     They are seeded by an example's content (and, if several are equal, by which of them it is), so
     they go with the example wherever it stands.
     """
+    rows = [random.poisson(1.0, n_resamples) for random in generators(examples, seed)]
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def generators(examples: Sequence[Example], seed: int) -> Iterator[np.random.Generator]:
+    """A source of random numbers for every example, seeded by what the example is."""
     seen: Counter[Example] = Counter()
-    weights = np.empty((len(examples), n_resamples), dtype=np.float32)
-    for row, example in enumerate(examples):
+    for example in examples:
         content = repr((seed, seen[example], example)).encode()
         seen[example] += 1
         own_seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
-        weights[row] = np.random.default_rng(own_seed).poisson(1.0, n_resamples)
-    return torch.from_numpy(weights)
+        yield np.random.default_rng(own_seed)
 
 
-class Resamples:
+class Resamples(WeightedSums):
     """Scores of every resample, gathered while a run scores its examples (an `Observer`)."""
 
     def __init__(
@@ -75,34 +78,7 @@ class Resamples:
         self.n_resamples, self.seed = whole("n_resamples", n_resamples), whole("seed", seed)
         self.weights = poisson_weights(examples, self.n_resamples, self.seed)
         # A resample without any example has nothing to say (likely only for a handful of examples).
-        self.weights = self.weights[:, self.weights.sum(dim=0) > 0]
-        self._shape = (self.weights.shape[1], config.n_forward, config.n_backward)
-        # Sums lie where the scores are, so that blocks need not be moved: one for each device.
-        self._sums: dict[torch.device, Tensor] = {}
-
-    def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
-        """Take the scores of a batch; `rows` are its examples in their data set."""
-        scores = block.scores
-        weights = self.weights[list(rows)].to(scores.device, scores.dtype)
-        weighted = (weights.T @ scores.detach().flatten(1)).unflatten(1, scores.shape[1:])
-        if scores.device not in self._sums:
-            dtype = torch.float32 if scores.device.type == "mps" else torch.float64
-            self._sums[scores.device] = torch.zeros(self._shape, dtype=dtype, device=scores.device)
-        sums = self._sums[scores.device]
-        columns = torch.as_tensor(block.receivers, device=scores.device)
-        sums[:, block.senders, columns] += weighted.to(sums.dtype)
-
-    def merge_processes(self) -> None:
-        """Every process ends with the resamples of all examples."""
-        self._sums = {torch.device("cpu"): distributed.sum_over_processes(self.totals)}
-
-    @property
-    def totals(self) -> Float[Tensor, "resample n_forward n_backward"]:
-        """Weighted sums of scores over the examples so far, on the CPU."""
-        totals = torch.zeros(self._shape, dtype=torch.float64)
-        for sums in self._sums.values():
-            totals += sums.cpu()
-        return totals
+        super().__init__(config, self.weights[:, self.weights.sum(dim=0) > 0])
 
     @property
     def scores(self) -> Float[Tensor, "resample n_forward n_backward"]:

@@ -196,18 +196,19 @@ class Graph(GraphContents):
         for n in numbers:
             yield replace(self, in_graph=selection.first_edges(self, order[:, :n]))
 
-    def top_n_nodes(self, n: int, *, by: By = "magnitude") -> "Graph":
+    def top_n_nodes(self, n: int, *, by: By = "magnitude", rank_input: bool = False) -> "Graph":
         """All edges among the `n` heads and MLPs that rank highest by node score.
 
         The input and the logits are always kept and not counted; so is a node without a score
-        (NaN). Ties go to the earlier node. `by` as for `top_n`.
+        (NaN). `rank_input=True` ranks and counts the input too, as MIB does: a circuit without it
+        is empty once pruned. Ties go to the earlier node. `by` as for `top_n`.
 
         Raises:
             UserError: there are no node scores, fewer than `n`, or `by` cannot be told.
         """
         return replace(
             self,
-            in_graph=selection.top_n_nodes(self, n, by),
+            in_graph=selection.top_n_nodes(self, n, by, rank_input=rank_input),
             provenance=self.provenance | {"level": "node"},
         )
 

@@ -37,9 +37,12 @@ def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
     """
     n = check_number(n, graph.config.n_edges)
     values = edge_ranks(graph, by)
-    order = torch.sort(values.flatten(), descending=True, stable=True).indices[:n]
-    kept = torch.zeros_like(edge_exists(graph.config))
-    kept.view(-1)[order] = True
+    if n == 0:
+        return torch.zeros_like(edge_exists(graph.config))
+    last = torch.topk(values.flatten(), n, sorted=False).values.min()  # no sort of all edges
+    kept = values > last
+    ties = (values == last).flatten().nonzero().flatten()
+    kept.view(-1)[ties[: n - int(kept.sum())]] = True
     return kept
 
 
@@ -125,11 +128,14 @@ def prune(config: GraphConfig, in_graph: Edges) -> Edges:
         in_graph = kept
 
 
-def top_n_nodes(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
+def top_n_nodes(
+    graph: GraphContents, n: int, by: By = "magnitude", *, rank_input: bool = False
+) -> Edges:
     """All edges among the `n` heads and MLPs that rank highest by node score, input and logits.
 
-    Ties go to the earlier node; a node without a score (NaN) is always kept and not counted, as
-    the EAP-IG library has it.
+    With `rank_input` the input is ranked and counted among them, and kept only if it is one of the
+    `n` (MIB's way). Ties go to the earlier node; a node without a score (NaN) is always kept and
+    not counted, as the EAP-IG library has it.
 
     Raises:
         UserError: the graph has no node scores, fewer than `n`, or `by` cannot be told.
@@ -139,13 +145,14 @@ def top_n_nodes(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
             "this graph has no node scores: make them with attribute(..., level='node'), or select "
             "edges with top_n or greedy"
         )
-    values = _directed(graph, graph.node_scores, by)[1:]  # without the input
+    first = 0 if rank_input else 1
+    values = _directed(graph, graph.node_scores, by)[first:]
     unscored = values.isnan()
     n = check_number(n, int((~unscored).sum()), "scored nodes")
     ranks = values.masked_fill(unscored, -torch.inf)
     kept = torch.ones(graph.config.n_forward, dtype=torch.bool, device=values.device)
-    kept[1:] = unscored
-    kept[1 + torch.sort(ranks, descending=True, stable=True).indices[:n]] = True
+    kept[first:] = unscored
+    kept[first + torch.sort(ranks, descending=True, stable=True).indices[:n]] = True
     return among(graph.config, kept) & edge_exists(graph.config)
 
 

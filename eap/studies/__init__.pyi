@@ -8,10 +8,10 @@ from .exact import ExactStudy as ExactStudy
 from .exact import check_exact_metric as check_exact_metric
 from .exact import exact_estimates as exact_estimates
 from .mib import MibResult as MibResult
-from .mib import differences_from_benchmark as differences_from_benchmark
 from .mib import mib_study as mib_study
 from .mib import published_cells as published_cells
 from .mib import submit as submit
+from .mib import submitted_circuits as submitted_circuits
 from .pareto import pareto_study as pareto_study
 from .provenance import save_csv as save_csv
 from .scoring import attributed as attributed

@@ -19,7 +19,9 @@ FOLDER = "results/stability/toy/csv"
 
 def test_a_known_circuit_passes_everything():
     known = known_circuits.load("induction")
-    study = stability_study(known.model, known.dataset, sizes=[5], n_resamples=10, n_random=30)
+    study = stability_study(
+        known.model, known.dataset, sizes=[5], n_resamples=10, n_random=30, n_subsets=100
+    )
     assert study.found_on.examples == known.dataset.examples[0::2]
     assert study.measured_on.examples == known.dataset.examples[1::2]
     tables = study.tables()
@@ -30,6 +32,9 @@ def test_a_known_circuit_passes_everything():
     assert study.verdicts["sufficiency"].word == "sufficient"
     assert tables["_areas"]["area"].tolist() == ["CPR", "CMD", "accuracy"]
     # 5 of 75 edges: the circuit is whole from 10% on.
+    certified = tables["_certified"]
+    assert set(certified["name"]) - {"a0.h0", "a1.h0"} == set(known.circuit.edge_names())
+    assert study.certificate.faithfulness.normalised == pytest.approx([1, 1], abs=1e-5)
     assert study.areas.helpful.faithfulness[-4:] == pytest.approx([1, 1, 1, 1])
 
 

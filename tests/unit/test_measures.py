@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.tiny import random_examples
 from reference import twins
-from reference.mib_areas import area_of_ranking
+from reference.mib_areas import area_of_nodes, area_of_ranking
 
 import eap
 from eap.analysis.rankings import areas
@@ -139,19 +139,42 @@ DATASET = twins.dataset_of(EXAMPLES)
 @pytest.mark.parametrize(
     ("family", "expanded"), [("llama", False), ("llama", True), ("qwen2", True)]
 )
-def test_areas_equal_the_twins(family, expanded):
-    model = twins.load(family)
-    graph = eap.attribute(model, DATASET, method="EAP", expanded_kv=expanded)
-    found = areas(model, graph, DATASET, n_resamples=50)
+def test_areas_equal_the_benchmarks_on_the_same_scores(family, expanded):
+    model = twins.load(family, torch.float64)
+    with twins.precision(family, torch.float64):
+        graph = eap.attribute(model, DATASET, method="EAP", expanded_kv=expanded)
+        found = areas(model, graph, DATASET, n_resamples=50)
     helpful = area_of_ranking(family, EXAMPLES, -graph.scores, expanded=expanded, from_one=False)
     distance = area_of_ranking(
         family, EXAMPLES, graph.scores.abs(), expanded=expanded, from_one=True
     )
-    assert found.cpr.value == pytest.approx(helpful, rel=2e-4)
-    assert found.cmd.value == pytest.approx(distance, rel=2e-4)
+    assert found.cpr.value == pytest.approx(helpful, rel=1e-6)
+    assert found.cmd.value == pytest.approx(distance, rel=1e-6)
     assert found.n_ranked == int(twins.edges_of(family, expanded=expanded).sum())
-    assert found.helpful.faithfulness[-1] == pytest.approx(1, abs=1e-5)
+    assert found.helpful.faithfulness[-1] == pytest.approx(1, abs=1e-9)
     assert found.accuracy.low <= found.accuracy.value <= found.accuracy.high
+
+
+def test_areas_of_nodes_equal_the_benchmarks_which_ranks_the_input():
+    model = twins.load("llama", torch.float64)
+    options = {"level": "node", "rank_input": True, "n_resamples": 10}
+    with twins.precision("llama", torch.float64):
+        graph = eap.attribute(model, DATASET, method="EAP", level="node", expanded_kv=True)
+        found = areas(model, graph, DATASET, **options)
+        # Where the input comes last, only the whole model is a circuit.
+        last = graph.node_scores.clone()
+        last[0] = 0.0
+        empty = areas(model, replace(graph, node_scores=last), DATASET, **options)
+    scores = graph.node_scores
+    helpful = area_of_nodes("llama", EXAMPLES, -scores, from_one=False)
+    distance = area_of_nodes("llama", EXAMPLES, scores.abs(), from_one=True)
+    assert found.cpr.value == pytest.approx(helpful, rel=1e-6)
+    assert found.cmd.value == pytest.approx(distance, rel=1e-6)
+    assert found.n_ranked == graph.n_forward
+    assert empty.magnitude.n_edges[:-1] == (0,) * 9
+    assert empty.cmd.value == pytest.approx(0.749)
+    with pytest.raises(UserError, match="rank_input is of nodes"):
+        areas(model, graph, DATASET, rank_input=True)
 
 
 def test_helpful_edges_of_a_divergence_are_those_that_raise_it():
