@@ -36,8 +36,12 @@ from eap.errors import UserError, quoted
 from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.model.model import Model
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.memory import Budget
+from eap.runtime.ranges import ALPHA, real, whole
+from eap.runtime.resources import Resources
 
 SELECTIONS = ("greedy", "top_n", "threshold")
 
@@ -174,6 +178,7 @@ def _rows(level: str, names: list[str], in_plain: Any, votes: Votes, counted: An
     })  # fmt: skip
 
 
+@verb
 def certify(
     model: Model,
     dataset: Dataset,
@@ -183,7 +188,7 @@ def certify(
     by: By = "magnitude",
     n_subsets: int = 1000,
     p_delete: float = 0.9,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
     simultaneous: bool = False,
     measured_on: Dataset | None = None,
     seed: int = 0,
@@ -216,10 +221,18 @@ def certify(
         UserError: as `eap.attribute`; numbers out of range, an unknown selection, or a method
             without scores per example.
     """
-    _check(selection, n_subsets, p_delete, alpha, seed)
+    if selection not in SELECTIONS:
+        raise UserError(
+            f"unknown selection {quoted(str(selection))}; known are {', '.join(SELECTIONS)}"
+        )
+    n_subsets, seed = whole("n_subsets", n_subsets), whole("seed", seed)
+    p_delete, alpha = real("p_delete", p_delete), real("alpha", alpha)
+    if selection != "threshold":
+        size = whole("size", size)
+    Resources(memory_budget=options.get("memory_budget"), batch_size=options.get("batch_size"))
     if options.get("level", "edge") != "edge":
         raise UserError("certificates are of a circuit of edges; leave the level out")
-    config = replace(model.config, expanded_kv=options.get("expanded_kv", False))
+    config = graph_config(model, expanded_kv=options.get("expanded_kv", False))
     masks = draw_subsets(dataset.examples, n_subsets, p_delete, seed)
     blank = replace(Graph.from_config(config), higher_is_better=True)
     _cut(blank, selection, size, by, blank.scores)  # refuses what cannot be selected, at once
@@ -270,19 +283,6 @@ def _cut(graph: Graph, selection: str, size: float, by: By, scores: Tensor) -> G
 def sums_that_fit(n_numbers: int, budget: int) -> int:
     """How many sums of as many float64 fit in half of a budget, in every process."""
     return max(1, distributed.smallest(budget // 2 // (8 * n_numbers)))
-
-
-def _check(selection: str, n_subsets: int, p_delete: float, alpha: float, seed: int) -> None:
-    if selection not in SELECTIONS:
-        raise UserError(
-            f"unknown selection {quoted(str(selection))}; known are {', '.join(SELECTIONS)}"
-        )
-    for name, number, least in (("n_subsets", n_subsets, 1), ("seed", seed, 0)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise UserError(f"{name} {number!r:.100}: a whole number of at least {least}")
-    for name, share in (("p_delete", p_delete), ("alpha", alpha)):
-        if not isinstance(share, float) or not 0 < share < 1:
-            raise UserError(f"{name} {share!r:.100}: a number between 0 and 1")
 
 
 def draw_subsets(

@@ -26,6 +26,8 @@ from eap.graph.graph import Graph
 from eap.learning import learn_ranking
 from eap.metrics.metric import Metric
 from eap.model.model import Model
+from eap.model.verbs import verb
+from eap.runtime.ranges import real
 from eap.runtime.resources import ResourceOptions
 
 RECIPE = Recipe(steps=1000, loss="faithfulness", k="log", pairs=4)
@@ -96,6 +98,7 @@ class SecondCircuit:
         )
 
 
+@verb
 def second_circuit(
     model: Model,
     dataset: Dataset,
@@ -134,7 +137,10 @@ def second_circuit(
     """
     first = first.prune()
     n_edges, others = first.count_edges(), measured_on or dataset
-    _check(n_edges, prices, tolerance, largest_overlap)
+    _check(n_edges, prices)
+    prices = [real("prices", price) for price in prices]
+    tolerance = real("tolerance", tolerance)
+    largest_overlap = real("largest_overlap", largest_overlap)
     circuits: list[Graph] = []
     rows: list[dict[str, Any]] = []
     provenance: dict[str, Any] = {}
@@ -203,11 +209,8 @@ def _likeness(first: Graph, second: Graph, *, level: str) -> Likeness:
     return Likeness(*mean_jaccard(torch.stack([first.in_graph[exists], second.in_graph[exists]])))
 
 
-def _check(n_edges: int, prices: Sequence[float], tolerance: float, overlap: float) -> None:
+def _check(n_edges: int, prices: Sequence[float]) -> None:
     if not n_edges:
         raise UserError("no path of the first circuit leads from the input to the logits")
-    if not prices or not all(0 < price < float("inf") for price in prices):
-        raise UserError("prices of the first circuit are numbers above 0, at least one")
-    for name, share in (("tolerance", tolerance), ("largest_overlap", overlap)):
-        if not 0 <= share <= 1:
-            raise UserError(f"{name} {share!r:.100}: a number from 0 to 1")
+    if not prices:
+        raise UserError("at least one price of the first circuit is needed")

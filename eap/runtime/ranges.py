@@ -69,6 +69,9 @@ RANGES = {
     # Levels, tolerances and other real numbers.
     "alpha": FRACTION,
     "confidence": FRACTION,
+    "largest_overlap": FRACTION,
+    "p_delete": FRACTION,
+    "prices": Range(0, 10**9, open=True),
     "learning_rate": Range(0, 10**9, open=True),
     "temperature": Range(0, 10**9, open=True),
     "tolerance": FRACTION,

@@ -235,16 +235,16 @@ def test_tallies_pass_over_empty_subsets():
     ("options", "says"),
     [
         ({"selection": "best"}, "unknown selection 'best'"),
-        ({"n_subsets": 0}, "n_subsets 0"),
-        ({"p_delete": 1.0}, "p_delete 1.0"),
-        ({"p_delete": float("nan")}, "p_delete nan"),
-        ({"alpha": 0.0}, "alpha 0.0"),
-        ({"seed": -1}, "seed -1"),
+        ({"n_subsets": 0}, "n_subsets is 0"),
+        ({"p_delete": 1.0}, "p_delete is 1.0"),
+        ({"p_delete": float("nan")}, "p_delete is nan"),
+        ({"alpha": 0.0}, "alpha is 0.0"),
+        ({"seed": -1}, "seed is -1"),
         ({"level": "node"}, "leave the level out"),
         ({"method": "exact"}, "no per-example scores"),
         ({"by": "best"}, "ranked by one of"),
         ({"size": 10**6}, "cannot select"),
-        ({"size": float("nan"), "selection": "threshold"}, "a threshold is a number"),
+        ({"size": float("nan"), "selection": "threshold"}, "minimum is nan"),
     ],
 )
 def test_what_means_nothing_is_refused(known, options, says):

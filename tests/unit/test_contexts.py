@@ -62,7 +62,13 @@ VERBS = {
     "patch_edges": lambda: eap.patch_edges(model(), PAIRS, metrics=["kl", "logit_diff"]),
     "patch_nodes": lambda: eap.patch_nodes(model(), PAIRS),
     "attention_patterns": lambda: eap.attention_patterns(model(), PAIRS),
-    "learn_ranking": lambda: eap.learn_ranking(model(), PAIRS, steps=3),
+    "learn_ranking": lambda: eap.learn_ranking(model(), PAIRS, recipe=eap.Recipe(steps=3)),
+    "certify": lambda: eap.certify(model(), PAIRS, 20, n_subsets=20, method="EAP").graph,
+    "second_circuit": lambda: (
+        eap.second_circuit(
+            model(), PAIRS, circuit(), recipe=eap.Recipe(steps=2), prices=(0.5,)
+        ).faithfulness
+    ),
     "areas": lambda: eap.areas(model(), estimate(), PAIRS, n_resamples=20),
     "bootstrap": lambda: eap.bootstrap(model(), PAIRS, steps=1, n_resamples=5, sizes=[10]),
     "find_clusters": lambda: eap.find_clusters(model(), PAIRS, size=20, steps=1),

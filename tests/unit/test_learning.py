@@ -154,7 +154,7 @@ def test_a_seed_gives_one_ranking_and_another_seed_another(level):
 
 def test_batch_size_and_memory_change_nothing():
     first = learned(pairs=3)
-    for arguments in ({"batch_size": 1}, {"batch_size": 3, "memory_budget": 0}):
+    for arguments in ({"batch_size": 1}, {"batch_size": 3, "memory_budget": 1}):
         assert_close(scores_of(learned(pairs=3, **arguments)), scores_of(first), 1e-9)
 
 

@@ -32,6 +32,8 @@ CALLS = {
     "example_scores": lambda **odd: eap.example_scores(MODEL, DATASET, **odd),
     "areas": lambda **odd: eap.areas(MODEL, SCORED, DATASET, **odd),
     "attention_patterns": lambda **odd: eap.attention_patterns(MODEL, DATASET, **odd),
+    "certify": lambda **odd: eap.certify(MODEL, DATASET, **{"size": 5, "method": "EAP"} | odd),
+    "second_circuit": lambda **odd: eap.second_circuit(MODEL, DATASET, CIRCUIT, **odd),
     "bootstrap": lambda **odd: eap.bootstrap(MODEL, DATASET, **odd),
     "evaluate": lambda **odd: eap.evaluate(MODEL, CIRCUIT, DATASET, **odd),
     "evaluate_baselines": lambda **odd: eap.evaluate_baselines(MODEL, DATASET, **odd),
@@ -73,7 +75,7 @@ FUNCTIONS = {
 }  # fmt: skip
 
 # Ranges of these depend on the graph, the counts or the machine; tests below and elsewhere.
-ELSEWHERE = {"sizes", "shares", "curve", "edges", "found", "drawn", "device_map"}
+ELSEWHERE = {"prices", "sizes", "shares", "curve", "edges", "found", "drawn", "device_map"}
 
 
 def numbers_of(function) -> list[str]:

@@ -80,9 +80,9 @@ def test_a_price_is_paid_for_every_share_of_an_edge(redundant):
     ("options", "says"),
     [
         ({"prices": ()}, "at least one"),
-        ({"prices": (0.5, float("nan"))}, "numbers above 0"),
-        ({"tolerance": -0.1}, "tolerance -0.1"),
-        ({"largest_overlap": float("nan")}, "largest_overlap nan"),
+        ({"prices": (0.5, float("nan"))}, "prices is nan"),
+        ({"tolerance": -0.1}, "tolerance is -0.1"),
+        ({"largest_overlap": float("nan")}, "largest_overlap is nan"),
         ({"first": "empty"}, "no path of the first circuit"),
     ],
 )
