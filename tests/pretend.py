@@ -1,0 +1,186 @@
+"""Devices that are not there: CPU tensors that say they are elsewhere and refuse to meet others.
+
+As on a GPU, an operation takes tensors of one device; only copies cross. A tensor of one number on
+the host may meet any tensor, and indices may stay on the host. What the host waits for is counted.
+
+    with pretend.devices() as waits:
+        x = torch.ones(3, device=pretend.FIRST)
+        x + torch.ones(3)  # raises pretend.TwoDevices
+        float(x.sum())     # waits["_local_scalar_dense"] is 1
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+# Autograd runs the backward pass of this type in the thread that asks for it, as on a CPU.
+FIRST, SECOND = (torch.device("lazy", number) for number in range(2))
+CPU = torch.device("cpu")
+
+COPIES = {"_to_copy", "copy_"}
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
+
+SYNCHRONISING = {
+    "_local_scalar_dense",  # item(), bool(), float()
+    "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "unique_dim", "bincount",
+    "repeat_interleave",
+}  # fmt: skip
+"""Operations whose result, or its shape, the host has to wait for."""
+
+
+class TwoDevices(RuntimeError):
+    """An operation on tensors that are not on one device."""
+
+
+class Pretended(Tensor):
+    """A tensor that says it is on a device; its numbers are in `inner`, on the CPU."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor, device: torch.device) -> Pretended:
+        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(),
+            dtype=inner.dtype, device=device,
+        )  # fmt: skip
+        made.inner = inner
+        return made
+
+    def __repr__(self, **_: Any) -> str:
+        return f"Pretended({self.inner!r}, device='{self.device}')"
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, arguments=(), options=None):
+        raise RuntimeError(f"{operation}: a pretended tensor is used outside pretend.devices()")
+
+
+class _Devices(TorchDispatchMode):
+    """For operations that have no pretended tensor among their arguments but make one."""
+
+    def __init__(self, waits: Counter[str]) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        return run(operation, arguments, options or {}, self.waits)
+
+
+class _Lists(TorchFunctionMode):
+    """Tensors made from lists and lists made of tensors, where torch asks no dispatch mode."""
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        if function in (torch.tensor, torch.as_tensor) and is_pretended(options.get("device")):
+            device = options.pop("device")
+            return function(*arguments, **options).to(device)
+        if function in (Tensor.__getitem__, Tensor.__setitem__):
+            indices = arguments[1] if isinstance(arguments[1], tuple) else (arguments[1],)
+            indices = tuple(torch.tensor(i) if isinstance(i, list | range) else i for i in indices)
+            arguments = (arguments[0], indices, *arguments[2:])
+        if function is Tensor.tolist:
+            arguments = (arguments[0].cpu(),)
+        return function(*arguments, **options)
+
+
+@contextmanager
+def devices() -> Iterator[Counter[str]]:
+    """Devices `FIRST` and `SECOND` are there; yields how often the host waited, by operation."""
+    waits: Counter[str] = Counter()
+    with _Devices(waits), _Lists():
+        yield waits
+
+
+def is_pretended(device: Any) -> bool:
+    """Whether a device (or its name, or None) is one of those that are not there."""
+    return device is not None and torch.device(device).type == "lazy"
+
+
+def place(module: nn.Module, device_of: Callable[[str], torch.device]) -> None:
+    """Put a module's weights and buffers on devices, by the name of the part they belong to.
+
+    Every part's inputs follow it to its device, as where transformers loads with a device map.
+    """
+    moved: dict[Any, nn.Parameter] = {}  # tied weights stay tied where they are together
+    for name, part in module.named_modules():
+        device = device_of(name)
+        for key, weight in part._parameters.items():
+            if weight is not None:
+                known = (id(weight), device)
+                moved.setdefault(known, nn.Parameter(weight.detach().to(device), False))
+                part._parameters[key] = moved[known]
+        for key, buffer in part._buffers.items():
+            part._buffers[key] = None if buffer is None else buffer.to(device)
+    for part in module.modules():
+        homes = {x.device for x in (*part.parameters(), *part.buffers())}
+        if len(homes) == 1:
+            part.register_forward_pre_hook(partial(_follow, homes.pop()), with_kwargs=True)
+
+
+def _follow(device: torch.device, part: nn.Module, arguments: Any, options: Any) -> Any:
+    return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, (arguments, options))
+
+
+def run(operation: Any, arguments: Any, options: Any, waits: Counter[str]) -> Any:
+    """An operation on the tensors within, if it could run on one device."""
+    name = operation._schema.name.split("::")[1]
+    there = {x.device for x in tree_leaves((arguments, options)) if isinstance(x, Pretended)}
+    _check(operation, name, arguments, options, there)
+    asked = options.get("device")
+    target = next(iter(there), CPU) if asked is None else torch.device(asked)
+    if there and (name in SYNCHRONISING or _reaches_the_host(name, arguments, target)):
+        waits[name] += 1
+    inner_options = tree_map(_inner, options)
+    if is_pretended(asked):
+        inner_options["device"] = CPU
+    out = operation(*tree_map(_inner, arguments), **inner_options)
+    if operation._schema.is_mutable:  # in place, or into `out`
+        return options.get("out", arguments[0])
+    if not is_pretended(target):
+        # `x.to(device)` of the tensor within is the tensor itself
+        return out.clone() if any(out is x.inner for x in _pretended(arguments)) else out
+    if target.index is None:
+        target = FIRST
+    return tree_map(lambda x: Pretended(x, target) if isinstance(x, Tensor) else x, out)
+
+
+def _check(operation: Any, name: str, arguments: Any, options: Any, there: set) -> None:
+    if not there or name in COPIES:
+        return
+    others = [x for x in tree_leaves((arguments, options)) if isinstance(x, Tensor)]
+    others = [x for x in others if not isinstance(x, Pretended)]
+    if name in INDEXING and isinstance(arguments[0], Pretended):
+        others = [x for x in arguments[2:3] if isinstance(x, Tensor) and x.device == CPU]
+    written = operation._schema.is_mutable and not isinstance(arguments[0], Pretended)
+    if len(there) > 1 or written or any(x.dim() for x in others):
+        shapes = [f"{list(x.shape)} on {x.device}" for x in _tensors((arguments, options))]
+        raise TwoDevices(f"{operation}: {', '.join(shapes)}")
+
+
+def _reaches_the_host(name: str, arguments: Any, target: torch.device) -> bool:
+    """Whether a copy ends on the host, or a mask on the device says how many numbers there are."""
+    if name in COPIES:
+        into = arguments[0].device if name == "copy_" else target
+        return not is_pretended(into)
+    return name in INDEXING and any(x.dtype == torch.bool for x in _pretended(arguments[1]))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def _pretended(tree: Any) -> list[Pretended]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Pretended)]
+
+
+def _inner(x: Any) -> Any:
+    return x.inner if isinstance(x, Pretended) else x

@@ -1,0 +1,251 @@
+"""On another device than the CPU, and on two, every verb's numbers are those of the CPU.
+
+The devices are pretended (`tests/pretend.py`): what meets a tensor of another device fails, as it
+does on a GPU, and what the host waits for is counted. It must not grow with pairs or points.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pretend
+import pytest
+import torch
+from models import tiny
+
+import eap
+from eap.methods import METHODS
+from eap.model import loading, origin
+
+FAMILIES = ("gpt2", "llama", "gemma2", "neox")
+"""Learned positions; shared keys and values; caps, windows, norms after parts; parallel blocks."""
+
+ABLATIONS = ("resample", "zero", "mean")
+
+
+def _halves(name: str) -> torch.device:
+    """The embedding and layer 0 on one device; layer 1, the final norm and the unembedding."""
+    is_last = re.search(r"\.1\.|ln_f|final|model\.norm|lm_head|embed_out", name)
+    return pretend.SECOND if is_last else pretend.FIRST
+
+
+def _alternating(name: str) -> torch.device:
+    """The embeddings and layer 1 on one device; layer 0, the final norm and the unembedding."""
+    is_other = re.search(r"\.0\.|ln_f|final|model\.norm|lm_head|embed_out", name)
+    return pretend.FIRST if is_other else pretend.SECOND
+
+
+PLACES = {"one device": lambda name: pretend.FIRST, "halves": _halves, "alternating": _alternating}
+MAPS = ("halves", "alternating")
+
+
+@pytest.fixture(autouse=True)
+def _weights_stay(monkeypatch):
+    """A pretended tensor has no memory in which a change of weights could be looked for."""
+    for module in (loading, origin):
+        monkeypatch.setattr(module, "state_of", lambda *_: origin.State((), "", 0))
+
+
+@functools.cache
+def on_the_cpu(family: str) -> eap.Model:
+    return eap.from_bridge(tiny.tiny_bridge(family))
+
+
+@functools.cache
+def elsewhere(family: str, place: str = "one device") -> eap.Model:
+    """The same model, read and checked where it was put."""
+    bridge = tiny.tiny_bridge(family)
+    with pretend.devices():
+        pretend.place(bridge.original_model, PLACES[place])
+        return eap.from_bridge(bridge)
+
+
+def dataset() -> eap.Dataset:
+    """Pairs of two lengths, and of several first differences."""
+    return eap.Dataset("random", tiny.random_examples([6, 6, 5, 6, 5], [2, 2, 1, 3, 1]))
+
+
+PAIRS = dataset()
+RECIPE = eap.Recipe(steps=3, pairs=2, optimizer="sgd")  # adam makes a step of rounding, too
+
+
+def _edges(graph: eap.Graph) -> torch.Tensor:
+    return graph.top_n(12).in_graph
+
+
+@functools.cache
+def _ranking(family: str) -> eap.Graph:
+    return eap.attribute(on_the_cpu(family), PAIRS, method="EAP", metric="logit_diff")
+
+
+def _circuits(graph: eap.Graph) -> list[eap.Graph]:
+    return [graph.top_n(size).prune() for size in (20, 40)]
+
+
+# What every verb computes, of a model, a ranking of its edges and an ablation.
+VERBS = {
+    "evaluate": lambda model, graph, ablation: eap.evaluate(
+        model, _circuits(graph), PAIRS, metrics=["logit_diff", "prob_diff", "kl", "js", "accuracy"],
+        ablation=ablation,
+    ),
+    "faithfulness": lambda model, graph, ablation: eap.faithfulness(
+        model, _circuits(graph), PAIRS, ablation=ablation
+    ),
+    "evaluate_soft": lambda model, graph, ablation: eap.evaluate_soft(
+        model, torch.sigmoid(graph.scores), PAIRS, metrics=["logit_diff", "kl"], ablation=ablation
+    ),
+    "patch_edges": lambda model, graph, ablation: eap.patch_edges(
+        model, PAIRS, metrics=["logit_diff", "kl"], edges=_edges(graph), ablation=ablation
+    ),
+    "patch_nodes": lambda model, graph, ablation: eap.patch_nodes(model, PAIRS, ablation=ablation),
+    "learn_ranking": lambda model, graph, ablation: eap.learn_ranking(
+        model, PAIRS, recipe=RECIPE, ablation=ablation, batch_size=2
+    ),
+    "example_scores": lambda model, graph, ablation: eap.example_scores(
+        model, PAIRS, 5, method="EAP", ablation=ablation
+    ),
+    "areas": lambda model, graph, ablation: eap.areas(
+        model, graph, PAIRS, shares=(0.1, 0.5, 1), ablation=ablation, n_resamples=20
+    ),
+    "bootstrap": lambda model, graph, ablation: eap.bootstrap(
+        model, PAIRS, method="EAP", ablation=ablation, sizes=[10], n_resamples=5
+    ),
+    "certify": lambda model, graph, ablation: eap.certify(
+        model, PAIRS, 20, method="EAP", ablation=ablation, n_subsets=20, p_delete=0.5
+    ),
+    "judge": lambda model, graph, ablation: eap.judge(
+        model, graph.greedy(8).prune(), PAIRS, ablation=ablation, n_random=19, n_subsets=2
+    ),
+}  # fmt: skip
+
+# Those that ablate by the corrupted prompt, or not at all.
+VERBS_OF_PAIRS = {
+    "find_clusters": lambda model, graph: eap.find_clusters(
+        model, PAIRS, size=20, method="EAP", n_random=3
+    ),
+    "second_circuit": lambda model, graph: eap.second_circuit(
+        model, PAIRS, _circuits(graph)[1], recipe=RECIPE, prices=[1.0],
+        batch_size=2,
+    ),
+    "attention_patterns": lambda model, graph: [
+        pattern for _, pattern in sum(eap.attention_patterns(model, PAIRS).values(), [])
+    ],
+    "attention_patterns, corrupted": lambda model, graph: [
+        pattern
+        for _, pattern in sum(eap.attention_patterns(model, PAIRS, prompt="corrupted").values(), [])
+    ],
+    "Mean.over_dataset": lambda model, graph: eap.Mean.over_dataset(model, PAIRS).means,
+    "Mean.over_dataset, by position": lambda model, graph: eap.Mean.over_dataset(
+        model, PAIRS.head(2), prompts="clean", per_position=True
+    ).means,
+}  # fmt: skip
+
+
+def ablation_of(name: str, model: eap.Model) -> Any:
+    return eap.Mean.over_dataset(model, PAIRS) if name == "mean" else name
+
+
+def numbers(result: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """All numbers of a result, each with its place in it; provenance is words."""
+    if isinstance(result, torch.Tensor):
+        yield path, result.detach().cpu().double().numpy()
+    elif isinstance(result, np.ndarray):
+        yield path, result.astype(float)
+    elif isinstance(result, pd.DataFrame):
+        yield path, result.select_dtypes(["number", "bool"]).to_numpy(float)
+    elif isinstance(result, bool | int | float):
+        yield path, np.array(float(result))
+    elif isinstance(result, dict):
+        for key, part in result.items():
+            yield from numbers(part, f"{path}[{key}]")
+    elif isinstance(result, list | tuple):
+        for place, part in enumerate(result):
+            yield from numbers(part, f"{path}[{place}]")
+    elif is_dataclass(result):
+        for part in fields(result):
+            if part.name not in ("provenance", "config"):
+                yield from numbers(getattr(result, part.name), f"{path}.{part.name}")
+
+
+def assert_same(here: Any, there: Any) -> None:
+    here, there = dict(numbers(here)), dict(numbers(there))
+    assert here and here.keys() == there.keys()
+    for path, values in here.items():
+        scale = 1 + np.abs(values[np.isfinite(values)]).max(initial=0)
+        np.testing.assert_allclose(there[path], values, rtol=0, atol=1e-6 * scale, err_msg=path)
+
+
+def _turn(*numbers: int) -> str:
+    """Ablations take turns, so that each meets every method, verb and family."""
+    return ABLATIONS[sum(numbers) % len(ABLATIONS)]
+
+
+def options_of(method: str, ablation: str, model: eap.Model) -> dict[str, Any]:
+    if not METHODS[method].uses_metric:
+        return {"method": method}
+    ablation = "resample" if METHODS[method].needs_pair else ablation
+    options = {"method": method, "metric": "logit_diff", "ablation": ablation_of(ablation, model)}
+    return options | ({"steps": 2} if METHODS[method].integrates else {})
+
+
+def _methods_are_the_same(family: str, place: str, ablation: str, method: str, level: str):
+    here, there = on_the_cpu(family), elsewhere(family, place)
+    expected = eap.attribute(here, PAIRS, level=level, **options_of(method, ablation, here))
+    with pretend.devices():
+        found = eap.attribute(there, PAIRS, level=level, **options_of(method, ablation, there))
+    assert_same(expected, found)
+
+
+def _verbs_are_the_same(family: str, place: str, ablation: str, verb: str):
+    here, there, graph = on_the_cpu(family), elsewhere(family, place), _ranking(family)
+    expected = VERBS[verb](here, graph, ablation_of(ablation, here))
+    with pretend.devices():
+        found = VERBS[verb](there, graph, ablation_of(ablation, there))
+    assert_same(expected, found)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_methods_give_the_same_numbers(family, method):
+    ablation = _turn(FAMILIES.index(family), list(METHODS).index(method))
+    _methods_are_the_same(family, "one device", ablation, method, "edge")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("place", MAPS)
+def test_methods_give_the_same_numbers_on_two_devices(place, method):
+    """The norms after parts of Gemma 2, and its caps; then parallel blocks."""
+    number = list(METHODS).index(method)
+    for level, family in (("edge", "gemma2"), ("node", "neox")):
+        _methods_are_the_same(family, place, _turn(MAPS.index(place), number), method, level)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_verbs_give_the_same_numbers(family, verb):
+    ablation = _turn(FAMILIES.index(family), list(VERBS).index(verb))
+    _verbs_are_the_same(family, "one device", ablation, verb)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("place", MAPS)
+def test_verbs_give_the_same_numbers_on_two_devices(place, verb):
+    ablation = _turn(MAPS.index(place), list(VERBS).index(verb))
+    _verbs_are_the_same("llama", place, ablation, verb)
+
+
+@pytest.mark.parametrize("verb", VERBS_OF_PAIRS)
+@pytest.mark.parametrize("place", PLACES)
+def test_verbs_of_pairs_give_the_same_numbers(place, verb):
+    family = FAMILIES[list(VERBS_OF_PAIRS).index(verb) % len(FAMILIES)]
+    here, there, graph = on_the_cpu(family), elsewhere(family, place), _ranking(family)
+    expected = VERBS_OF_PAIRS[verb](here, graph)
+    with pretend.devices():
+        found = VERBS_OF_PAIRS[verb](there, graph)
+    assert_same(expected, found)
