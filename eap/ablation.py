@@ -338,4 +338,4 @@ def run_at_outputs(
     before_last = len(computed.everywhere)
     at_last = cache.each_at_last(outputs)
     offsets = SenderOutputs(computed.everywhere - outputs[:before_last], computed.at_last - at_last)
-    return AblatedRun(trace, cache.at_last(x), offsets)
+    return AblatedRun(trace, cache.at_last(x).to(outputs.device), offsets)

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 # Autograd runs the backward pass of this type in the thread that asks for it, as on a CPU.
 FIRST, SECOND = (torch.device("lazy", number) for number in range(2))
@@ -132,38 +132,47 @@ def _follow(device: torch.device, part: nn.Module, arguments: Any, options: Any)
 
 def run(operation: Any, arguments: Any, options: Any, waits: Counter[str]) -> Any:
     """An operation on the tensors within, if it could run on one device."""
-    name = operation._schema.name.split("::")[1]
-    there = {x.device for x in tree_leaves((arguments, options)) if isinstance(x, Pretended)}
-    _check(operation, name, arguments, options, there)
+    name, writes = _described(operation)
+    tensors = _tensors((*arguments, *options.values()))
+    pretended = [x for x in tensors if isinstance(x, Pretended)]
+    if name not in COPIES and pretended and not _could_run(name, arguments, tensors, writes):
+        shapes = ", ".join(f"{list(x.shape)} on {x.device}" for x in tensors)
+        raise TwoDevices(f"{operation}: {shapes}")
     asked = options.get("device")
-    target = next(iter(there), CPU) if asked is None else torch.device(asked)
-    if there and (name in SYNCHRONISING or _reaches_the_host(name, arguments, target)):
+    target = torch.device(asked) if asked is not None else pretended[0].device if pretended else CPU
+    if pretended and (name in SYNCHRONISING or _reaches_the_host(name, arguments, target)):
         waits[name] += 1
-    inner_options = tree_map(_inner, options)
+    inner_options = {key: _inner(x) for key, x in options.items()}
     if is_pretended(asked):
         inner_options["device"] = CPU
-    out = operation(*tree_map(_inner, arguments), **inner_options)
-    if operation._schema.is_mutable:  # in place, or into `out`
+    out = operation(*map(_inner, arguments), **inner_options)
+    if writes:  # in place, or into `out`
         return options.get("out", arguments[0])
     if not is_pretended(target):
         # `x.to(device)` of the tensor within is the tensor itself
-        return out.clone() if any(out is x.inner for x in _pretended(arguments)) else out
-    if target.index is None:
-        target = FIRST
+        return out.clone() if any(out is x.inner for x in pretended) else out
+    target = FIRST if target.index is None else target
+    if isinstance(out, Tensor):
+        return Pretended(out, target)
     return tree_map(lambda x: Pretended(x, target) if isinstance(x, Tensor) else x, out)
 
 
-def _check(operation: Any, name: str, arguments: Any, options: Any, there: set) -> None:
-    if not there or name in COPIES:
-        return
-    others = [x for x in tree_leaves((arguments, options)) if isinstance(x, Tensor)]
-    others = [x for x in others if not isinstance(x, Pretended)]
-    if name in INDEXING and isinstance(arguments[0], Pretended):
-        others = [x for x in arguments[2:3] if isinstance(x, Tensor) and x.device == CPU]
-    written = operation._schema.is_mutable and not isinstance(arguments[0], Pretended)
-    if len(there) > 1 or written or any(x.dim() for x in others):
-        shapes = [f"{list(x.shape)} on {x.device}" for x in _tensors((arguments, options))]
-        raise TwoDevices(f"{operation}: {', '.join(shapes)}")
+@cache
+def _described(operation: Any) -> tuple[str, bool]:
+    """Its name, and whether it writes into an argument."""
+    return operation._schema.name.split("::")[1], operation._schema.is_mutable
+
+
+def _could_run(name: str, arguments: Any, tensors: list[Tensor], writes: bool) -> bool:
+    """Whether all is on one device, but for numbers and indices, which may be on the host."""
+    into = arguments[0]
+    if writes and isinstance(into, Tensor) and not isinstance(into, Pretended):
+        return False
+    if name in INDEXING and isinstance(into, Pretended):
+        indices = [x for x in _tensors(arguments[1:2]) if not isinstance(x, Pretended)]
+        tensors = [x for x in tensors if not any(x is index for index in indices)]
+    homes = {x.device for x in tensors if isinstance(x, Pretended) or x.dim()}
+    return len(homes) <= 1
 
 
 def _reaches_the_host(name: str, arguments: Any, target: torch.device) -> bool:
@@ -171,16 +180,17 @@ def _reaches_the_host(name: str, arguments: Any, target: torch.device) -> bool:
     if name in COPIES:
         into = arguments[0].device if name == "copy_" else target
         return not is_pretended(into)
-    return name in INDEXING and any(x.dtype == torch.bool for x in _pretended(arguments[1]))
+    masks = [x for x in _tensors(arguments[1:2]) if isinstance(x, Pretended)]
+    return name in INDEXING and any(x.dtype == torch.bool for x in masks)
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
-
-
-def _pretended(tree: Any) -> list[Pretended]:
-    return [x for x in tree_leaves(tree) if isinstance(x, Pretended)]
+def _tensors(arguments: Any) -> list[Tensor]:
+    """The tensors among arguments, and in lists among them."""
+    lists = (x if isinstance(x, list | tuple) else (x,) for x in arguments)
+    return [x for xs in lists for x in xs if isinstance(x, Tensor)]
 
 
 def _inner(x: Any) -> Any:
+    if isinstance(x, list | tuple):
+        return [_inner(part) for part in x]
     return x.inner if isinstance(x, Pretended) else x

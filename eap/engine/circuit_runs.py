@@ -182,13 +182,15 @@ def run_circuit(
                 n_before = int(plan.active[: len(base.offsets.everywhere)].sum())
                 changes[n_before:] = base.offsets.at_last[plan.active][n_before:]
         if len(part.sends) and len(part.changed):
-            changes[heads] += _changed_heads(
+            changed = _changed_heads(
                 model, layer, part, plan.config, base.layers[layer], at_attention, cache
             )
+            changes[heads] += changed.to(changes.device)
         if part.mlp_edges is not None:
             layer_base = base.layers[layer]
             x = layer_base.mlp_in + _mix(part.mlp_edges, changes)[0].to(layer_base.mlp_in.device)
-            changes[part.mlp_sender] += model.blocks[layer].run_mlp(x) - layer_base.mlp_out
+            changed = model.blocks[layer].run_mlp(x) - layer_base.mlp_out
+            changes[part.mlp_sender] += changed.to(changes.device)
     return base.final[:, 0] + _mix(plan.logits_edges, changes)[0, :, 0]
 
 
