@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
 from eap.data.batches import Batch, check_pairs, load_batch, plan_batches
 from eap.data.dataset import Dataset, Example, first_difference
 from eap.errors import UserError
+from eap.model.devices import float64_device
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import (
@@ -207,23 +207,19 @@ class Mean:
                 f"{max(lengths)} tokens"
             )
         n_positions = max(lengths) if per_position else 1
-        sums = torch.zeros(
-            model.config.n_forward, n_positions, model.config.d_model, dtype=torch.float64
-        )
-        count = torch.zeros(n_positions, dtype=torch.float64)
+        home, shape = float64_device(model.device), (n_positions, model.config.d_model)
+        sums = torch.zeros(model.config.n_forward, *shape, dtype=torch.float64, device=home)
+        count = torch.zeros(n_positions, dtype=torch.float64, device=home)
         for rows in plan_batches(dataset.examples, batch_size, lambda _: 0):
             batch = load_batch(dataset.examples, rows, model.device, lambda _: 0)
             tokens = batch.clean if prompts == "clean" else batch.corrupted
             outputs, _, _ = outputs_everywhere(model, tokens, batch.last)
             places = torch.arange(batch.n_positions, device=model.device)
             real = (places <= batch.last[:, None]).to(outputs.dtype)  # 0 at padding
-            kept = (outputs * real[None, :, :, None]).cpu().double()
-            if per_position:
-                sums += reduce(kept, "sender batch pos d -> sender pos d", "sum")
-                count += reduce(real.cpu().double(), "batch pos -> pos", "sum")
-            else:
-                sums += reduce(kept, "sender batch pos d -> sender 1 d", "sum")
-                count += float(real.sum())
+            kept, real = (outputs * real[None, :, :, None]).to(home), real.to(home)
+            axes = (0,) if per_position else (0, 1)  # batch, pos
+            sums += kept.sum([1 + dim for dim in axes], dtype=torch.float64).view_as(sums)
+            count += real.sum(axes, dtype=torch.float64)
         means = (sums / count[:, None]).to(model.device, model.residual_dtype)
         over = {
             "prompts": f"{prompts} prompts of {dataset.task}",

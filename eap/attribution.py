@@ -216,11 +216,12 @@ def example_scores(
             best = first.top_n(min(edges, first.n_edges)).edge_names()
             names = sorted(best, key=lambda edge: -abs(first.score(edge)))
     config = graph_config(model, expanded_kv=expanded_kv)
-    keep = KeepEdges(config, names, len(dataset), model.residual_dtype)
+    scores = torch.zeros(len(dataset), len(names), dtype=model.residual_dtype, device=model.device)
+    keep = KeepEdges(config, names, scores)
     options["observers"] = [*options.get("observers", ()), keep]
     graph = attribute(model, dataset, steps=steps, **options)
-    distributed.sum_over_processes(keep.scores)
-    return ExampleScores(graph, tuple(names), keep.scores)
+    scores = distributed.sum_over_processes(scores.cpu())
+    return ExampleScores(graph, tuple(names), scores)
 
 
 @dataclass(frozen=True)
@@ -315,7 +316,7 @@ def _score(
     score: Scorer = SCORERS[scorer] if isinstance(scorer, str) else scorer
     shape = (config.n_forward, config.n_backward if call.level == "edge" else 1)
     moments = Moments.zeros(*shape, device=model.device)
-    baselines = Moments.zeros(3)
+    baselines = Moments.zeros(3, device=model.device)
     what = f"{call.method.name} {_name(call.metric) if call.metric else ''}".strip()
     for batch in work.batches(what, quiet=limits.quiet):
         stacked = work.runs_at_once(batch.extent)

@@ -265,7 +265,8 @@ def _run(
     work = Work.plan(model, dataset, metrics, ablation, config, limits, demand)
     plans = [plan_circuit(model, graph, prune=ablation.has_pair) for graph in graphs]
     n_runs = len(graphs) + (2 if baselines else 0)
-    values = torch.zeros(len(metrics), n_runs, len(dataset), dtype=model.residual_dtype)
+    shape = (len(metrics), n_runs, len(dataset))
+    values = torch.zeros(shape, dtype=model.residual_dtype, device=model.device)
     run_clean = baselines or any(metric.reads_clean for metric in metrics)
     what = f"{len(graphs)} circuits" if graphs else "baselines"
     with torch.no_grad():
@@ -280,6 +281,6 @@ def _run(
             measured = [measure_all(metrics, run, batch.answers) for run in chain(firsts, runs)]
             if measured:
                 values[:, :, list(batch.rows)] = torch.stack(measured, dim=1).to(values)
-    distributed.sum_over_processes(values)
+    values = distributed.sum_over_processes(values.cpu())
     check_values(metrics, values)
     return {metric.name: rows for metric, rows in zip(metrics, values, strict=True)}

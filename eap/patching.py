@@ -102,12 +102,16 @@ def run_plan(
     """What `patch_edges` returns, by a plan of `make_plan`."""
     work, config = plan.work, plan.work.config
     model = work.model
-    moments = Moments.zeros(len(work.metrics), config.n_forward, config.n_backward)
+    moments = Moments.zeros(
+        len(work.metrics), config.n_forward, config.n_backward, device=model.device
+    )
     units = distributed.own_share(plan.units, costs=costs_of(plan, plan.units))
     done = 0
     if checkpoint is not None:
         checkpoint = replace(checkpoint, identity={**checkpoint.identity, **plan.identity})
-        done = checkpoint.resume(moments.state, len(units))
+        state = moments.state.cpu()
+        done = checkpoint.resume(state, len(units))
+        moments.state.copy_(state)
     patcher: BatchPatcher | None = None
     remaining = progress_bar(units[done:], "exact values", quiet=quiet, done=done)
     for number, unit in enumerate(remaining, start=done + 1):
@@ -117,7 +121,7 @@ def run_plan(
             by_example = rearrange(values, "metric edge batch -> batch metric edge")
             moments.add(by_example, (slice(None), senders, receivers))
         if checkpoint is not None:
-            checkpoint.save(moments.state, number)
+            checkpoint.save(moments.state.cpu(), number)
     moments.merge_processes("exact values")
     check_values(work.metrics, moments.mean)
     graph = Graph.from_config(config)
@@ -163,7 +167,7 @@ def patch_nodes(
     config = graph_config(model, expanded_kv=expanded_kv)
     demand = Demand("exact patching", patching_need, len(measured) * config.n_forward)
     work = Work.plan(model, dataset, measured, ablated, config, limits, demand)
-    moments = Moments.zeros(len(measured), config.n_forward)
+    moments = Moments.zeros(len(measured), config.n_forward, device=model.device)
     with torch.no_grad():
         for batch in work.batches("exact values of nodes", quiet=limits.quiet):
             clean = _CleanBatch.run(batch)

@@ -65,15 +65,16 @@ def evaluate_soft(
     circuits = masks.reshape(-1, *masks.shape[-2:]).to(model.device, model.residual_dtype)
     demand = demand_of_masks(config)
     work = Work.plan(model, dataset, measured, get_ablation(ablation), config, limits, demand)
-    values = torch.zeros(len(measured), len(circuits), len(dataset), dtype=model.residual_dtype)
+    n_values = (len(measured), len(circuits), len(dataset))
+    values = torch.zeros(n_values, dtype=model.residual_dtype, device=model.device)
     reads_clean = any(metric.reads_clean for metric in measured)
     for batch in work.batches(f"{len(circuits)} soft circuits", quiet=limits.quiet):
         clean = Predictions(batch.unembed(batch.run_clean()[:, 0])) if reads_clean else None
         for number, circuit in enumerate(circuits):
             final = run_soft_circuit(model, circuit, batch)
             run = Predictions(batch.unembed(final), clean)
-            values[:, number, list(batch.rows)] = measure_all(measured, run, batch.answers).cpu()
-    distributed.sum_over_processes(values)
+            values[:, number, list(batch.rows)] = measure_all(measured, run, batch.answers)
+    values = distributed.sum_over_processes(values.cpu())
     check_values(measured, values)
     shape = (*masks.shape[:-2], len(dataset))
     return {metric.name: rows.view(shape) for metric, rows in zip(measured, values, strict=True)}

@@ -5,7 +5,7 @@ the host may meet any tensor, and indices may stay on the host. What the host wa
 
     with pretend.devices() as waits:
         x = torch.ones(3, device=pretend.FIRST)
-        x + torch.ones(3)  # raises pretend.TwoDevices
+        x + torch.ones(3)  # raises pretend.TwoDevicesError
         float(x.sum())     # waits["_local_scalar_dense"] is 1
 """
 
@@ -38,7 +38,7 @@ SYNCHRONISING = {
 """Operations whose result, or its shape, the host has to wait for."""
 
 
-class TwoDevices(RuntimeError):
+class TwoDevicesError(RuntimeError):
     """An operation on tensors that are not on one device."""
 
 
@@ -137,7 +137,7 @@ def run(operation: Any, arguments: Any, options: Any, waits: Counter[str]) -> An
     pretended = [x for x in tensors if isinstance(x, Pretended)]
     if name not in COPIES and pretended and not _could_run(name, arguments, tensors, writes):
         shapes = ", ".join(f"{list(x.shape)} on {x.device}" for x in tensors)
-        raise TwoDevices(f"{operation}: {shapes}")
+        raise TwoDevicesError(f"{operation}: {shapes}")
     asked = options.get("device")
     target = torch.device(asked) if asked is not None else pretended[0].device if pretended else CPU
     if pretended and (name in SYNCHRONISING or _reaches_the_host(name, arguments, target)):

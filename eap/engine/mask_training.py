@@ -18,6 +18,7 @@ from eap.errors import UserError
 from eap.graph import GraphConfig
 from eap.graph.contents import edge_exists
 from eap.metrics.metric import Metric, Predictions
+from eap.model.devices import float64_device
 from eap.model.model import Model
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
@@ -267,7 +268,9 @@ class Training:
         For the loss 'cmd', of the distances that it is the mean of.
         """
         model, metric = self.work.model, self.work.metrics[0]
-        gradient, sums = torch.zeros_like(masks), torch.zeros(2, dtype=torch.float64)
+        home = float64_device(model.device)
+        gradient = torch.zeros_like(masks, device=home)
+        sums = torch.zeros(2, dtype=torch.float64, device=home)
         shares = distributed.own_share(rows)
         for first in range(0, len(shares), self.batch_size):
             ready = self.kept.get(self.work, tuple(shares[first : first + self.batch_size]))
@@ -284,12 +287,12 @@ class Training:
                 if self.recipe.loss == "cmd" and ready.baselines is not None:
                     values = self._distances(values, ready.baselines)
                 (of_batch,) = torch.autograd.grad(values.sum(), leaf)
-            gradient += of_batch.cpu()
-            sums[0] += float(values.detach().sum())
+            gradient += of_batch.to(home)
+            sums[0] += values.detach().sum().to(home)
             if ready.baselines is not None:
-                sums[1] += float(ready.baselines[0].sum())
-        distributed.sum_over_processes(gradient)
-        distributed.sum_over_processes(sums)
+                sums[1] += ready.baselines[0].sum().to(home)
+        gradient = distributed.sum_over_processes(gradient.cpu())
+        sums = distributed.sum_over_processes(sums.cpu())
         value, target = (sums / len(rows)).tolist()
         return value, target, gradient / len(rows)
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from eap.model.devices import float64_device
 from eap.runtime import distributed
 
 
@@ -27,8 +28,7 @@ class Moments:
     @classmethod
     def zeros(cls, *shape: int, device: torch.device | None = None) -> "Moments":
         """Of no example yet; on `device` if it has float64, else on the CPU."""
-        if device is not None and device.type == "mps":
-            device = None
+        device = None if device is None else float64_device(device)
         return cls(torch.zeros(3, *shape, dtype=torch.float64, device=device))
 
     def add(self, values: Float[Tensor, "batch *cells"], index: tuple[Any, ...] = ()) -> None:

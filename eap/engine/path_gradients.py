@@ -171,5 +171,5 @@ def zero_where_equal(batch: PreparedBatch, changes: SenderOutputs) -> None:
     """
     if batch.work.ablation.has_pair:
         equal = (batch.ablated == batch.clean).flatten(1).all(1)
-        changes.everywhere[:, equal.to(changes.everywhere.device)] = 0.0
-        changes.at_last[:, equal.to(changes.at_last.device)] = 0.0
+        for outputs in (changes.everywhere, changes.at_last):  # [sender, batch, pos, d_model]
+            outputs.masked_fill_(equal.to(outputs.device)[:, None, None], 0.0)

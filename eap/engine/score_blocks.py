@@ -38,15 +38,15 @@ class KeepEdges:
     """An observer that keeps the scores of chosen edges.
 
     Attributes:
-        scores: of the edges on every example, [example, edge].
+        scores: of the edges on every example, on the device where scores are made.
     """
 
     def __init__(
-        self, config: GraphConfig, edges: Sequence[str], n_examples: int, dtype: torch.dtype
+        self, config: GraphConfig, edges: Sequence[str], scores: Float[Tensor, "example edge"]
     ) -> None:
         self._ends = [edge_index(config, edge) for edge in edges]
         self._n_forward = config.n_forward
-        self.scores = torch.zeros(n_examples, len(edges), dtype=dtype)
+        self.scores = scores
 
     def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
         """Keep the chosen edges of a block."""

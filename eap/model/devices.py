@@ -32,6 +32,11 @@ def find_device(device: str | torch.device | None) -> torch.device:
     return found
 
 
+def float64_device(device: torch.device) -> torch.device:
+    """`device` if it has float64, for sums over examples; else the CPU."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A supported floating-point type, by name."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype

@@ -81,10 +81,11 @@ def test_no_certificate_of_a_known_model_breaks(name, selection, size):
     universe = known.dataset.head(n_all)
     graph = eap.attribute(known.model, universe, **QUIET)
     names = replace(graph, in_graph=graph.edge_exists).edge_names()
-    keep = KeepEdges(graph.config, names, n_all, torch.float64)
+    kept = torch.zeros(n_all, len(names), dtype=torch.float64)
+    keep = KeepEdges(graph.config, names, kept)
     eap.attribute(known.model, universe, observers=[keep], **QUIET)
     scores = torch.zeros(n_all, graph.n_forward, graph.n_backward, dtype=torch.float64)
-    scores[:, graph.edge_exists] = keep.scores
+    scores[:, graph.edge_exists] = kept
 
     def find(mean):
         return getattr(replace(graph, scores=mean), selection)(size).prune()

@@ -66,12 +66,7 @@ def elsewhere(family: str, place: str = "one device") -> eap.Model:
         return eap.from_bridge(bridge)
 
 
-def dataset() -> eap.Dataset:
-    """Pairs of two lengths, and of several first differences."""
-    return eap.Dataset("random", tiny.random_examples([6, 6, 5, 6, 5], [2, 2, 1, 3, 1]))
-
-
-PAIRS = dataset()
+PAIRS = eap.Dataset("random", tiny.random_examples([6, 6, 5, 5], [2, 2, 1, 1]))
 RECIPE = eap.Recipe(steps=3, pairs=2, optimizer="sgd")  # adam makes a step of rounding, too
 
 
@@ -135,11 +130,7 @@ VERBS_OF_PAIRS = {
         batch_size=2,
     ),
     "attention_patterns": lambda model, graph: [
-        pattern for _, pattern in sum(eap.attention_patterns(model, PAIRS).values(), [])
-    ],
-    "attention_patterns, corrupted": lambda model, graph: [
-        pattern
-        for _, pattern in sum(eap.attention_patterns(model, PAIRS, prompt="corrupted").values(), [])
+        eap.attention_patterns(model, PAIRS, prompt=prompt) for prompt in ("clean", "corrupted")
     ],
     "Mean.over_dataset": lambda model, graph: eap.Mean.over_dataset(model, PAIRS).outputs.cpu(),
     "Mean.over_dataset, by position": lambda model, graph: eap.Mean.over_dataset(
@@ -176,7 +167,8 @@ def numbers(result: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
 
 def assert_same(here: Any, there: Any) -> None:
     here, there = dict(numbers(here)), dict(numbers(there))
-    assert here and here.keys() == there.keys()
+    assert here
+    assert here.keys() == there.keys()
     for path, values in here.items():
         scale = 1 + np.abs(values[np.isfinite(values)]).max(initial=0)
         np.testing.assert_allclose(there[path], values, rtol=0, atol=1e-6 * scale, err_msg=path)
@@ -251,3 +243,100 @@ def test_verbs_of_pairs_give_the_same_numbers(place, verb):
     with pretend.devices():
         found = VERBS_OF_PAIRS[verb](there, graph)
     assert_same(expected, found)
+
+
+# ---- what the host waits for ---------------------------------------------------------------------
+
+
+def group(n: int) -> eap.Dataset:
+    """Equal pairs: one group, so that batches differ in number alone."""
+    return eap.Dataset("random", tiny.random_examples([6], [2]) * n)
+
+
+# By what must not wait for pairs or points: a verb, of a model, pairs and a number of points.
+UNWAITING = {
+    method: lambda model, graph, pairs, points, method=method: eap.attribute(
+        model, pairs, batch_size=2, **options_of(method, "resample", model)
+        | ({"steps": points} if METHODS[method].integrates else {})
+    )
+    for method in METHODS
+} | {
+    "nodes, kl": lambda model, graph, pairs, points: eap.attribute(
+        model, pairs, level="node", metric="kl", steps=points, batch_size=2
+    ),
+    "example_scores": lambda model, graph, pairs, points: eap.example_scores(
+        model, pairs, 5, steps=points, batch_size=2
+    ),
+    "evaluate": lambda model, graph, pairs, points: eap.evaluate(
+        model, _circuits(graph), pairs, metrics=["logit_diff", "accuracy", "kl"], batch_size=2
+    ),
+    "evaluate_soft": lambda model, graph, pairs, points: eap.evaluate_soft(
+        model, torch.sigmoid(graph.scores), pairs, batch_size=2
+    ),
+    "patch_edges": lambda model, graph, pairs, points: eap.patch_edges(
+        model, pairs, edges=_edges(graph), batch_size=2
+    ),
+    "patch_nodes": lambda model, graph, pairs, points: eap.patch_nodes(model, pairs, batch_size=2),
+    "learn_ranking": lambda model, graph, pairs, points: eap.learn_ranking(
+        model, pairs, recipe=replace(RECIPE, pairs=len(pairs), loss="faithfulness"), batch_size=2
+    ),
+    "Mean.over_dataset": lambda model, graph, pairs, points: eap.Mean.over_dataset(
+        model, pairs, batch_size=2
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", UNWAITING)
+def test_the_host_does_not_wait_for_pairs_or_points(verb):
+    model, graph = elsewhere("llama"), _ranking("llama")
+    counts = []
+    for n, points in ((4, 2), (8, 5)):
+        with pretend.devices() as waits:
+            UNWAITING[verb](model, graph, group(n), points)
+        counts.append(waits)
+    assert counts[0] == counts[1]
+
+
+# ---- the devices themselves ----------------------------------------------------------------------
+
+
+def test_pretended_tensors_meet_no_others():
+    with pretend.devices():
+        x, y = (torch.ones(3, 2, device=device) for device in (pretend.FIRST, pretend.SECOND))
+        for other in (y, torch.ones(3, 2)):
+            for meet in (
+                lambda x, other: x + other,
+                lambda x, other: other.add_(x),
+                lambda x, other: torch.cat([x, other]),
+                lambda x, other: x.index_select(0, other[:, 0].long()),
+                lambda x, other: other[x[:, 0].long()],
+            ):
+                with pytest.raises(pretend.TwoDevicesError):
+                    meet(x, other)
+            assert (x + other.to(x.device)).device == pretend.FIRST
+        assert (2 * x + torch.tensor(1.0)).cpu().tolist() == [[3.0, 3.0]] * 3
+        x[torch.tensor([0, 2])] = 5.0
+        assert x[[1, 2], 0].tolist() == [1.0, 5.0]
+
+
+def test_what_the_host_waits_for_is_counted():
+    with pretend.devices() as waits:
+        x, mask = torch.ones(3, device=pretend.FIRST), torch.tensor([True, False, True])
+        x.sum().item(), bool(x[0] > 0), x.nonzero(), x.cpu(), x.tolist(), x[x > 0]
+        assert waits == {"_local_scalar_dense": 2, "nonzero": 1, "_to_copy": 2, "index": 1}
+        # On the host already, or from the host to the device, or from one device to another.
+        mask.nonzero(), mask.sum().item(), x[mask], mask.to(x), x.to(pretend.SECOND)
+        torch.ones(3).copy_(x)
+        assert waits == {
+            "_local_scalar_dense": 2, "nonzero": 1, "_to_copy": 2, "index": 1, "copy_": 1,
+        }  # fmt: skip
+
+
+def test_a_model_is_loaded_onto_a_device():
+    here, hf = on_the_cpu("llama"), tiny.tiny_hf("llama")
+    with pretend.devices():
+        there = eap.load_model(hf, device=pretend.FIRST)
+        found = eap.attribute(there, PAIRS, steps=2)
+    assert there.device == pretend.FIRST
+    assert hf.device == torch.device("cpu")
+    assert_same(eap.attribute(here, PAIRS, steps=2), found)
