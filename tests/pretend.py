@@ -30,6 +30,10 @@ CPU = torch.device("cpu")
 COPIES = {"_to_copy", "copy_"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
+LISTS = {
+    torch.tensor, torch.as_tensor, Tensor.__getitem__, Tensor.__setitem__, Tensor.tolist,
+}  # fmt: skip
+
 SYNCHRONISING = {
     "_local_scalar_dense",  # item(), bool(), float()
     "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "unique_dim", "bincount",
@@ -46,6 +50,7 @@ class Pretended(Tensor):
     """A tensor that says it is on a device; its numbers are in `inner`, on the CPU."""
 
     inner: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # results are of this class anyway
 
     @staticmethod
     def __new__(cls, inner: Tensor, device: torch.device) -> Pretended:
@@ -80,6 +85,8 @@ class _Lists(TorchFunctionMode):
 
     def __torch_function__(self, function, types, arguments=(), options=None):
         options = options or {}
+        if function not in LISTS:
+            return function(*arguments, **options)
         if function in (torch.tensor, torch.as_tensor) and is_pretended(options.get("device")):
             device = options.pop("device")
             return function(*arguments, **options).to(device)
@@ -87,7 +94,7 @@ class _Lists(TorchFunctionMode):
             indices = arguments[1] if isinstance(arguments[1], tuple) else (arguments[1],)
             indices = tuple(torch.tensor(i) if isinstance(i, list | range) else i for i in indices)
             arguments = (arguments[0], indices, *arguments[2:])
-        if function is Tensor.tolist:
+        elif function is Tensor.tolist:
             arguments = (arguments[0].cpu(),)
         return function(*arguments, **options)
 
