@@ -7,6 +7,7 @@ token, with their answers.
 from transformers import AutoTokenizer
 
 from eap.data.dataset import load_dataset
+from eap.data.spans import KINDS, bracketed
 from eap.errors import UserError, first_line, quoted
 from eap.model.directory import find_directory
 from eap.studies import shell
@@ -21,6 +22,7 @@ def main() -> None:
     add("-t", "--task", type=shell.named_task, default="my-task", help="a task's name")
     add("--head", type=shell.positive, help="use only this many pairs")
     add("--show", type=shell.not_negative, default=3, help="pairs to write out (default: 3)")
+    add("--spans", choices=KINDS, help="show the spans of the prompts: the task's roles, or others")
     args = parser.parse_args()
 
     directory = find_directory(args.model)
@@ -28,7 +30,7 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(str(directory or args.model))
     except (OSError, ValueError) as error:
         raise UserError(f"no tokenizer of {quoted(args.model)}: {first_line(error)}") from None
-    dataset = load_dataset(args.task, tokenizer, data=args.data, head=args.head)
+    dataset = load_dataset(args.task, tokenizer, data=args.data, head=args.head, spans=args.spans)
 
     print(dataset.summary())
     for example in dataset.examples[: args.show]:
@@ -36,4 +38,7 @@ def main() -> None:
         for name in ("clean", "corrupted", "correct", "incorrect"):
             pieces = [str(tokenizer.decode([token])) for token in getattr(example, name)]
             between = " | " if name in ("correct", "incorrect") else "·"
-            print(f"{name:>9}: {between.join(pieces)}")
+            text = between.join(pieces)
+            if name in ("clean", "corrupted") and dataset.span_names:
+                text = bracketed(pieces, dataset.span_names, example.spans)
+            print(f"{name:>9}: {text}")

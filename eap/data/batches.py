@@ -121,7 +121,8 @@ def check_examples(model: Model, examples: Sequence[Example]) -> None:
             raise UserError(
                 f"example {row} has {n} tokens; {model.name} takes at most {n_positions}"
             )
-        tokens = [token for own in vars(example).values() for token in own]
+        sets = (example.clean, example.corrupted, example.correct, example.incorrect)
+        tokens = [token for ids in sets for token in ids]
         largest, smallest = max(tokens), min(tokens)
         if smallest < 0:
             raise UserError(f"example {row} has token {smallest}; token ids begin at 0")

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from eap.data.followers import Followers, Prompt, UnfitRowError
@@ -21,13 +21,15 @@ _Texts = tuple[tuple[str, ...] | None, tuple[str, ...] | None]
 class Example:
     """One pair: token ids of both prompts, equally long, and the two sets of answer tokens.
 
-    `incorrect` may be empty: some metrics need none.
+    `incorrect` may be empty: some metrics need none. `spans` are the first tokens of the prompt's
+    spans, if its data set names any (see `eap.data.spans`).
     """
 
     clean: tuple[int, ...]
     corrupted: tuple[int, ...]
     correct: tuple[int, ...]
     incorrect: tuple[int, ...]
+    spans: tuple[int, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def check_rows(
     *,
     places: Sequence[str] | None = None,
     prepend_bos: bool = False,
+    roles: Callable[[Mapping[str, Any], str, Sequence[int]], tuple[int, ...]] | None = None,
 ) -> tuple[list[Example], list[Problem]]:
     """The examples of all good rows, and what is wrong with the others (or repeated).
 
@@ -95,6 +98,7 @@ def check_rows(
         vocabulary: of the tokenizer.
         places: what each row is called (default: its line in a file with a header).
         prepend_bos: begin each prompt with the BOS, unless it does already.
+        roles: finds the first token of every span of a row (see `eap.data.spans.Roles`).
     """
     places = places or [f"line {number}" for number in range(2, len(rows) + 2)]
     problems: list[Problem] = []
@@ -114,6 +118,9 @@ def check_rows(
     for draft in drafts:
         try:
             example = _example(task, draft, followers, shared)
+            if roles is not None:
+                spans = roles(draft.row, draft.prompts[0][0], draft.ids[0])
+                example = replace(example, spans=spans)
             earlier = seen.setdefault(draft.ids, (draft.place, example))
             _check_repetition(example, *earlier)
         except UnfitRowError as error:
