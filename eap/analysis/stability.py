@@ -70,6 +70,7 @@ class Resamples:
         *,
         n_resamples: int = 50,
         seed: int = 0,
+        n_spans: int | None = None,
     ) -> None:
         if n_resamples < 2:
             raise UserError(f"{n_resamples} resamples cannot be compared; at least 2 are needed")
@@ -77,7 +78,8 @@ class Resamples:
         self.weights = poisson_weights(examples, n_resamples, seed)
         # A resample without any example has nothing to say (likely only for a handful of examples).
         self.weights = self.weights[:, self.weights.sum(dim=0) > 0]
-        self._shape = (self.weights.shape[1], config.n_forward, config.n_backward)
+        spans = () if n_spans is None else (n_spans,)
+        self._shape = (self.weights.shape[1], *spans, config.n_forward, config.n_backward)
         # Sums lie where the scores are, so that blocks need not be moved: one for each device.
         self._sums: dict[torch.device, Tensor] = {}
 
@@ -91,14 +93,14 @@ class Resamples:
             self._sums[scores.device] = torch.zeros(self._shape, dtype=dtype, device=scores.device)
         sums = self._sums[scores.device]
         columns = torch.as_tensor(block.receivers, device=scores.device)
-        sums[:, block.senders, columns] += weighted.to(sums.dtype)
+        sums[..., block.senders, columns] += weighted.to(sums.dtype)
 
     def merge_processes(self) -> None:
         """Every process ends with the resamples of all examples."""
         self._sums = {torch.device("cpu"): distributed.sum_over_processes(self.totals)}
 
     @property
-    def totals(self) -> Float[Tensor, "resample n_forward n_backward"]:
+    def totals(self) -> Float[Tensor, "resample *span n_forward n_backward"]:
         """Weighted sums of scores over the examples so far, on the CPU."""
         totals = torch.zeros(self._shape, dtype=torch.float64)
         for sums in self._sums.values():
@@ -106,13 +108,13 @@ class Resamples:
         return totals
 
     @property
-    def scores(self) -> Float[Tensor, "resample n_forward n_backward"]:
+    def scores(self) -> Float[Tensor, "resample *span n_forward n_backward"]:
         """Mean scores of every resample."""
         sizes = self.weights.double().sum(dim=0)
-        return self.totals / sizes[:, None, None]
+        return self.totals / sizes.view(-1, *[1] * (len(self._shape) - 1))
 
     @property
-    def standard_errors(self) -> Float[Tensor, "n_forward n_backward"]:
+    def standard_errors(self) -> Float[Tensor, "*span n_forward n_backward"]:
         """Of the scores: the spread of the resamples' means (not divided by their number)."""
         return self.scores.std(dim=0)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eap.data.answers import Answers
 from eap.data.dataset import Dataset, Example, first_difference
+from eap.data.spans import check_spans
 from eap.errors import UserError
 from eap.model.model import Model
 
@@ -95,6 +96,19 @@ def check_dataset(model: Model, dataset: Dataset) -> None:
             "eap.Dataset('name', examples) with a list of eap.Example"
         )
     check_examples(model, dataset.examples)
+
+
+def named_spans(model: Model, dataset: Dataset) -> tuple[str, ...]:
+    """Names of the spans of a data set's prompts.
+
+    Raises:
+        UserError: it has none, they do not tile a prompt, or see `check_dataset`.
+    """
+    check_dataset(model, dataset)
+    check_spans(
+        dataset.span_names, [(example.spans, len(example.clean)) for example in dataset.examples]
+    )
+    return dataset.span_names
 
 
 def check_examples(model: Model, examples: Sequence[Example]) -> None:

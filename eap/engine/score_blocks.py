@@ -17,12 +17,12 @@ class ScoreBlock(NamedTuple):
     Attributes:
         senders: their indices.
         receivers: their indices.
-        scores: 0 where there is no edge.
+        scores: 0 where there is no edge; of every span of the prompt, if spans are scored.
     """
 
     senders: slice
     receivers: list[int]
-    scores: Float[Tensor, "batch sender receiver"]
+    scores: Float[Tensor, "batch *span sender receiver"]
 
 
 class Observer(Protocol):
@@ -72,12 +72,12 @@ def summed(parts: Iterable[Iterable[ScoreBlock]]) -> list[ScoreBlock]:
     return list(total.values())
 
 
-def to_nodes(config: GraphConfig, blocks: Iterable[ScoreBlock], batch: int) -> ScoreBlock:
+def to_nodes(config: GraphConfig, blocks: Iterable[ScoreBlock]) -> ScoreBlock:
     """Every sender's sum over its edges, as one block whose one receiver is numbered 0."""
     total: Tensor | None = None
     for block in blocks:
         if total is None:
-            total = block.scores.new_zeros(batch, config.n_forward)
-        total[:, block.senders] += block.scores.sum(-1)
+            total = block.scores.new_zeros(*block.scores.shape[:-2], config.n_forward)
+        total[..., block.senders] += block.scores.sum(-1)
     assert total is not None
     return ScoreBlock(slice(0, config.n_forward), [0], total[..., None])

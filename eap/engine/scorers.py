@@ -27,6 +27,7 @@ from eap.engine.path_gradients import (
 from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import RunGradient, contract, differentiate
 from eap.engine.score_blocks import ScoreBlock, summed, to_nodes
+from eap.engine.span_layout import WHOLE
 from eap.methods import Method, Point
 from eap.metrics.metric import Predictions
 from eap.model.runs import (
@@ -48,6 +49,7 @@ class Request:
         points: at which inputs gradients are taken.
         points_per_run: how many of them may be stacked in one run.
         level: 'edge' or 'node'.
+        spans: score every span of the prompt on its own.
         metric_change: gathers metric(all ablated) - metric(clean) of every example, if anywhere.
     """
 
@@ -55,6 +57,7 @@ class Request:
     points: Sequence[Point]
     points_per_run: int = 1
     level: str = "edge"
+    spans: bool = False
     metric_change: Moments | None = None
 
 
@@ -73,15 +76,25 @@ def note_metric_change(batch: PreparedBatch, request: Request, clean: CleanRun) 
     request.metric_change.add(change)
 
 
+def contracted(
+    batch: PreparedBatch,
+    request: Request,
+    changes: SenderOutputs,
+    gradients: RunGradient,
+    senders: slice | None = None,
+) -> Iterator[ScoreBlock]:
+    """What senders changed times the receivers' gradients, in all or span by span."""
+    work, layout = batch.work, batch.layout if request.spans else None
+    return contract(work.model, work.config, changes, gradients, batch.cache, senders, layout)
+
+
 def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     """What senders changed, times the gradient averaged over the method's points (EAP, EAP-IG)."""
-    work = batch.work
     gradients, clean = gradients_at(
         batch, request.method.rules, request.points, request.points_per_run
     )
     note_metric_change(batch, request, clean)
-    changes = sender_changes_of(batch, clean)
-    yield from contract(work.model, work.config, changes, gradients, batch.cache)
+    yield from contracted(batch, request, sender_changes_of(batch, clean), gradients)
 
 
 # ---- methods of several parts --------------------------------------------------------------------
@@ -111,7 +124,7 @@ def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBl
                 step = (position - point.position) * (batch.ablated - batch.clean)
                 # From the later point back to this one: the sign of an ablation.
                 changes = sender_changes(work.model, step, later, here, batch.cache)
-                yield contract(work.model, work.config, changes, gradient, batch.cache)
+                yield contracted(batch, request, changes, gradient)
                 later, position = here, point.position
 
     yield from summed(parts())
@@ -129,10 +142,9 @@ def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[Sco
             gradients, clean = gradients_at(
                 batch, rules, request.points, request.points_per_run, clean
             )
-            changes = sender_changes_of(batch, clean)
-            blocks = contract(work.model, work.config, changes, gradients, batch.cache)
+            blocks = contracted(batch, request, sender_changes_of(batch, clean), gradients)
             if request.level == "node":
-                blocks = iter([to_nodes(work.config, blocks, len(batch))])
+                blocks = iter([to_nodes(work.config, blocks)])
             yield (block._replace(scores=block.scores.abs() / n_layers) for block in blocks)
 
     yield from summed(parts())
@@ -147,23 +159,19 @@ def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreB
     and clean while all before is clean; only edges out of that sublayer are scored by that path. A
     receiver behind several sublayers sees each of their paths, so that credit is partial.
     """
-    work, config = batch.work, batch.work.config
-    clean = run_clean(batch)
+    config, clean = batch.work.config, run_clean(batch)
     note_metric_change(batch, request, clean)
     changes = sender_changes_of(batch, clean)
-
-    def contracted(gradients: RunGradient, senders: slice) -> Iterator[ScoreBlock]:
-        return contract(work.model, config, changes, gradients, batch.cache, senders)
 
     gradients, _ = gradients_at(
         batch, request.method.rules, request.points, request.points_per_run, clean
     )
-    yield from contracted(gradients, slice(0, 1))
+    yield from contracted(batch, request, changes, gradients, slice(0, 1))
     for layer in range(config.n_layers):
-        heads, mlp = config.heads(layer), config.mlp_sender(layer)
-        yield from contracted(_after_sublayer(batch, request, clean, changes, layer, heads), heads)
-        one = slice(mlp, mlp + 1)
-        yield from contracted(_after_sublayer(batch, request, clean, changes, layer, one), one)
+        mlp = config.mlp_sender(layer)
+        for senders in (config.heads(layer), slice(mlp, mlp + 1)):
+            gradients = _after_sublayer(batch, request, clean, changes, layer, senders)
+            yield from contracted(batch, request, changes, gradients, senders)
 
 
 def _after_sublayer(
@@ -272,22 +280,24 @@ def score_flow(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     over the prompt's positions. There is no metric, no corrupted prompt and no sign.
     """
     work, config, tokens = batch.work, batch.work.config, batch.batch
+    layout = batch.layout if request.spans else WHOLE
     outputs, trace, final = outputs_everywhere(work.model, tokens.clean, tokens.last)
     places = torch.arange(tokens.n_positions, device=outputs.device)
     real = (places <= tokens.last[:, None]).to(outputs.dtype)
+    weights = layout.spread(real / real.sum(-1, keepdim=True))
 
-    def shares(x: Tensor, n_senders: int) -> Float[Tensor, "batch sender"]:
+    def shares(x: Tensor, n_senders: int) -> Float[Tensor, "batch span sender"]:
         x = x.to(outputs.device)
         size = x.abs().sum(-1)
         near = torch.stack([size - (x - sent).abs().sum(-1) for sent in outputs[:n_senders]])
         near = near.clamp(min=0)  # [sender, batch, pos]
         total = near.sum(0)
         share = near / torch.where(total > 0, total, 1.0)
-        weights = real / real.sum(-1, keepdim=True)
-        return einsum(share, weights, "sender batch pos, batch pos -> batch sender")
+        return einsum(share, weights, "sender batch pos, batch span pos -> batch span sender")
 
     def block(x: Tensor, n_senders: int, receivers: list[int]) -> ScoreBlock:
-        scores = shares(x, n_senders)[..., None].expand(-1, -1, len(receivers))
+        scores = shares(x, n_senders)[..., None].expand(-1, -1, -1, len(receivers))
+        scores = scores if request.spans else scores[:, 0]
         return ScoreBlock(slice(0, n_senders), receivers, scores)
 
     for layer, run in enumerate(trace):

@@ -113,7 +113,12 @@ def test_columns_hold_the_parts_of_the_prompt(tokenizer):
 
 
 def test_spans_of_prompts_of_ids_are_numbers_of_tokens(tokenizer):
-    row = {"clean_idx": [5, 6, 7], "corrupted_idx": [5, 8, 7], "correct_idx": [9], "incorrect_idx": [8]}
+    row = {
+        "clean_idx": [5, 6, 7],
+        "corrupted_idx": [5, 8, 7],
+        "correct_idx": [9],
+        "incorrect_idx": [8],
+    }
     row |= {"span:a": 0, "span:b": 1, "span:c": 3}
     dataset = load_dataset("my-task", tokenizer, data=[row], spans="roles")
     assert dataset.examples[0].spans == (0, 2, 4)  # behind the BOS
