@@ -107,9 +107,8 @@ def attribute(
             takes until the scores of the edges out of the input sum to the metric's difference.
         rule: rule of integration, a name of `eap.methods.RULES`.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        spans: score every edge at every span of the data set's prompts: a q, MLP or logits input at
-            its own position, a k or v input at the key's. The scores of methods that are linear
-            in what a sender sends, and IFR's, sum over the spans to those without.
+        spans: score every edge at every span of the data set's prompts (a k or v input at the
+            key's position); scores of linear methods, and IFR's, sum over spans to those without.
         observers: objects that are given every block of per-example scores as it is made.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
@@ -248,6 +247,8 @@ class _Call:
                 f"{method.name} changes a head's whole pattern at once, of which no part is a "
                 "span's; take another method, or leave spans out"
             )
+        if spans and level == "node" and method.scorer == "exact":
+            raise UserError("exact values at spans are of edges; leave level='node' or spans out")
         if torch.is_inference_mode_enabled() and method.uses_metric and method.scorer != "exact":
             raise UserError("no gradients in torch.inference_mode(); leave it for eap.attribute")
         if not method.uses_metric:
@@ -347,7 +348,7 @@ def _score(
     provenance = sign(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
         level=call.level, expanded_kv=config.expanded_kv, settings=call.settings(steps),
-        code=score_code(), signed=call.method.signed,
+        code=score_code(), signed=call.method.signed, **({"spans": list(names)} if names else {}),
     )  # fmt: skip
     # Unsigned scores are importance, whatever the metric: positive ones count as helpful.
     better = call.method.signed and (call.metric is None or call.metric.higher_is_better)
@@ -387,9 +388,10 @@ def _exact(
 ) -> Graph:
     """Activation patching as one of the methods."""
     assert call.metric is not None
-    verb = patch_edges if call.level == "edge" else patch_nodes
-    graphs = verb(
-        model, dataset, metrics=[call.metric], ablation=call.ablation, expanded_kv=expanded_kv,
-        **resources,
-    )  # fmt: skip
+    settings: dict[str, Any] = {"metrics": [call.metric], "ablation": call.ablation, **resources}
+    settings["expanded_kv"] = expanded_kv
+    if call.level == "node":
+        graphs = patch_nodes(model, dataset, **settings)
+    else:
+        graphs = patch_edges(model, dataset, **settings, spans=call.spans)
     return graphs[call.metric.name]

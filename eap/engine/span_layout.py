@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from eap.model.prefix import PrefixCache
+from eap.model.runs import SenderOutputs
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,23 @@ class SpanLayout:
         last = (cache.start + cache.last.to(starts.device))[:, None]
         everywhere = _pieces((starts - cache.start).tolist(), cache.n_positions)
         return cls(starts.shape[1], everywhere, _pieces((starts - last).tolist(), 1))
+
+    def only(self, changes: SenderOutputs, span: int) -> SenderOutputs:
+        """What senders changed at the positions of one span, and nothing elsewhere."""
+
+        def kept(
+            D: Float[Tensor, "sender batch query d_model"], pieces: Sequence[Piece]
+        ) -> Float[Tensor, "sender batch query d_model"]:
+            alone = torch.zeros_like(D)
+            for piece in pieces:
+                if piece.span == span:
+                    place = (slice(None), piece.rows, piece.positions)
+                    alone[place] = D[place]
+            return alone
+
+        return SenderOutputs(
+            kept(changes.everywhere, self.everywhere), kept(changes.at_last, self.at_last)
+        )
 
     def spread(self, x: Float[Tensor, "batch pos"]) -> Float[Tensor, "batch span pos"]:
         """Values at positions, each in its own span and 0 in the others."""

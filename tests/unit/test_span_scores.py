@@ -139,6 +139,43 @@ def test_what_has_no_spans_is_refused_in_one_line():
         assert len(str(error.value)) <= 400
 
 
+# ---- exact values --------------------------------------------------------------------------------
+
+
+def exact_twin(pair, model, expanded):
+    """One run for every edge and span, in which that edge is corrupted there alone."""
+    exists = existing_edges(shape_of(model, expanded=expanded))
+    edges, n = exists.nonzero(), len(pair.clean)
+    metric = metric_of("logit_diff", pair.correct, pair.incorrect)
+    values = torch.zeros(len(NAMES), *exists.shape, dtype=torch.float64)
+    clean = oracle.last_logits(model, pair.clean)
+    for span, (start, end) in enumerate(zip(pair.spans, (*pair.spans[1:], n), strict=True)):
+        circuits = exists.repeat(len(edges), n, 1, 1)
+        for circuit, (u, v) in zip(circuits, edges.tolist(), strict=True):
+            circuit[start:end, u, v] = False
+        runs = oracle.run_with_edges(model, pair.clean, pair.corrupted, circuits, expanded=expanded)
+        change = torch.stack([metric(run, clean) - metric(clean, clean) for run in runs])
+        values[span, edges[:, 0], edges[:, 1]] = change
+    return values
+
+
+@pytest.mark.parametrize(("family", "expanded"), FORMS)
+def test_exact_values_equal_one_run_per_edge_and_span(family, expanded):
+    model = twins.hf_model(family)
+    with oracle.Float64():
+        expected = torch.stack([exact_twin(pair, model, expanded) for pair in PAIRS[1:4]])
+    data = replace(DATA, examples=PAIRS[1:4])
+    graph = score(family, data=data, method="exact", spans=True, batch_size=2, expanded_kv=expanded)
+    assert_close(graph.scores, expected.mean(0), 1e-9)
+    assert graph.is_exact.all(0).equal(graph.at_span("a").edge_exists)
+
+
+def test_exact_values_at_one_span_are_the_plain_ones_bit_for_bit():
+    one = Dataset("x", tuple(replace(pair, spans=(0,)) for pair in PAIRS), span_names=("all",))
+    whole, spans = (score("llama", data=one, method="exact", spans=each) for each in (False, True))
+    assert torch.equal(spans.scores[0], whole.scores)
+
+
 # ---- circuits ------------------------------------------------------------------------------------
 
 
@@ -161,7 +198,9 @@ def test_circuits_equal_the_oracle(family, expanded):
     kept = torch.stack([circuit.in_graph for circuit in circuits])
     with oracle.Float64():
         for pair in PAIRS:
-            lengths = [b - a for a, b in zip(pair.spans, (*pair.spans[1:], len(pair.clean)))]
+            lengths = [
+                b - a for a, b in zip(pair.spans, (*pair.spans[1:], len(pair.clean)), strict=True)
+            ]
             by_position = kept.repeat_interleave(torch.tensor(lengths), dim=1)
             runs = oracle.run_with_edges(
                 model, pair.clean, pair.corrupted, by_position, expanded=expanded
