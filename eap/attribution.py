@@ -348,7 +348,7 @@ def _score(
     provenance = sign(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
         level=call.level, expanded_kv=config.expanded_kv, settings=call.settings(steps),
-        code=score_code(), signed=call.method.signed, **({"spans": list(names)} if names else {}),
+        code=score_code(), signed=call.method.signed, spans=names,
     )  # fmt: skip
     # Unsigned scores are importance, whatever the metric: positive ones count as helpful.
     better = call.method.signed and (call.metric is None or call.metric.higher_is_better)

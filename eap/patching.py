@@ -137,7 +137,7 @@ def run_plan(
             provenance=sign(
                 model, work.dataset, metric=metric, method="exact", ablation=work.ablation,
                 expanded_kv=config.expanded_kv, code=score_code(),
-                **({"spans": list(plan.span_names)} if plan.span_names else {}),
+                spans=plan.span_names,
             ),
         )  # fmt: skip
     return graphs

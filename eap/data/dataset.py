@@ -181,6 +181,7 @@ def load_dataset(
         "dropped": dict(Counter(problem.kind for problem in unfit)),
         "prepend_bos": prepend_bos,
         "tokens_sha256": whole.tokens_sha256,
+        **({} if spans is None else {"spans": {"kind": spans, "names": list(whole.span_names)}}),
     }
     if known is not None and task.startswith("greater-than") and vocabulary.digits_per_piece == 1:
         provenance["unit_digit"] = True

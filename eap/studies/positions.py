@@ -1,4 +1,4 @@
-"""Is a circuit whose edges are at spans of the prompt smaller than one whose edges are everywhere?"""
+"""Are circuits whose edges are at spans of the prompt smaller than those with edges everywhere?"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,7 +58,7 @@ def positions_study(
         settings, model, dataset, metric=metric,
         method="faithfulness of circuits at spans", methods=["EAP-IG"],
         options={"ig_steps": settings.ig_steps, "ig_rule": settings.ig_rule},
-        spans=list(dataset.span_names),
+        spans=dataset.span_names,
     )  # fmt: skip
     save_csv(frame, csv, origin)
     columns = ["circuits", "share", "n_edges", "n_pairs", "share_pairs", "normalised"]

@@ -166,7 +166,7 @@ def attributed(
     origin = describe(
         settings, model, dataset, metric=used_metric, method=method,
         options=options if spec.integrates else {}, code=score_code(),
-        **({"spans": list(dataset.span_names)} if spans else {}),
+        spans=dataset.span_names if spans else (),
     )  # fmt: skip
     path = graph_path(settings, model, name)
     path = path.with_suffix(".safetensors") if spans else path

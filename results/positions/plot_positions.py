@@ -1,10 +1,12 @@
 """Faithfulness of circuits whose edges are at spans of the prompt, and of those without spans."""
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import eap_circuits
 from eap.data.tasks import TASKS
+from eap.errors import UserError
 from eap.figures import style, tables
 from eap.studies import shell
 
@@ -16,8 +18,11 @@ LINES = {
 
 def draw(ax: Axes, table: tables.Table, x: str) -> None:
     """Normalised faithfulness, with its 95% interval, against what a circuit keeps."""
+    kinds = np.array(table.texts.get("circuits", ()))
+    if not set(LINES) <= set(kinds):
+        raise UserError(f"{shell.shown(table.path)} has no column circuits of pairs and edges")
     for kind, (label, colour, line) in LINES.items():
-        frame = table.frame[table.frame["circuits"] == kind].sort_values(x)
+        frame = table.frame[kinds == kind].sort_values(x)
         height = 1.96 * frame["stderr_share"]
         share = frame["normalised"]
         ax.plot(frame[x], share, line, color=colour, label=label, markersize=3)
@@ -38,7 +43,7 @@ def main() -> None:
         "positions",
         args.tasks,
         results.command("positions.py", "--task {task}"),
-        needs=["circuits", "n_pairs", "share_pairs", "normalised", "stderr_share"],
+        needs=["n_pairs", "share_pairs", "normalised", "stderr_share"],
     )
     tables.check_comparable(found.values())
     for x, name in (("n_pairs", "pairs"), ("share_pairs", "shares")):
