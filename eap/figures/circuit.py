@@ -16,6 +16,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from eap.errors import UserError
 from eap.figures import style
+from eap.graph.contents import check_plain
 from eap.graph.graph import Edge, Graph
 
 # All lengths are in inches.
@@ -45,6 +46,7 @@ def draw_circuit(circuit: Graph, *, title: str = "", selection: str = "") -> Fig
     Raises:
         UserError: the circuit has no edge, or its scores are no numbers.
     """
+    check_plain(circuit, "pictures of circuits have")
     edges = sorted(circuit.edges(), key=lambda edge: abs(edge.score))
     if not edges:
         raise UserError("this circuit has no edge to draw")

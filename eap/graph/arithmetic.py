@@ -38,6 +38,8 @@ def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
     for graph in graphs[1:]:
         if graph.config != first.config:
             raise UserError(f"graphs of different shapes have no mean: {first} and {graph}")
+        if graph.span_names != first.span_names:
+            raise UserError(f"graphs of different spans have no mean: {first} and {graph}")
     at_nodes = first.node_scores is not None
     scores = [_towards_helpful(graph, at_nodes=at_nodes) for graph in graphs]
     _check_together(graphs)

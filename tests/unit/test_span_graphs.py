@@ -9,8 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eap.analysis.compare import edge_overlap
+from eap.analysis.screening import choose_edges
 from eap.errors import UserError
+from eap.figures.circuit import draw_circuit
 from eap.graph import Graph, GraphConfig
+from eap.graph.arithmetic import mean_of
 
 CONFIG = GraphConfig(n_layers=2, n_heads=2, d_model=4, n_kv_heads=1)
 NAMES = ("first", "second", "last")
@@ -137,6 +141,25 @@ def test_frames_have_a_row_per_pair_and_networks_refuse(tmp_path):
     row = frame[(frame["span"] == "last") & (frame["edge"] == "m0->logits")]
     assert row["score"].item() == pytest.approx(graph.score("m0->logits @ last"))
     assert len(graph.top_n(7).to_frame(in_graph_only=True)) == 7
-    for call in (graph.to_networkx, lambda: graph.to_dot(tmp_path / "graph.dot")):
+    for call in (
+        graph.to_networkx,
+        lambda: graph.to_dot(tmp_path / "graph.dot"),
+        lambda: graph.to_html(tmp_path / "graph.html"),
+        lambda: draw_circuit(graph),
+        lambda: choose_edges([graph], top=1, sample=1, seed=0),
+    ):
         with pytest.raises(UserError, match="over_spans"):
             call()
+
+
+def test_overlap_counts_pairs_and_means_need_the_same_spans():
+    graph = scored()
+    first, second = graph.top_n(10), graph.top_n(20)
+    overlap = edge_overlap(first, second)
+    assert (overlap.n_shared, overlap.n_first, overlap.n_second) == (10, 10, 20)
+    assert overlap.n_all == graph.n_edges
+    other = replace(graph, span_names=("a", "b", "c"))
+    for call in (lambda: edge_overlap(first, other), lambda: mean_of([graph, other])):
+        with pytest.raises(UserError, match="different spans"):
+            call()
+    assert torch.allclose(mean_of([graph, graph], scaled=False).scores, graph.scores)
