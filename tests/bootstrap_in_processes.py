@@ -12,6 +12,7 @@ import numpy as np
 
 from eap import learning
 from eap.analysis import clusters, stability
+from eap.attribution import attribute
 from eap.data.collections import known_circuits
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
@@ -23,6 +24,9 @@ def main() -> None:
     known = known_circuits.load("majority")
     found = stability.bootstrap(
         known.model, known.dataset, sizes=[3, 5], n_resamples=20, batch_size=batch_size
+    )
+    spans = attribute(
+        known.model, known.dataset.with_spans("auto"), spans=True, batch_size=batch_size
     )
     gram = clusters.gram_matrix(known.model, known.dataset, batch_size=batch_size)
     checkpoint = Checkpoint(folder / "learned.safetensors", {}, seconds=0.0)
@@ -39,6 +43,7 @@ def main() -> None:
         jaccard=np.array([own.edge_jaccard for own in found.sizes]),
         scores=found.resamples.scores.numpy(),
         gram=gram,
+        spans=spans.scores.numpy(),
         learned=learned,
         again=again,
     )
