@@ -6,6 +6,7 @@
 # make bench   speed, measured side by side
 # make fuzz    many odd inputs: make fuzz N=5000      make chaos   every experiment killed: make chaos N=20
 # make proof   all methods on models whose circuit is known: docs/proof.md
+# make exam    all methods compared, on known circuits and on the toy model: docs/methods-compared.md
 
 PYTHON ?= python3
 MODEL ?= toy
@@ -14,7 +15,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 
-.PHONY: env demo test test-unit test-older fuzz chaos lint format bench proof paper docs wheel clean
+.PHONY: env demo test test-unit test-older fuzz chaos lint format bench proof exam paper docs wheel clean
 
 env: $(VENV)/ready
 
@@ -80,6 +81,10 @@ docs: env
 # All methods on models whose circuit is known: docs/proof.md.
 proof: env
 	$(BIN)/python benchmarks/proof.py
+
+# Every method on models whose circuit is known and on the toy model: docs/methods-compared.md.
+exam: env
+	$(BIN)/python -m benchmarks.exam
 
 wheel: env
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

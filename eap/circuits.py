@@ -40,8 +40,11 @@ from eap.metrics.metric import (
     get_metric,
     get_metrics,
     measure_all,
+    warn_of_direction,
 )
 from eap.model.model import Model
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
 from eap.runtime.resources import ResourceOptions, Resources
@@ -85,6 +88,7 @@ class Faithfulness:
         return float(self.corrupted.double().mean())
 
 
+@verb
 def faithfulness(
     model: Model,
     circuits: Graph | Sequence[Graph],
@@ -111,7 +115,11 @@ def faithfulness(
     measured, ablated = get_metric(metric), get_ablation(ablation)
     limits = Resources(**resources)
     values = _run(model, graphs, dataset, [measured], ablated, limits)[measured.name]
-    provenance = sign(model, dataset, metric=measured, method="evaluation", ablation=ablated)
+    warn_of_direction(measured, *values[:2].double().mean(1).tolist())
+    provenance = sign(
+        model, dataset, metric=measured, method="evaluation", ablation=ablated,
+        expanded_kv=any(has_expanded_kv(graph, model) for graph in graphs),
+    )  # fmt: skip
     return Faithfulness(
         clean=values[0],
         corrupted=values[1],
@@ -147,6 +155,7 @@ def evaluate(
 ) -> pd.DataFrame: ...
 
 
+@verb
 def evaluate(
     model: Model,
     circuits: Graph | Sequence[Graph],
@@ -193,6 +202,7 @@ def evaluate(
     return {name: rows[which] for name, rows in values.items()}
 
 
+@verb
 def evaluate_baselines(
     model: Model,
     dataset: Dataset,
@@ -209,14 +219,19 @@ def evaluate_baselines(
     return clean, {name: rows[1] for name, rows in values.items()}
 
 
+def has_expanded_kv(graph: Graph, model: Model) -> bool:
+    """Whether a graph of the model has one k and one v per query head, as published ones do."""
+    return graph.config.expanded_kv or of_model(graph, model).config.expanded_kv
+
+
 def of_model(graph: Graph, model: Model) -> Graph:
     """The graph with the model's own config: a published one knows no key/value heads.
 
     Raises:
         UserError: the graph has another shape, or another d_model, than the model.
     """
-    expanded = graph.config.n_kv_receivers != model.config.n_kv_heads
-    config = replace(model.config, expanded_kv=expanded)
+    expanded = graph.config.n_kv_receivers != graph_config(model).n_kv_heads
+    config = graph_config(model, expanded_kv=expanded)
     widths = {graph.config.d_model, model.config.d_model} - {0}  # older files do not know it
     if graph.config.shape != config.shape or len(widths) > 1:
         raise UserError(f"{graph} is not a circuit of {model}")
@@ -250,7 +265,7 @@ def _run(
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
         return evaluation_need(shapes, extent, len(graphs), n_columns)
 
-    config = graphs[0].config if graphs else model.config
+    config = graphs[0].config if graphs else graph_config(model)
     # The plan of a circuit has a number for every edge at the most.
     n_results = sum(graph.in_graph.numel() for graph in graphs) // 10
     demand = Demand("evaluation", need, n_results)

@@ -45,6 +45,8 @@ from eap.graph import Graph
 from eap.metrics.metric import Metric, Predictions, check_values, get_metrics, measure_all
 from eap.model.model import Model
 from eap.model.runs import LayerTrace, SenderOutputs, changed_attention, run_layers
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.code import score_code
@@ -53,6 +55,7 @@ from eap.runtime.progress import progress_bar
 from eap.runtime.resources import ResourceOptions, Resources
 
 
+@verb
 def patch_edges(
     model: Model,
     dataset: Dataset,
@@ -143,6 +146,7 @@ def run_plan(
     return graphs
 
 
+@verb
 def patch_nodes(
     model: Model,
     dataset: Dataset,
@@ -162,7 +166,7 @@ def patch_nodes(
     """
     measured, ablated = get_metrics(metrics), get_ablation(ablation)
     limits = Resources(**resources)
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     demand = Demand("exact patching", patching_need, len(measured) * config.n_forward)
     work = Work.plan(model, dataset, measured, ablated, config, limits, demand)
     moments = Moments.zeros(len(measured), config.n_forward)

@@ -10,7 +10,6 @@ gradient with respect to m_uv is minus the edge's EAP score (Syed, Rager and Con
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Unpack
 
 import torch
@@ -25,10 +24,13 @@ from eap.errors import UserError
 from eap.graph import GraphConfig
 from eap.metrics.metric import Metric, Predictions, check_values, get_metrics, measure_all
 from eap.model.model import Model
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.resources import ResourceOptions, Resources
 
 
+@verb
 @torch.no_grad()
 def evaluate_soft(
     model: Model,
@@ -79,7 +81,7 @@ def evaluate_soft(
 
 def _config_of(model: Model, masks: Tensor) -> GraphConfig:
     """The shape of the graph that the masks are of."""
-    configs = [replace(model.config, expanded_kv=expanded) for expanded in (False, True)]
+    configs = [graph_config(model, expanded_kv=expanded) for expanded in (False, True)]
     shapes = [[config.n_forward, config.n_backward] for config in configs]
     shape = list(masks.shape) if isinstance(masks, Tensor) else None
     if shape is None or len(shape) not in (2, 3) or shape[-2:] not in shapes:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from eap.data.followers import UnfitRowError
+from eap.data.cells import UnfitRowError
+from eap.data.followers import Prompt
 from eap.data.tasks.task import Task
 from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError, quoted
@@ -23,8 +24,8 @@ KINDS = ("roles", "auto", "tokens")
 
 AUTO = ("before", "difference", "after", "last")
 
-Roles = Callable[[Mapping[str, Any], str, Sequence[int]], tuple[int, ...]]
-"""First token of every span of a row: of its cells, its clean prompt (empty: it is ids) and ids."""
+Roles = Callable[[Mapping[str, Any], Prompt, Sequence[int]], tuple[int, ...]]
+"""First token of every span of a row: of its cells, its clean prompt as it stands, and its ids."""
 
 
 def roles_of(
@@ -40,7 +41,7 @@ def roles_of(
     """
     names = tuple(column.removeprefix(COLUMN) for column in columns if column.startswith(COLUMN))
     if names:
-        return names, lambda row, text, ids: _of_columns(names, row, text, ids, vocabulary)
+        return names, lambda row, prompt, ids: _of_columns(names, row, prompt, ids, vocabulary)
     if task is None or task.roles is None:
         raise UserError(
             f"{'these data' if task is None else task.name} have no roles: give columns "
@@ -48,7 +49,8 @@ def roles_of(
         )
     find = task.roles
 
-    def of_task(row: Mapping[str, Any], text: str, ids: Sequence[int]) -> tuple[int, ...]:
+    def of_task(row: Mapping[str, Any], prompt: Prompt, ids: Sequence[int]) -> tuple[int, ...]:
+        text, _ = prompt
         if not text:
             raise UnfitRowError("without roles", "roles are found in text, and the prompt is ids")
         try:
@@ -103,13 +105,14 @@ def first_tokens(
 def _of_columns(
     names: Sequence[str],
     row: Mapping[str, Any],
-    text: str,
+    prompt: Prompt,
     ids: Sequence[int],
     vocabulary: Vocabulary,
 ) -> tuple[int, ...]:
+    text, as_given = prompt
     cells = [row.get(f"{COLUMN}{name}", "") for name in names]
     if not text:
-        n_special = len(ids) - len(_listed(row))
+        n_special = len(ids) - len(as_given)
         starts = [int(str(cell)) if str(cell).isdigit() else -1 for cell in cells]
         if starts[0] != 0 or not _ascend(starts, len(ids) - n_special):
             raise UnfitRowError(
@@ -127,12 +130,6 @@ def _of_columns(
         )
     characters = list(accumulate(len(part) for part in parts[:-1]))
     return (0, *first_tokens(text, characters, ids, vocabulary))
-
-
-def _listed(row: Mapping[str, Any]) -> list[str]:
-    """The ids of the clean prompt as the row lists them, as text."""
-    cell = row.get("clean") or row.get("clean_idx", "")
-    return [str(i) for i in cell] if isinstance(cell, list) else str(cell).split(",")
 
 
 def _ascend(starts: Sequence[int], n_tokens: int) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Bool
@@ -15,7 +15,7 @@ from eap.engine.prepared import Demand, Work
 from eap.graph import Graph, GraphConfig
 from eap.metrics.metric import Metric, get_metrics
 from eap.model.model import Model
-from eap.model.shapes import shapes_of
+from eap.model.shapes import graph_config, shapes_of
 from eap.runtime.cost import patching_operations
 from eap.runtime.memory import Extent, patching_need
 from eap.runtime.resources import Resources
@@ -88,7 +88,7 @@ def make_plan(
 ) -> Plan:
     """The work that `patch_edges` does for these arguments (which see)."""
     measured, ablated = get_metrics(metrics), get_ablation(ablation)
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     graph = Graph.from_config(config)
     patched = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph
     names = named_spans(model, dataset) if spans else ()

@@ -23,6 +23,7 @@ from eap.engine.path_gradients import (
     sender_changes_of,
     the_metric,
     weighted_sum,
+    zero_where_equal,
 )
 from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import RunGradient, contract, differentiate
@@ -50,7 +51,8 @@ class Request:
         points_per_run: how many of them may be stacked in one run.
         level: 'edge' or 'node'.
         spans: score every span of the prompt on its own.
-        metric_change: gathers metric(all ablated) - metric(clean) of every example, if anywhere.
+        baselines: gathers, if given, every example's metric of the clean run, of the model with
+            every edge ablated, and of the model run on the ablated input: [3].
     """
 
     method: Method
@@ -58,22 +60,28 @@ class Request:
     points_per_run: int = 1
     level: str = "edge"
     spans: bool = False
-    metric_change: Moments | None = None
+    baselines: Moments | None = None
 
 
 Scorer = Callable[[PreparedBatch, Request], Iterator[ScoreBlock]]
 
 
 @torch.no_grad()
-def note_metric_change(batch: PreparedBatch, request: Request, clean: CleanRun) -> None:
-    """Gather metric(all ablated) - metric(clean)."""
-    if request.metric_change is None:
+def note_baselines(batch: PreparedBatch, request: Request, clean: CleanRun) -> None:
+    """Gather the metric of the clean run, of the ablated model, and at the ablated input.
+
+    The last is where the path of the methods that integrate ends. It is the ablated model only
+    where ablated activations are those of one run: a mean of outputs is not the output of a mean.
+    """
+    if request.baselines is None:
         return
-    metric = the_metric(batch)
-    ablated = batch.unembed(batch.ablated_run.final[:, 0])
-    after = Predictions(ablated, clean.predictions)
-    change = metric.measure(after, batch.answers) - metric.measure(clean.predictions, batch.answers)
-    request.metric_change.add(change)
+    metric, ablated_run = the_metric(batch), batch.ablated_run
+    finals = [ablated_run.final]
+    if request.method.integrates and ablated_run.offsets is not None:
+        finals.append(run_layers(batch.work.model, input_at(batch, 0.0), batch.cache))
+    runs = [Predictions(batch.unembed(final[:, 0]), clean.predictions) for final in finals]
+    values = [metric.measure(run, batch.answers) for run in (clean.predictions, *runs)]
+    request.baselines.add(torch.stack([*values, values[-1]][:3], dim=1))
 
 
 def contracted(
@@ -93,7 +101,7 @@ def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlo
     gradients, clean = gradients_at(
         batch, request.method.rules, request.points, request.points_per_run
     )
-    note_metric_change(batch, request, clean)
+    note_baselines(batch, request, clean)
     yield from contracted(batch, request, sender_changes_of(batch, clean), gradients)
 
 
@@ -104,7 +112,7 @@ def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBl
     """Minus the sum over steps of what senders changed in a step, times the gradient before it."""
     work, rules = batch.work, request.method.rules
     clean = run_clean(batch)
-    note_metric_change(batch, request, clean)
+    note_baselines(batch, request, clean)
     descending = sorted(request.points, key=lambda point: -point.position)
 
     def parts() -> Iterator[Iterator[ScoreBlock]]:
@@ -124,6 +132,7 @@ def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBl
                 step = (position - point.position) * (batch.ablated - batch.clean)
                 # From the later point back to this one: the sign of an ablation.
                 changes = sender_changes(work.model, step, later, here, batch.cache)
+                zero_where_equal(batch, changes)
                 yield contracted(batch, request, changes, gradient)
                 later, position = here, point.position
 
@@ -131,25 +140,72 @@ def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBl
 
 
 def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """The mean over layers of |score|, where that layer passes no gradient on (GradDrop)."""
-    work, clean = batch.work, None
-    n_layers = work.config.n_layers
+    """The mean over layers of |score|, where that layer passes no gradient on (GradDrop).
 
-    def parts() -> Iterator[Iterator[ScoreBlock]]:
-        nonlocal clean
+    Behind the dropped layer gradients are the plain ones, its own receivers have none, and what
+    arrives behind it goes on before it: so one run is made, and for every layer only the part of
+    the backward pass that lies before it.
+    """
+    config, n_layers = batch.work.config, batch.work.config.n_layers
+    plain, before, clean = _gradients_before_layers(batch, request)
+    note_baselines(batch, request, clean)
+    changes = sender_changes_of(batch, clean)
+
+    def blocks(gradients: RunGradient) -> Iterator[tuple[int, ScoreBlock]]:
+        for block in contracted(batch, request, changes, gradients):
+            yield config.layer_of_receiver(block.receivers[0]), block
+
+    plain_blocks = list(blocks(plain))
+    if request.level == "node":
+        totals: list[Float[Tensor, "batch *span n_forward 1"]] = []
         for layer in range(n_layers):
-            rules = replace(request.method.rules, dropped_layer=layer)
-            gradients, clean = gradients_at(
-                batch, rules, request.points, request.points_per_run, clean
-            )
-            blocks = contracted(batch, request, sender_changes_of(batch, clean), gradients)
-            if request.level == "node":
-                blocks = iter([to_nodes(work.config, blocks)])
-            yield (block._replace(scores=block.scores.abs() / n_layers) for block in blocks)
+            behind = [block for at, block in plain_blocks if at > layer]
+            ahead = [block for at, block in blocks(before[layer]) if at < layer] if layer else []
+            totals.append(to_nodes(config, [*behind, *ahead]).scores.abs())
+        yield ScoreBlock(slice(0, config.n_forward), [0], torch.stack(totals).sum(0) / n_layers)
+        return
+
+    def parts() -> Iterator[list[ScoreBlock]]:
+        # A receiver of layer n lies behind n dropped layers; the logits behind all.
+        yield [b._replace(scores=b.scores.abs() * at / n_layers) for at, b in plain_blocks]
+        for layer in range(1, n_layers):
+            yield [
+                block._replace(scores=block.scores.abs() / n_layers)
+                for at, block in blocks(before[layer])
+                if at < layer
+            ]
 
     yield from summed(parts())
-    assert clean is not None
-    note_metric_change(batch, request, clean)
+
+
+def _gradients_before_layers(
+    batch: PreparedBatch, request: Request
+) -> tuple[RunGradient, dict[int, RunGradient], CleanRun]:
+    """The plain gradients; those before each layer when it passes none on; the clean run."""
+    model, cache, rules = batch.work.model, batch.cache, request.method.rules
+    clean, last = run_clean(batch), batch.work.config.n_layers - 1
+    plain: RunGradient | None = None
+    before: dict[int, RunGradient] = {}
+    for first in range(0, len(request.points), request.points_per_run):
+        points = request.points[first : first + request.points_per_run]
+        trace, final, logits = run_points(batch, points, rules)
+        value = weighted_sum(batch, logits, clean.predictions, points)
+        behind = torch.autograd.grad(
+            value, [*(run.x for run in trace[1:]), final], retain_graph=True
+        )
+        (gradient,) = differentiate(
+            model, trace, final, value, cache, rules=rules, retain_graph=True
+        )
+        plain = gradient if plain is None else plain.plus(gradient)
+        for layer in range(1, last + 1):
+            x = cache.at_last(trace[layer].x) if layer == last else trace[layer].x
+            (gradient,) = differentiate(
+                model, trace[:layer], final, x, cache,
+                value_gradient=behind[layer].to(x.device), rules=rules, retain_graph=layer < last,
+            )  # fmt: skip
+            before[layer] = before[layer].plus(gradient) if layer in before else gradient
+    assert plain is not None
+    return plain, before, clean
 
 
 def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
@@ -157,21 +213,35 @@ def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreB
 
     The outputs of the input, of a layer's attention or of its MLP are interpolated between ablated
     and clean while all before is clean; only edges out of that sublayer are scored by that path. A
-    receiver behind several sublayers sees each of their paths, so that credit is partial.
+    receiver behind several sublayers sees each of their paths, so that credit is partial. Where
+    the clean end is one of the points, its gradient is the same on all paths, and made once.
     """
-    config, clean = batch.work.config, run_clean(batch)
-    note_metric_change(batch, request, clean)
+    config = batch.work.config
+    rules, per_run = request.method.rules, request.points_per_run
+    at_end = [point for point in request.points if point.position == 1.0]
+    path = [point for point in request.points if point.position != 1.0]
+    end: RunGradient | None = None
+    if at_end:
+        end, clean = gradients_at(batch, rules, at_end, per_run)
+    else:
+        clean = run_clean(batch)
+    note_baselines(batch, request, clean)
     changes = sender_changes_of(batch, clean)
 
-    gradients, _ = gradients_at(
-        batch, request.method.rules, request.points, request.points_per_run, clean
-    )
-    yield from contracted(batch, request, changes, gradients, slice(0, 1))
+    def both(along: RunGradient | None, end: RunGradient | None) -> RunGradient:
+        parts = [part for part in (along, end) if part is not None]
+        return parts[0] if len(parts) == 1 else parts[0].plus(parts[1])
+
+    along = gradients_at(batch, rules, path, per_run, clean)[0] if path else None
+    yield from contracted(batch, request, changes, both(along, end), slice(0, 1))
+    request = replace(request, points=path)
     for layer in range(config.n_layers):
         mlp = config.mlp_sender(layer)
         for senders in (config.heads(layer), slice(mlp, mlp + 1)):
-            gradients = _after_sublayer(batch, request, clean, changes, layer, senders)
-            yield from contracted(batch, request, changes, gradients, senders)
+            reads = senders.start != mlp and not config.parallel_attn_mlp
+            along = _after_sublayer(batch, request, clean, changes, layer, senders)
+            behind = None if end is None else end.after(layer, mlp=reads)
+            yield from contracted(batch, request, changes, both(along, behind), senders)
 
 
 def _after_sublayer(
@@ -181,8 +251,11 @@ def _after_sublayer(
     changes: SenderOutputs,
     layer: int,
     senders: slice,
-) -> RunGradient:
-    """Gradients behind a layer's heads (or its MLP) while their sum runs from ablated to clean."""
+) -> RunGradient | None:
+    """Gradients behind a layer's heads (or its MLP) while their sum runs from ablated to clean.
+
+    None without points.
+    """
     work, rules, run = batch.work, request.method.rules, clean.trace[layer]
     model, config, block = work.model, work.config, work.model.blocks[layer]
     last = layer == config.n_layers - 1
@@ -216,7 +289,6 @@ def _after_sublayer(
             rules=rules, first_layer=layer + 1, mlp_before=mlp_in,
         )  # fmt: skip
         total = part if total is None else total.plus(part)
-    assert total is not None
     return total
 
 
@@ -231,7 +303,7 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBloc
     final = run_layers(model, x, batch.cache, trace=trace, expanded_kv=config.expanded_kv)
     logits = batch.unembed(final[:, 0])
     clean = CleanRun([run.detached() for run in trace], Predictions(logits.detach()))
-    note_metric_change(batch, request, clean)
+    note_baselines(batch, request, clean)
     value = weighted_sum(batch, logits, clean.predictions, request.points)
     at_z = torch.autograd.grad(value, [run.z for run in trace], retain_graph=True)
     (gradient,) = differentiate(model, trace, final, value, batch.cache)

@@ -33,7 +33,7 @@ def receiver_of(config: GraphConfig) -> Int[Tensor, "n_forward 3"]:
 @lru_cache(maxsize=16)
 def reads_keys(config: GraphConfig) -> Bool[Tensor, " n_backward"]:
     """Which receivers are k or v inputs, read at a key's position; never to be written."""
-    reads = torch.zeros(config.n_backward, dtype=torch.bool)
+    reads = torch.zeros(config.n_backward, dtype=torch.bool, device="cpu")
     for layer in range(config.n_layers):
         reads[config.receivers(layer, "k").start : config.receivers(layer, "v").stop] = True
     return reads
@@ -98,11 +98,13 @@ class GraphContents:
         return self.in_graph.any(dim=0) if self.span_names else self.in_graph
 
     def nodes_in_graph(self) -> set[str]:
-        """Names of the nodes with an edge in the circuit, `input` and `logits` included."""
+        """Names of the nodes that send along an edge of the circuit; `logits` if an edge enters it.
+
+        A head is not in the circuit for an edge into a key or value that it merely shares.
+        """
         in_graph = self.in_any_span
-        touched = has_incoming(self.config, in_graph) | in_graph.any(dim=1)
-        senders = self.config.sender_names
-        names = {senders[i] for i in touched.nonzero().flatten().tolist()}
+        sending = in_graph.any(dim=1).nonzero().flatten().tolist()
+        names = {self.config.sender_names[i] for i in sending}
         return names | ({"logits"} if in_graph[:, -1].any() else set())
 
 

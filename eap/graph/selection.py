@@ -14,6 +14,7 @@ A raw signed score is never ranked: what its sign means depends on the metric.
 """
 
 import heapq
+from math import inf
 from typing import Literal, get_args
 
 import numpy as np
@@ -30,6 +31,7 @@ from eap.graph.contents import (
     receiver_of,
 )
 from eap.graph.numbering import GraphConfig
+from eap.runtime.ranges import Range, is_whole, real, shown
 
 By = Literal["magnitude", "helpful", "harmful"]
 Edges = Bool[Tensor, "*span n_forward n_backward"]
@@ -43,11 +45,14 @@ def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
     Raises:
         UserError: there are fewer edges, scores are unknown, or `by` cannot be told.
     """
-    _check_number(n, graph.n_edges, "edges")
+    n = check_number(n, graph.n_edges)
     values = edge_ranks(graph, by)
-    order = torch.sort(values.flatten(), descending=True, stable=True).indices[:n]
-    kept = torch.zeros_like(graph.in_graph)
-    kept.view(-1)[order] = True
+    if n == 0:
+        return torch.zeros_like(graph.in_graph)
+    last = torch.topk(values.flatten(), n, sorted=False).values.min()  # no sort of all edges
+    kept = values > last
+    ties = (values == last).flatten().nonzero().flatten()
+    kept.view(-1)[ties[: n - int(kept.sum())]] = True
     return kept
 
 
@@ -59,9 +64,7 @@ def threshold(graph: GraphContents, minimum: float | Tensor, by: By = "magnitude
     """
     if isinstance(minimum, Tensor) and minimum.numel() == 1:
         minimum = minimum.item()
-    is_number = isinstance(minimum, (int, float, np.number)) and not isinstance(minimum, bool)
-    if not is_number or np.isnan(minimum):
-        raise UserError(f"a threshold is a number in units of the metric, not {str(minimum)[:40]}")
+    minimum = real("minimum", minimum, Range(-inf, inf))
     return (edge_ranks(graph, by) >= minimum) & edge_exists(graph.config)
 
 
@@ -89,7 +92,7 @@ def greedy_order(graph: GraphContents, n: int, by: By = "magnitude") -> Order:
 
     The circuit of any smaller size is the beginning of this order, `order[:, :m]`.
     """
-    _check_number(n, graph.n_edges, "edges")
+    n = check_number(n, graph.n_edges)
     config, values = graph.config, edge_ranks(graph, by)
     values = values if graph.span_names else values[None]
     inputs = values.transpose(1, 2).flatten(0, 1)  # [span and receiver, n_forward]
@@ -141,11 +144,14 @@ def prune(config: GraphConfig, in_graph: Edges) -> Edges:
         in_graph = kept
 
 
-def top_n_nodes(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
+def top_n_nodes(
+    graph: GraphContents, n: int, by: By = "magnitude", *, rank_input: bool = False
+) -> Edges:
     """All edges among the `n` heads and MLPs that rank highest by node score, input and logits.
 
-    Ties go to the earlier node; a node without a score (NaN) is always kept and not counted, as
-    the EAP-IG library has it.
+    With `rank_input` the input is ranked and counted among them, and kept only if it is one of the
+    `n` (MIB's way). Ties go to the earlier node; a node without a score (NaN) is always kept and
+    not counted, as the EAP-IG library has it.
 
     Raises:
         UserError: the graph has no node scores, fewer than `n`, or `by` cannot be told.
@@ -155,14 +161,15 @@ def top_n_nodes(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
             "this graph has no node scores: make them with attribute(..., level='node'), or select "
             "edges with top_n or greedy"
         )
-    values = _directed(graph, graph.node_scores, by)[..., 1:]  # without the input
+    first = 0 if rank_input else 1
+    values = _directed(graph, graph.node_scores, by)[..., first:]
     unscored = values.isnan()
-    _check_number(n, int((~unscored).sum()), "scored nodes")
+    n = check_number(n, int((~unscored).sum()), "scored nodes")
     ranks = values.masked_fill(unscored, -torch.inf).flatten()
     nodes = unscored.flatten()
     nodes[torch.sort(ranks, descending=True, stable=True).indices[:n]] = True
     kept = torch.ones_like(graph.node_scores, dtype=torch.bool)
-    kept[..., 1:] = nodes.view_as(values)
+    kept[..., first:] = nodes.view_as(values)
     return among(graph.config, kept) & edge_exists(graph.config)
 
 
@@ -173,7 +180,9 @@ def among(config: GraphConfig, nodes: Bool[Tensor, "*span n_forward"]) -> Edges:
     span, while its head is there or at a later one.
     """
     inputs, readers = receiver_of(config)[1:].flatten(), nodes[..., 1:].repeat_interleave(3, dim=-1)
-    reached = torch.zeros(*nodes.shape[:-1], config.n_backward, dtype=torch.long)
+    reached = torch.zeros(
+        *nodes.shape[:-1], config.n_backward, dtype=torch.long, device=nodes.device
+    )
     reached.index_add_(-1, inputs, readers.long())
     if nodes.ndim > 1:
         later = reached.flip(0).cumsum(0).flip(0)
@@ -211,7 +220,12 @@ def _directed(graph: GraphContents, scores: Tensor, by: By) -> Tensor:
     return -scores if (by == "helpful") == graph.higher_is_better else scores
 
 
-def _check_number(n: int, available: int, what: str) -> None:
-    is_whole = isinstance(n, (int, np.integer)) and not isinstance(n, bool)
-    if not is_whole or not 0 <= n <= available:
-        raise UserError(f"cannot select {str(n)[:40]} {what}: this graph has {available:,}")
+def check_number(n: int, available: int, what: str = "edges") -> int:
+    """A number of edges, or of nodes, to select, as an int.
+
+    Raises:
+        UserError: it is no whole number from 0 to `available`.
+    """
+    if not is_whole(n) or not 0 <= n <= available:
+        raise UserError(f"cannot select {shown(n)} {what}: this graph has {available:,}")
+    return int(n)

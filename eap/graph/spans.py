@@ -55,6 +55,7 @@ def at_all_spans(graph: AnyGraph, span_names: Sequence[str]) -> AnyGraph:
     in_graph = graph.in_graph.expand(len(span_names), -1, -1).clone()
     return replace(
         graph,
-        scores=torch.full(in_graph.shape, torch.nan), in_graph=in_graph, standard_errors=None,
-        is_exact=None, node_scores=None, node_errors=None, span_names=tuple(span_names),
+        scores=graph.scores.new_full(in_graph.shape, torch.nan), in_graph=in_graph,
+        standard_errors=None, is_exact=None, node_scores=None, node_errors=None,
+        span_names=tuple(span_names),
     )  # fmt: skip

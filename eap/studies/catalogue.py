@@ -230,7 +230,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "figure_2", "results/circuit/plot_circuit.py", "Figure 2",
-        tasks=first_task, reads=_graphs("{task}_task"),
+        tasks=first_task, reads=(*_graphs("{task}_task"), *_CURVES),
         writes=_pictures("circuit", "{task}_circuit"),
     ),
     Step(
@@ -345,7 +345,9 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "Figure 2", "A circuit",
-        "A small circuit, layers upwards. Lines into a head end at the q, k or v in its box; the "
+        "The smallest measured circuit that does the task; or, if that is too large to be read, a "
+        "smaller one that does not, which is said. Layers upwards. Lines into a head end at the "
+        "q, k or v in its box; the "
         "wider a line, the larger the edge's score.",
         "results/circuit/plot_circuit.py", "circuit", ("{task}_circuit",),
     ),
@@ -442,7 +444,7 @@ FIGURES: tuple[Figure, ...] = (
         "Claims", "The paper's claims, asked of this model",
         "The quantity behind each claim, averaged over tasks, and its 95% interval over tasks: a "
         "claim holds if the whole interval lies above holds_above, does not hold if it lies below, "
-        "and cannot be told otherwise.",
+        "and is inconclusive otherwise.",
         "results/claims/claims.py", "claims", (), ("claims",),
     ),
     Figure(

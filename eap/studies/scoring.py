@@ -7,7 +7,7 @@ from typing import Any
 
 from eap.ablation import get_ablation
 from eap.attribution import attribute
-from eap.data.dataset import Dataset, load_dataset
+from eap.data.dataset import Dataset, check_data, load_dataset
 from eap.engine.signature import sign
 from eap.errors import UserError
 from eap.graph.graph import Graph
@@ -20,7 +20,7 @@ from eap.runtime.code import score_code
 from eap.runtime.progress import say
 from eap.studies import provenance as origins
 from eap.studies.command_names import as_typed
-from eap.studies.paths import claim, graph_file, shown
+from eap.studies.paths import check_folders, claim, graph_file, shown
 from eap.studies.settings import Settings, default_metric
 
 # ---- model and data ------------------------------------------------------------------------------
@@ -29,9 +29,15 @@ from eap.studies.settings import Settings, default_metric
 def load_model_of(settings: Settings) -> Model:
     """The model that the settings name.
 
+    What can be looked at without it is looked at first: the columns of the data, and the folders.
+
     Raises:
-        UserError: it cannot be loaded, or its folders hold results of another model.
+        UserError: the data or the folders will not do, the model cannot be loaded, or its folders
+            hold results of another model.
     """
+    check_folders(settings.output, settings.model)
+    if settings.data is not None:
+        check_pairs_file(settings.tasks[0], settings.data)
     model = load_model(
         settings.model,
         device=settings.device,
@@ -40,6 +46,20 @@ def load_model_of(settings: Settings) -> Model:
     )
     keep_folders(settings, model, write=False)
     return model
+
+
+def check_pairs_file(task: str, path: Path) -> None:
+    """Whether a file has the columns of pairs: what experiments ablate by is the corrupted prompt.
+
+    Raises:
+        UserError: it cannot be read, or lacks a column.
+    """
+    columns = check_data(task, path)
+    if not {"corrupted", "corrupted_idx"} & columns:
+        raise UserError(
+            f"{path} has no column corrupted, which experiments ablate by: make pairs with eap "
+            f"check-data --corrupt, or use ablation='zero' in Python, which needs none"
+        )
 
 
 def keep_folders(settings: Settings, model: Model, *, write: bool = True) -> None:
@@ -165,7 +185,7 @@ def attributed(
     options |= {"rule": rule} if spec.uses_rule else {}
     origin = describe(
         settings, model, dataset, metric=used_metric, method=method,
-        options=options if spec.integrates else {}, code=score_code(),
+        options=options if spec.integrates else {}, code=score_code(), signed=spec.signed,
         spans=dataset.span_names if spans else (),
     )  # fmt: skip
     path = graph_path(settings, model, name)

@@ -15,6 +15,7 @@ from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph import selection
 from eap.graph.graph import Graph
+from eap.metrics.metric import direction_note, get_metric
 from eap.model.model import Model
 from eap.statistics.measures import normalised, share_errors
 
@@ -180,12 +181,7 @@ def curve_summary(frame: pd.DataFrame, methods: Sequence[str]) -> str:
 def baseline_note(frame: pd.DataFrame, metric: str) -> str | None:
     """What to know of the baselines before a curve is read; None if nothing."""
     clean, corrupted = frame["baseline"].iloc[0], frame["corrupted_baseline"].iloc[0]
-    distance = metric in ("kl", "js")
-    if clean == corrupted or (clean < corrupted) == distance:
+    if clean == corrupted:
         return None
-    relation = "above" if distance else "below"
-    return (
-        f"note: by {metric}, the clean run ({clean:.3f}) is {relation} the corrupted one "
-        f"({corrupted:.3f}): this model does not do the task, and shares of what lies between the "
-        "two say nothing about it"
-    )
+    note = direction_note(get_metric(metric), clean, corrupted)
+    return note and f"note: {note}"
