@@ -192,6 +192,8 @@ def bootstrap(
     Raises:
         UserError: as `eap.attribute`; an unknown selection, or a size that the graph does not have.
     """
+    if attribution.get("spans"):
+        raise UserError("stability is of circuits of edges; leave spans out")
     config = graph_config(model, expanded_kv=expanded_kv)
     n_edges = Graph.from_config(config).n_edges
     if sizes is None:

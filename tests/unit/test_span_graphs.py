@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eap.analysis.compare import edge_overlap
+from eap.analysis.rankings import count_ranked
 from eap.analysis.screening import choose_edges
 from eap.errors import UserError
 from eap.figures.circuit import draw_circuit
@@ -163,3 +164,16 @@ def test_overlap_counts_pairs_and_means_need_the_same_spans():
         with pytest.raises(UserError, match="different spans"):
             call()
     assert torch.allclose(mean_of([graph, graph], scaled=False).scores, graph.scores)
+    nodes = replace(graph, node_scores=graph.scores.sum(-1))
+    mean = mean_of([nodes, nodes]).node_scores
+    assert mean.abs().mean().item() == pytest.approx(1)
+    assert torch.allclose(mean, nodes.node_scores / nodes.node_scores.abs().mean())
+
+
+def test_nodes_at_all_spans_are_counted():
+    nodes = replace(scored(), node_scores=scored().scores.sum(-1))
+    n_nodes = len(NAMES) * (CONFIG.n_forward - 1)
+    assert count_ranked(nodes, level="node") == n_nodes
+    assert count_ranked(nodes, level="node", rank_input=True) == n_nodes + len(NAMES)
+    with_input = nodes.top_n_nodes(n_nodes + len(NAMES), rank_input=True)
+    assert torch.equal(with_input.in_graph, nodes.top_n_nodes(n_nodes).in_graph)

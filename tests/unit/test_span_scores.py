@@ -15,7 +15,9 @@ from reference.split_run import existing_edges, shape_of
 from reference.twins import FORMS, assert_close
 
 import eap
-from eap.analysis.stability import Resamples
+from eap.analysis.certificates import certify
+from eap.analysis.clusters import gram_matrix
+from eap.analysis.stability import Resamples, bootstrap
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph import Graph
@@ -128,11 +130,18 @@ def test_order_and_batches_change_nothing_and_names_are_names(order, batch_size)
 
 
 def test_what_has_no_spans_is_refused_in_one_line():
-    plain = Dataset("x", PAIRS)
+    plain, model = Dataset("x", PAIRS), twins.load("gpt2", torch.float64)
+    whole = Graph.from_config(model.config, NAMES)
+    unpaired = Dataset("x", tuple(replace(pair, corrupted=()) for pair in PAIRS))
     for call, message in (
         (lambda: score("gpt2", data=plain, spans=True), "this data set has no spans"),
         (lambda: score("gpt2", method="AtP*-QK", spans=True), "no part is a span's"),
         (lambda: score("gpt2", data=replace(DATA, span_names=("a", "b")), spans=True), "example 0"),
+        (lambda: bootstrap(model, DATA, spans=True), "leave spans out"),
+        (lambda: certify(model, DATA, 5, spans=True), "the level and spans out"),
+        (lambda: gram_matrix(model, DATA, spans=True), "leave spans out"),
+        (lambda: eap.second_circuit(model, DATA, whole), "over_spans"),
+        (lambda: unpaired.with_spans("auto"), "corrupted prompt"),
     ):
         with pytest.raises(UserError, match=message) as error:
             call()
