@@ -30,7 +30,7 @@ from eap.ablation import Ablation, get_ablation
 from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
-from eap.engine.path_gradients import check_gradients
+from eap.engine.path_gradients import check_gradients, completeness
 from eap.engine.prepared import Demand, Work
 from eap.engine.score_blocks import KeepEdges, Observer, to_nodes
 from eap.engine.scorers import SCORERS, Request, Scorer
@@ -121,10 +121,9 @@ def attribute(
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        The whole graph with `scores` [n_forward, n_backward] (with spans: [span, n_forward,
-        n_backward]) in units of the metric, and their `standard_errors` over examples (None for
-        one example), signed by its provenance. Negative scores: ablating the edge lowers the
-        metric. `eap.mean_of` makes the mean of several graphs.
+        The whole graph with `scores` [n_forward, n_backward] (spans come first) in units of the
+        metric, and their `standard_errors` over examples (None for one example), signed by its
+        provenance. Negative: ablating the edge lowers the metric. `eap.mean_of` averages graphs.
 
     Raises:
         UserError: unknown names, fewer than one step, a batch that does not fit, a metric without
@@ -255,8 +254,7 @@ class _Call:
             raise UserError(f"unknown level {level!r}; known are {', '.join(LEVELS)}")
         if spans and method.scorer == "patterns":
             raise UserError(
-                f"{method.name} changes a head's whole pattern at once, of which no part is a "
-                "span's; take another method, or leave spans out"
+                f"{method.name} changes whole patterns: no part is a span's; leave spans out"
             )
         if spans and level == "node" and method.scorer == "exact":
             raise UserError("exact values at spans are of edges; leave level='node' or spans out")
@@ -320,12 +318,11 @@ def _score(
     """Run a scorer over all batches and gather its scores."""
     points = call.points(steps)
     metrics = () if call.metric is None else (call.metric,)
+    names = named_spans(model, dataset) if call.spans else ()
+    n_spans = max(1, len(names))
 
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
         return attribution_need(shapes, extent, len(points), n_columns, n_spans)
-
-    names = named_spans(model, dataset) if call.spans else ()
-    n_spans = max(1, len(names))
 
     demand = Demand("attribution", need, n_spans * config.n_forward * config.n_backward)
     work = Work.plan(model, dataset, metrics, call.ablation, config, limits, demand)
@@ -390,31 +387,14 @@ def warn_of_scale(model: Model, call: _Call) -> None:
         )
 
 
-def completeness(
-    mean: Float[Tensor, "*span n_forward n_columns"], difference: float
-) -> dict[str, float]:
-    """How far scores are from complete: those out of the input against the metric's difference.
-
-    The input's scores are integrals of gradients along the path from the ablated to the clean
-    embedding: with enough points they sum to metric(at the ablated embedding) - metric(clean).
-    """
-    total = float(mean[..., 0, :].sum())
-    return {
-        "sum_of_input_scores": total,
-        "metric_difference": difference,
-        "relative_error": (total - difference) / abs(difference) if difference else float("inf"),
-    }
-
-
 def _exact(
     model: Model, dataset: Dataset, call: _Call, expanded_kv: bool, resources: ResourceOptions
 ) -> Graph:
     """Activation patching as one of the methods."""
     assert call.metric is not None
-    settings: dict[str, Any] = {"metrics": [call.metric], "ablation": call.ablation, **resources}
-    settings["expanded_kv"] = expanded_kv
+    settings: dict[str, Any] = {"ablation": call.ablation, "expanded_kv": expanded_kv, **resources}
     if call.level == "node":
-        graphs = patch_nodes(model, dataset, **settings)
+        graphs = patch_nodes(model, dataset, metrics=[call.metric], **settings)
     else:
-        graphs = patch_edges(model, dataset, **settings, spans=call.spans)
+        graphs = patch_edges(model, dataset, metrics=[call.metric], spans=call.spans, **settings)
     return graphs[call.metric.name]

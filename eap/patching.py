@@ -77,8 +77,7 @@ def patch_edges(
         edges: which edges to score; None: all.
         ablation: what a patched edge carries; None: the corrupted prompt's activation.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        spans: the value at every span of the data set's prompts, where the edge carries its
-            ablated activation at the positions of that span alone.
+        spans: the value at every span of the prompts; the edge is patched at its positions alone.
         checkpoint: where progress is kept; a run that was stopped goes on there.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 

@@ -38,9 +38,8 @@ class Example:
     spans: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("clean", "corrupted", "correct", "incorrect"):
-            object.__setattr__(self, name, _as_ids(name, getattr(self, name)))
-        object.__setattr__(self, "spans", tuple(self.spans))
+        for name, part in vars(self).items():
+            object.__setattr__(self, name, _as_ids(name, part))
 
     @classmethod
     def of_ids(
@@ -70,7 +69,7 @@ def _as_ids(name: str, part: Any) -> TokenIds:
             f"{name} of the example is the text {quoted(cell)}; an example holds token ids: "
             "eap.load_dataset makes them of texts"
         )
-    read = prompt_ids if name in ("clean", "corrupted") else answer_ids
+    read = answer_ids if name in ("correct", "incorrect") else prompt_ids
     try:
         return read(cell, f"{name} of the example")
     except UnfitRowError as error:

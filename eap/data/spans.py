@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from eap.data.cells import UnfitRowError
+from eap.data.cells import UnfitRowError, prompt_ids
 from eap.data.followers import Prompt
 from eap.data.tasks.task import Task
 from eap.data.vocabulary import Vocabulary
@@ -113,7 +113,10 @@ def _of_columns(
     cells = [row.get(f"{COLUMN}{name}", "") for name in names]
     if not text:
         n_special = len(ids) - len(as_given)
-        starts = [int(str(cell)) if str(cell).isdigit() else -1 for cell in cells]
+        try:
+            starts = prompt_ids(cells, "spans")
+        except UnfitRowError:
+            starts = (-1,)
         if starts[0] != 0 or not _ascend(starts, len(ids) - n_special):
             raise UnfitRowError(
                 "bad spans",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models.tiny import random_examples, tiny_tokenizer
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer
 
 from eap.data.checking import check_rows
 from eap.data.dataset import DATA, Dataset, load_dataset
+from eap.data.example import Example
 from eap.data.reading import read_rows
 from eap.data.spans import bracketed, check_spans, first_tokens, roles_of
 from eap.data.tasks import TASKS
@@ -122,6 +124,13 @@ def test_spans_of_prompts_of_ids_are_numbers_of_tokens(tokenizer):
     row |= {"span:a": 0, "span:b": 1, "span:c": 3}
     dataset = load_dataset("my-task", tokenizer, data=[row], spans="roles")
     assert dataset.examples[0].spans == (0, 2, 4)  # behind the BOS
+    padding = {"clean_idx": [0, 0, 5, 6, 7], "corrupted_idx": [0, 0, 5, 8, 7]}
+    padded = row | padding | {"attention_mask": [0, 0, 1, 1, 1], "span:b": 1.0, "span:c": "3"}
+    dataset = load_dataset("my-task", tokenizer, data=[padded], spans="roles")
+    assert dataset.examples[0].spans == (0, 2, 4)  # counted without padding
+    by_hand = Example([5, 6], [5, 7], 8, 9, torch.tensor([0, 1, 1]))
+    assert by_hand.spans == (0, 1, 1)
+    assert "spans" not in repr(by_hand)  # which seeds the resamples
     with pytest.raises(UserError, match="first tokens"):
         load_dataset("my-task", tokenizer, data=[row | {"span:b": 4}], spans="roles")
 
