@@ -107,6 +107,12 @@ def test_dropped_layers_score_every_span_by_itself():
     whole, spans = (score("gpt2", method="AtP*-GradDrop", spans=each) for each in (False, True))
     assert (spans.scores >= 0).all()
     assert (spans.over_spans().scores >= whole.scores - 1e-12).all()
+    one = Dataset("x", tuple(replace(pair, spans=(0,)) for pair in PAIRS), span_names=("all",))
+    whole, spans = (
+        score("gpt2", data=one, method="AtP*-GradDrop", level="node", spans=each)
+        for each in (False, True)
+    )
+    assert torch.equal(spans.node_scores[0], whole.node_scores)
 
 
 def test_a_bootstrap_rides_along():
