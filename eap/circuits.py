@@ -26,11 +26,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
+from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
 from eap.engine.circuit_runs import plan_circuit, prepare_ablated, run_circuit
 from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.graph import Graph
 from eap.metrics.metric import (
     Metric,
@@ -254,13 +255,19 @@ def _run(
     graphs = [of_model(graph, model) for graph in circuits]
     if len({graph.config for graph in graphs}) > 1:
         raise UserError("circuits that are evaluated together must be of one shape")
+    for names in {graph.span_names for graph in graphs if graph.span_names}:
+        if names != named_spans(model, dataset):
+            raise UserError(
+                f"a circuit has the spans {quoted(', '.join(names), 100)}, and the data set "
+                f"{quoted(', '.join(dataset.span_names), 100)}; they must be the same"
+            )
 
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
         return evaluation_need(shapes, extent, len(graphs), n_columns)
 
     config = graphs[0].config if graphs else graph_config(model)
     # The plan of a circuit has a number for every edge at the most.
-    n_results = len(graphs) * config.n_forward * config.n_backward // 10
+    n_results = sum(graph.in_graph.numel() for graph in graphs) // 10
     demand = Demand("evaluation", need, n_results)
     work = Work.plan(model, dataset, metrics, ablation, config, limits, demand)
     plans = [plan_circuit(model, graph, prune=ablation.has_pair) for graph in graphs]

@@ -17,6 +17,7 @@ EXPERIMENTS = (
     "overlap_heatmaps.py",
     "all_cross_task_faithfulness.py",
     "test_ig_iterations.py",
+    "positions.py",
     "stability.py",
 )
 FIGURES = tuple(

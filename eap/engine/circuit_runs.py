@@ -1,5 +1,6 @@
 """How a circuit is run: its own nodes alone, on top of the model with every edge ablated."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from eap.engine.prepared import PreparedBatch
+from eap.engine.span_layout import WHOLE, Piece
 from eap.graph import Graph, GraphConfig
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
@@ -75,7 +77,7 @@ def prepare_ablated(model: Model, batch: PreparedBatch) -> AblatedBase:
 class LayerPlan:
     """Which nodes of a layer a circuit runs.
 
-    `*_edges` are matrices [receiver, active sender] of zeros and ones.
+    `*_edges` are matrices [receiver, active sender] of zeros and ones, one for each span.
 
     Attributes:
         receivers: by kind ('q', 'k', 'v'), the heads (or key/value heads) with edges.
@@ -88,23 +90,33 @@ class LayerPlan:
     """
 
     receivers: dict[str, Int[Tensor, " n"]]
-    attention_edges: Float[Tensor, "n_receivers n_senders"]
+    attention_edges: Float[Tensor, "span n_receivers n_senders"]
     changed: Int[Tensor, " n_changed"]
     sends: Int[Tensor, " n_sends"]
     first_sender: int
-    mlp_edges: Float[Tensor, "1 n_mlp_senders"] | None
+    mlp_edges: Float[Tensor, "span 1 n_mlp_senders"] | None
     mlp_sender: int
 
 
 @dataclass(frozen=True, eq=False)
 class CircuitPlan:
-    """A circuit as it is run; `n_senders` nodes are active: the input, and all that send."""
+    """A circuit as it is run.
+
+    Attributes:
+        config: its shape.
+        has_spans: its edges are at spans of the prompt; else they are everywhere, as at one span.
+        active: nodes that are run: the input, and all that send.
+        n_senders: how many those are.
+        layers: the nodes of each layer.
+        logits_edges: as `LayerPlan` has others.
+    """
 
     config: GraphConfig
+    has_spans: bool
     active: Bool[Tensor, " n_forward"]
     n_senders: int
     layers: list[LayerPlan]
-    logits_edges: Float[Tensor, "1 n_senders"]
+    logits_edges: Float[Tensor, "span 1 n_senders"]
 
 
 def plan_circuit(model: Model, graph: Graph, *, prune: bool = True) -> CircuitPlan:
@@ -117,14 +129,15 @@ def plan_circuit(model: Model, graph: Graph, *, prune: bool = True) -> CircuitPl
     """
     config = graph.config
     after_norm = any(block.post_attention_norm is not None for block in model.blocks)
-    edges = (graph.prune() if prune and not after_norm else graph).in_graph
+    kept = graph.prune() if prune and not after_norm else graph
+    edges, by_span = kept.in_any_span, kept.in_graph.view(-1, *kept.in_graph.shape[-2:])
     active = edges.any(dim=1)
     active[0] = True
     place = (active.long().cumsum(0) - 1).tolist()  # of each sender among the active ones
     kv_head = torch.tensor([config.kv_head(head) for head in range(config.n_heads)])
 
-    def edges_into(receivers: Tensor, n_senders: int) -> Float[Tensor, "n_receivers n_active"]:
-        chosen = edges[:n_senders][active[:n_senders]][:, receivers].T
+    def edges_into(receivers: Tensor, n_senders: int) -> Float[Tensor, "span n_receivers n_active"]:
+        chosen = by_span[:, :n_senders][:, active[:n_senders]][..., receivers].mT
         return chosen.to(model.residual_dtype).to(model.device)
 
     layers = []
@@ -157,7 +170,12 @@ def plan_circuit(model: Model, graph: Graph, *, prune: bool = True) -> CircuitPl
         )
     logits = torch.tensor([config.logits_receiver])
     return CircuitPlan(
-        config, active, int(active.sum()), layers, edges_into(logits, config.n_forward)
+        config=config,
+        has_spans=bool(graph.span_names),
+        active=active,
+        n_senders=int(active.sum()),
+        layers=layers,
+        logits_edges=edges_into(logits, config.n_forward),
     )
 
 
@@ -166,6 +184,7 @@ def run_circuit(
 ) -> Float[Tensor, "batch d_model"]:
     """The final residual stream at the last token when all edges but the circuit's are ablated."""
     cache, input_change = batch.cache, batch.clean - batch.ablated
+    layout = batch.layout if plan.has_spans else WHOLE
     # What active senders changed: what they send, minus what their ablated edges carry.
     changes = input_change.new_zeros(plan.n_senders, *input_change.shape)
     if base.offsets is not None:
@@ -183,23 +202,34 @@ def run_circuit(
                 changes[n_before:] = base.offsets.at_last[plan.active][n_before:]
         if len(part.sends) and len(part.changed):
             changes[heads] += _changed_heads(
-                model, layer, part, plan.config, base.layers[layer], at_attention, cache
-            )
+                model, layer, part, plan.config, base.layers[layer],
+                _mix(part.attention_edges, at_attention, layout.everywhere), cache,
+            )  # fmt: skip
         if part.mlp_edges is not None:
             layer_base = base.layers[layer]
-            x = layer_base.mlp_in + _mix(part.mlp_edges, changes)[0].to(layer_base.mlp_in.device)
+            pieces = layout.at_last if last_only else layout.everywhere
+            mixed = _mix(part.mlp_edges, changes, pieces)[0]
+            x = layer_base.mlp_in + mixed.to(layer_base.mlp_in.device)
             changes[part.mlp_sender] += model.blocks[layer].run_mlp(x) - layer_base.mlp_out
-    return base.final[:, 0] + _mix(plan.logits_edges, changes)[0, :, 0]
+    return base.final[:, 0] + _mix(plan.logits_edges, changes, layout.at_last)[0, :, 0]
 
 
 def _mix(
-    edges: Float[Tensor, "n_receivers n_senders"],
+    edges: Float[Tensor, "span n_receivers n_senders"],
     changes: Float[Tensor, "n_active batch pos d_model"],
+    pieces: Sequence[Piece],
 ) -> Float[Tensor, "n_receivers batch pos d_model"]:
-    """Every receiver's sum over its edges of what their senders changed."""
-    n_senders = edges.shape[1]
-    flat = edges @ changes[:n_senders].flatten(1)
-    return flat.view(len(edges), *changes.shape[1:])
+    """Every receiver's sum over its edges, at each span, of what their senders changed."""
+    n_receivers, n_senders = edges.shape[1:]
+    if len(pieces) == 1:  # all positions
+        flat = edges[pieces[0].span] @ changes[:n_senders].flatten(1)
+        return flat.view(n_receivers, *changes.shape[1:])
+    mixed = changes.new_empty(n_receivers, *changes.shape[1:])
+    for piece in pieces:
+        part = changes[:n_senders, piece.rows, piece.positions]
+        flat = edges[piece.span] @ part.flatten(1)
+        mixed[:, piece.rows, piece.positions] = flat.view(n_receivers, *part.shape[1:])
+    return mixed
 
 
 def _changed_heads(
@@ -208,13 +238,12 @@ def _changed_heads(
     plan: LayerPlan,
     config: GraphConfig,
     base: AblatedLayer,
-    changes: Float[Tensor, "n_active batch pos d_model"],
+    mixed: Float[Tensor, "n_receivers batch pos d_model"],
     cache: PrefixCache,
 ) -> Float[Tensor, "n_sends batch query d_model"]:
     """What the circuit's heads of one layer add, minus what they add when all is ablated."""
     block, last_only = model.blocks[layer], layer == config.n_layers - 1
     attention = block.attention
-    mixed = _mix(plan.attention_edges, changes)
     x = base.x + mixed.to(base.x.device)  # [n_receivers, batch, pos, d_model]
     normed = block.ln1(x).split([len(plan.receivers[kind]) for kind in "qkv"])
     start, heads = cache.start, plan.changed

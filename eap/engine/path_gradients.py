@@ -173,3 +173,19 @@ def zero_where_equal(batch: PreparedBatch, changes: SenderOutputs) -> None:
         equal = (batch.ablated == batch.clean).flatten(1).all(1)
         changes.everywhere[:, equal.to(changes.everywhere.device)] = 0.0
         changes.at_last[:, equal.to(changes.at_last.device)] = 0.0
+
+
+def completeness(
+    mean: Float[Tensor, "*span n_forward n_columns"], difference: float
+) -> dict[str, float]:
+    """How far scores are from complete: those out of the input against the metric's difference.
+
+    The input's scores are integrals of gradients along the path from the ablated to the clean
+    embedding: with enough points they sum to metric(at the ablated embedding) - metric(clean).
+    """
+    total = float(mean[..., 0, :].sum())
+    return {
+        "sum_of_input_scores": total,
+        "metric_difference": difference,
+        "relative_error": (total - difference) / abs(difference) if difference else float("inf"),
+    }

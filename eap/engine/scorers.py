@@ -28,6 +28,7 @@ from eap.engine.path_gradients import (
 from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import RunGradient, contract, differentiate
 from eap.engine.score_blocks import ScoreBlock, summed, to_nodes
+from eap.engine.span_layout import WHOLE
 from eap.methods import Method, Point
 from eap.metrics.metric import Predictions
 from eap.model.runs import (
@@ -49,6 +50,7 @@ class Request:
         points: at which inputs gradients are taken.
         points_per_run: how many of them may be stacked in one run.
         level: 'edge' or 'node'.
+        spans: score every span of the prompt on its own.
         baselines: gathers, if given, every example's metric of the clean run, of the model with
             every edge ablated, and of the model run on the ablated input: [3].
     """
@@ -57,6 +59,7 @@ class Request:
     points: Sequence[Point]
     points_per_run: int = 1
     level: str = "edge"
+    spans: bool = False
     baselines: Moments | None = None
 
 
@@ -81,15 +84,25 @@ def note_baselines(batch: PreparedBatch, request: Request, clean: CleanRun) -> N
     request.baselines.add(torch.stack([*values, values[-1]][:3], dim=1))
 
 
+def contracted(
+    batch: PreparedBatch,
+    request: Request,
+    changes: SenderOutputs,
+    gradients: RunGradient,
+    senders: slice | None = None,
+) -> Iterator[ScoreBlock]:
+    """What senders changed times the receivers' gradients, in all or span by span."""
+    work, layout = batch.work, batch.layout if request.spans else None
+    return contract(work.model, work.config, changes, gradients, batch.cache, senders, layout)
+
+
 def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     """What senders changed, times the gradient averaged over the method's points (EAP, EAP-IG)."""
-    work = batch.work
     gradients, clean = gradients_at(
         batch, request.method.rules, request.points, request.points_per_run
     )
     note_baselines(batch, request, clean)
-    changes = sender_changes_of(batch, clean)
-    yield from contract(work.model, work.config, changes, gradients, batch.cache)
+    yield from contracted(batch, request, sender_changes_of(batch, clean), gradients)
 
 
 # ---- methods of several parts --------------------------------------------------------------------
@@ -120,7 +133,7 @@ def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBl
                 # From the later point back to this one: the sign of an ablation.
                 changes = sender_changes(work.model, step, later, here, batch.cache)
                 zero_where_equal(batch, changes)
-                yield contract(work.model, work.config, changes, gradient, batch.cache)
+                yield contracted(batch, request, changes, gradient)
                 later, position = here, point.position
 
     yield from summed(parts())
@@ -133,24 +146,23 @@ def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[Sco
     arrives behind it goes on before it: so one run is made, and for every layer only the part of
     the backward pass that lies before it.
     """
-    work, config = batch.work, batch.work.config
-    n_layers = config.n_layers
+    config, n_layers = batch.work.config, batch.work.config.n_layers
     plain, before, clean = _gradients_before_layers(batch, request)
     note_baselines(batch, request, clean)
     changes = sender_changes_of(batch, clean)
 
     def blocks(gradients: RunGradient) -> Iterator[tuple[int, ScoreBlock]]:
-        for block in contract(work.model, config, changes, gradients, batch.cache):
+        for block in contracted(batch, request, changes, gradients):
             yield config.layer_of_receiver(block.receivers[0]), block
 
     plain_blocks = list(blocks(plain))
     if request.level == "node":
-        totals = torch.zeros(len(batch), config.n_forward, 1, device=plain.final.device)
+        totals: list[Float[Tensor, "batch *span n_forward 1"]] = []
         for layer in range(n_layers):
             behind = [block for at, block in plain_blocks if at > layer]
             ahead = [block for at, block in blocks(before[layer]) if at < layer] if layer else []
-            totals = totals + to_nodes(config, [*behind, *ahead], len(batch)).scores.abs()
-        yield ScoreBlock(slice(0, config.n_forward), [0], totals / n_layers)
+            totals.append(to_nodes(config, [*behind, *ahead]).scores.abs())
+        yield ScoreBlock(slice(0, config.n_forward), [0], torch.stack(totals).sum(0) / n_layers)
         return
 
     def parts() -> Iterator[list[ScoreBlock]]:
@@ -204,7 +216,7 @@ def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreB
     receiver behind several sublayers sees each of their paths, so that credit is partial. Where
     the clean end is one of the points, its gradient is the same on all paths, and made once.
     """
-    work, config = batch.work, batch.work.config
+    config = batch.work.config
     rules, per_run = request.method.rules, request.points_per_run
     at_end = [point for point in request.points if point.position == 1.0]
     path = [point for point in request.points if point.position != 1.0]
@@ -216,15 +228,12 @@ def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreB
     note_baselines(batch, request, clean)
     changes = sender_changes_of(batch, clean)
 
-    def contracted(gradients: RunGradient, senders: slice) -> Iterator[ScoreBlock]:
-        return contract(work.model, config, changes, gradients, batch.cache, senders)
-
     def both(along: RunGradient | None, end: RunGradient | None) -> RunGradient:
         parts = [part for part in (along, end) if part is not None]
         return parts[0] if len(parts) == 1 else parts[0].plus(parts[1])
 
     along = gradients_at(batch, rules, path, per_run, clean)[0] if path else None
-    yield from contracted(both(along, end), slice(0, 1))
+    yield from contracted(batch, request, changes, both(along, end), slice(0, 1))
     request = replace(request, points=path)
     for layer in range(config.n_layers):
         mlp = config.mlp_sender(layer)
@@ -232,7 +241,7 @@ def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreB
             reads = senders.start != mlp and not config.parallel_attn_mlp
             along = _after_sublayer(batch, request, clean, changes, layer, senders)
             behind = None if end is None else end.after(layer, mlp=reads)
-            yield from contracted(both(along, behind), senders)
+            yield from contracted(batch, request, changes, both(along, behind), senders)
 
 
 def _after_sublayer(
@@ -343,22 +352,24 @@ def score_flow(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     over the prompt's positions. There is no metric, no corrupted prompt and no sign.
     """
     work, config, tokens = batch.work, batch.work.config, batch.batch
+    layout = batch.layout if request.spans else WHOLE
     outputs, trace, final = outputs_everywhere(work.model, tokens.clean, tokens.last)
     places = torch.arange(tokens.n_positions, device=outputs.device)
     real = (places <= tokens.last[:, None]).to(outputs.dtype)
+    weights = layout.spread(real / real.sum(-1, keepdim=True))
 
-    def shares(x: Tensor, n_senders: int) -> Float[Tensor, "batch sender"]:
+    def shares(x: Tensor, n_senders: int) -> Float[Tensor, "batch span sender"]:
         x = x.to(outputs.device)
         size = x.abs().sum(-1)
         near = torch.stack([size - (x - sent).abs().sum(-1) for sent in outputs[:n_senders]])
         near = near.clamp(min=0)  # [sender, batch, pos]
         total = near.sum(0)
         share = near / torch.where(total > 0, total, 1.0)
-        weights = real / real.sum(-1, keepdim=True)
-        return einsum(share, weights, "sender batch pos, batch pos -> batch sender")
+        return einsum(share, weights, "sender batch pos, batch span pos -> batch span sender")
 
     def block(x: Tensor, n_senders: int, receivers: list[int]) -> ScoreBlock:
-        scores = shares(x, n_senders)[..., None].expand(-1, -1, len(receivers))
+        scores = shares(x, n_senders)[..., None].expand(-1, -1, -1, len(receivers))
+        scores = scores if request.spans else scores[:, 0]
         return ScoreBlock(slice(0, n_senders), receivers, scores)
 
     for layer, run in enumerate(trace):

@@ -13,6 +13,8 @@ from .mib import published_cells as published_cells
 from .mib import submit as submit
 from .mib import submitted_circuits as submitted_circuits
 from .pareto import pareto_study as pareto_study
+from .positions import measure_circuits as measure_circuits
+from .positions import positions_study as positions_study
 from .provenance import save_csv as save_csv
 from .scoring import attributed as attributed
 from .scoring import count_edges as count_edges

@@ -313,6 +313,17 @@ STEPS: tuple[Step, ...] = (
         reads=_csv("stability", "{task}"), writes=_pictures("stability", "edges", "nodes"),
     ),
     Step(
+        "positions", "positions.py",
+        "are circuits whose edges are at spans of the prompt smaller at equal faithfulness?",
+        tasks=main_tasks, option="--task", runs_model=True,
+        writes=(*_csv("positions", "{task}"), "graphs/{model}/{task}_spans.safetensors"),
+    ),
+    Step(
+        "figure_positions", "results/positions/plot_positions.py", "circuits at spans",
+        tasks=main_tasks, reads=_csv("positions", "{task}"),
+        writes=_pictures("positions", "pairs", "shares"),
+    ),
+    Step(
         "claims", "results/claims/claims.py", "which of the paper's claims hold for this model?",
         tasks=main_tasks, reads=_CURVES, also_reads=(*_RANKS, *_CROSS, *_POINTS_CURVES),
         writes=_csv("claims", "claims"),
@@ -411,6 +422,13 @@ FIGURES: tuple[Figure, ...] = (
         "Intersection over union of the tasks' circuits, the share of the row's circuit in the "
         "column's, and the probability of an overlap this large by chance (hypergeometric).",
         "overlap_heatmaps.py", "jaccard", _OVERLAPS, _OVERLAPS,
+    ),
+    Figure(
+        "Positions", "Edges at spans of the prompt",
+        "Normalised faithfulness of circuits that consist of pairs of an edge and a span of the "
+        "prompt, and of circuits whose edges are everywhere, against what they keep: pairs, and "
+        "their share of all pairs that can change something. Bands: 95% confidence of the share.",
+        "results/positions/plot_positions.py", "positions", ("pairs", "shares"), ("{task}",),
     ),
     Figure(
         "Stability", "How far the circuits can be trusted",
