@@ -9,6 +9,7 @@ from . import learning as learning
 from . import methods as methods
 from . import metrics as metrics
 from . import model as model
+from . import parts as parts
 from . import patching as patching
 from . import runtime as runtime
 from . import studies as studies
@@ -54,6 +55,9 @@ from .metrics.sequence import from_sequence_metric as from_sequence_metric
 from .model.loading import from_bridge as from_bridge
 from .model.loading import load_model as load_model
 from .model.model import Model as Model
+from .part_attribution import PartScores as PartScores
+from .part_attribution import part_activity as part_activity
+from .part_attribution import part_scores as part_scores
 from .patching import patch_edges as patch_edges
 from .patching import patch_nodes as patch_nodes
 from .runtime.version import __version__ as __version__

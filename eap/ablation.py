@@ -30,6 +30,13 @@ from eap.model.runs import (
     run_layers,
     sender_changes,
 )
+from eap.parts import PartLayout, Parts, SenderRun, sender_run
+
+AblatedCoefficients = Callable[[SenderRun, PrefixCache], Float[Tensor, "#batch query n"]]
+"""What the coefficients of a sender's parts are when they are ablated.
+
+The run is the sender's own where all edges into it are ablated.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +97,10 @@ class Ablation(Protocol):
         """What every node computes when all edges are ablated."""
         ...
 
+    def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
+        """What the coefficients of parts (see `eap.parts`) are when they are ablated."""
+        ...
+
     def provenance(self) -> dict[str, Any]:
         """What the ablation is and, of a mean, over what."""
         ...
@@ -120,6 +131,10 @@ class Resample:
         final = run_layers(model, x, cache, trace=trace, expanded_kv=expanded_kv)
         return AblatedRun(trace, final)
 
+    def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
+        """Those of the corrupted run."""
+        return lambda run, cache: parts.coefficients(model, run)
+
     def provenance(self) -> dict[str, Any]:
         """Its name."""
         return {"name": self.name}
@@ -149,6 +164,10 @@ class Zero:
         outputs = nothing.expand(-1, *batch.clean.shape, model.config.d_model)
         return run_at_outputs(model, outputs, cache, expanded_kv=expanded_kv)
 
+    def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
+        """Zeros."""
+        return lambda run, cache: torch.zeros_like(parts.coefficients(model, run))
+
     def provenance(self) -> dict[str, Any]:
         """Its name."""
         return {"name": self.name}
@@ -161,12 +180,14 @@ class Mean:
     Attributes:
         outputs: by sender; over all positions, [n_forward, 1, d_model], or one for each.
         over: what the mean is over, for provenance.
+        prompts: what the mean is over, for means of parts.
     """
 
     outputs: Float[Tensor, "n_forward pos d_model"]
     over: dict[str, Any]
     name: str = "mean"
     has_pair: bool = False
+    prompts: "Prompts | None" = None
 
     @classmethod
     @torch.no_grad()
@@ -202,32 +223,15 @@ class Mean:
                 f"a mean per position needs prompts of one length; these have {min(lengths)} to "
                 f"{max(lengths)} tokens"
             )
-        n_positions = max(lengths) if per_position else 1
-        sums = torch.zeros(
-            model.config.n_forward, n_positions, model.config.d_model, dtype=torch.float64
-        )
-        count = torch.zeros(n_positions, dtype=torch.float64)
-        for rows in plan_batches(dataset.examples, batch_size, lambda _: 0):
-            batch = load_batch(dataset.examples, rows, model.device, lambda _: 0)
-            tokens = batch.clean if prompts == "clean" else batch.corrupted
-            outputs, _, _ = outputs_everywhere(model, tokens, batch.last)
-            places = torch.arange(batch.n_positions, device=model.device)
-            real = (places <= batch.last[:, None]).to(outputs.dtype)  # 0 at padding
-            kept = (outputs * real[None, :, :, None]).cpu().double()
-            if per_position:
-                sums += reduce(kept, "sender batch pos d -> sender pos d", "sum")
-                count += reduce(real.cpu().double(), "batch pos -> pos", "sum")
-            else:
-                sums += reduce(kept, "sender batch pos d -> sender 1 d", "sum")
-                count += float(real.sum())
-        means = (sums / count[:, None]).to(model.device, model.residual_dtype)
+        prompts_of = Prompts(dataset, prompts, per_position, batch_size)
+        (means,) = prompts_of.means(model, lambda outputs, _: [outputs])
         over = {
             "prompts": f"{prompts} prompts of {dataset.task}",
             "tokens_sha256": dataset.provenance.get("tokens_sha256"),
             "n_prompts": len(dataset),
             "per_position": per_position,
         }
-        return cls(means, over)
+        return cls(means, over, prompts=prompts_of)
 
     def start(self, example: Example) -> int:
         """Everything differs from the first position on."""
@@ -253,9 +257,65 @@ class Mean:
         """Every node where all edges carry means."""
         return run_at_outputs(model, self._expanded(batch), cache, expanded_kv=expanded_kv)
 
+    @torch.no_grad()
+    def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
+        """Their means over the same prompts, for which those are run again.
+
+        Raises:
+            UserError: the mean was not made by `over_dataset`, so nobody knows over what it is.
+        """
+        if self.prompts is None:
+            raise UserError("means of parts need a mean that eap.Mean.over_dataset made")
+
+        def each(outputs: Tensor, trace: list[LayerTrace]) -> list[Tensor]:
+            runs = (sender_run(model, sender, outputs[0], trace) for sender in layout.senders)
+            return [parts.coefficients(model, run)[None] for run in runs]
+
+        means = dict(zip(layout.senders, self.prompts.means(model, each), strict=True))
+
+        def ablated(run: SenderRun, cache: PrefixCache) -> Tensor:
+            mean, n_queries = means[run.sender], run.n_queries
+            if mean.shape[1] == 1 or mean.shape[1] == n_queries:
+                return mean
+            return cache.at_last(mean.expand(len(cache.last), -1, -1))
+
+        return ablated
+
     def provenance(self) -> dict[str, Any]:
         """Its name, and the prompts that the mean is over."""
         return {"name": self.name, **self.over}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a mean is over: the tokens of a data set's prompts, together or position by position."""
+
+    dataset: Dataset
+    prompts: str
+    per_position: bool
+    batch_size: int
+
+    @torch.no_grad()
+    def means(
+        self, model: Model, each: Callable[[Tensor, list[LayerTrace]], list[Tensor]]
+    ) -> list[Float[Tensor, "_k _pos _n"]]:
+        """Means of quantities [k, batch, pos, n], made of senders' outputs and a run's layers."""
+        examples, sums = self.dataset.examples, list[Tensor]()
+        lengths = [len(example.clean) for example in examples]
+        count = torch.zeros(max(lengths) if self.per_position else 1, dtype=torch.float64)
+        for rows in plan_batches(examples, self.batch_size, lambda _: 0):
+            batch = load_batch(examples, rows, model.device, lambda _: 0)
+            tokens = batch.clean if self.prompts == "clean" else batch.corrupted
+            outputs, trace, _ = outputs_everywhere(model, tokens, batch.last)
+            places = torch.arange(batch.n_positions, device=model.device)
+            real = (places <= batch.last[:, None]).to(outputs.dtype)  # 0 at padding
+            along = "pos" if self.per_position else "1"
+            count += reduce(real.cpu().double(), f"batch pos -> {along}", "sum")
+            for number, x in enumerate(each(outputs, trace)):
+                kept = (x * real.to(x.device)[None, :, :, None]).cpu().double()
+                total = reduce(kept, f"k batch pos n -> k {along} n", "sum")
+                sums[number : number + 1] = [sums[number] + total if number < len(sums) else total]
+        return [(x / count[:, None]).to(model.device, model.residual_dtype) for x in sums]
 
 
 ABLATIONS: dict[str, Callable[[], "Ablation"]] = {"resample": Resample, "zero": Zero}

@@ -28,9 +28,10 @@ from torch import Tensor
 from eap.ablation import Ablation, get_ablation
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
+from eap.engine.passes import Request
 from eap.engine.prepared import Demand, Work
 from eap.engine.score_blocks import KeepEdges, Observer, to_nodes
-from eap.engine.scorers import SCORERS, Request, Scorer
+from eap.engine.scorers import SCORERS, Scorer
 from eap.engine.signature import sign
 from eap.errors import UserError
 from eap.graph import Graph, GraphConfig
@@ -118,7 +119,7 @@ def attribute(
             gradient or whose gradient is zero at all of the method's points (KL and JS at the clean
             input), or a method that needs corrupted prompts under another ablation.
     """
-    call = _Call.check(get_method(method), metric, ablation, level, rule)
+    call = Call.check(get_method(method), metric, ablation, level, rule)
     config = replace(model.config, expanded_kv=expanded_kv)
     limits = Resources(**resources)
     if call.method.scorer == "exact":
@@ -213,7 +214,7 @@ def example_scores(
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """What a call asks for, checked."""
 
     method: Method
@@ -230,7 +231,7 @@ class _Call:
         ablation: str | Ablation | None,
         level: str,
         rule: str,
-    ) -> "_Call":
+    ) -> "Call":
         """Find everything by name and see whether it goes together."""
         if level not in LEVELS:
             raise UserError(f"unknown level {level!r}; known are {', '.join(LEVELS)}")
@@ -291,7 +292,7 @@ def _name(metric: str | Metric | None) -> str:
 def _score(
     model: Model,
     dataset: Dataset,
-    call: _Call,
+    call: Call,
     steps: int | str,
     config: GraphConfig,
     limits: Resources,
@@ -364,7 +365,7 @@ def completeness(
 
 
 def _exact(
-    model: Model, dataset: Dataset, call: _Call, expanded_kv: bool, resources: ResourceOptions
+    model: Model, dataset: Dataset, call: Call, expanded_kv: bool, resources: ResourceOptions
 ) -> Graph:
     """Activation patching as one of the methods."""
     assert call.metric is not None

@@ -5,116 +5,59 @@ sign: the change of the metric when the edge is ablated. `SCORERS` is their tabl
 says which method is which kind, at which points and by which rules.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
 
 import torch
 from einops import einsum, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.engine.moments import Moments
+from eap.engine.passes import (
+    Pass,
+    Request,
+    activation_passes,
+    gradient_passes,
+    increment_passes,
+    note_metric_change,
+)
 from eap.engine.path_gradients import (
     CleanRun,
     gradients_at,
     input_at,
-    run_clean,
-    run_points,
     sender_changes_of,
-    the_metric,
     weighted_sum,
 )
 from eap.engine.prepared import PreparedBatch
-from eap.engine.receivers import RunGradient, contract, differentiate
+from eap.engine.receivers import contract, differentiate
 from eap.engine.score_blocks import ScoreBlock, summed, to_nodes
-from eap.methods import Method, Point
 from eap.metrics.metric import Predictions
-from eap.model.runs import (
-    LayerTrace,
-    SenderOutputs,
-    changed_attention,
-    outputs_everywhere,
-    run_layers,
-    sender_changes,
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What a scorer is asked for.
-
-    Attributes:
-        method: whose rules apply.
-        points: at which inputs gradients are taken.
-        points_per_run: how many of them may be stacked in one run.
-        level: 'edge' or 'node'.
-        metric_change: gathers metric(all ablated) - metric(clean) of every example, if anywhere.
-    """
-
-    method: Method
-    points: Sequence[Point]
-    points_per_run: int = 1
-    level: str = "edge"
-    metric_change: Moments | None = None
-
+from eap.model.runs import LayerTrace, changed_attention, outputs_everywhere, run_layers
 
 Scorer = Callable[[PreparedBatch, Request], Iterator[ScoreBlock]]
 
 
-@torch.no_grad()
-def note_metric_change(batch: PreparedBatch, request: Request, clean: CleanRun) -> None:
-    """Gather metric(all ablated) - metric(clean)."""
-    if request.metric_change is None:
-        return
-    metric = the_metric(batch)
-    ablated = batch.unembed(batch.ablated_run.final[:, 0])
-    after = Predictions(ablated, clean.predictions)
-    change = metric.measure(after, batch.answers) - metric.measure(clean.predictions, batch.answers)
-    request.metric_change.add(change)
-
-
 def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     """What senders changed, times the gradient averaged over the method's points (EAP, EAP-IG)."""
-    work = batch.work
-    gradients, clean = gradients_at(
-        batch, request.method.rules, request.points, request.points_per_run
-    )
-    note_metric_change(batch, request, clean)
-    changes = sender_changes_of(batch, clean)
-    yield from contract(work.model, work.config, changes, gradients, batch.cache)
-
-
-# ---- methods of several parts --------------------------------------------------------------------
+    return chain.from_iterable(_contracted(gradient_passes(batch, request)))
 
 
 def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     """Minus the sum over steps of what senders changed in a step, times the gradient before it."""
-    work, rules = batch.work, request.method.rules
-    clean = run_clean(batch)
-    note_metric_change(batch, request, clean)
-    descending = sorted(request.points, key=lambda point: -point.position)
+    yield from summed(_contracted(increment_passes(batch, request)))
 
-    def parts() -> Iterator[Iterator[ScoreBlock]]:
-        later, position = clean.trace, 1.0
-        for first in range(0, len(descending), request.points_per_run):
-            some = descending[first : first + request.points_per_run]
-            trace, final, logits = run_points(batch, some, rules)
-            # An increment is the whole step's: no weight.
-            unweighted = [point._replace(weight=1.0) for point in some]
-            value = weighted_sum(batch, logits, clean.predictions, unweighted)
-            gradients = differentiate(
-                work.model, trace, final, value, batch.cache, rules=rules, by_point=True
-            )
-            for number, (point, gradient) in enumerate(zip(some, gradients, strict=True)):
-                rows = slice(number * len(batch), (number + 1) * len(batch))
-                here = [run.rows(rows).detached() for run in trace]
-                step = (position - point.position) * (batch.ablated - batch.clean)
-                # From the later point back to this one: the sign of an ablation.
-                changes = sender_changes(work.model, step, later, here, batch.cache)
-                yield contract(work.model, work.config, changes, gradient, batch.cache)
-                later, position = here, point.position
 
-    yield from summed(parts())
+def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
+    """Senders of one sublayer at a time, with the gradient along their own outputs' path."""
+    return chain.from_iterable(_contracted(activation_passes(batch, request)))
+
+
+def _contracted(passes: Iterator[Pass]) -> Iterator[Iterator[ScoreBlock]]:
+    """Scores of every pass, edge by edge."""
+    for change, gradients, senders in passes:
+        work, cache = change.batch.work, change.batch.cache
+        yield contract(work.model, work.config, change.outputs, gradients, cache, senders)
 
 
 def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
@@ -138,78 +81,6 @@ def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[Sco
     yield from summed(parts())
     assert clean is not None
     note_metric_change(batch, request, clean)
-
-
-def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """Senders of one sublayer at a time, with the gradient along their own outputs' path.
-
-    The outputs of the input, of a layer's attention or of its MLP are interpolated between ablated
-    and clean while all before is clean; only edges out of that sublayer are scored by that path. A
-    receiver behind several sublayers sees each of their paths, so that credit is partial.
-    """
-    work, config = batch.work, batch.work.config
-    clean = run_clean(batch)
-    note_metric_change(batch, request, clean)
-    changes = sender_changes_of(batch, clean)
-
-    def contracted(gradients: RunGradient, senders: slice) -> Iterator[ScoreBlock]:
-        return contract(work.model, config, changes, gradients, batch.cache, senders)
-
-    gradients, _ = gradients_at(
-        batch, request.method.rules, request.points, request.points_per_run, clean
-    )
-    yield from contracted(gradients, slice(0, 1))
-    for layer in range(config.n_layers):
-        heads, mlp = config.heads(layer), config.mlp_sender(layer)
-        yield from contracted(_after_sublayer(batch, request, clean, changes, layer, heads), heads)
-        one = slice(mlp, mlp + 1)
-        yield from contracted(_after_sublayer(batch, request, clean, changes, layer, one), one)
-
-
-def _after_sublayer(
-    batch: PreparedBatch,
-    request: Request,
-    clean: CleanRun,
-    changes: SenderOutputs,
-    layer: int,
-    senders: slice,
-) -> RunGradient:
-    """Gradients behind a layer's heads (or its MLP) while their sum runs from ablated to clean."""
-    work, rules, run = batch.work, request.method.rules, clean.trace[layer]
-    model, config, block = work.model, work.config, work.model.blocks[layer]
-    last = layer == config.n_layers - 1
-    of_mlp = senders.start == config.mlp_sender(layer)
-    change = (changes.at_last if last else changes.everywhere)[senders].sum(0).to(run.x.device)
-    before = batch.cache.at_last(run.x) if last else run.x
-    attended = before + block.finish_attention(run.attention_raw)
-    total: RunGradient | None = None
-    for first in range(0, len(request.points), request.points_per_run):
-        some = request.points[first : first + request.points_per_run]
-        moved = torch.cat([(1 - point.position) * change for point in some]).requires_grad_()
-        copies = len(some)
-        x, mlp_in = attended.repeat(copies, 1, 1), None
-        if of_mlp:
-            x = x + run.mlp_out.repeat(copies, 1, 1) + moved
-        elif config.parallel_attn_mlp:
-            x = x + moved + run.mlp_out.repeat(copies, 1, 1)
-        else:
-            x = x + moved
-            mlp_in = x.view_as(x)
-            x = x + block.run_mlp(mlp_in, rules)
-        trace: list[LayerTrace] = []
-        final = run_layers(
-            model, x, batch.cache, first_layer=layer + 1,
-            trace=trace, expanded_kv=config.expanded_kv, rules=rules,
-        )  # fmt: skip
-        logits = batch.unembed(final[:, 0], rules)
-        value = weighted_sum(batch, logits, clean.predictions, some)
-        (part,) = differentiate(
-            model, trace, final, value, batch.cache,
-            rules=rules, first_layer=layer + 1, mlp_before=mlp_in,
-        )  # fmt: skip
-        total = part if total is None else total.plus(part)
-    assert total is not None
-    return total
 
 
 def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
