@@ -58,6 +58,7 @@ from .model.model import Model as Model
 from .part_attribution import PartScores as PartScores
 from .part_attribution import part_activity as part_activity
 from .part_attribution import part_scores as part_scores
+from .parts import PartCircuit as PartCircuit
 from .patching import patch_edges as patch_edges
 from .patching import patch_nodes as patch_nodes
 from .runtime.version import __version__ as __version__

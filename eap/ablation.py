@@ -335,6 +335,23 @@ def get_ablation(ablation: "str | Ablation | None") -> Ablation:
     return ABLATIONS[ablation]()
 
 
+def coefficients_of(
+    ablation: Ablation,
+) -> Callable[[Model, Parts, PartLayout], AblatedCoefficients]:
+    """What an ablation says of parts.
+
+    Raises:
+        UserError: an ablation of one's own that says nothing of them.
+    """
+    coefficients = getattr(ablation, "coefficients", None)
+    if coefficients is None:
+        raise UserError(
+            f"{ablation.name} ablation does not say what parts carry: give its class a method "
+            "`coefficients`, as eap.ablation.Ablation has it"
+        )
+    return coefficients
+
+
 def run_at_outputs(
     model: Model,
     outputs: Float[Tensor, "n_forward batch pos d_model"],

@@ -25,10 +25,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.ablation import Ablation, get_ablation
+from eap.ablation import Ablation, coefficients_of, get_ablation
 from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
-from eap.engine.circuit_runs import plan_circuit, prepare_ablated, run_circuit
+from eap.engine.circuit_runs import KeptParts, plan_circuit, prepare_ablated, run_circuit
 from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
 from eap.errors import UserError
@@ -41,10 +41,13 @@ from eap.metrics.metric import (
     measure_all,
 )
 from eap.model.model import Model
+from eap.parts import PartCircuit, PartLayout, get_parts
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
 from eap.runtime.resources import ResourceOptions, Resources
 from eap.statistics.measures import normalised, share_errors
+
+Circuit = Graph | PartCircuit
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +89,7 @@ class Faithfulness:
 
 def faithfulness(
     model: Model,
-    circuits: Graph | Sequence[Graph],
+    circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
     metric: str | Metric = "logit_diff",
@@ -97,7 +100,8 @@ def faithfulness(
 
     Args:
         model: from `eap.load_model`.
-        circuits: one graph, or several of one shape, which share the clean and ablated runs.
+        circuits: one graph, or several of one shape, which share the clean and ablated runs; a
+            `PartCircuit` keeps only some parts of some senders.
         dataset: from `eap.load_dataset`.
         metric: a name of `eap.metrics.METRICS`, or a `Metric`; kl and js are against the clean run.
         ablation: what edges outside the circuit carry; None: the corrupted prompt's activation.
@@ -106,7 +110,7 @@ def faithfulness(
     Returns:
         Values per example, `.normalised` and `.standard_error` (one of each per circuit).
     """
-    graphs = [circuits] if isinstance(circuits, Graph) else list(circuits)
+    graphs = [circuits] if isinstance(circuits, Circuit) else list(circuits)
     where, (chosen,) = get_ablation(ablation), get_metrics([metric])
     values = _run(model, graphs, dataset, [chosen], where, Resources(**resources))[chosen.name]
     provenance = sign(model, dataset, metric=chosen, method="evaluation", ablation=where)
@@ -122,7 +126,7 @@ def faithfulness(
 @overload
 def evaluate(
     model: Model,
-    circuits: Graph | Sequence[Graph],
+    circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
     metrics: Sequence[str | Metric] = ...,
@@ -135,7 +139,7 @@ def evaluate(
 @overload
 def evaluate(
     model: Model,
-    circuits: Graph | Sequence[Graph],
+    circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
     metrics: Sequence[str | Metric] = ...,
@@ -147,7 +151,7 @@ def evaluate(
 
 def evaluate(
     model: Model,
-    circuits: Graph | Sequence[Graph],
+    circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
     metrics: Sequence[str | Metric] = ("logit_diff",),
@@ -159,7 +163,8 @@ def evaluate(
 
     Args:
         model: from `eap.load_model`.
-        circuits: one graph, or several of one shape, which share the clean and ablated runs.
+        circuits: one graph, or several of one shape, which share the clean and ablated runs; a
+            `PartCircuit` keeps only some parts of some senders.
         dataset: from `eap.load_dataset`.
         metrics: names of `eap.metrics.METRICS`, or `Metric` objects; kl and js are against the
             clean run.
@@ -172,7 +177,7 @@ def evaluate(
         graphs are not modified. As a table: a row per circuit and example, with `circuit` (its
         number), `edges` (its size), `example` (its number in the data set), and every metric.
     """
-    graphs = [circuits] if isinstance(circuits, Graph) else list(circuits)
+    graphs = [circuits] if isinstance(circuits, Circuit) else list(circuits)
     chosen, where = get_metrics(metrics), get_ablation(ablation)
     limits = Resources(**resources)
     values = _run(model, graphs, dataset, chosen, where, limits, baselines=False)
@@ -186,7 +191,7 @@ def evaluate(
         return pd.DataFrame(
             columns | {name: rows.flatten().numpy() for name, rows in values.items()}
         )
-    which = 0 if isinstance(circuits, Graph) else slice(None)
+    which = 0 if isinstance(circuits, Circuit) else slice(None)
     return {name: rows[which] for name, rows in values.items()}
 
 
@@ -219,9 +224,19 @@ def of_model(graph: Graph, model: Model) -> Graph:
     return replace(graph, config=config)
 
 
+def _kept(model: Model, circuit: Circuit, ablation: Ablation) -> KeptParts | None:
+    """The parts that a circuit keeps; None: all."""
+    if isinstance(circuit, Graph) or not circuit.kept:
+        return None
+    parts = get_parts(circuit.parts)
+    masks = circuit.masks(model)
+    layout = PartLayout.of(model, parts, list(circuit.kept))
+    return KeptParts(parts, masks, coefficients_of(ablation)(model, parts, layout))
+
+
 def _run(
     model: Model,
-    circuits: Sequence[Graph],
+    circuits: Sequence[Circuit],
     dataset: Dataset,
     metrics: Sequence[Metric],
     ablation: Ablation,
@@ -234,7 +249,9 @@ def _run(
     Without `baselines`, of the circuits alone; the clean run is made if a metric reads it.
     """
     check_dataset(model, dataset)
-    graphs = [of_model(graph, model) for graph in circuits]
+    graphs = [
+        of_model(one.graph if isinstance(one, PartCircuit) else one, model) for one in circuits
+    ]
     if len({graph.config for graph in graphs}) > 1:
         raise UserError("circuits that are evaluated together must be of one shape")
 
@@ -246,7 +263,10 @@ def _run(
     n_results = len(graphs) * config.n_forward * config.n_backward // 10
     demand = Demand("evaluation", need, n_results)
     work = Work.plan(model, dataset, metrics, ablation, config, limits, demand)
-    plans = [plan_circuit(model, graph, prune=ablation.has_pair) for graph in graphs]
+    plans = [
+        plan_circuit(model, graph, prune=ablation.has_pair, kept=_kept(model, one, ablation))
+        for graph, one in zip(graphs, circuits, strict=True)
+    ]
     n_runs = len(graphs) + (2 if baselines else 0)
     values = torch.zeros(len(metrics), n_runs, len(dataset), dtype=model.residual_dtype)
     run_clean = baselines or any(metric.reads_clean for metric in metrics)

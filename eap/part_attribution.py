@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from eap.ablation import Ablation
+from eap.ablation import Ablation, coefficients_of
 from eap.attribution import Call
 from eap.data.batches import check_dataset, load_batch, plan_batches
 from eap.data.dataset import Dataset
@@ -237,21 +237,6 @@ def _linear_call(
             "into scores of parts; use EAP, EAP-IG, CEAP, RelP or another linear method"
         )
     return Call.check(found, metric, ablation, "edge", rule)
-
-
-def coefficients_of(ablation: Ablation) -> Any:
-    """What an ablation says of parts.
-
-    Raises:
-        UserError: an ablation of one's own that says nothing of them.
-    """
-    coefficients = getattr(ablation, "coefficients", None)
-    if coefficients is None:
-        raise UserError(
-            f"{ablation.name} ablation does not say what parts carry: give its class a method "
-            "`coefficients`, as eap.ablation.Ablation has it"
-        )
-    return coefficients
 
 
 def _receivers(names: Sequence[str], index: Mapping[str, int]) -> tuple[int, ...]:

@@ -12,17 +12,17 @@ Where a norm follows the MLP or the attention (Gemma 2 and 3), its scale counts 
 one that it has in the run at hand: coefficients include the scale, directions the norm's weight.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eap.errors import UserError, quoted
-from eap.graph import GraphConfig
+from eap.graph import Graph, GraphConfig
 from eap.graph.numbering import sender_index
 from eap.model.blocks import Block
 from eap.model.model import Model
@@ -277,6 +277,53 @@ class PartLayout:
         at, within = self.locate(number)
         last = self.starts[at + 1] - self.starts[at] - 1
         return f"{self.names[at]}.{parts.rest if within == last else parts.name(within)}"
+
+
+@dataclass(frozen=True, eq=False)
+class PartCircuit:
+    """A circuit some of whose senders keep only some of their parts.
+
+        kept = eap.part_scores(model, dataset).keep(50)
+        eap.faithfulness(model, eap.PartCircuit(graph, "hidden units", kept), dataset)
+
+    What such a sender sends is what its ablated edges carry, and the changes of the parts that are
+    kept. With all parts and the rest kept it sends what it computes; with none, it is ablated.
+
+    Attributes:
+        graph: the circuit's edges.
+        parts: the basis, or its name.
+        kept: by sender's name, which parts are kept, the rest last; other senders keep all.
+    """
+
+    graph: Graph
+    parts: Parts | str
+    kept: Mapping[str, Tensor]
+
+    def count_edges(self) -> int:
+        """Number of edges of the circuit."""
+        return self.graph.count_edges()
+
+    @property
+    def n_parts(self) -> int:
+        """How many parts are kept, rests included."""
+        return sum(int(mask.sum()) for mask in self.kept.values())
+
+    def masks(self, model: Model) -> dict[int, Bool[Tensor, " _part"]]:
+        """`kept` by index of the sender, checked.
+
+        Raises:
+            UserError: a sender that the basis does not split, or a mask of another length or kind.
+        """
+        basis, index = get_parts(self.parts), sender_index(model.config)
+        layout = PartLayout.of(model, basis, list(self.kept)) if self.kept else None
+        for name, mask in self.kept.items():
+            n = 0 if layout is None else len(range(len(layout))[layout.of_sender(name)])
+            if mask.dtype != torch.bool or mask.shape != (n,):
+                raise UserError(
+                    f"{name} keeps parts by a mask of {n} truth values (its {basis.kind}, and the "
+                    f"rest last), not {mask.dtype} of shape {list(mask.shape)}"
+                )
+        return {index[name]: mask for name, mask in self.kept.items()}
 
 
 # ---- senders of a run ----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ sends is read by a hook. Nothing is shared with `eap`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -28,7 +28,6 @@ class Place:
         self.projection, self.end, self.norm = projection, end, norm
         self.sent: Tensor | None = None  # coefficients in the last run
         self.leaf: Tensor | None = None
-        self.replace: Callable[[Tensor], Tensor] | None = None
 
     @property
     def directions(self) -> Tensor:
@@ -38,16 +37,15 @@ class Place:
 
     @contextmanager
     def hooked(self):
-        """Coefficients are read (or replaced), and leaves added."""
+        """Coefficients are read, and leaves added."""
 
         def before(_module, args):
-            x = args[0] if self.replace is None else self.replace(args[0])
+            x = args[0]
             scale = 1.0
             if self.norm is not None:
                 raw = self.projection.forward(x)
                 scale = torch.rsqrt(raw.square().mean(-1, keepdim=True) + self.norm.eps)
             self.sent = (x * scale).detach().reshape(-1, x.shape[-1])
-            return (x, *args[1:])
 
         def after(_module, _args, output):
             self.leaf = torch.zeros_like(self.sent, requires_grad=True)
@@ -122,17 +120,25 @@ def part_scores(
 
 
 @torch.no_grad()
-def logits_with_units_of(
-    model: PreTrainedModel,
-    tokens: Sequence[int],
-    kind: str,
-    layer: int,
-    replace: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Last logits where the coefficients of a layer are replaced, and what they then were."""
-    place = places_of(model, kind)[layer]
-    place.replace = replace
+def hidden_of(model: PreTrainedModel, tokens: Sequence[int], layer: int) -> Tensor:
+    """Coefficients [pos, unit] of one layer's hidden units."""
+    place = places_of(model, "hidden units")[layer]
     with place.hooked():
-        logits = model(torch.tensor([list(tokens)])).logits[0, -1]
+        model(torch.tensor([list(tokens)]))
     assert place.sent is not None
-    return logits, place.sent
+    return place.sent
+
+
+@torch.no_grad()
+def logits_with_sent(
+    model: PreTrainedModel, tokens: Sequence[int], layer: int, change: Tensor
+) -> Tensor:
+    """Last logits where what the hidden units of a layer send has changed."""
+    place = places_of(model, "hidden units")[layer]
+    handle = place.end.register_forward_hook(
+        lambda _module, _args, out: out + (change @ place.directions).reshape(out.shape)
+    )
+    try:
+        return model(torch.tensor([list(tokens)])).logits[0, -1]
+    finally:
+        handle.remove()
