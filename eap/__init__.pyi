@@ -3,6 +3,7 @@ from . import attention as attention
 from . import attribution as attribution
 from . import circuits as circuits
 from . import data as data
+from . import features as features
 from . import figures as figures
 from . import graph as graph
 from . import learning as learning
@@ -42,6 +43,8 @@ from .data.dataset import Dataset as Dataset
 from .data.dataset import Example as Example
 from .data.dataset import load_dataset as load_dataset
 from .errors import UserError as UserError
+from .features import Features as Features
+from .features import load_features as load_features
 from .figures.viewer import write_page as write_page
 from .graph.arithmetic import mean_of as mean_of
 from .graph.graph import Edge as Edge
