@@ -67,3 +67,5 @@ from .patching import patch_nodes as patch_nodes
 from .runtime.version import __version__ as __version__
 from .soft_circuits import evaluate_soft as evaluate_soft
 from .statistics import measures as measures
+from .unit_attribution import UnitEdges as UnitEdges
+from .unit_attribution import unit_edges as unit_edges

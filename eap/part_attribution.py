@@ -175,7 +175,7 @@ def part_scores(
             or an unknown receiver.
     """
     basis = get_parts(parts)
-    call = _linear_call(method, metric, ablation, rule)
+    call = linear_call(method, metric, ablation, rule)
     points = call.points(steps)
     config = replace(model.config, expanded_kv=expanded_kv)
     layout = PartLayout.of(model, basis, senders)
@@ -223,7 +223,7 @@ def part_scores(
     )
 
 
-def _linear_call(
+def linear_call(
     method: str | Method,
     metric: str | Metric | None,
     ablation: str | Ablation | None,

@@ -308,17 +308,26 @@ class MLP:
         self, x: Float[Tensor, "batch pos d_model"], rules: BackwardRules = EXACT
     ) -> Float[Tensor, "batch pos d_mlp"]:
         """Activations of the hidden units: act(in), or in a gated MLP act(gate) * in."""
+        return self.activate(*self.inputs(x), rules=rules)
+
+    def inputs(
+        self, x: Float[Tensor, "batch pos d_model"]
+    ) -> tuple[Float[Tensor, "batch pos d_mlp"], ...]:
+        """What the hidden units read: in, and in a gated MLP gate."""
         x = x.to(self.W_in.dtype)
         into = F.linear(x, self.W_in, self.b_in)
-        if self.W_gate is None:
-            return self._activate(into, rules)
-        gate = self._activate(F.linear(x, self.W_gate, self.b_gate), rules)
-        return scale_gradient(gate * into, rules.gate_product)
+        return (into,) if self.W_gate is None else (into, F.linear(x, self.W_gate, self.b_gate))
 
-    def _activate(self, x: Tensor, rules: BackwardRules) -> Tensor:
+    def activate(
+        self, into: Tensor, gate: Tensor | None = None, *, rules: BackwardRules = EXACT
+    ) -> Float[Tensor, "batch pos d_mlp"]:
+        """Activations of the hidden units from what they read."""
+        bent = into if gate is None else gate
         if rules.frozen_activations:
-            return frozen_activation(x, self.activation)
-        return self.activation(x)
+            bent = frozen_activation(bent, self.activation)
+        else:
+            bent = self.activation(bent)
+        return bent if gate is None else scale_gradient(bent * into, rules.gate_product)
 
 
 @dataclass(frozen=True, eq=False)
