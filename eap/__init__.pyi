@@ -47,6 +47,8 @@ from .features import Features as Features
 from .features import load_features as load_features
 from .figures.viewer import write_page as write_page
 from .graph.arithmetic import mean_of as mean_of
+from .graph.formats.neurons import load_neurons as load_neurons
+from .graph.formats.neurons import save_neurons as save_neurons
 from .graph.graph import Edge as Edge
 from .graph.graph import Graph as Graph
 from .graph.graph import GraphConfig as GraphConfig

@@ -11,6 +11,7 @@ over examples. A sender's parts and its rest sum to the sender's node score, exa
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Unpack
 
 import pandas as pd
@@ -72,6 +73,18 @@ class PartScores:
     def node_scores(self) -> dict[str, Float[Tensor, "*receiver"]]:
         """The sum over each sender's parts, which is its node score."""
         return {name: self.of_sender(name).sum(0) for name in self.layout.names}
+
+    @property
+    def by_coordinate(self) -> Float[Tensor, "n_forward d_model"]:
+        """Scores of the coordinates of every sender, as `eap.save_neurons` takes them.
+
+        Raises:
+            UserError: the parts are others, or of some senders alone.
+        """
+        sizes = {stop - start for start, stop in pairwise(self.layout.starts)}
+        if self.parts.kind != "coordinates" or self.scores.ndim > 1 or len(sizes) > 1:
+            raise UserError("neurons are the coordinates of senders: give parts='coordinates'")
+        return self.scores.unflatten(0, (len(self.layout.senders), -1))[:, :-1]
 
     def name(self, number: int) -> str:
         """Name of a part by its number: `m3.u17`."""
