@@ -18,6 +18,7 @@ EXPERIMENTS = (
     "all_cross_task_faithfulness.py",
     "test_ig_iterations.py",
     "stability.py",
+    "parts.py",
 )
 FIGURES = tuple(
     sorted(

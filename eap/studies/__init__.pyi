@@ -1,3 +1,4 @@
+from . import parts as parts
 from . import paths as paths
 from . import provenance as provenance
 from . import settings as settings
@@ -12,6 +13,7 @@ from .mib import mib_study as mib_study
 from .mib import published_cells as published_cells
 from .mib import submit as submit
 from .pareto import pareto_study as pareto_study
+from .parts import part_study as part_study
 from .provenance import save_csv as save_csv
 from .scoring import attributed as attributed
 from .scoring import count_edges as count_edges
