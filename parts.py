@@ -6,8 +6,9 @@ Writes results/parts/<model>/csv/<task>.csv, a row per kind and number of parts,
 <task>_top.csv, the best parts.
 """
 
+import eap
 import eap_circuits
-from eap import load_features, studies
+from eap import studies
 from eap.studies import shell
 from eap.studies.paths import table_file
 
@@ -19,7 +20,7 @@ def main() -> None:
     add("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
     add("--size", type=shell.positive, default=200, help="edges of the circuit, before pruning")
     add("--parts", nargs="+", default=["hidden units", "channels"], help="kinds of parts")
-    add("--features", type=shell.folder, help="folder of transcoders or autoencoders, to add them")
+    add("--features", type=shell.folder, help="folder of transcoders or autoencoders (toy has its own)")
     add("--top", type=shell.positive, default=50, help="best parts of each kind that are listed")
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
@@ -28,7 +29,8 @@ def main() -> None:
     metric = studies.metric_name(args.metric, args.task)
     model = studies.load_model_of(settings)
     dataset = studies.load_task(settings, model, args.task)
-    features = load_features(args.features, model) if args.features else None
+    folder = args.features or ("toy" if args.model == "toy" else None)
+    features = eap.load_features(folder, model) if folder else None
     study = studies.part_study(
         model, dataset, metric=metric, size=args.size, steps=args.ig_steps, rule=args.ig_rule,
         kinds=studies.parts.kinds_of(args.parts, features), seed=args.seed,

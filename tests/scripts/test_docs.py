@@ -50,17 +50,6 @@ def test_the_code_of_the_page_on_measures_runs(tmp_path, monkeypatch, capsys):
         assert hasattr(eap, name), name
 
 
-def test_the_code_of_the_page_on_parts_runs(tmp_path, monkeypatch, capsys):
-    page = (ROOT / "docs" / "parts.md").read_text("utf8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    run(code, tmp_path, monkeypatch)
-    said = capsys.readouterr().out
-    for shown in ("coefficient", "key side", "answers", "->m1.u"):
-        assert shown in said
-    for name in re.findall(r"`eap\.([A-Za-z_]+)[`(.]", page):
-        assert hasattr(eap, name), name
-
-
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
