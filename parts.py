@@ -20,7 +20,11 @@ def main() -> None:
     add("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
     add("--size", type=shell.positive, default=200, help="edges of the circuit, before pruning")
     add("--parts", nargs="+", default=["hidden units", "channels"], help="kinds of parts")
-    add("--features", type=shell.folder, help="folder of transcoders or autoencoders (toy has its own)")
+    add(
+        "--features",
+        type=shell.folder,
+        help="folder of transcoders or autoencoders",
+    )
     add("--top", type=shell.positive, default=50, help="best parts of each kind that are listed")
     shell.add_ig_arguments(parser)
     args = parser.parse_args()

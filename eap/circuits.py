@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.ablation import Ablation, coefficients_of, get_ablation
+from eap.ablation import AblatedCoefficients, Ablation, coefficients_of, get_ablation
 from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.engine.circuit_runs import KeptParts, plan_circuit, prepare_ablated, run_circuit
@@ -224,14 +224,21 @@ def of_model(graph: Graph, model: Model) -> Graph:
     return replace(graph, config=config)
 
 
-def _kept(model: Model, circuit: Circuit, ablation: Ablation) -> KeptParts | None:
-    """The parts that a circuit keeps; None: all."""
-    if isinstance(circuit, Graph) or not circuit.kept:
-        return None
-    parts = get_parts(circuit.parts)
-    masks = circuit.masks(model)
-    layout = PartLayout.of(model, parts, list(circuit.kept))
-    return KeptParts(parts, masks, coefficients_of(ablation)(model, parts, layout))
+def _kept(model: Model, circuits: Sequence[Circuit], ablation: Ablation) -> list[KeptParts | None]:
+    """The parts that each circuit keeps; None: all. A mean of parts is taken once for all."""
+    known: dict[tuple[Any, ...], AblatedCoefficients] = {}
+    kept: list[KeptParts | None] = []
+    for circuit in circuits:
+        if isinstance(circuit, Graph) or not circuit.kept:
+            kept.append(None)
+            continue
+        parts, masks = get_parts(circuit.parts), circuit.masks(model)
+        key = (id(circuit.parts), *circuit.kept)
+        if key not in known:
+            layout = PartLayout.of(model, parts, list(circuit.kept))
+            known[key] = coefficients_of(ablation)(model, parts, layout)
+        kept.append(KeptParts(parts, masks, known[key]))
+    return kept
 
 
 def _run(
@@ -264,8 +271,8 @@ def _run(
     demand = Demand("evaluation", need, n_results)
     work = Work.plan(model, dataset, metrics, ablation, config, limits, demand)
     plans = [
-        plan_circuit(model, graph, prune=ablation.has_pair, kept=_kept(model, one, ablation))
-        for graph, one in zip(graphs, circuits, strict=True)
+        plan_circuit(model, graph, prune=ablation.has_pair, kept=kept)
+        for graph, kept in zip(graphs, _kept(model, circuits, ablation), strict=True)
     ]
     n_runs = len(graphs) + (2 if baselines else 0)
     values = torch.zeros(len(metrics), n_runs, len(dataset), dtype=model.residual_dtype)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from eap.data.dataset import DATA
 from eap.errors import UserError, first_line, quoted
 from eap.model.model import Model
 from eap.parts import SenderRun, place_of
@@ -38,6 +39,9 @@ INPUT_HOOKS: dict[str, Reads] = {
     "hook_resid_mid": "residual",
     "hook_mlp_in": "residual",
 }
+TOY = DATA / "toy-transcoders"
+"""Transcoders of the toy model, trained by `train.py` beside them."""
+
 OUTPUT_HOOKS = ("hook_mlp_out", "mlp.hook_out")
 
 
@@ -90,16 +94,17 @@ class Features:
         block, mlp_in = run.block, run.mlp_in
         assert block is not None
         assert mlp_in is not None
-        own = self.dictionaries[place_of(model.config, run.sender)[0]]
+        dictionary = self.dictionaries[place_of(model.config, run.sender)[0]]
         x = {
             "normalised": lambda: block.ln2(mlp_in),
             "hat": lambda: block.ln2.hat(mlp_in),
             "residual": lambda: mlp_in,
             "output": lambda: run.output,
-        }[own.reads]()
-        if own.input_bias is not None:
-            x = x - own.input_bias
-        return own.activation(x.to(own.W_enc) @ own.W_enc.T + own.b_enc).to(mlp_in.dtype)
+        }[dictionary.reads]()
+        if dictionary.input_bias is not None:
+            x = x - dictionary.input_bias
+        pre = x.to(dictionary.W_enc) @ dictionary.W_enc.T + dictionary.b_enc
+        return dictionary.activation(pre).to(mlp_in.dtype)
 
     def directions(self, model: Model, sender: int) -> Float[Tensor, "n d_model"]:
         """Rows of the decoder."""
@@ -109,17 +114,18 @@ class Features:
 def load_features(path: str | Path | Sequence[str | Path], model: Model) -> Features:
     """Features from files of circuit-tracer or SAELens.
 
-        features = eap.load_features("gpt2-transcoders", model)
+        features = eap.load_features("toy", model)
         eap.part_scores(model, dataset, parts=features)
 
     Args:
         path: a folder of circuit-tracer (`config.yaml`), or one or several folders of SAELens
-            (`cfg.json`), each of one MLP.
+            (`cfg.json`), each of one MLP; `toy`: the transcoders of the toy model.
         model: whose MLPs the features are of.
 
     Raises:
         UserError: there are no such files, or shapes and hooks that do not fit the model.
     """
+    path = TOY if path == "toy" else path
     folders = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
     dictionaries: dict[int, Dictionary] = {}
     for folder in folders:
@@ -170,19 +176,19 @@ def _read_sae_lens(folder: Path, model: Model) -> tuple[int, Dictionary]:
         raise UserError(f"{quoted(str(folder))}: cfg.json is not an object")
     config = {**config, **(config.get("metadata") or {})}  # older files have all at the top
     hook = str(config.get("hook_name") or config.get("hook_point"))
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook)
-    if found is None:
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook)
+    if match is None:
         raise UserError(f"{quoted(str(folder))}: hook {quoted(hook, 60)} is not of a block")
-    layer, own = int(found[1]), found[2]
+    layer, point = int(match[1]), match[2]
     architecture = str(config.get("architecture", "standard"))
     is_transcoder = "transcoder" in architecture
     if is_transcoder:
-        reads = _reads(folder, own)
+        reads = _reads(folder, point)
         out = str(config.get("hook_name_out", ""))
         _check_output(folder, out.removeprefix(f"blocks.{layer}."), model)
     else:
         reads = "output"
-        _check_output(folder, own, model)
+        _check_output(folder, point, model)
     for key, plain in (("normalize_activations", "none"), ("hook_head_index", None)):
         if config.get(key) not in (plain, None):
             raise UserError(f"{quoted(str(folder))}: {key}={config[key]} is not supported")

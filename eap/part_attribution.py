@@ -243,13 +243,13 @@ def linear_call(
     rule: str,
 ) -> Call:
     """What a call asks for, of a method whose scores split into those of parts."""
-    found = get_method(method)
-    if not found.linear or found.scorer not in PASSES:
+    entry = get_method(method)
+    if not entry.linear or entry.scorer not in PASSES:
         raise UserError(
-            f"scores by {found.name} are not linear in what senders send, so they do not split "
+            f"scores by {entry.name} are not linear in what senders send, so they do not split "
             "into scores of parts; use EAP, EAP-IG, CEAP, RelP or another linear method"
         )
-    return Call.check(found, metric, ablation, "edge", rule)
+    return Call.check(entry, metric, ablation, "edge", rule)
 
 
 def _receivers(names: Sequence[str], index: Mapping[str, int]) -> tuple[int, ...]:

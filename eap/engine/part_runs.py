@@ -76,12 +76,12 @@ def chosen_readers(
             yield Readers(senders, columns[config.mlp_receiver(layer)], part.mlp_in)
         senders = slice(0, config.senders_before(layer, "attention"))
         for kind in part.scaled:
-            own = config.receivers(layer, kind)
-            wanted = [v for v in range(own.start, own.stop) if v in columns]
+            of_kind = config.receivers(layer, kind)
+            wanted = [v for v in range(of_kind.start, of_kind.stop) if v in columns]
             if wanted:
                 G = input_gradient(model, layer, kind, part, cache)
                 for v in wanted:
-                    yield Readers(senders, columns[v], G[v - own.start])
+                    yield Readers(senders, columns[v], G[v - of_kind.start])
 
 
 @torch.no_grad()
@@ -158,16 +158,18 @@ class PartScorer:
         change, gradients, senders = one
         work, cache = change.batch.work, change.batch.cache
         args = work.model, work.config, gradients, cache
-        chosen = self.receivers
-        readers = list(all_readers(*args) if chosen is None else chosen_readers(*args, chosen))
+        receivers = self.receivers
+        readers = list(
+            all_readers(*args) if receivers is None else chosen_readers(*args, receivers)
+        )
         runs = _Runs(change)
         covered = range(work.config.n_forward)[senders or slice(None)]
         for sender, start, stop in zip(
             self.layout.senders, self.layout.starts, self.layout.starts[1:], strict=False
         ):
-            own = [one for one in readers if one.senders.start <= sender < one.senders.stop]
-            if sender in covered and own:
-                self._add_sender(scores[:, start:stop], work.model, runs, sender, own, cache)
+            reads = [one for one in readers if one.senders.start <= sender < one.senders.stop]
+            if sender in covered and reads:
+                self._add_sender(scores[:, start:stop], work.model, runs, sender, reads, cache)
 
     def _add_sender(
         self,

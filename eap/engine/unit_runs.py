@@ -48,9 +48,9 @@ def score_unit_edges(
     runs: list[Sequence[InputGradient]] = []
     hats: list[Tensor] = []
     for first in range(0, len(request.points), request.points_per_run):
-        some = request.points[first : first + request.points_per_run]
-        trace, _, logits = run_points(batch, some, rules)
-        value = weighted_sum(batch, logits, clean.predictions, some)
+        points = request.points[first : first + request.points_per_run]
+        trace, _, logits = run_points(batch, points, rules)
+        value = weighted_sum(batch, logits, clean.predictions, points)
         (at_output,) = torch.autograd.grad(value, [trace[layer].mlp_out])
         runs.append(_at_inputs(block, trace[layer], at_output, rules, len(batch)))
         hat = block.ln2.hat(trace[layer].mlp_in.detach())
@@ -99,7 +99,7 @@ def _at_inputs(
     weights = [(mlp.W_in, mlp.b_in)]
     if mlp.W_gate is not None:
         weights.append((mlp.W_gate, mlp.b_gate))
-    found = []
+    inputs = []
     for (W, b), pre, gradient in zip(weights, read, gradients, strict=True):
         scaled = gradient * norm.scale(x)
         along = None
@@ -110,5 +110,5 @@ def _at_inputs(
             c = scaled * (pre.detach() - at_zero) / x.shape[-1]
             along = rearrange(c, "(point batch) ... -> point batch ...", batch=batch)
         by_point = rearrange(scaled, "(point batch) ... -> point batch ...", batch=batch)
-        found.append(InputGradient(by_point.sum(0), along))
-    return found
+        inputs.append(InputGradient(by_point.sum(0), along))
+    return inputs

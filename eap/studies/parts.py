@@ -45,7 +45,7 @@ class PartStudy:
 
     def top(self, n: int) -> pd.DataFrame:
         """The n best parts of each kind: parts, sender, part, score, standard_error."""
-        frames = [own.top_n(n).assign(parts=kind) for kind, own in self.scores.items()]
+        frames = [scores.top_n(n).assign(parts=kind) for kind, scores in self.scores.items()]
         frame = pd.concat(frames, ignore_index=True)
         return frame[["parts", *(name for name in frame if name != "parts")]]
 
@@ -105,10 +105,10 @@ def part_study(
         ]
         if not split:
             raise UserError(f"no node of the circuit has {basis.kind}; give a larger --size")
-        own = part_scores(model, found_on, parts=basis, senders=split, **options)
-        scores[basis.kind] = own
+        part_table = part_scores(model, found_on, parts=basis, senders=split, **options)
+        scores[basis.kind] = part_table
         frame, provenance = _curve(
-            model, circuit, own, measured_on, metric, shares, seed, resources
+            model, circuit, part_table, measured_on, metric, shares, seed, resources
         )
         tables.append(frame)
     return PartStudy(circuit, scores, pd.concat(tables, ignore_index=True), provenance)

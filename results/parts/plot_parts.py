@@ -22,9 +22,9 @@ def draw(ax: Axes, frame: pd.DataFrame) -> None:
     """Normalised faithfulness against the share of the parts of each kind that is kept."""
     for y, line in ((1, "-"), (0, ":")):
         ax.axhline(y, color=style.GREY, linewidth=0.8, linestyle=line, zorder=0)
-    for kind, own in frame.groupby("parts", sort=False):
+    for kind, rows in frame.groupby("parts", sort=False):
         colour, marker = LOOKS.get(str(kind), (style.BLACK, "v"))
-        kept = own[own["kept"] > 0]
+        kept = rows[rows["kept"] > 0]
         ax.errorbar(
             100 * kept["share"], kept["faithfulness"], 1.96 * kept["standard_error"],
             color=colour, marker=marker, elinewidth=0.8, label=style.plain(str(kind)),
@@ -41,22 +41,22 @@ def main() -> None:
     """Draw results/parts/<model>/{png,pdf}/parts."""
     args = shell.figure_parser(__doc__, tasks=list(TASKS)).parse_args()
     results = tables.Results(args.output, args.model)
-    found = tables.read_tasks(
+    by_task = tables.read_tasks(
         results,
         "parts",
         args.tasks,
         results.command("parts.py", "--task {task}"),
         needs=["kept", "share", "faithfulness", "standard_error", "random"],
     )
-    tables.check_comparable(found.values())
-    style.save_figure(draw_all(found), results.folder("parts"), "parts")
+    tables.check_comparable(by_task.values())
+    style.save_figure(draw_all(by_task), results.folder("parts"), "parts")
 
 
 @style.styled
-def draw_all(found: dict[str, tables.Table]) -> Figure:
+def draw_all(by_task: dict[str, tables.Table]) -> Figure:
     """A panel per task."""
-    figure, axes = style.panels(len(found))
-    for ax, (task, table) in zip(axes, found.items(), strict=True):
+    figure, axes = style.panels(len(by_task))
+    for ax, (task, table) in zip(axes, by_task.items(), strict=True):
         if "parts" not in table.texts:
             raise UserError(
                 f"{shell.shown(table.path)}: no column 'parts' that names kinds of parts"
@@ -65,7 +65,7 @@ def draw_all(found: dict[str, tables.Table]) -> Figure:
         ax.set_title(style.display_name(task))
     style.label_y(axes, "normalised faithfulness")
     style.shared_legend(figure, axes)
-    style.add_note(figure, tables.origin_note(found.values()))
+    style.add_note(figure, tables.origin_note(by_task.values()))
     return figure
 
 

@@ -50,7 +50,7 @@ def output(tmp_path_factory):
 
 def test_the_script_writes_tables_and_a_figure(output):
     table = pd.read_csv(output / FOLDER / "csv" / "ioi.csv")
-    assert {"hidden units", "channels"} == set(table.parts)
+    assert {"hidden units", "channels", "features"} == set(table.parts)
     for _, own in table.groupby("parts"):
         assert own.kept.is_monotonic_increasing
         assert own.faithfulness.iloc[-1] == pytest.approx(own.random.iloc[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from reference.twins import assert_close, dataset_of
 from safetensors.torch import save_file
 
 import eap
-from eap.features import Dictionary
+from eap.features import TOY, Dictionary
 
 DATA = dataset_of(random_examples([5, 3, 6], [2, 0, 3], seed=5))
 OPTIONS = {"metric": "logit_diff", "steps": 2, "batch_size": 2}
@@ -62,16 +63,18 @@ def random_weights(n=7, d=16, *, columns=False):
 def test_an_identity_transcoder_is_the_hidden_units(family):
     model = twins.load(family, torch.float64)
     features = eap.Features({n: identity(block) for n, block in enumerate(model.blocks)})
-    units = eap.part_scores(model, DATA, parts="hidden units", **OPTIONS)
-    found = eap.part_scores(model, DATA, parts=features, **OPTIONS)
-    assert_close(found.scores, units.scores, 1e-12)
-    assert found.name(len(found) - 1) == "m1.error"
     graph = eap.Graph.from_model(model)
-    values = [
-        eap.evaluate(model, eap.PartCircuit(graph, scores.parts, units.keep(20)), DATA)
-        for scores in (units, found)
-    ]
-    assert_close(values[0]["logit_diff"], values[1]["logit_diff"], 1e-9)
+    with twins.precision(family, torch.float64):
+        units = eap.part_scores(model, DATA, parts="hidden units", **OPTIONS)
+        scores = eap.part_scores(model, DATA, parts=features, **OPTIONS)
+        kept = units.keep(20)
+        values = [
+            eap.evaluate(model, eap.PartCircuit(graph, one.parts, kept), DATA)["logit_diff"]
+            for one in (units, scores)
+        ]
+    assert_close(scores.scores, units.scores, 1e-12)
+    assert scores.name(len(scores) - 1) == "m1.error"
+    assert_close(values[0], values[1], 1e-9)
 
 
 def test_transcoders_of_circuit_tracer_are_read(tmp_path):
@@ -186,3 +189,24 @@ def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path):
             eap.load_features(folder, one)
         assert "\n" not in str(error.value)
         assert len(str(error.value)) <= 400
+
+
+def test_the_toy_models_transcoders_are_what_their_training_says():
+    """Held-out figures are those of the committed files; the error part is there and counts."""
+    model = eap.load_model("toy", device="cpu")
+    features = eap.load_features("toy", model)
+    assert sum(path.stat().st_size for path in TOY.glob("*.safetensors")) < 5e6
+    said = json.loads((TOY / "training.json").read_text())["held_out"]
+    script = runpy.run_path(str(TOY / "train.py"), run_name="train")
+    found = script["measure"](model, TOY, script["prompts_of"](model, 1)[::40])
+    for layer in range(model.config.n_layers):
+        assert found[f"explained_{layer}"] == pytest.approx(said[f"explained_{layer}"], abs=0.1)
+        assert found[f"active_{layer}"] <= 16
+    assert found["kl"] < 0.5 * found["kl_zero"]
+    data = eap.load_dataset("ioi", model.tokenizer).head(8)
+    scores = eap.part_scores(model, data, parts=features, method="EAP")
+    nodes = eap.attribute(model, data, level="node", method="EAP")
+    for sender, total in scores.node_scores.items():
+        expected = float(nodes.node_scores[nodes.sender_names.index(sender)])
+        assert float(total) == pytest.approx(expected, abs=1e-4)
+        assert float(scores.of_sender(sender)[-1]) != 0
