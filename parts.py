@@ -6,7 +6,6 @@ Writes results/parts/<model>/csv/<task>.csv, a row per kind and number of parts,
 <task>_top.csv, the best parts.
 """
 
-import eap
 import eap_circuits
 from eap import studies
 from eap.studies import shell
@@ -33,11 +32,10 @@ def main() -> None:
     metric = studies.metric_name(args.metric, args.task)
     model = studies.load_model_of(settings)
     dataset = studies.load_task(settings, model, args.task)
-    folder = args.features or ("toy" if args.model == "toy" else None)
-    features = eap.load_features(folder, model) if folder else None
+    features = args.features or ("toy" if args.model == "toy" else None)
     study = studies.part_study(
         model, dataset, metric=metric, size=args.size, steps=args.ig_steps, rule=args.ig_rule,
-        kinds=studies.parts.kinds_of(args.parts, features), seed=args.seed,
+        kinds=studies.parts.kinds_of(args.parts, features, model), seed=args.seed,
         batch_size=args.batch_size, memory_budget=args.memory, quiet=False,
     )  # fmt: skip
 

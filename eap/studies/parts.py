@@ -6,6 +6,7 @@ between them. Fewer than four pairs cannot be halved: then both are all of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from eap.attribution import attribute
 from eap.circuits import Circuit, faithfulness
 from eap.data.dataset import Dataset
 from eap.errors import UserError
+from eap.features import load_features
 from eap.graph.graph import Graph
 from eap.model.model import Model
 from eap.part_attribution import PartScores, part_scores
@@ -158,8 +160,8 @@ def _curve(
     return frame, values.provenance
 
 
-def kinds_of(names: Sequence[str], features: Parts | None) -> list[str | Parts]:
-    """The bases of a command line: known names, and features where there are any."""
+def kinds_of(names: Sequence[str], features: str | Path | None, model: Model) -> list[str | Parts]:
+    """The bases of a command line: known names, and features from a folder where there is one."""
     if unknown := [name for name in names if name not in PARTS]:
         raise UserError(f"unknown parts {unknown[0]!r:.60}; known are {', '.join(PARTS)}")
-    return [*names, *([] if features is None else [features])]
+    return [*names, *([] if features is None else [load_features(features, model)])]
