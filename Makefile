@@ -1,10 +1,12 @@
 # make demo    a faithfulness curve on the model that ships with the repository
-# make test    all tests            make lint    style and types
+# make test    all tests            make test-unit   tests of the package alone
+# make lint    style, types, directions of imports, dead code
 # make paper   every experiment and figure: make paper MODEL=toy HEAD=100 JOBS=2 TASKS="ioi sva"
 # make docs    the manual            make wheel   what pip installs
 # make bench   speed, measured side by side
 # make fuzz    many odd inputs: make fuzz N=5000      make chaos   every experiment killed: make chaos N=20
 # make proof   all methods on models whose circuit is known: docs/proof.md
+# make exam    all methods compared, on known circuits and on the toy model: docs/methods-compared.md
 
 PYTHON ?= python3
 MODEL ?= toy
@@ -13,7 +15,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 
-.PHONY: env demo test test-older fuzz chaos lint format bench proof paper docs wheel clean
+.PHONY: env demo test test-unit test-older fuzz chaos lint format bench proof exam paper docs wheel clean
 
 env: $(VENV)/ready
 
@@ -30,6 +32,10 @@ demo: env
 
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+
+# Tests of the package alone, without whole experiments.
+test-unit: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/unit
 
 # The same tests with the oldest TransformerLens that is supported.
 test-older: constraints.txt
@@ -53,6 +59,7 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/vulture
 
 format: env
 	$(BIN)/ruff check --fix .
@@ -74,6 +81,10 @@ docs: env
 # All methods on models whose circuit is known: docs/proof.md.
 proof: env
 	$(BIN)/python benchmarks/proof.py
+
+# Every method on models whose circuit is known and on the toy model: docs/methods-compared.md.
+exam: env
+	$(BIN)/python -m benchmarks.exam
 
 wheel: env
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

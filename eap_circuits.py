@@ -12,6 +12,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
+def put_own_checkout_first() -> None:
+    """Let a script of a checkout, in whatever folder of it, import that checkout's package.
+
+    Python puts the script's own folder first. For scripts below `results/` that is not the
+    checkout, and they would import the package of whichever checkout is installed.
+    """
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    for folder in Path(script).resolve().parents[:3] if script else ():
+        if (folder / "eap" / "studies" / "catalogue.py").is_file():
+            sys.path.insert(0, str(folder))
+            return
+
+
 def check() -> None:
     """End with one line if `import eap` would give another package, or none."""
     spec = find_spec("eap")
@@ -38,4 +51,5 @@ def command() -> None:
     import_module("eap.commands").main()
 
 
+put_own_checkout_first()
 check()

@@ -1,7 +1,8 @@
 """One cell of MIB's circuit track: CPR, CMD and the accuracy area of a method on a task.
 
 Scores edges (or nodes) on the train split, measures circuits of .1 to 100% on the test split, and
-prints and saves the areas, beside what has been published for that model and task.
+prints and saves the areas, beside what has been published for that model and task. Settings are the
+benchmark's unless said otherwise. Several methods are one ranking, the mean of their scores.
 Writes results/mib/<model>/csv/<task>_<method>_{curves,areas}.csv and
 graphs/<model>/mib_<task>_<method>.json; --submission also writes the leaderboard's layout.
 """
@@ -9,10 +10,12 @@ graphs/<model>/mib_<task>_<method>.json; --submission also writes the leaderboar
 import argparse
 from pathlib import Path
 
+import eap
 import eap_circuits
 from eap import studies
-from eap.data.collections.mib import MIB_TASKS, SPLITS
-from eap.methods import METHODS
+from eap.data.collections.mib import MIB_TASKS, SPLITS, check_source
+from eap.engine.recipe import LOSSES, SIZES
+from eap.methods import METHODS, RULES
 from eap.runtime import processes
 from eap.studies import shell
 from eap.studies.paths import ROOT, graph_file, shown, table_file
@@ -26,21 +29,35 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("-m", "--model", default="toy", help="toy, a Hugging Face directory, or a hub name")
     add("-t", "--task", choices=MIB_TASKS, default="ioi", help="of the benchmark")
-    add("--method", choices=METHODS, default="EAP-IG", help="how edges are scored")
+    methods = [*METHODS, "MAttr"]
+    add("--method", choices=methods, nargs="+", default=["EAP-IG"], help="how edges are scored")
+    add("--mean", choices=("raw", "scaled"), default="raw", help="of several methods' scores")
     add("--level", choices=("edge", "node"), default="edge", help="what is ranked")
     add("--source", help="a folder with a copy of the data set, or a CSV of pairs (default: hub)")
     add("--split", choices=SPLITS, default="test", help="on which circuits are measured")
     add("--n_train", type=shell.positive, help="pairs to score on (default: 1,000 of ioi, or 100)")
     add("--head", type=shell.positive, help="measure on only this many pairs (default: all)")
     add("--ig_steps", type=shell.number_of_steps, default=5, help="of methods that integrate")
-    add("--seed", type=shell.seed, default=0, help="of the bootstrap over examples")
+    add("--rule", choices=RULES, help="of integration (default: the benchmark's for the method)")
+    add("--optimizer", choices=("adam", "sgd"), default="adam", help="of MAttr")
+    add("--learning_rate", type=float, help="of MAttr (default: .05 of adam, 3 of sgd)")
+    add("--sizes", choices=SIZES, default="uniform", help="how MAttr draws sizes of circuits")
+    add("--loss", choices=LOSSES, default="metric", help="of MAttr")
+    add("--learning_steps", type=shell.positive, help="of MAttr (default: 5,000; nodes: 500)")
+    add("--free_input", action="store_true", help="of nodes: keep the input without counting it")
+    add("--seed", type=shell.seed, default=0, help="of the bootstrap over examples, and of MAttr")
     add("--batch_size", type=shell.positive, help="pairs at a time (default: what memory allows)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--device_map", help="layers on several devices instead: auto, balanced, sequential")
     add("--dtype", default="float32", help="of the weights: float32, bfloat16, float16, float64")
     add("--memory", type=shell.gigabytes, metavar="GB", help="beside the weights (default: half)")
-    add("--output", type=shell.folder, default=ROOT, help="folder of results/ and graphs/")
+    add("--output", type=shell.output_folder, default=ROOT, help="folder of results/ and graphs/")
     add("--submission", type=shell.folder, help="also write <task>_<model>/ into this folder")
+    add(
+        "--files", choices=("one", "nine"), default="one",
+        help="of the submission: scores, or circuits of .1 to 50%%",
+    )  # fmt: skip
+    add("--by", choices=("helpful", "magnitude"), default="helpful", help="of the nine circuits")
     return parser
 
 
@@ -50,6 +67,11 @@ def main() -> None:
     settings = studies.Settings(
         model=args.model, device=args.device, device_map=args.device_map, dtype=args.dtype,
         output=args.output,
+    )  # fmt: skip
+    check_source(args.source)  # before the model, which takes long
+    recipe = eap.Recipe(
+        steps=args.learning_steps, loss=args.loss, optimizer=args.optimizer,
+        learning_rate=args.learning_rate, k=args.sizes, seed=args.seed,
     )  # fmt: skip
     model = studies.load_model_of(settings)
     result = studies.mib_study(
@@ -62,14 +84,29 @@ def main() -> None:
         n_train=args.n_train,
         head=args.head,
         steps=args.ig_steps,
+        rule=args.rule,
+        recipe=recipe,
+        scaled=args.mean == "scaled",
+        rank_input=args.level == "node" and not args.free_input,
         seed=args.seed,
         batch_size=args.batch_size,
         memory_budget=args.memory,
         quiet=False,
     )
-    name = f"{args.task}_{args.method}" + ("_nodes" if args.level == "node" else "")
+    name = f"{args.task}_{method_name(args)}" + ("_nodes" if args.level == "node" else "")
     save(args, name, result)
     say_areas(args, result)
+
+
+def method_name(args: argparse.Namespace) -> str:
+    """The methods as one word that can name files, with the settings that are not the default."""
+    words = [f"mean-{args.mean}"] if len(args.method) > 1 else []
+    words += args.method
+    if "MAttr" in args.method:
+        words += [args.optimizer, args.sizes, args.loss]
+    words += [args.rule] if args.rule else []
+    words += ["free-input"] if args.free_input else []
+    return "_".join(words)
 
 
 def save(args: argparse.Namespace, name: str, result: "studies.MibResult") -> None:
@@ -83,24 +120,48 @@ def save(args: argparse.Namespace, name: str, result: "studies.MibResult") -> No
     result.graph.save(graph)
     shell.say(f"wrote {shown(graph)}; look at it with: eap view {shown(graph)}")
     if args.submission is not None:
-        path = studies.submit(result.graph, Path(args.submission), args.task, args.model)
-        shell.say(f"wrote {shown(path)} for the leaderboard")
+        circuits = []
+        if args.files == "nine":
+            circuits = studies.submitted_circuits(
+                result.graph,
+                by=args.by,
+                level=args.level,
+                rank_input=args.level == "node" and not args.free_input,
+                selection="greedy" if args.method == ["IFR"] else "top_n",
+            )
+        paths = studies.submit(
+            result.graph, Path(args.submission), args.task, args.model, circuits=circuits
+        )
+        shell.say(f"wrote {', '.join(map(shown, paths))} for the leaderboard")
 
 
 def say_areas(args: argparse.Namespace, result: "studies.MibResult") -> None:
     """Print the areas, and the published ones."""
     areas = result.areas
+    method = result.graph.provenance["method"]
+    settings = result.graph.provenance.get("settings") or {}
+    described = ", ".join(f"{name} {value}" for name, value in settings.items())
     shell.say(
-        f"\n{args.method} on {args.task}, {args.model}: scored on {len(result.train)} pairs, "
-        f"measured on {len(result.test)}; {areas.n_ranked:,} {args.level}s; 95% over examples:"
+        f"\n{method} on {args.task}, {args.model}{f' ({described})' if described else ''}: scored "
+        f"on {len(result.train)} pairs, measured on {len(result.test)}; {areas.n_ranked:,} "
+        f"{args.level}s; 95% over examples:"
     )
     shell.say(f"  CPR       {areas.cpr}   (a value above 1 means overshoot)")
     shell.say(f"  CMD       {areas.cmd}   (0 is best)")
     shell.say(f"  accuracy  {areas.accuracy}   (over log size, 1 is best)")
     published = studies.published_cells(args.task, args.model)
-    if len(published):
-        shell.say("\npublished for this model and task (not measured here; NaN: not reported):")
-        shell.say(published.to_string(index=False))
+    if published.empty:
+        return
+    shell.say("\npublished for this model and task (not measured here; NaN: not reported):")
+    notes = [note for note in dict.fromkeys(published["differs"]) if note]
+    marks = {note: f"[{number}]" for number, note in enumerate(notes, start=1)}
+    table = published.drop(columns=["read_in", "differs"])
+    table["differs"] = [marks.get(note, "") for note in published["differs"]]
+    shell.say(table.to_string(index=False))
+    for note, mark in marks.items():
+        shell.say(f"{mark} {note}")
+    for source in published["read_in"].unique():
+        shell.say(f"read in: {source}")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 Scores edges on every other pair of the task, with 50 resamples of these pairs in the same run, and
 measures areas and verdicts on the pairs between them. Writes four tables, whose names begin with
 results/stability/<model>/csv/<task>: .csv (how alike the resamples' circuits are, beside chance and
-a null task), _edges.csv (how often each edge is in them), _areas.csv and _verdicts.csv.
+a null task), _edges.csv (how often each edge is in them), _areas.csv and _verdicts.csv. With
+--n_subsets also _certified.csv: edges and nodes that stay in the circuit if some examples change.
 """
 
 import eap_circuits
 from eap import studies
-from eap.errors import UserError
+from eap.runtime.ranges import ALPHA, enough_random, whole
 from eap.studies import shell
 from eap.studies.paths import table_file
 
@@ -19,13 +20,33 @@ def main() -> None:
     add = parser.add_argument
     add("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
     add("--method", default="EAP-IG", help="how edges are scored")
-    add("--sizes", type=shell.positive, nargs="+", help="of circuits (default: 1 to 10%% of edges)")
-    add("--n_resamples", type=shell.positive, default=50, help="of the pairs")
-    add("--n_random", type=shell.positive, default=50, help="random circuits to compare with")
+    add(
+        "--sizes",
+        type=shell.positive,
+        nargs="+",
+        help="circuit sizes, in edges (default: 1 to 10%% of all)",
+    )
+    add(
+        "--n_resamples",
+        type=shell.positive,
+        default=50,
+        help="number of bootstrap resamples of the pairs",
+    )
+    add(
+        "--n_subsets",
+        type=shell.positive,
+        help="number of random subsets of the pairs, to certify edges by (try 1000)",
+    )
+    add(
+        "--n_random",
+        type=shell.positive,
+        default=50,
+        help="number of random circuits that the verdicts compare with, at least 19",
+    )
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
-    if args.n_resamples < 2:
-        raise UserError("--n_resamples: at least 2 can be compared")
+    whole("n_resamples", args.n_resamples)
+    enough_random(args.n_random, ALPHA)
 
     settings = shell.settings_of(args)
     metric = studies.metric_name(args.metric, args.task)
@@ -33,7 +54,8 @@ def main() -> None:
     dataset = studies.load_task(settings, model, args.task)
     study = studies.stability_study(
         model, dataset, metric=metric, method=args.method, steps=args.ig_steps, rule=args.ig_rule,
-        sizes=args.sizes, n_resamples=args.n_resamples, n_random=args.n_random, seed=args.seed,
+        sizes=args.sizes, n_resamples=args.n_resamples, n_random=args.n_random,
+        n_subsets=args.n_subsets or 0, seed=args.seed,
         expanded_kv=args.expanded_kv, batch_size=args.batch_size, memory_budget=args.memory,
         quiet=False,
     )  # fmt: skip
@@ -43,6 +65,8 @@ def main() -> None:
         "_areas": study.areas.provenance,
         "_verdicts": study.verdicts.provenance,
     }
+    if study.certificate is not None:
+        origins["_certified"] = study.certificate.provenance
     for suffix, frame in study.tables().items():
         path = table_file(args.output, "stability", args.model, f"{args.task}{suffix}")
         studies.save_csv(frame, path, origins.get(suffix, study.stability.provenance))
@@ -53,6 +77,9 @@ def main() -> None:
     circuit = study.verdicts.circuit
     shell.say(f"\nverdicts on a circuit of {circuit.count_edges()} edges, on the same:")
     shell.say(str(study.verdicts))
+    if study.certificate is not None:
+        shell.say(f"\ncertified by {args.n_subsets} subsets: {study.certificate}")
+        shell.say(study.certificate.summary().to_string(index=False))
     csv = table_file(args.output, "stability", args.model, args.task)
     command = studies.next_command(
         "results/stability/plot_stability.py", "--tasks", args.task, settings=settings

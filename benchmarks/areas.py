@@ -40,7 +40,9 @@ Model `{model}`; every method scored the first {pairs} pairs of a task and was j
 virtue. **CMD** is the area between faithfulness and 1 for circuits of the edges with the largest
 magnitudes: 0 is best. **Accuracy** is the mean share of pairs decided right over the logarithm of
 the size. 95% intervals over pairs in brackets; the best of a column is bold (for CPR, that nearest
-to .999).
+to .999). **Edges left** is what pruning leaves of the most helpful edges, size by size. Edges are
+selected by top-n; those of a method that asks for no metric (IFR) greedily from the logits, because
+its best edges are not connected.
 """
 
 
@@ -139,7 +141,11 @@ def score(
     """One method's ranking."""
     if name in LEARNED:
         return eap.learn_ranking(
-            model, data, metric=metric, level=level, loss=LEARNED[name], steps=args.learning_steps
+            model,
+            data,
+            metric=metric,
+            level=level,
+            recipe=eap.Recipe(steps=args.learning_steps, loss=LEARNED[name]),
         )
     method = METHODS[name]
     asked = metric if method.uses_metric else None
@@ -157,8 +163,8 @@ def table(title: str, rows: list[tuple[str, eap.Areas, float]]) -> str:
     lines = [
         f"## {title}",
         "",
-        "| method | CPR | CMD | accuracy | seconds |",
-        "|---|---|---|---|---|",
+        "| method | CPR | CMD | accuracy | edges left | seconds |",
+        "|---|---|---|---|---|---|",
     ]
     for name, found, seconds in rows:
         cells = []
@@ -166,7 +172,8 @@ def table(title: str, rows: list[tuple[str, eap.Areas, float]]) -> str:
             area = getattr(found, column)
             value = abs(area.value - 0.999) if column == "cpr" else area.value
             cells.append(f"**{area}**" if value == winner else str(area))
-        lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.1f} |")
+        left = " ".join(map(str, found.helpful.n_edges))
+        lines.append(f"| {name} | {' | '.join(cells)} | {left} | {seconds:.1f} |")
     return "\n".join(lines)
 
 

@@ -90,7 +90,8 @@ def works(bench: Bench, methods: list[str]) -> dict[str, tuple[Callable[[], obje
         lambda: eap.patch_edges(model, pairs, metrics=["logit_diff"], edges=edges, **options),
         int(edges.sum()),
     )
-    rows["MAttr, a step"] = (lambda: eap.learn_ranking(model, pairs, steps=5, pairs=n), 5)
+    recipe = eap.Recipe(steps=5, pairs=n)
+    rows["MAttr, a step"] = (lambda: eap.learn_ranking(model, pairs, recipe=recipe), 5)
     return rows
 
 

@@ -74,8 +74,10 @@ def main() -> None:
     clean, corrupted, right, wrong = (rows[: args.pairs] for rows in tensors(data))
     loss = logit_diff_loss(right, wrong)
 
+    recipe = eap.Recipe(steps=STEPS, pairs=args.pairs)
+
     def ours() -> None:
-        eap.learn_ranking(bench.model, data, steps=STEPS, pairs=args.pairs)
+        eap.learn_ranking(bench.model, data, recipe=recipe)
 
     def corrupted_run() -> None:
         record_senders(bench.bridge, config, corrupted)

@@ -20,8 +20,10 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedTokenizerFast
 
-from eap.data.checking import check_columns, check_rows, statistics
+from eap.data.checking import check_rows
+from eap.data.columns import check_columns
 from eap.data.dataset import DATA, fingerprint
+from eap.data.example import statistics
 from eap.data.reading import read_rows
 from eap.data.tasks import TASKS, get_task
 from eap.data.tasks.split import is_held_out

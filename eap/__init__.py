@@ -12,6 +12,6 @@ The public names are in `__init__.pyi`; each loads its module when it is first u
 `import eap.graph` or a script's `--help` need not wait for the libraries of models.
 """
 
-from eap.runtime.lazy import attach
+import lazy_loader
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -23,10 +23,12 @@ from .analysis import rankings as rankings
 from .analysis import screening as screening
 from .analysis import stability as stability
 from .analysis import verdicts as verdicts
+from .analysis.certificates import certify as certify
 from .analysis.clusters import find_clusters as find_clusters
 from .analysis.rankings import Areas as Areas
 from .analysis.rankings import areas as areas
 from .analysis.stability import bootstrap as bootstrap
+from .analysis.uniqueness import second_circuit as second_circuit
 from .analysis.verdicts import judge as judge
 from .analysis.verdicts import leave_one_out as leave_one_out
 from .attention import attention_patterns as attention_patterns
@@ -42,6 +44,7 @@ from .data.collections import known_circuits as known_circuits
 from .data.dataset import Dataset as Dataset
 from .data.dataset import Example as Example
 from .data.dataset import load_dataset as load_dataset
+from .engine.recipe import Recipe as Recipe
 from .errors import UserError as UserError
 from .features import Features as Features
 from .features import load_features as load_features

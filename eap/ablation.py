@@ -16,7 +16,7 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.data.batches import Batch, load_batch, plan_batches
+from eap.data.batches import Batch, check_pairs, load_batch, plan_batches
 from eap.data.dataset import Dataset, Example, first_difference
 from eap.errors import UserError
 from eap.model.model import Model
@@ -30,6 +30,7 @@ from eap.model.runs import (
     run_layers,
     sender_changes,
 )
+from eap.model.verbs import verb
 from eap.parts import PartLayout, Parts, SenderRun, sender_run
 
 AblatedCoefficients = Callable[[SenderRun, PrefixCache], Float[Tensor, "#batch query n"]]
@@ -190,6 +191,7 @@ class Mean:
     prompts: "Prompts | None" = None
 
     @classmethod
+    @verb
     @torch.no_grad()
     def over_dataset(
         cls,
@@ -215,6 +217,8 @@ class Mean:
         """
         if prompts not in ("clean", "corrupted"):
             raise UserError(f"prompts {prompts!r}: a mean is over 'clean' or 'corrupted' ones")
+        if prompts == "corrupted":
+            check_pairs(dataset, "a mean over prompts='corrupted'")
         if len(dataset) < 2:
             raise UserError("a mean over fewer than two prompts says nothing; give more examples")
         lengths = {len(example.clean) for example in dataset.examples}
@@ -227,35 +231,55 @@ class Mean:
         (means,) = prompts_of.means(model, lambda outputs, _: [outputs])
         over = {
             "prompts": f"{prompts} prompts of {dataset.task}",
-            "tokens_sha256": dataset.provenance.get("tokens_sha256"),
+            "tokens_sha256": dataset.tokens_sha256,
             "n_prompts": len(dataset),
             "per_position": per_position,
+            "model": {"name": model.name, **model.source},
         }
         return cls(means, over, prompts=prompts_of)
 
     def start(self, example: Example) -> int:
-        """Everything differs from the first position on."""
-        return 0
+        """Everything differs from the first position on.
 
-    def _expanded(self, batch: Batch) -> Float[Tensor, "n_forward batch pos d_model"]:
-        n_means, n_positions = self.outputs.shape[1], batch.n_positions
+        Raises:
+            UserError: the mean is per position, of prompts of another length.
+        """
+        n_means, n_positions = self.outputs.shape[1], len(example.clean)
         if n_means not in (1, n_positions):
             raise UserError(
-                f"this mean has {n_means} positions, and the prompts have {n_positions}; take the "
-                "mean over prompts of their length, or over all positions"
+                f"this mean has {n_means} positions, and a prompt has {n_positions}; take the "
+                "mean over prompts of its length, or over all positions"
             )
-        return self.outputs[:, None].expand(-1, len(batch), n_positions, -1)
+        return 0
+
+    def _expanded(self, model: Model, batch: Batch) -> Float[Tensor, "n_forward batch pos d_model"]:
+        """The means of this model's senders at every position.
+
+        Raises:
+            UserError: the mean was taken over another model's activations.
+        """
+        needed = (model.config.n_forward, model.config.d_model)
+        made_with = self.over.get("model")
+        identity = {"name": model.name, **model.source}
+        if (self.outputs.shape[0], self.outputs.shape[2]) != needed or (
+            made_with is not None and _weights_of(made_with) != _weights_of(identity)
+        ):
+            raise UserError(
+                f"this mean is over activations of {(made_with or {}).get('name', 'another model')}"
+                f" with other weights than {model.name} has now; take it anew with this model"
+            )
+        return self.outputs[:, None].expand(-1, len(batch), batch.n_positions, -1)
 
     def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
         """The mean token embedding."""
-        return self._expanded(batch)[0].contiguous()
+        return self._expanded(model, batch)[0].contiguous()
 
     @torch.no_grad()
     def run(
         self, model: Model, batch: Batch, cache: PrefixCache, *, expanded_kv: bool
     ) -> AblatedRun:
         """Every node where all edges carry means."""
-        return run_at_outputs(model, self._expanded(batch), cache, expanded_kv=expanded_kv)
+        return run_at_outputs(model, self._expanded(model, batch), cache, expanded_kv=expanded_kv)
 
     @torch.no_grad()
     def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
@@ -316,6 +340,11 @@ class Prompts:
                 total = reduce(kept, f"k batch pos n -> k {along} n", "sum")
                 sums[number : number + 1] = [sums[number] + total if number < len(sums) else total]
         return [(x / count[:, None]).to(model.device, model.residual_dtype) for x in sums]
+
+
+def _weights_of(identity: dict[str, Any]) -> dict[str, Any]:
+    """What tells one model's weights from another's; a folder may have been renamed."""
+    return {key: value for key, value in identity.items() if key not in ("name", "directory")}
 
 
 ABLATIONS: dict[str, Callable[[], "Ablation"]] = {"resample": Resample, "zero": Zero}

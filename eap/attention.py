@@ -21,7 +21,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.data.batches import check_dataset
+from eap.data.batches import check_dataset, check_pairs
 from eap.data.dataset import Dataset
 from eap.errors import UserError, quoted
 from eap.graph.numbering import sender_index
@@ -29,7 +29,9 @@ from eap.model.blocks import Norm
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import LayerTrace, outputs_everywhere
+from eap.model.verbs import verb
 from eap.parts import place_of
+from eap.runtime.ranges import whole
 
 Pattern = tuple[list[str], Float[np.ndarray, "query key"]]
 """The tokens of a prompt as text, and how much each (row) takes from each (column)."""
@@ -37,6 +39,7 @@ Pattern = tuple[list[str], Float[np.ndarray, "query key"]]
 Prompt = Literal["clean", "corrupted"]
 
 
+@verb
 def attention_patterns(
     model: Model,
     dataset: Dataset,
@@ -63,8 +66,10 @@ def attention_patterns(
     """
     if prompt not in get_args(Prompt):
         raise UserError(f"prompt is 'clean' or 'corrupted', not {quoted(str(prompt), 40)}")
-    few = dataset.head(n_examples)
+    few = dataset.head(whole("n_examples", n_examples))
     check_dataset(model, few)
+    if prompt == "corrupted":
+        check_pairs(few, "prompt='corrupted'")
     config = model.config
     known = [name for name in config.sender_names if name.startswith("a")]
     chosen = known if heads is None else list(heads)

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
+from numbers import Real
 from typing import Any, Unpack
 
 import pandas as pd
@@ -29,6 +30,7 @@ from eap.ablation import Ablation, get_ablation
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
 from eap.engine.passes import Request
+from eap.engine.path_gradients import check_gradients
 from eap.engine.prepared import Demand, Work
 from eap.engine.score_blocks import KeepEdges, Observer, to_nodes
 from eap.engine.scorers import SCORERS, Scorer
@@ -37,24 +39,27 @@ from eap.errors import UserError
 from eap.graph import Graph, GraphConfig
 from eap.graph.arithmetic import mean_of
 from eap.methods import Auto, Method, Point, get_method
-from eap.metrics.metric import Metric, check_values, get_metric
+from eap.metrics.metric import Metric, check_values, get_metric, warn_of_direction
 from eap.model.model import Model
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.patching import patch_edges, patch_nodes
 from eap.runtime import distributed
 from eap.runtime.code import score_code
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
+from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions, Resources
 
 LEVELS = ("edge", "node")
 
 
-def _takes_former_calls(verb: Callable[..., Graph]) -> Callable[..., Graph]:
+def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
     """Calls of earlier versions go on working, with a line that names the new form."""
 
     def warn(former: str, present: str) -> None:
         warnings.warn(f"attribute({former}) is now {present}", FutureWarning, stacklevel=3)
 
-    @wraps(verb)
+    @wraps(function)
     def call(model: Model, dataset: Dataset, **options: Any) -> Any:
         method = options.get("method", "EAP-IG")
         if "tolerance" in options:
@@ -69,13 +74,16 @@ def _takes_former_calls(verb: Callable[..., Graph]) -> Callable[..., Graph]:
                 return example_scores(model, dataset, edges, **options)
         if not isinstance(method, str | Method) and isinstance(method, Sequence):
             warn("method=[...]", "mean_of([attribute(method=...), ...])")
-            return mean_of([verb(model, dataset, **options | {"method": one}) for one in method])
-        return verb(model, dataset, **options)
+            return mean_of(
+                [function(model, dataset, **options | {"method": one}) for one in method]
+            )
+        return function(model, dataset, **options)
 
     return call
 
 
 @_takes_former_calls
+@verb
 def attribute(
     model: Model,
     dataset: Dataset,
@@ -120,7 +128,7 @@ def attribute(
             input), or a method that needs corrupted prompts under another ablation.
     """
     call = Call.check(get_method(method), metric, ablation, level, rule)
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     limits = Resources(**resources)
     if call.method.scorer == "exact":
         if observers:
@@ -128,7 +136,7 @@ def attribute(
         return _exact(model, dataset, call, expanded_kv, resources)
     auto = Auto() if steps == "auto" else steps
     if not isinstance(auto, Auto):
-        return _score(model, dataset, call, auto, config, limits, observers)
+        return _score(model, dataset, call, whole("steps", auto), config, limits, observers)
     if not call.method.integrates:
         raise UserError(f"{call.method.name} has no steps to choose; leave steps='auto' out")
     if observers:
@@ -166,6 +174,7 @@ class ExampleScores:
         return frame.rename_axis(index="example")
 
 
+@verb
 def example_scores(
     model: Model,
     dataset: Dataset,
@@ -198,6 +207,8 @@ def example_scores(
     if not isinstance(method, str | Method) or get_method(method).scorer == "exact":
         raise UserError("exact values and means of methods have no per-example scores")
     options |= {"method": method, "expanded_kv": expanded_kv}
+    if isinstance(edges, Real):
+        edges = whole("edges", edges)
     names = [] if isinstance(edges, int) else list(edges)
     if isinstance(edges, int) or isinstance(steps, str | Auto):
         first = attribute(model, dataset, steps=steps, **options)
@@ -205,7 +216,7 @@ def example_scores(
         if isinstance(edges, int):
             best = first.top_n(min(edges, first.n_edges)).edge_names()
             names = sorted(best, key=lambda edge: -abs(first.score(edge)))
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     keep = KeepEdges(config, names, len(dataset), model.residual_dtype)
     options["observers"] = [*options.get("observers", ()), keep]
     graph = attribute(model, dataset, steps=steps, **options)
@@ -235,8 +246,6 @@ class Call:
         """Find everything by name and see whether it goes together."""
         if level not in LEVELS:
             raise UserError(f"unknown level {level!r}; known are {', '.join(LEVELS)}")
-        if torch.is_inference_mode_enabled() and method.uses_metric and method.scorer != "exact":
-            raise UserError("no gradients in torch.inference_mode(); leave it for eap.attribute")
         if not method.uses_metric:
             if metric is not None:
                 raise UserError(f"{method.name} asks for no metric; leave {_name(metric)!r} out")
@@ -245,14 +254,14 @@ class Call:
             if level == "node":
                 raise UserError(f"{method.name} scores edges; it has no scores of nodes")
             return cls(method, None, get_ablation("zero"), level, rule)
-        chosen = get_metric("logit_diff" if metric is None else metric)
-        where = get_ablation(ablation)
-        if method.scorer != "exact" and not chosen.differentiable:
-            raise UserError(f"{chosen.name} has no gradient, so it cannot be attributed")
-        if method.needs_pair and not where.has_pair:
+        measured = get_metric("logit_diff" if metric is None else metric)
+        ablated = get_ablation(ablation)
+        if method.scorer != "exact" and not measured.differentiable:
+            raise UserError(f"{measured.name} has no gradient, so it cannot be attributed")
+        if method.needs_pair and not ablated.has_pair:
             raise UserError(
-                f"{method.name} needs a corrupted prompt for every clean one, which {where.name} "
-                "ablation does not use; give ablation='resample'"
+                f"{method.name} needs a corrupted prompt for every clean one, which {ablated.name} "
+                "ablation does not use; give ablation='resample', or another method"
             )
         if level == "node" and method.scorer == "patterns":
             raise UserError(
@@ -260,14 +269,10 @@ class Call:
             )
         if method.integrates and not method.uses_rule and rule != "paper":
             raise UserError(f"{method.name} has a rule of its own; leave rule={rule!r} out")
-        return cls(method, chosen, where, level, rule)
+        return cls(method, measured, ablated, level, rule)
 
-    def points(self, steps: int | str) -> list[Point]:
+    def points(self, steps: int) -> list[Point]:
         """At which inputs gradients are taken."""
-        if not isinstance(steps, int):
-            raise UserError(f"steps {steps!r}: a number of points, or 'auto'")
-        if steps < 1:
-            raise UserError(f"{steps} steps are too few; at least 1 is needed")
         points = self.method.points(self.rule, steps)
         flat = self.metric is not None and self.metric.flat_at_clean
         if flat and all(point.position == 1.0 for point in points):
@@ -278,7 +283,7 @@ class Call:
             )
         return points
 
-    def settings(self, steps: int | str) -> dict[str, Any]:
+    def settings(self, steps: int) -> dict[str, Any]:
         """What of the settings the method depends on."""
         if not self.method.integrates:
             return {}
@@ -293,7 +298,7 @@ def _score(
     model: Model,
     dataset: Dataset,
     call: Call,
-    steps: int | str,
+    steps: int,
     config: GraphConfig,
     limits: Resources,
     observers: Sequence[Observer],
@@ -311,11 +316,11 @@ def _score(
     score: Scorer = SCORERS[scorer] if isinstance(scorer, str) else scorer
     shape = (config.n_forward, config.n_backward if call.level == "edge" else 1)
     moments = Moments.zeros(*shape, device=model.device)
-    change = Moments.zeros()
+    baselines = Moments.zeros(3)
     what = f"{call.method.name} {_name(call.metric) if call.metric else ''}".strip()
     for batch in work.batches(what, quiet=limits.quiet):
         stacked = work.runs_at_once(batch.extent)
-        request = Request(call.method, points, stacked, call.level, change)
+        request = Request(call.method, points, stacked, call.level, baselines)
         with torch.enable_grad():
             blocks = score(batch, request)
             if call.level == "node":
@@ -325,7 +330,8 @@ def _score(
                 for observer in observers:
                     observer.add(batch.rows, block)
     moments.merge_processes(what)
-    change.merge_processes(what)
+    baselines.merge_processes(what)
+    check_gradients(work)
     check_values(metrics, moments.mean[None][: len(metrics)])
     provenance = sign(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
@@ -333,10 +339,16 @@ def _score(
         code=score_code(), signed=call.method.signed,
     )  # fmt: skip
     # Unsigned scores are importance, whatever the metric: positive ones count as helpful.
-    better = call.method.signed and (call.metric is None or call.metric.higher_is_better)
+    better: bool | None = False
+    if call.method.signed and call.metric is not None:
+        better = call.metric.higher_is_better
     mean, error = moments.mean, moments.standard_error
+    clean, ablated, at_ablated_input = baselines.mean.tolist()
+    if call.metric is not None:
+        warn_of_direction(call.metric, clean, ablated, stacklevel=4)
     if call.method.integrates:
-        provenance["completeness"] = completeness(mean, change)
+        provenance["completeness"] = completeness(mean, at_ablated_input - clean)
+        warn_of_scale(model, call)
     scores = mean.to(model.residual_dtype)
     errors = None if error is None else error.to(model.residual_dtype)
     graph = replace(Graph.from_config(config), provenance=provenance, higher_is_better=better)
@@ -348,15 +360,24 @@ def _score(
     return replace(graph, scores=scores, standard_errors=errors)
 
 
-def completeness(
-    mean: Float[Tensor, "n_forward n_columns"], metric_change: Moments
-) -> dict[str, float]:
+def warn_of_scale(model: Model, call: Call) -> None:
+    """Warn where the path of a method runs through embeddings that differ in scale alone."""
+    if call.ablation.name == "zero" and model.W_pos is None:
+        warnings.warn(
+            f"{call.method.name} under zero ablation: the path scales the embedding from 0 to 1, "
+            "and without position embeddings the norms undo that scale, so that scores do not "
+            "converge; give ablation='resample' or an eap.Mean, or a method without steps",
+            stacklevel=4,
+        )
+
+
+def completeness(mean: Float[Tensor, "n_forward n_columns"], difference: float) -> dict[str, float]:
     """How far scores are from complete: those out of the input against the metric's difference.
 
     The input's scores are integrals of gradients along the path from the ablated to the clean
-    embedding: with enough points they sum to metric(ablated) - metric(clean).
+    embedding: with enough points they sum to metric(at the ablated embedding) - metric(clean).
     """
-    total, difference = float(mean[0].sum()), float(metric_change.mean)
+    total = float(mean[0].sum())
     return {
         "sum_of_input_scores": total,
         "metric_difference": difference,

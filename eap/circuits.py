@@ -26,7 +26,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import AblatedCoefficients, Ablation, coefficients_of, get_ablation
-from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.engine.circuit_runs import KeptParts, plan_circuit, prepare_ablated, run_circuit
 from eap.engine.prepared import Demand, Work
@@ -37,10 +36,14 @@ from eap.metrics.metric import (
     Metric,
     Predictions,
     check_values,
+    get_metric,
     get_metrics,
     measure_all,
+    warn_of_direction,
 )
 from eap.model.model import Model
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.parts import PartCircuit, PartLayout, get_parts
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
@@ -87,6 +90,7 @@ class Faithfulness:
         return float(self.corrupted.double().mean())
 
 
+@verb
 def faithfulness(
     model: Model,
     circuits: Circuit | Sequence[Circuit],
@@ -111,9 +115,14 @@ def faithfulness(
         Values per example, `.normalised` and `.standard_error` (one of each per circuit).
     """
     graphs = [circuits] if isinstance(circuits, Circuit) else list(circuits)
-    where, (chosen,) = get_ablation(ablation), get_metrics([metric])
-    values = _run(model, graphs, dataset, [chosen], where, Resources(**resources))[chosen.name]
-    provenance = sign(model, dataset, metric=chosen, method="evaluation", ablation=where)
+    measured, ablated = get_metric(metric), get_ablation(ablation)
+    limits = Resources(**resources)
+    values = _run(model, graphs, dataset, [measured], ablated, limits)[measured.name]
+    warn_of_direction(measured, *values[:2].double().mean(1).tolist())
+    provenance = sign(
+        model, dataset, metric=measured, method="evaluation", ablation=ablated,
+        expanded_kv=any(has_expanded_kv(_edges_of(one), model) for one in graphs),
+    )  # fmt: skip
     return Faithfulness(
         clean=values[0],
         corrupted=values[1],
@@ -149,6 +158,7 @@ def evaluate(
 ) -> pd.DataFrame: ...
 
 
+@verb
 def evaluate(
     model: Model,
     circuits: Circuit | Sequence[Circuit],
@@ -178,9 +188,10 @@ def evaluate(
         number), `edges` (its size), `example` (its number in the data set), and every metric.
     """
     graphs = [circuits] if isinstance(circuits, Circuit) else list(circuits)
-    chosen, where = get_metrics(metrics), get_ablation(ablation)
-    limits = Resources(**resources)
-    values = _run(model, graphs, dataset, chosen, where, limits, baselines=False)
+    values = _run(
+        model, graphs, dataset, get_metrics(metrics), get_ablation(ablation),
+        Resources(**resources), baselines=False,
+    )  # fmt: skip
     if as_frame:
         sizes, n = [graph.count_edges() for graph in graphs], len(dataset)
         columns = {
@@ -195,6 +206,7 @@ def evaluate(
     return {name: rows[which] for name, rows in values.items()}
 
 
+@verb
 def evaluate_baselines(
     model: Model,
     dataset: Dataset,
@@ -204,10 +216,20 @@ def evaluate_baselines(
     **resources: Unpack[ResourceOptions],
 ) -> tuple[dict[str, Float[Tensor, " example"]], dict[str, Float[Tensor, " example"]]]:
     """The metrics of the clean and of the ablated model, by name: two dicts of values [example]."""
-    chosen, where = get_metrics(metrics), get_ablation(ablation)
-    values = _run(model, [], dataset, chosen, where, Resources(**resources))
+    values = _run(
+        model, [], dataset, get_metrics(metrics), get_ablation(ablation), Resources(**resources)
+    )
     clean = {name: rows[0] for name, rows in values.items()}
     return clean, {name: rows[1] for name, rows in values.items()}
+
+
+def _edges_of(circuit: Circuit) -> Graph:
+    return circuit.graph if isinstance(circuit, PartCircuit) else circuit
+
+
+def has_expanded_kv(graph: Graph, model: Model) -> bool:
+    """Whether a graph of the model has one k and one v per query head, as published ones do."""
+    return graph.config.expanded_kv or of_model(graph, model).config.expanded_kv
 
 
 def of_model(graph: Graph, model: Model) -> Graph:
@@ -216,8 +238,8 @@ def of_model(graph: Graph, model: Model) -> Graph:
     Raises:
         UserError: the graph has another shape, or another d_model, than the model.
     """
-    expanded = graph.config.n_kv_receivers != model.config.n_kv_heads
-    config = replace(model.config, expanded_kv=expanded)
+    expanded = graph.config.n_kv_receivers != graph_config(model).n_kv_heads
+    config = graph_config(model, expanded_kv=expanded)
     widths = {graph.config.d_model, model.config.d_model} - {0}  # older files do not know it
     if graph.config.shape != config.shape or len(widths) > 1:
         raise UserError(f"{graph} is not a circuit of {model}")
@@ -255,17 +277,14 @@ def _run(
 
     Without `baselines`, of the circuits alone; the clean run is made if a metric reads it.
     """
-    check_dataset(model, dataset)
-    graphs = [
-        of_model(one.graph if isinstance(one, PartCircuit) else one, model) for one in circuits
-    ]
+    graphs = [of_model(_edges_of(circuit), model) for circuit in circuits]
     if len({graph.config for graph in graphs}) > 1:
         raise UserError("circuits that are evaluated together must be of one shape")
 
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
         return evaluation_need(shapes, extent, len(graphs), n_columns)
 
-    config = graphs[0].config if graphs else model.config
+    config = graphs[0].config if graphs else graph_config(model)
     # The plan of a circuit has a number for every edge at the most.
     n_results = len(graphs) * config.n_forward * config.n_backward // 10
     demand = Demand("evaluation", need, n_results)

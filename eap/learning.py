@@ -16,46 +16,74 @@ for helpful edges, so that `magnitude` and `helpful` both rank by importance and
 The size of a score is not in units of the metric.
 """
 
-from dataclasses import asdict, replace
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from functools import wraps
+from hashlib import sha256
 from typing import Any, Unpack
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
 from eap.circuits import evaluate_baselines
 from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
-from eap.engine.mask_training import LEARNING_RATES, STEPS, Recipe, State, Training
+from eap.engine.mask_training import State, Training
+from eap.engine.recipe import Recipe
 from eap.engine.signature import sign
 from eap.errors import UserError
 from eap.graph import Graph
 from eap.metrics.metric import METRICS, Metric, get_metric
 from eap.model.model import Model
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.code import score_code
 from eap.runtime.resources import ResourceOptions, Resources
 
 
+def _takes_former_keywords(function: Callable[..., Graph]) -> Callable[..., Graph]:
+    """What is a recipe's now was a keyword of the verb: such calls go on working, with a line."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Graph:
+        former = {field.name for field in fields(Recipe)} & set(options)
+        if former:
+            names = ", ".join(f"{name}=..." for name in sorted(former))
+            warnings.warn(
+                f"learn_ranking({names}) is now learn_ranking(recipe=eap.Recipe({names}))",
+                FutureWarning,
+                stacklevel=2,
+            )
+            recipe = options.get("recipe") or Recipe()
+            options["recipe"] = replace(recipe, **{name: options.pop(name) for name in former})
+        return function(*arguments, **options)
+
+    return call
+
+
+@_takes_former_keywords
+@verb
 def learn_ranking(
     model: Model,
     dataset: Dataset,
     *,
     metric: str | Metric | None = None,
     level: str = "edge",
-    loss: str = "metric",
-    optimizer: str = "adam",
-    learning_rate: float | None = None,
-    k: str = "uniform",
-    steps: int | None = None,
-    pairs: int = 1,
-    temperature: float = 0.5,
-    seed: int = 0,
+    recipe: Recipe | None = None,
+    prices: Float[Tensor, "n_forward n_backward"] | None = None,
     ablation: str | Ablation | None = None,
     expanded_kv: bool = False,
     checkpoint: Checkpoint | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> Graph:
     """Learn scores of all edges, or nodes, that rank them for circuits of every size (MAttr).
+
+        recipe = eap.Recipe(steps=500, loss="kl")
+        ranking = eap.learn_ranking(model, dataset, level="node", recipe=recipe)
 
     Judge such a ranking on other examples than it was learned on.
 
@@ -65,16 +93,8 @@ def learn_ranking(
         metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff` (kl if it is the
             loss). Its `higher_is_better` says which way to go.
         level: 'edge' or 'node'; the input node is always kept, and its node score is NaN.
-        loss: 'metric' (minus the metric, or the metric itself where low is better); 'kl'; or
-            'faithfulness': |1 - f|, f of the step's pairs, over the data set's difference between
-            the clean and the ablated model.
-        optimizer: 'adam' or 'sgd' (no momentum).
-        learning_rate: None: 0.05 for adam, 3 for sgd.
-        k: how sizes are drawn from 1 .. n: 'uniform', or 'log' (uniform in the logarithm).
-        steps: None: 5000 for edges, 500 for nodes.
-        pairs: examples per step, at the most; those of one length and first difference go together.
-        temperature: T of the masks.
-        seed: of sizes and pairs.
+        recipe: loss, optimizer, steps and sizes; None: `eap.Recipe()`.
+        prices: what a whole edge adds to the loss, such as to keep edges out of a circuit.
         ablation: what an ablated edge carries; None: the corrupted prompt's activation.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         checkpoint: where progress is kept; a run that was stopped goes on there, to the same end.
@@ -90,34 +110,26 @@ def learn_ranking(
         UserError: unknown names, numbers out of range, a metric without gradient or one beside the
             loss 'kl', or the loss 'faithfulness' where the ablated model is as good as the clean.
     """
-    recipe = Recipe(
-        level=level,
-        loss=loss,
-        optimizer=optimizer,
-        learning_rate=LEARNING_RATES.get(optimizer, 0.0)
-        if learning_rate is None
-        else learning_rate,
-        k=k,
-        steps=STEPS.get(level, 0) if steps is None else steps,
-        pairs=pairs,
-        temperature=temperature,
-        seed=seed,
-    )
-    recipe.check()
+    recipe = (recipe or Recipe()).complete(level)
+    loss = recipe.loss
+    settings = asdict(recipe)
+    if prices is not None:
+        settings["prices"] = _check_prices(prices, model, level, expanded_kv=expanded_kv)
     chosen, where, limits = _metric_of(metric, loss), get_ablation(ablation), Resources(**resources)
     check_dataset(model, dataset)
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     provenance = sign(
         model, dataset, metric=chosen, method="MAttr", ablation=where,
-        level=level, expanded_kv=expanded_kv, settings=asdict(recipe),
+        level=level, expanded_kv=expanded_kv, settings=settings,
         code=score_code(), signed=False,
     )  # fmt: skip
     difference = 1.0
     if loss == "faithfulness":
         difference = _difference(model, dataset, chosen, where, limits)
     training = Training.plan(
-        model, dataset, chosen, where, config, recipe, limits, checkpoint, difference
+        model, dataset, chosen, where, config, recipe, level, prices, limits, checkpoint, difference
     )
+    assert recipe.steps is not None
     state = State.start(len(training.places), recipe.steps)
     if checkpoint is not None:
         identity = {name: part for name, part in provenance.items() if name != "command"}
@@ -128,6 +140,15 @@ def learn_ranking(
     first, last = state.losses[:tenth].mean(), state.losses[-tenth:].mean()
     provenance["loss"] = {"first_tenth": float(first), "last_tenth": float(last)}
     return _to_graph(training, state, provenance)
+
+
+def _check_prices(prices: Tensor, model: Model, level: str, *, expanded_kv: bool) -> str:
+    """What identifies prices, if they are one finite number for every edge of the graph."""
+    config = replace(model.config, expanded_kv=expanded_kv)
+    shape = [config.n_forward, config.n_backward]
+    if level != "edge" or list(prices.shape) != shape or not bool(prices.isfinite().all()):
+        raise UserError(f"prices are finite numbers of edges, in a tensor {shape}")
+    return sha256(prices.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]
 
 
 def _difference(
@@ -156,19 +177,20 @@ def _metric_of(metric: str | Metric | None, loss: str) -> Metric:
     chosen = get_metric("logit_diff" if metric is None else metric)
     if not chosen.differentiable:
         raise UserError(f"{chosen.name} has no gradient, so nothing can be learned from it")
+    chosen.direction("learned rankings")  # asked before anything is run
     return chosen
 
 
 def _to_graph(training: Training, state: State, provenance: dict[str, Any]) -> Graph:
     """Scores as those of helpful edges are signed, the least important 0."""
     work = training.work
-    higher_is_better = work.metrics[0].higher_is_better
+    higher_is_better = work.metrics[0].direction("learned rankings")
     importance = (state.scores - state.scores.min()).to(work.model.residual_dtype)
     learned = -importance if higher_is_better else importance
     graph = replace(
         Graph.from_config(work.config), provenance=provenance, higher_is_better=higher_is_better
     )
-    if training.recipe.level == "node":
+    if training.level == "node":
         nodes = torch.full((work.config.n_forward,), torch.nan, dtype=learned.dtype)
         nodes[training.places] = learned
         return replace(graph, node_scores=nodes)

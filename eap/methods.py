@@ -13,6 +13,7 @@ import numpy as np
 
 from eap.errors import UserError
 from eap.model.rules import EXACT, BackwardRules
+from eap.runtime.ranges import real, whole
 
 
 class Point(NamedTuple):
@@ -35,9 +36,6 @@ RULES: dict[str, Callable[[int], list[Point]]] = {
 }
 """Rules of integration over the path from the ablated (0) to the clean input (1), by name."""
 
-MOST_STEPS = 1000
-"""More points than this are a slip of the keyboard."""
-
 Points = Callable[[str, int], list[Point]]
 
 
@@ -55,13 +53,11 @@ def along_the_path(rule: str, steps: int) -> list[Point]:
     """The points of a rule of integration.
 
     Raises:
-        UserError: an unknown rule, or a number of steps that is none.
+        UserError: an unknown rule, or a number of steps out of range.
     """
     if rule not in RULES:
         raise UserError(f"unknown rule {rule!r}; known are {', '.join(RULES)}")
-    if not 1 <= steps <= MOST_STEPS:
-        raise UserError(f"{steps} steps: at least 1 and at most {MOST_STEPS:,} are possible")
-    return RULES[rule](steps)
+    return RULES[rule](whole("steps", steps))
 
 
 def from_the_ablated_end(rule: str, steps: int) -> list[Point]:
@@ -84,6 +80,9 @@ class Auto:
 
     TRIED: ClassVar = (5, 10, 20, 40, 80, 160, 320)
     """Numbers of points, in the order in which they are tried."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tolerance", real("tolerance", self.tolerance))
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "EAP-IG-activations",
-            "Marks et al. 2024 (arXiv 2403.19647); EAP-IG library",
+            "Marks et al. 2024 (arXiv 2403.19647); ours for edges (the EAP-IG library's differs)",
             points=along_the_path,
             scorer="activations",
             passes="(2 n_layers + 1) m",

@@ -29,7 +29,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
-from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
 from eap.engine.patch_plan import (
@@ -46,6 +45,8 @@ from eap.graph import Graph
 from eap.metrics.metric import Metric, Predictions, check_values, get_metrics, measure_all
 from eap.model.model import Model
 from eap.model.runs import LayerTrace, SenderOutputs, changed_attention, run_layers
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.code import score_code
@@ -54,6 +55,7 @@ from eap.runtime.progress import progress_bar
 from eap.runtime.resources import ResourceOptions, Resources
 
 
+@verb
 def patch_edges(
     model: Model,
     dataset: Dataset,
@@ -138,6 +140,7 @@ def run_plan(
     return graphs
 
 
+@verb
 def patch_nodes(
     model: Model,
     dataset: Dataset,
@@ -155,12 +158,12 @@ def patch_nodes(
         By metric name, the whole graph with `node_scores` (means over examples of the metric's
         change) and `node_errors`.
     """
-    limits, chosen, where = Resources(**resources), get_metrics(metrics), get_ablation(ablation)
-    check_dataset(model, dataset)
-    config = replace(model.config, expanded_kv=expanded_kv)
-    demand = Demand("exact patching", patching_need, len(chosen) * config.n_forward)
-    work = Work.plan(model, dataset, chosen, where, config, limits, demand)
-    moments = Moments.zeros(len(chosen), config.n_forward)
+    measured, ablated = get_metrics(metrics), get_ablation(ablation)
+    limits = Resources(**resources)
+    config = graph_config(model, expanded_kv=expanded_kv)
+    demand = Demand("exact patching", patching_need, len(measured) * config.n_forward)
+    work = Work.plan(model, dataset, measured, ablated, config, limits, demand)
+    moments = Moments.zeros(len(measured), config.n_forward)
     with torch.no_grad():
         for batch in work.batches("exact values of nodes", quiet=limits.quiet):
             clean = _CleanBatch.run(batch)
@@ -179,11 +182,11 @@ def patch_nodes(
             node_scores=moments.mean[number].to(model.residual_dtype),
             node_errors=None if error is None else error[number].to(model.residual_dtype),
             provenance=sign(
-                model, dataset, metric=metric, method="exact", ablation=where, level="node",
+                model, dataset, metric=metric, method="exact", ablation=ablated, level="node",
                 expanded_kv=expanded_kv, code=score_code(),
             ),
         )
-        for number, metric in enumerate(chosen)
+        for number, metric in enumerate(measured)
     }  # fmt: skip
 
 
@@ -191,17 +194,17 @@ def measure_seconds(plan: Plan, *, n_units: int = 4) -> float:
     """How long the whole plan will take, from a few of its units and the count of operations."""
     of_first = [unit for unit in plan.units if unit.batch == 0]
     step = max(1, len(of_first) // n_units)
-    chosen = of_first[step // 2 :: step][:n_units]
+    sample = of_first[step // 2 :: step][:n_units]
     patcher = BatchPatcher.load(plan, 0)
-    for _ in patcher.run(chosen[0]):  # the first run of anything is slow
+    for _ in patcher.run(sample[0]):  # the first run of anything is slow
         break
     begun = time.perf_counter()
-    for unit in chosen:
+    for unit in sample:
         for _, _, values in patcher.run(unit):
             values.cpu()  # waits for the device
     seconds = time.perf_counter() - begun
-    share = count_operations(plan, plan.units) / count_operations(plan, chosen)
-    return seconds * share / distributed.count()
+    ratio = count_operations(plan, plan.units) / count_operations(plan, sample)
+    return seconds * ratio / distributed.count()
 
 
 # ---- one batch -----------------------------------------------------------------------------------
@@ -318,13 +321,13 @@ class BatchPatcher:
                 u, v = senders[of_some], receivers[of_some]
                 changes = self._change_heads(unit.layer, unit.kind, some)
                 place = torch.searchsorted(some, u)
-                for chosen in _slices(len(u), per_run):
-                    of_heads = changes[place[chosen], v[chosen]]
-                    finals = self._into_heads(unit.layer, unit.kind, of_heads, v[chosen])
-                    yield u[chosen], v[chosen] + columns.start, clean.measure(finals)
+                for part in _slices(len(u), per_run):
+                    of_heads = changes[place[part], v[part]]
+                    finals = self._into_heads(unit.layer, unit.kind, of_heads, v[part])
+                    yield u[part], v[part] + columns.start, clean.measure(finals)
             return
-        for chosen in _slices(len(senders), per_run):
-            u, v = senders[chosen], receivers[chosen]
+        for part in _slices(len(senders), per_run):
+            u, v = senders[part], receivers[part]
             if unit.kind == "logits":
                 finals = clean.final + clean.changes.at_last[u, :, 0]
             else:

@@ -10,7 +10,6 @@ gradient with respect to m_uv is minus the edge's EAP score (Syed, Rager and Con
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Unpack
 
 import torch
@@ -18,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
-from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.engine.prepared import Work
 from eap.engine.soft_runs import demand_of_masks, run_soft_circuit
@@ -26,10 +24,13 @@ from eap.errors import UserError
 from eap.graph import GraphConfig
 from eap.metrics.metric import Metric, Predictions, check_values, get_metrics, measure_all
 from eap.model.model import Model
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.resources import ResourceOptions, Resources
 
 
+@verb
 @torch.no_grad()
 def evaluate_soft(
     model: Model,
@@ -59,29 +60,28 @@ def evaluate_soft(
     Raises:
         UserError: masks of another shape than the model's graph, or that are not finite.
     """
-    chosen, where, limits = get_metrics(metrics), get_ablation(ablation), Resources(**resources)
-    check_dataset(model, dataset)
+    measured, limits = get_metrics(metrics), Resources(**resources)
     config = _config_of(model, masks)
     circuits = masks.reshape(-1, *masks.shape[-2:]).to(model.device, model.residual_dtype)
     demand = demand_of_masks(config)
-    work = Work.plan(model, dataset, chosen, where, config, limits, demand)
-    values = torch.zeros(len(chosen), len(circuits), len(dataset), dtype=model.residual_dtype)
-    reads_clean = any(metric.reads_clean for metric in chosen)
+    work = Work.plan(model, dataset, measured, get_ablation(ablation), config, limits, demand)
+    values = torch.zeros(len(measured), len(circuits), len(dataset), dtype=model.residual_dtype)
+    reads_clean = any(metric.reads_clean for metric in measured)
     for batch in work.batches(f"{len(circuits)} soft circuits", quiet=limits.quiet):
         clean = Predictions(batch.unembed(batch.run_clean()[:, 0])) if reads_clean else None
         for number, circuit in enumerate(circuits):
             final = run_soft_circuit(model, circuit, batch)
             run = Predictions(batch.unembed(final), clean)
-            values[:, number, list(batch.rows)] = measure_all(chosen, run, batch.answers).cpu()
+            values[:, number, list(batch.rows)] = measure_all(measured, run, batch.answers).cpu()
     distributed.sum_over_processes(values)
-    check_values(chosen, values)
+    check_values(measured, values)
     shape = (*masks.shape[:-2], len(dataset))
-    return {metric.name: rows.view(shape) for metric, rows in zip(chosen, values, strict=True)}
+    return {metric.name: rows.view(shape) for metric, rows in zip(measured, values, strict=True)}
 
 
 def _config_of(model: Model, masks: Tensor) -> GraphConfig:
     """The shape of the graph that the masks are of."""
-    configs = [replace(model.config, expanded_kv=expanded) for expanded in (False, True)]
+    configs = [graph_config(model, expanded_kv=expanded) for expanded in (False, True)]
     shapes = [[config.n_forward, config.n_backward] for config in configs]
     shape = list(masks.shape) if isinstance(masks, Tensor) else None
     if shape is None or len(shape) not in (2, 3) or shape[-2:] not in shapes:

@@ -1,6 +1,7 @@
 """For `torchrun`: what processes make together of a known circuit, saved by every one of them.
 
-A bootstrap, a Gram matrix, and a learned ranking, the second time from its checkpoint.
+A bootstrap, a certificate, a Gram matrix, and a learned ranking, the second time from its
+checkpoint.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from eap import learning
-from eap.analysis import clusters, stability
+from eap.analysis import certificates, clusters, stability
 from eap.data.collections import known_circuits
+from eap.engine.recipe import Recipe
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
 
@@ -24,11 +26,15 @@ def main() -> None:
     found = stability.bootstrap(
         known.model, known.dataset, sizes=[3, 5], n_resamples=20, batch_size=batch_size
     )
+    certified = certificates.certify(
+        known.model, known.dataset, 5, n_subsets=60, batch_size=batch_size, quiet=True
+    )
     gram = clusters.gram_matrix(known.model, known.dataset, batch_size=batch_size)
     checkpoint = Checkpoint(folder / "learned.safetensors", {}, seconds=0.0)
+    recipe = Recipe(steps=3, pairs=6, optimizer="sgd")
     learned, again = (
         learning.learn_ranking(
-            known.model, known.dataset, steps=3, pairs=6, optimizer="sgd", checkpoint=checkpoint
+            known.model, known.dataset, recipe=recipe, checkpoint=checkpoint
         ).scores.numpy()
         for _ in range(2)
     )
@@ -39,6 +45,8 @@ def main() -> None:
         jaccard=np.array([own.edge_jaccard for own in found.sizes]),
         scores=found.resamples.scores.numpy(),
         gram=gram,
+        votes=certified.edges.share,
+        of_nodes=certified.nodes.share,
         learned=learned,
         again=again,
     )

@@ -17,10 +17,14 @@ from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError
 from eap.graph.numbering import GraphConfig
 from eap.model.families import FAMILIES
+from eap.model.gguf import find_file
+from eap.model.gguf_config import read_config
+from eap.model.gguf_header import read_header
+from eap.model.gguf_tokenizer import read_tokenizer
 from eap.runtime.code import drawing_code, library_versions, package_code
 from eap.runtime.home import from_home
 from eap.runtime.shipped import data_folder
-from eap.studies.catalogue import STEPS, Step
+from eap.studies.catalogue import STEPS, Run, Step
 from eap.studies.jobs import Job, jobs
 from eap.studies.paths import JSON_EDGES, model_name
 
@@ -41,7 +45,7 @@ class Settings:
     """What a person asked for.
 
     Attributes:
-        model: toy, a directory (absolute), or a hub name.
+        model: toy, a directory or GGUF file (absolute), or a hub name.
         tasks: to work on.
         exact, large: which studies belong to it.
         only: by the name of a step, its tasks, where not all.
@@ -79,7 +83,7 @@ class Settings:
             )
         model = str(config.get("model", "toy"))
         directory = Path(called_from) / from_home(model)
-        if model != "toy" and directory.is_dir():
+        if model != "toy" and directory.exists():
             model = str(directory.resolve())
         tasks = _tasks(config.get("tasks") or " ".join(TASKS))
         given = {"head": TOY_HEAD} if model == "toy" else {}
@@ -140,9 +144,9 @@ def planned(settings: Settings) -> list[Planned]:
     """
     name = model_name(settings.model)
     directory = data_folder() / "toy-model" if settings.model == "toy" else Path(settings.model)
-    shape, tokenizer = _load(str(directory) if directory.is_dir() else settings.model)
+    shape, tokenizer = _load(str(directory) if directory.exists() else settings.model)
     family = find_family(Vocabulary(tokenizer))
-    weights = model_files(directory) if directory.is_dir() else ()
+    weights = model_files(directory) if directory.exists() else ()
     suffix = ".safetensors" if shape.n_edges > JSON_EDGES else ".json"
 
     def results(paths: Sequence[str]) -> tuple[str, ...]:
@@ -176,14 +180,16 @@ def planned(settings: Settings) -> list[Planned]:
         plan(job)
         for job in jobs(
             name, settings.tasks,
-            exact=settings.exact, only=settings.only, verified=settings.verified,
-            large=settings.large, gpt2_shaped=gpt2_shaped,
+            run=Run(settings.exact, settings.large, gpt2_shaped),
+            only=settings.only, verified=settings.verified,
         )
     ]  # fmt: skip
 
 
 def model_files(directory: Path) -> tuple[str, ...]:
-    """Files of a model: weights in any format, configuration, tokenizer."""
+    """Files of a model: weights in any format, configuration, tokenizer; or the one that it is."""
+    if directory.is_file():
+        return (str(directory),)
     found = (path for path in directory.iterdir() if path.is_file())
     return tuple(
         str(path)
@@ -218,6 +224,9 @@ def code_of(step: Step) -> str:
 @cache
 def _load(name: str) -> tuple[GraphConfig, PreTrainedTokenizerBase]:
     """A model's shape and tokenizer."""
+    if (file := find_file(name)) is not None:
+        header = read_header(file)
+        return shape_of(read_config(header)), read_tokenizer(header)
     try:
         config = AutoConfig.from_pretrained(name)
         tokenizer = AutoTokenizer.from_pretrained(name)

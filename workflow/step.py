@@ -27,7 +27,7 @@ def main() -> None:
     command = sys.argv[split + 1 :]
     script = REPOSITORY / command[0]
     sys.argv = [str(script), *command[1:]]
-    sys.path[0] = str(script.parent)
+    sys.path[:1] = [str(script.parent), str(REPOSITORY)]
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as end:

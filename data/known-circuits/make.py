@@ -1,4 +1,4 @@
-"""Make the models whose circuit is known, with weights by hand: induction, majority, xor.
+"""Make the models whose circuit is known, by hand: induction, majority, xor, redundant.
 
 Every model is causal and has no norm. Each feature has coordinates of its own in the residual
 stream, so a sender and a receiver that share none are not connected, exactly: their edge is worth 0
@@ -322,7 +322,62 @@ def xor():
     )
 
 
+def redundant():
+    """Two heads fetch the same sign; an MLP needs either: each head alone is a whole circuit."""
+    vocabulary = ["?", "+", "-", "="]
+    n, positions = 4, 4
+    model = Builder(
+        {"sign": 1, "either": 1, "out": 2, "junk": 2, "still": 2},
+        d_vocab=n,
+        n_ctx=positions,
+        n_layers=1,
+        n_heads=3,
+        d_head=2,
+        d_mlp=6,
+    )
+    model.embed("sign", [[0], [1], [-1], [0]])
+    model.position("still", np.eye(positions, 2))
+    # Attention is even: a quarter to each position, and one of them has a sign.
+    model.head(0, 0, v=("sign", [[4, 0]]), out=("either", [[1], [0]]))
+    model.head(0, 1, v=("sign", [[4, 0]]), out=("either", [[1], [0]]))
+    # relu(s + 1) - relu(s - 1): 1 more than the sign, whether one head says it or both.
+    model.mlp(
+        0,
+        0,
+        reads=("either", [[1], [1], [-1], [-1]]),
+        bias=[1, -1, 1, -1],
+        writes=("out", [[1, -1, 0, 0], [0, 0, 1, -1]]),
+    )
+    model.unembed("out", [[0, 0], [1, 0], [0, 1], [0, 0]])
+    # What nobody reads.
+    model.head(0, 2, v=("sign", [[1, 1]]), out=("junk", np.eye(2)))
+    model.mlp(0, 4, reads=("sign", [[1], [-1]]), writes=("junk", np.eye(2)))
+    random = np.random.default_rng(3)
+    examples = []
+    for number in range(32):
+        # The corrupted prompt has no sign at all.
+        sign, place = 1 + number % 2, random.integers(3)
+        clean = np.zeros(3, dtype=int)
+        clean[place] = sign
+        examples.append(pair([*clean, 3], [0, 0, 0, 3], sign, 3 - sign))
+    alternatives = [[f"input->a0.h{head}<v>", f"a0.h{head}->m0", "m0->logits"] for head in (0, 1)]
+    save(
+        "redundant",
+        model.W,
+        {
+            "description": "two heads fetch the same sign, and an MLP needs either of them",
+            "made_by": "hand",
+            **model.shape,
+            "vocabulary": vocabulary,
+            "edges": list(dict.fromkeys(alternatives[0] + alternatives[1])),
+            "alternatives": alternatives,
+            "examples": examples,
+        },
+    )
+
+
 if __name__ == "__main__":
     induction()
     majority()
     xor()
+    redundant()

@@ -1,5 +1,5 @@
 """What a result is worth: overlap, stability, areas, tests of a circuit, groups of examples."""
 
-from eap.runtime.lazy import attach
+import lazy_loader
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,8 +3,8 @@
 Every example has a score for every edge; two examples are alike if these vectors point the same
 way. Their Gram matrix is gathered over groups of receivers, so that examples times edges is never
 held at once: what does not fit the budget takes more passes over the data. Examples are grouped by
-kernel k-means; each group has a circuit of its own, and how each circuit serves the other groups'
-examples says whether they are mechanisms of their own.
+kernel k-means, beside a null of one group; each group has a circuit of its own, and how each serves
+the other groups' examples, that it was not found on, says whether they are mechanisms of their own.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from eap.attribution import attribute
 from eap.circuits import faithfulness
@@ -23,8 +23,12 @@ from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.runtime import distributed
+from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions
+from eap.statistics.hypotheses import rank_p
 from eap.statistics.measures import normalised
 
 # Memory for per-example scores unless said otherwise: 1 GiB.
@@ -32,13 +36,16 @@ GRAM_BUDGET = 2**30
 
 RESTARTS = 20
 
+NO_EFFECT = 1e-5
+"""Length of an example's scores, beside the longest, below which they are rounding."""
+
 
 class ScoresInto:
     """Per-example scores of all edges into some receivers (an `Observer`)."""
 
     def __init__(self, n_examples: int, n_forward: int, receivers: range) -> None:
         self.receivers = receivers
-        self.scores = torch.zeros(n_examples, n_forward, len(receivers))
+        self.scores = torch.zeros(n_examples, n_forward, len(receivers), dtype=torch.float32)
 
     def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
         """Keep the columns that are asked for."""
@@ -53,6 +60,7 @@ class ScoresInto:
         )
 
 
+@verb
 def gram_matrix(
     model: Model,
     dataset: Dataset,
@@ -73,7 +81,7 @@ def gram_matrix(
     Raises:
         UserError: as `eap.attribute`.
     """
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     n_examples = len(dataset)
     per_receiver = n_examples * config.n_forward * 4
     group = max(1, gram_budget // per_receiver)
@@ -89,11 +97,18 @@ def gram_matrix(
 
 
 def cosines(gram: Float[np.ndarray, "example example"]) -> Float[np.ndarray, "example example"]:
-    """Cosine similarities; an example whose scores are all 0 is like no other (0), and itself."""
-    length = np.sqrt(np.diag(gram))
-    similar = gram / np.where(length > 0, length, 1.0)[:, None] / np.where(length > 0, length, 1.0)
+    """Cosine similarities; an example without effect is like no other (0), and like itself."""
+    effective = have_effect(gram)
+    length = np.where(effective, np.sqrt(np.diag(gram).clip(min=0)), 1.0)
+    similar = gram / length[:, None] / length * (effective[:, None] & effective)
     np.fill_diagonal(similar, 1.0)
     return similar
+
+
+def have_effect(gram: Float[np.ndarray, "example example"]) -> Bool[np.ndarray, " example"]:
+    """Which examples have scores that are more than rounding, beside the largest example's."""
+    length = np.sqrt(np.diag(gram).clip(min=0))
+    return length > NO_EFFECT * length.max()
 
 
 def kernel_k_means(
@@ -106,9 +121,9 @@ def kernel_k_means(
     Raises:
         UserError: more clusters than examples, or fewer than one.
     """
-    n = len(kernel)
-    if not 1 <= n_clusters <= n:
-        raise UserError(f"{n} examples cannot be grouped into {n_clusters} clusters")
+    n, n_clusters = len(kernel), whole("n_clusters", n_clusters)
+    if n_clusters > n:
+        raise UserError(f"{n} examples with an effect cannot be grouped into {n_clusters} clusters")
     random = np.random.default_rng(seed)
     best_cost, best = np.inf, np.zeros(n, dtype=np.int64)
     for _ in range(RESTARTS):
@@ -160,23 +175,33 @@ class Clusters:
 
     Attributes:
         similarity: cosines between the examples' scores.
-        labels: the group of each example.
+        labels: the group of each example; -1 for an example without effect.
         separation: mean similarity within groups minus that between them.
-        graphs: scores of each group's examples.
+        null_separations: the same for random examples of a single group, grouped the same way.
+        p_value: of one group: the rank of `separation` among those.
+        found_on: the examples that the groups' scores and circuits are of: every other one of each
+            group.
+        graphs: scores of each group's examples, of those in `found_on`.
         circuits: selected from them, and pruned.
-        faithfulness: normalised, of each group's circuit on each group's examples.
+        faithfulness: normalised, of each group's circuit on each group's other examples. NaN for a
+            group in which the model does not do the task: its clean mean is not two standard errors
+            better than its corrupted one.
         provenance: where the numbers come from.
     """
 
     similarity: Float[np.ndarray, "example example"]
     labels: Int[np.ndarray, " example"]
     separation: float
+    null_separations: Float[np.ndarray, " null"]
+    p_value: float
+    found_on: Bool[np.ndarray, " example"]
     graphs: tuple[Graph, ...]
     circuits: tuple[Graph, ...]
     faithfulness: Float[np.ndarray, "circuit group"]
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+@verb
 def find_clusters(
     model: Model,
     dataset: Dataset,
@@ -186,64 +211,119 @@ def find_clusters(
     method: str = "EAP-IG",
     metric: str | Metric = "logit_diff",
     steps: int = 5,
+    n_random: int = 99,
     seed: int = 0,
     gram_budget: int = GRAM_BUDGET,
     **resources: Unpack[ResourceOptions],
 ) -> Clusters:
     """Group a task's examples by their scores, and see how the groups' circuits serve each other.
 
+    k-means separates any examples: `null_separations` say how far it separates examples of a single
+    group. Circuits are found on half of each group's examples and measured on the other half.
+
     Args:
         model: from `eap.load_model`.
         dataset: from `eap.load_dataset`.
-        n_clusters: how many groups.
+        n_clusters: number of groups.
         size: edges of each group's circuit, before pruning; at most as many as there are.
-        method: of `eap.attribute`.
-        metric: of scores and faithfulness.
+        method: method of `eap.attribute`.
+        metric: metric of scores and faithfulness.
         steps: points of integrated gradients.
-        seed: of the beginnings of k-means.
+        n_random: number of random data sets of one group that the separation is compared with.
+        seed: seed of the beginnings of k-means and of the random data sets.
         gram_budget: bytes for per-example scores.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Raises:
-        UserError: as `eap.attribute`; more groups than examples; nothing to normalise by.
+        UserError: as `eap.attribute`; more groups than examples with an effect, or a number out of
+            range.
     """
-    metric = get_metric(metric)
+    metric, size = get_metric(metric), whole("size", size)
+    metric.direction("clusters")  # asked before anything is run
+    n_clusters, n_random = whole("n_clusters", n_clusters), whole("n_random", n_random)
+    seed, gram_budget = whole("seed", seed), whole("gram_budget", gram_budget)
     settings: dict[str, Any] = {"method": method, "metric": metric, "steps": steps, **resources}
-    similarity = cosines(gram_matrix(model, dataset, gram_budget=gram_budget, **settings))
-    labels = kernel_k_means(similarity, n_clusters, seed=seed)
-    n_found = int(labels.max()) + 1
+    gram = gram_matrix(model, dataset, gram_budget=gram_budget, **settings)
+    similarity, rows = cosines(gram), np.flatnonzero(have_effect(gram))
+    labels = np.full(len(dataset), -1)
+    kernel = similarity[np.ix_(rows, rows)]
+    labels[rows] = kernel_k_means(kernel, n_clusters, seed=seed)
+    separation = separation_of(kernel, labels[rows])
+    null = null_separations(kernel, n_clusters, n_random=n_random, seed=seed)
+    members = [np.flatnonzero(labels == group) for group in range(labels.max() + 1)]
+    found_on = np.zeros(len(dataset), dtype=bool)
     graphs = []
-    for group in range(n_found):
-        rows = np.flatnonzero(labels == group).tolist()
-        examples = tuple(dataset.examples[row] for row in rows)
+    for group in members:
+        found_on[group[::2]] = True
+        examples = tuple(dataset.examples[row] for row in group[::2])
         graphs.append(attribute(model, replace(dataset, examples=examples), **settings))
     circuits = [graph.top_n(min(size, graph.n_edges)).prune() for graph in graphs]
     found = faithfulness(model, circuits, dataset, metric=metric, **resources)
-    values, clean, corrupted = (
-        own.double().numpy() for own in (found.circuits, found.clean, found.corrupted)
-    )
-    served = np.empty((n_found, n_found))
-    for group in range(n_found):
-        rows = labels == group
-        means = values[:, rows].mean(axis=1)
-        served[:, group] = normalised(
-            means, float(clean[rows].mean()), float(corrupted[rows].mean())
-        )
+    runs = [run.double().numpy() for run in (found.circuits, found.clean, found.corrupted)]
+    served = [
+        _served(*(run[..., group[1::2]] for run in runs), better=metric.direction("clusters"))
+        for group in members
+    ]
+    drawn = {"n_clusters": n_clusters, "size": size, "n_random": n_random, "seed": seed}
     return Clusters(
         similarity=similarity,
         labels=labels,
-        separation=_separation(similarity, labels),
+        separation=separation,
+        null_separations=null,
+        p_value=rank_p(separation, null) if np.isfinite(separation) else float("nan"),
+        found_on=found_on,
         graphs=tuple(graphs),
         circuits=tuple(circuits),
-        faithfulness=served,
-        provenance={**found.provenance, "method": "clusters", "scores": graphs[0].provenance},
-    )
+        faithfulness=np.stack(served, axis=1),
+        provenance={**found.provenance, "method": "clusters", "settings": drawn,
+                    "scores": graphs[0].provenance},
+    )  # fmt: skip
 
 
-def _separation(similarity: np.ndarray, labels: np.ndarray) -> float:
+def _served(
+    values: Float[np.ndarray, "circuit example"],
+    clean: Float[np.ndarray, " example"],
+    corrupted: Float[np.ndarray, " example"],
+    *,
+    better: bool,
+) -> Float[np.ndarray, " circuit"]:
+    """Normalised faithfulness of circuits, where there is something to normalise by."""
+    n, gaps = len(clean), clean - corrupted if better else corrupted - clean
+    if n < 2 or gaps.mean() <= max(2 * gaps.std(ddof=1) / np.sqrt(n), 0.0):
+        return np.full(len(values), np.nan)
+    return normalised(values.mean(axis=1), float(clean.mean()), float(corrupted.mean()))
+
+
+def separation_of(
+    similarity: Float[np.ndarray, "example example"], labels: Int[np.ndarray, " example"]
+) -> float:
+    """Mean similarity of examples of one group minus that of examples of two; NaN without both."""
     same = labels[:, None] == labels[None]
     others = ~np.eye(len(labels), dtype=bool)
     within, between = similarity[same & others], similarity[~same]
     if not len(within) or not len(between):
         return float("nan")
     return float(within.mean() - between.mean())
+
+
+def null_separations(
+    similarity: Float[np.ndarray, "example example"],
+    n_clusters: int,
+    *,
+    n_random: int,
+    seed: int,
+) -> Float[np.ndarray, " null"]:
+    """How far k-means separates random examples of one group, as many as there are.
+
+    The one group is a Gaussian with the examples' mean and covariance (as SigClust has it, Liu et
+    al. 2008), drawn as mixtures of the examples, so that their similarities are all that is needed.
+    """
+    random, n = np.random.default_rng(seed), len(similarity)
+    centred = np.eye(n) - 1 / n
+    separations = []
+    for _ in range(n_random):
+        mixture = 1 / n + random.normal(size=(n, n)) @ centred / np.sqrt(max(1, n - 1))
+        kernel = cosines(mixture @ similarity @ mixture.T)
+        labels = kernel_k_means(kernel, n_clusters, seed=int(random.integers(2**32)))
+        separations.append(separation_of(kernel, labels))
+    return np.array(separations)

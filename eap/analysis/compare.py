@@ -1,7 +1,7 @@
 """How alike two circuits, or two sets of scores, are: overlaps, chance, rank agreement.
 
-Circuits are compared by their edges, and by their nodes: heads and MLPs with an edge. The input and
-the logits belong to every circuit, so they are no evidence and never counted.
+Circuits are compared by their edges, and by their nodes: heads and MLPs that send along an edge.
+The input and the logits belong to every circuit, so they are no evidence and never counted.
 """
 
 from collections.abc import Sequence
@@ -67,13 +67,12 @@ def node_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> O
 
 
 def nodes(graph: Graph) -> Bool[Tensor, " n_heads_and_mlps"]:
-    """Which heads and MLPs have an edge in the circuit."""
-    present = graph.nodes_in_graph()
-    return torch.tensor([name in present for name in graph.sender_names[1:]])
+    """Which heads and MLPs send along an edge of the circuit."""
+    return graph.in_graph[1:].any(dim=1)
 
 
 def _are_mlps(names: Sequence[str]) -> Bool[Tensor, " n_names"]:
-    return torch.tensor([name.startswith("m") for name in names])
+    return torch.tensor([name.startswith("m") for name in names], device="cpu")
 
 
 def _overlap(first: Tensor, second: Tensor, n_all: int) -> Overlap:

@@ -1,13 +1,21 @@
 """Circuits to compare with: unions of random paths from the input to the logits; one edge less."""
 
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from random import Random
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from eap.graph.graph import Graph
+
+PATIENCE = 100
+"""Draws in a row that give no new random circuit, after which no more are expected; a draw that
+misses the size counts as 20, as it takes longest."""
+
+T = TypeVar("T", bound=Hashable)
 
 
 def edges_of(circuit: Graph) -> list[tuple[int, int]]:
@@ -76,12 +84,37 @@ class PathSampler:
                 edges = larger
         return self.of(edges)
 
-    def of(self, edges: set[tuple[int, int]]) -> Graph:
+    def circuits(self, size: int, n: int, *, other_than: Graph) -> list[Graph]:
+        """Different random circuits of exactly `size` edges: `n`, or as many as are found."""
+        if int(self.useful.sum()) < size:
+            return []
+        known = set(edges_of(other_than))
+
+        def draw() -> frozenset[tuple[int, int]] | None:
+            edges = frozenset(edges_of(self.circuit(size)))
+            return edges if len(edges) == size and edges != known else None
+
+        return [self.of(edges) for edges in _different(draw, n)]
+
+    def of(self, edges: Collection[tuple[int, int]]) -> Graph:
         """The circuit of some edges."""
         in_graph = torch.zeros_like(self.useful)
         for sender, receiver in edges:
             in_graph[sender, receiver] = True
         return self.graph.with_edges(in_graph)
+
+
+def _different(draw: Callable[[], T | None], n: int) -> list[T]:
+    """`n` different draws; fewer if none of `PATIENCE` in a row is new. None misses the size."""
+    drawn: dict[T, None] = {}
+    misses = 0
+    while len(drawn) < n and misses < PATIENCE:
+        new = draw()
+        if new is None or new in drawn:
+            misses += 20 if new is None else 1
+        else:
+            drawn[new], misses = None, 0
+    return list(drawn)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +123,8 @@ class Comparison:
 
     Attributes:
         circuit: that is judged.
-        circuits: all that are run, the first being that one.
+        circuits: all that are run, the first being that one. Random circuits have exactly as many
+            edges and are all different; where fewer exist, there are fewer (or none).
         parts: which of them are of each kind, by name.
     """
 
@@ -108,19 +142,20 @@ class Comparison:
         random = Random(seed + 2)
         groups: dict[str, list[Graph]] = {"circuit": [circuit], "without": [outside]}
         groups["one less"] = [without_edge(circuit, *edge) for edge in edges_of(circuit)]
-        groups["random"] = [
-            own
-            for own in (anywhere.circuit(size) for _ in range(n_random))
-            if not torch.equal(own.in_graph, circuit.in_graph)
+        groups["random"] = anywhere.circuits(size, n_random, other_than=circuit)
+        groups["without random"] = [
+            whole.with_edges(whole.in_graph & ~drawn.in_graph)
+            for drawn in beside.circuits(size, n_random, other_than=circuit)
         ]
-        groups["without random"], groups["longer"], groups["longer, one less"] = [], [], []
-        for _ in range(n_random if beside.is_possible else 0):
-            drawn = beside.circuit(size)
-            groups["without random"].append(whole.with_edges(whole.in_graph & ~drawn.in_graph))
+        groups["longer"], groups["longer, one less"] = [], []
+
+        def extend() -> tuple[frozenset[tuple[int, int]], tuple[int, int]]:
             path = beside.path()
+            return frozenset(path), random.choice(sorted(path))
+
+        for path, edge in _different(extend, n_random) if beside.is_possible else ():
             longer = circuit.with_edges(circuit.in_graph | beside.of(path).in_graph)
             groups["longer"].append(longer)
-            edge = random.choice(sorted(path))
             groups["longer, one less"].append(without_edge(longer, *edge))
         groups["circuit, halved"], groups["whole, less"] = [], []
         for _ in range(n_subsets):

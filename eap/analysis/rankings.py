@@ -13,6 +13,7 @@ overshoot does not raise it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -20,24 +21,24 @@ import pandas as pd
 from jaxtyping import Float
 
 from eap.ablation import Ablation, get_ablation
-from eap.circuits import evaluate, evaluate_baselines
+from eap.circuits import evaluate, evaluate_baselines, has_expanded_kv
 from eap.data.dataset import Dataset
 from eap.engine.signature import sign
 from eap.errors import UserError, quoted
 from eap.graph.graph import Graph
 from eap.graph.selection import By
-from eap.metrics.metric import Metric, get_metric
+from eap.metrics.metric import METRICS, Metric, get_metric, warn_of_direction
 from eap.model.model import Model
+from eap.model.verbs import verb
+from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions
-from eap.statistics.measures import (
-    SHARES,
+from eap.statistics.intervals import (
     Interval,
-    area,
-    circuit_sizes,
+    interval_of_distances,
     interval_of_means,
     interval_of_shares,
-    normalised,
 )
+from eap.statistics.measures import SHARES, area, circuit_sizes, normalised
 
 Values = Float[np.ndarray, "size example"]
 
@@ -124,9 +125,11 @@ class Areas:
         return pd.DataFrame([{"area": name, **vars(own)} for name, own in rows.items()])
 
     def __str__(self) -> str:
-        return f"CPR {self.cpr}, CMD {self.cmd}, accuracy {self.accuracy}"
+        left = " ".join(map(str, self.helpful.n_edges))
+        return f"CPR {self.cpr}, CMD {self.cmd}, accuracy {self.accuracy}, edges left {left}"
 
 
+@verb
 def areas(
     model: Model,
     graph: Graph,
@@ -136,7 +139,8 @@ def areas(
     shares: Sequence[float] = SHARES,
     ablation: str | Ablation | None = None,
     level: str = "edge",
-    selection: str = "top_n",
+    selection: str | None = None,
+    rank_input: bool = False,
     n_resamples: int = 1000,
     seed: int = 0,
     **resources: Unpack[ResourceOptions],
@@ -157,7 +161,10 @@ def areas(
         ablation: what edges outside a circuit carry; None: the corrupted prompt's activation.
         level: 'edge', or 'node': heads and MLPs are ranked by the graph's node scores and counted,
             and a circuit is all edges among those that are kept.
-        selection: of edges: 'top_n', or 'greedy' from the logits (MIB's, for IFR).
+        selection: of edges: 'top_n', or 'greedy' from the logits; None: 'greedy' for a method that
+            asks for no metric (IFR: its best edges are not connected; so does MIB), else 'top_n'.
+        rank_input: of nodes: rank and count the input among them, as MIB does; a circuit without
+            it is empty.
         n_resamples: of the bootstrap of examples.
         seed: of the bootstrap.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
@@ -167,15 +174,23 @@ def areas(
             shares that do not grow; or nothing to normalise by.
     """
     metric, where = get_metric(metric), get_ablation(ablation)
-    n_ranked = graph.n_edges if level == "edge" else graph.n_forward - 1
+    n_resamples, seed = whole("n_resamples", n_resamples), whole("seed", seed)
+    if selection is None:
+        selection = default_selection(graph, level)
+    graph = with_direction(graph, metric)
+    n_ranked = count_ranked(graph, level=level, rank_input=rank_input)
     sizes = circuit_sizes(n_ranked, shares)
-    circuits = cut_circuits(graph, sizes, level=level, selection=selection)
+    circuits = cut_circuits(graph, sizes, level=level, selection=selection, rank_input=rank_input)
     metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
     together = [circuit for own in circuits.values() for circuit in own]
     found = evaluate(model, together, dataset, metrics=metrics, ablation=where, **resources)
-    clean, corrupted = evaluate_baselines(
-        model, dataset, metrics=[metric], ablation=where, **resources
+    clean, corrupted = (
+        runs[metric.name].double().numpy()
+        for runs in evaluate_baselines(
+            model, dataset, metrics=[metric], ablation=where, **resources
+        )
     )
+    warn_of_direction(metric, float(clean.mean()), float(corrupted.mean()))
     values, right = (found[name].double().numpy() for name in (metric.name, "accuracy"))
     curves: dict[str, Curve] = {}
     for position, (by, own) in enumerate(circuits.items()):
@@ -187,21 +202,39 @@ def areas(
             n_edges=tuple(circuit.count_edges() for circuit in own),
             values=values[rows],
             right=right[rows],
-            clean=clean[metric.name].double().numpy(),
-            corrupted=corrupted[metric.name].double().numpy(),
+            clean=clean,
+            corrupted=corrupted,
         )
     provenance = sign(
         model, dataset, metric=metric, method="areas", ablation=where, level=level,
-        expanded_kv=graph.config.expanded_kv, ranking=graph.provenance,
-        settings={"shares": list(shares), "selection": selection, "n_resamples": n_resamples,
-                  "seed": seed},
+        expanded_kv=has_expanded_kv(graph, model), ranking=graph.provenance,
+        settings={"shares": list(shares), "selection": selection, "rank_input": rank_input,
+                  "n_resamples": n_resamples, "seed": seed},
     )  # fmt: skip
     found_areas = summarise(metric.name, n_ranked, curves, n_resamples=n_resamples, seed=seed)
     return replace(found_areas, provenance=provenance)
 
 
+def default_selection(graph: Graph, level: str = "edge") -> str:
+    """'greedy' for edges scored by a method that asked for no metric, else 'top_n'."""
+    asked_for_none = "metric" in graph.provenance and graph.provenance["metric"] is None
+    return "greedy" if level == "edge" and asked_for_none else "top_n"
+
+
+def count_ranked(graph: Graph, *, level: str = "edge", rank_input: bool = False) -> int:
+    """How many edges, or nodes with a score, sizes are shares of."""
+    if level != "node" or graph.node_scores is None:
+        return graph.n_edges
+    return int((~graph.node_scores.isnan())[0 if rank_input else 1 :].sum())
+
+
 def cut_circuits(
-    graph: Graph, sizes: Sequence[int], *, level: str = "edge", selection: str = "top_n"
+    graph: Graph,
+    sizes: Sequence[int],
+    *,
+    level: str = "edge",
+    selection: str = "top_n",
+    rank_input: bool = False,
 ) -> dict[By, list[Graph]]:
     """Pruned circuits of every size, by 'helpful' and by 'magnitude'.
 
@@ -215,20 +248,34 @@ def cut_circuits(
         )
     if level == "node" and selection == "greedy":
         raise UserError("nodes are selected by 'top_n' alone; 'greedy' adds edge by edge")
-    ranked = with_direction(graph)
-    select = ranked.top_n_nodes if level == "node" else getattr(ranked, selection)
+    if level == "edge" and rank_input:
+        raise UserError("rank_input is of nodes; edges are ranked without it")
+    select = getattr(graph, selection)
+    if level == "node":
+        select = partial(graph.top_n_nodes, rank_input=rank_input)
     rankings: tuple[By, ...] = ("helpful", "magnitude")
     return {by: [select(n, by=by).prune() for n in sizes] for by in rankings}
 
 
-def with_direction(graph: Graph) -> Graph:
+def with_direction(graph: Graph, metric: Metric) -> Graph:
     """The graph, knowing whether high values of its metric are better.
 
-    Where it does not say so, they are, unless its provenance names a divergence.
+    Other people's files do not say; then it is the metric that its provenance names, or the one
+    that circuits are measured by.
+
+    Raises:
+        UserError: that metric does not say either.
     """
     if graph.higher_is_better is not None:
         return graph
-    return replace(graph, higher_is_better=graph.provenance.get("metric") not in ("kl", "js"))
+    name = graph.provenance.get("metric")
+    scored_by = METRICS.get(str(name), metric if name in (None, metric.name) else None)
+    if scored_by is None:
+        raise UserError(
+            f"areas depend on whether high values of {quoted(str(name), 40)} are better: give it "
+            "with dataclasses.replace(graph, higher_is_better=True), or False as for a loss"
+        )
+    return replace(graph, higher_is_better=scored_by.direction("areas"))
 
 
 def summarise(
@@ -244,16 +291,14 @@ def summarise(
         cpr=interval_of_shares(
             helpful.values, helpful.clean, helpful.corrupted, lambda f: area(f, shares), **draws
         ),
-        cmd=interval_of_shares(
+        cmd=interval_of_distances(
             magnitude.values,
             magnitude.clean,
             magnitude.corrupted,
-            lambda f: area(np.abs(1 - f), shares),
+            lambda distances: area(distances, shares),
             **draws,
         ),
-        accuracy=interval_of_means(
-            helpful.right, lambda share: area(share, shares, log=True), **draws
-        ),
+        accuracy=interval_of_means(helpful.right, lambda share: area(share, shares, log=True)),
         helpful=helpful,
         magnitude=magnitude,
     )

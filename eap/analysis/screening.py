@@ -12,6 +12,7 @@ from torch import Tensor
 from eap.analysis.compare import agreement
 from eap.errors import UserError
 from eap.graph.graph import Graph
+from eap.runtime.ranges import real, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +42,13 @@ def choose_edges(estimates: Sequence[Graph], *, top: int, sample: int, seed: int
     An edge's rank is the best that an estimate gives it, by absolute score; ties go to the earlier
     edge. So each of k estimates has at least its own `top // k` highest edges among the chosen.
     """
+    top, sample, seed = whole("top", top), whole("sample", sample), whole("seed", seed)
     exists = estimates[0].edge_exists
     ranks = torch.stack([_ranks(estimate.scores[exists].abs()) for estimate in estimates])
     order = ranks.amin(dim=0).argsort(stable=True)  # [edge]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     rest = order[top:].sort().values
-    drawn = rest[torch.randperm(len(rest), generator=generator)[:sample]]
+    drawn = rest[torch.randperm(len(rest), generator=generator, device="cpu")[:sample]]
     places = exists.flatten().nonzero().flatten()
     best, others = torch.zeros_like(exists), torch.zeros_like(exists)
     best.view(-1)[places[order[:top]]] = True
@@ -58,7 +60,7 @@ def _ranks(values: Float[Tensor, " n_edges"]) -> Int[Tensor, " n_edges"]:
     """0 for the highest."""
     order = values.argsort(descending=True, stable=True)
     ranks = torch.empty_like(order)
-    ranks[order] = torch.arange(len(order))
+    ranks[order] = torch.arange(len(order), device=order.device)
     return ranks
 
 
@@ -101,6 +103,7 @@ def merge(estimate: Graph, exact: Graph) -> Graph:
 
 def upper_share(found: int, drawn: int, *, confidence: float = 0.95) -> float:
     """Clopper-Pearson: the largest share that `found` of `drawn` leaves possible (one-sided)."""
+    confidence = real("confidence", confidence)
     if found >= drawn:
         return 1.0
     return float(stats.beta.ppf(confidence, found + 1, drawn - found))

@@ -12,10 +12,10 @@ without being about the task, so the same is measured for a *null task*, whose a
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,17 +23,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from eap.ablation import Ablation
 from eap.analysis.compare import nodes
 from eap.attribution import attribute
 from eap.data.dataset import Dataset, Example
-from eap.engine.score_blocks import ScoreBlock
+from eap.engine.score_blocks import WeightedSums
 from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
-from eap.metrics.metric import Metric
+from eap.graph.selection import check_number
 from eap.model.model import Model
-from eap.runtime import distributed
-from eap.runtime.resources import ResourceOptions
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
+from eap.runtime.ranges import whole
 
 SIZES = (0.01, 0.02, 0.05, 0.1)
 """Sizes of circuits, as shares of all edges, whose stability is measured unless said otherwise."""
@@ -50,17 +50,21 @@ def poisson_weights(
     They are seeded by an example's content (and, if several are equal, by which of them it is), so
     they go with the example wherever it stands.
     """
+    rows = [random.poisson(1.0, n_resamples) for random in generators(examples, seed)]
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def generators(examples: Sequence[Example], seed: int) -> Iterator[np.random.Generator]:
+    """A source of random numbers for every example, seeded by what the example is."""
     seen: Counter[Example] = Counter()
-    weights = np.empty((len(examples), n_resamples), dtype=np.float32)
-    for row, example in enumerate(examples):
+    for example in examples:
         content = repr((seed, seen[example], example)).encode()
         seen[example] += 1
         own_seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
-        weights[row] = np.random.default_rng(own_seed).poisson(1.0, n_resamples)
-    return torch.from_numpy(weights)
+        yield np.random.default_rng(own_seed)
 
 
-class Resamples:
+class Resamples(WeightedSums):
     """Scores of every resample, gathered while a run scores its examples (an `Observer`)."""
 
     def __init__(
@@ -71,39 +75,10 @@ class Resamples:
         n_resamples: int = 50,
         seed: int = 0,
     ) -> None:
-        if n_resamples < 2:
-            raise UserError(f"{n_resamples} resamples cannot be compared; at least 2 are needed")
-        self.n_resamples, self.seed = n_resamples, seed
-        self.weights = poisson_weights(examples, n_resamples, seed)
+        self.n_resamples, self.seed = whole("n_resamples", n_resamples), whole("seed", seed)
+        self.weights = poisson_weights(examples, self.n_resamples, self.seed)
         # A resample without any example has nothing to say (likely only for a handful of examples).
-        self.weights = self.weights[:, self.weights.sum(dim=0) > 0]
-        self._shape = (self.weights.shape[1], config.n_forward, config.n_backward)
-        # Sums lie where the scores are, so that blocks need not be moved: one for each device.
-        self._sums: dict[torch.device, Tensor] = {}
-
-    def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
-        """Take the scores of a batch; `rows` are its examples in their data set."""
-        scores = block.scores
-        weights = self.weights[list(rows)].to(scores.device, scores.dtype)
-        weighted = (weights.T @ scores.detach().flatten(1)).unflatten(1, scores.shape[1:])
-        if scores.device not in self._sums:
-            dtype = torch.float32 if scores.device.type == "mps" else torch.float64
-            self._sums[scores.device] = torch.zeros(self._shape, dtype=dtype, device=scores.device)
-        sums = self._sums[scores.device]
-        columns = torch.as_tensor(block.receivers, device=scores.device)
-        sums[:, block.senders, columns] += weighted.to(sums.dtype)
-
-    def merge_processes(self) -> None:
-        """Every process ends with the resamples of all examples."""
-        self._sums = {torch.device("cpu"): distributed.sum_over_processes(self.totals)}
-
-    @property
-    def totals(self) -> Float[Tensor, "resample n_forward n_backward"]:
-        """Weighted sums of scores over the examples so far, on the CPU."""
-        totals = torch.zeros(self._shape, dtype=torch.float64)
-        for sums in self._sums.values():
-            totals += sums.cpu()
-        return totals
+        super().__init__(config, self.weights[:, self.weights.sum(dim=0) > 0])
 
     @property
     def scores(self) -> Float[Tensor, "resample n_forward n_backward"]:
@@ -186,59 +161,52 @@ class Stability:
         return pd.DataFrame(rows)
 
 
+@verb
 def bootstrap(
     model: Model,
     dataset: Dataset,
     *,
-    method: str = "EAP-IG",
-    metric: str | Metric = "logit_diff",
-    ablation: str | Ablation | None = None,
-    steps: int = 5,
-    rule: str = "paper",
     sizes: Sequence[int] | None = None,
     n_resamples: int = 50,
     selection: str = "top_n",
     null: bool = True,
     seed: int = 0,
     expanded_kv: bool = False,
-    **resources: Unpack[ResourceOptions],
+    **attribution: Any,
 ) -> Stability:
     """Score all edges once, and say how stable the ranking's circuits are over the examples.
 
     Args:
         model: from `eap.load_model`.
         dataset: from `eap.load_dataset`.
-        method: of `eap.attribute`, one that scores by gradients.
-        metric: of the scores.
-        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
-        steps: points of integrated gradients.
-        rule: of integration.
         sizes: numbers of edges to select; None: 1, 2, 5 and 10% of all.
-        n_resamples: 50 tell a Jaccard of .6 from one of .7.
+        n_resamples: number of resamples; 50 tell a Jaccard of .6 from one of .7.
         selection: 'top_n' or 'greedy', by magnitude; circuits are pruned.
         null: also measure a null task: the same prompts, with the answers shuffled.
-        seed: of resamples and shuffling.
+        seed: random seed of resamples and shuffling.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        **resources: batch_size, memory_budget (bytes), quiet.
+        **attribution: method (one that scores by gradients), metric, ablation, steps, rule, and
+            resources, as for `eap.attribute`.
 
     Raises:
         UserError: as `eap.attribute`; an unknown selection, or a size that the graph does not have.
     """
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     n_edges = Graph.from_config(config).n_edges
-    sizes = sizes or [max(1, int(share * n_edges)) for share in SIZES]
+    if sizes is None:
+        sizes = [max(1, int(share * n_edges)) for share in SIZES]
     if selection not in ("top_n", "greedy"):
         raise UserError(f"unknown selection {selection!r}; known are top_n and greedy")
-    for size in sizes:
-        if not 1 <= size <= n_edges:
-            raise UserError(f"cannot select {size} edges: this graph has {n_edges:,}")
-    sizes = list(dict.fromkeys(sizes))  # shares of a small graph can be the same size
+    n_resamples, seed = whole("n_resamples", n_resamples), whole("seed", seed)
+    # Shares of a small graph can be the same size.
+    sizes = list(dict.fromkeys(check_number(size, n_edges) for size in sizes))
+    if not sizes or 0 in sizes:
+        raise UserError(f"sizes are numbers of edges from 1 to {n_edges:,}, one at least")
 
     def measure(examples: Dataset) -> Stability:
         resamples = Resamples(config, examples.examples, n_resamples=n_resamples, seed=seed)
         graph = attribute(
-            model, examples, method=method, metric=metric, ablation=ablation, steps=steps,
-            rule=rule, expanded_kv=expanded_kv, observers=[resamples], **resources,
+            model, examples, expanded_kv=expanded_kv, observers=[resamples], **attribution,
         )  # fmt: skip
         resamples.merge_processes()
         found = tuple(stability_of_size(graph, resamples, size, selection) for size in sizes)
@@ -297,7 +265,7 @@ def null_task(dataset: Dataset, *, seed: int = 0) -> Dataset:
     Answers go to random other examples, and a coin decides which of their two sets is called
     correct, so that every edge's score is 0 on average.
     """
-    random = Random(seed)
+    random = Random(whole("seed", seed))
     order = random.sample(range(len(dataset)), len(dataset))
     examples = []
     for example, source in zip(dataset.examples, order, strict=True):

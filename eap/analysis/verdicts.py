@@ -32,11 +32,25 @@ from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
-from eap.runtime.resources import ResourceOptions
-from eap.statistics.hypotheses import beyond_tolerance_p, holm, hsic_p, mean_p, rank_p, sign_test
-from eap.statistics.measures import normalised, resampled_counts
+from eap.model.verbs import verb
+from eap.runtime.ranges import ALPHA, enough_random, real, whole
+from eap.runtime.resources import ResourceOptions, Resources
+from eap.statistics.hypotheses import (
+    Evidence,
+    beyond_tolerance_p,
+    holm,
+    hsic_p,
+    mean_p,
+    rank_p,
+    sign_test,
+)
+from eap.statistics.intervals import resampled_counts
+from eap.statistics.measures import normalised
 
 Values = Float[np.ndarray, "circuit example"]
+
+# Resamples of the examples behind a test of a tolerance, and permutations behind one of dependence.
+N_RESAMPLES, N_PERMUTATIONS = 999, 499
 
 # Examples of which HSIC compares all pairs.
 HSIC_EXAMPLES = 500
@@ -45,6 +59,7 @@ HSIC_EXAMPLES = 500
 # ---- edges one by one ----------------------------------------------------------------------------
 
 
+@verb
 def leave_one_out(
     model: Model,
     circuit: Graph,
@@ -75,7 +90,7 @@ def leave_one_out(
         model, [circuit, *without], dataset, metric=metric, ablation=ablation, **resources
     )
     changes = (found.circuits[1:] - found.circuits[0]).double()
-    scores = torch.full(circuit.scores.shape, torch.nan)
+    scores = torch.full(circuit.scores.shape, torch.nan, dtype=torch.float32)
     scores[circuit.in_graph] = changes.mean(dim=1).float()
     errors = None
     if len(dataset) > 1:
@@ -144,6 +159,7 @@ class Verdicts:
         )
 
 
+@verb
 def judge(
     model: Model,
     circuit: Graph,
@@ -152,7 +168,7 @@ def judge(
     metric: str | Metric = "logit_diff",
     ablation: str | Ablation | None = None,
     tolerance: float = 0.2,
-    level: float = 0.05,
+    alpha: float = ALPHA,
     n_random: int = 100,
     n_subsets: int = 20,
     seed: int = 0,
@@ -160,29 +176,38 @@ def judge(
 ) -> Verdicts:
     """Seven tests of one circuit, of which all runs share one pass over the data.
 
+    A test whose p-value could not have been as low as `alpha`, whatever the values, says
+    "inconclusive" and why: too few random circuits of the circuit's size, or too few examples.
+
     Args:
         model: from `eap.load_model`.
         circuit: to be judged; it is pruned first.
         dataset: from `eap.load_dataset`; better not the one that the circuit was found on.
         metric: of all values.
         ablation: what edges outside a circuit carry; None: the corrupted prompt's activation.
-        tolerance: how far from 1 a faithful and complete circuit's share may be.
-        level: of the p-values, at which a word changes.
-        n_random: random circuits, and edges of random paths, to compare with.
-        n_subsets: random halves of the circuit that completeness takes away.
-        seed: of all that is drawn.
+        tolerance: how far from 1 a faithful and complete circuit's share may be, above 0, below 1.
+        alpha: significance level, above 0 and below 1.
+        n_random: number of random circuits, and of random paths, to compare with; at least
+            1 / alpha - 1.
+        n_subsets: number of random halves of the circuit that completeness takes away.
+        seed: seed of all that is drawn.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Raises:
-        UserError: an empty circuit, fewer than two examples, or nothing to normalise by.
+        UserError: an empty circuit, fewer than two examples, nothing to normalise by, or a number
+            out of range.
     """
+    tolerance, alpha = real("tolerance", tolerance), real("alpha", alpha)
+    n_random, n_subsets = enough_random(n_random, alpha), whole("n_subsets", n_subsets)
+    seed = whole("seed", seed)
+    Resources(**resources)  # refuses what it must before anything is drawn
     circuit = circuit.prune()
     if not circuit.count_edges():
         raise UserError(
             "the circuit is empty: no path from the input to the logits runs through it"
         )
     if len(dataset) < 2:
-        raise UserError("a verdict on a single example would be none; give a data set of more")
+        raise UserError("at least two examples are needed for a verdict on a circuit")
     plan = Comparison.draw(circuit, n_random=n_random, n_subsets=n_subsets, seed=seed)
     found = faithfulness(
         model, plan.circuits, dataset, metric=metric, ablation=ablation, **resources
@@ -190,18 +215,18 @@ def judge(
     values = _Measured(
         plan, *(own.double().numpy() for own in (found.circuits, found.clean, found.corrupted))
     )
-    edges = _judge_edges(values, level)
+    edges = _judge_edges(values, alpha)
     verdicts = (
-        _faithfulness(values, tolerance, level, seed),
-        _completeness(values, tolerance, level, seed),
-        _minimality(edges),
-        _sufficiency(values, tolerance, level),
-        _partial_necessity(values, level),
-        _equivalence(values, level),
-        _independence(values, level, seed),
+        _faithfulness(values, tolerance, alpha, seed),
+        _completeness(values, tolerance, alpha, seed),
+        _minimality(values, edges, alpha),
+        _sufficiency(values, tolerance, alpha),
+        _partial_necessity(values, alpha),
+        _equivalence(values, alpha),
+        _independence(values, alpha, seed),
     )
     settings = {
-        "tolerance": tolerance, "level": level, "n_random": n_random, "n_subsets": n_subsets,
+        "tolerance": tolerance, "alpha": alpha, "n_random": n_random, "n_subsets": n_subsets,
         "seed": seed,
     }  # fmt: skip
     provenance = {**found.provenance, "method": "verdicts", "settings": settings}
@@ -234,29 +259,37 @@ class _Measured:
 
     def resampled(self, measure: Callable[[Any], Any], seed: int) -> Float[np.ndarray, " resample"]:
         """A measure of weighted means over examples, in resamples of them."""
-        counts = resampled_counts(len(self.clean), 999, seed) / len(self.clean)
+        counts = resampled_counts(len(self.clean), N_RESAMPLES, seed) / len(self.clean)
         return np.array([measure(weights) for weights in counts])
 
+    @property
+    def n_examples(self) -> int:
+        return len(self.clean)
 
-def _judge_edges(values: _Measured, level: float) -> pd.DataFrame:
+    def n_random(self, part: str) -> int:
+        """How many random circuits, or paths, there are to compare with."""
+        return len(self.of(part))
+
+
+def _judge_edges(values: _Measured, alpha: float) -> pd.DataFrame:
     circuit = values.plan.circuit
     changes = values.of("one less") - values.of("circuit")
     p_values = holm(mean_p(changes))
     added = np.abs((values.of("longer, one less") - values.of("longer")).mean(axis=1))
     effects = np.abs(changes.mean(axis=1))
-    p_reference = np.array([rank_p(effect, added) if len(added) else 0.0 for effect in effects])
+    p_reference = np.array([rank_p(e, added) if len(added) else np.nan for e in effects])
     return pd.DataFrame(
         {
             "edge": circuit.edge_names(),
             "change": changes.mean(axis=1),
             "p_value": p_values,
             "p_reference": p_reference,
-            "needed": np.maximum(p_values, p_reference) <= level,
+            "needed": np.fmax(p_values, p_reference) <= alpha,
         }
     )
 
 
-def _faithfulness(values: _Measured, tolerance: float, level: float, seed: int) -> Verdict:
+def _faithfulness(values: _Measured, tolerance: float, alpha: float, seed: int) -> Verdict:
     share = 1 - (values.clean.mean() - values.of("circuit").mean()) / values.gap
 
     def distance(weights: np.ndarray) -> float:
@@ -268,12 +301,14 @@ def _faithfulness(values: _Measured, tolerance: float, level: float, seed: int) 
         "faithfulness",
         float(share),
         p,
-        "faithful" if p <= level else "not shown to be faithful",
+        Evidence.of_resamples(values.n_examples, N_RESAMPLES).word(
+            p, alpha, "faithful", "not shown to be faithful"
+        ),
         f"normalised faithfulness; null: it is further than {tolerance} from 1",
     )
 
 
-def _completeness(values: _Measured, tolerance: float, level: float, seed: int) -> Verdict:
+def _completeness(values: _Measured, tolerance: float, alpha: float, seed: int) -> Verdict:
     apart = values.of("circuit, halved") - values.of("whole, less")
 
     def distance(weights: np.ndarray) -> float:
@@ -286,56 +321,64 @@ def _completeness(values: _Measured, tolerance: float, level: float, seed: int) 
         "completeness",
         distance(even),
         p,
-        "complete" if p <= level else "not shown to be complete",
+        Evidence.of_resamples(values.n_examples, N_RESAMPLES).word(
+            p, alpha, "complete", "not shown to be complete"
+        ),
         "mean distance of circuit and model when both lose the same half of the circuit's edges, "
         f"as a share; null: it is more than {tolerance}",
     )
 
 
-def _minimality(edges: pd.DataFrame) -> Verdict:
+def _minimality(values: _Measured, edges: pd.DataFrame, alpha: float) -> Verdict:
     needed = int(edges["needed"].sum())
     # That all edges are needed is shown by the least sure of them.
-    p = float(np.maximum(edges["p_value"], edges["p_reference"]).max())
-    spare = len(edges) - needed
+    p = float(np.fmax(edges["p_value"], edges["p_reference"]).max())
+    n_paths, spare = values.n_random("longer"), len(edges) - needed
+    evidence = Evidence.of_ranks(n_paths, "random paths outside it")
+    word = evidence.word(
+        p, alpha, "minimal", f"{spare} of {len(edges)} edges not shown to be needed"
+    )
     return Verdict(
         "minimality",
         needed / len(edges),
         p,
-        "minimal" if not spare else f"{spare} of {len(edges)} edges not shown to be needed",
+        word,
         "share of edges that are needed: the metric changes without them (corrected for their "
         "number), by more than without an edge of a random path added to the circuit",
     )
 
 
-def _sufficiency(values: _Measured, tolerance: float, level: float) -> Verdict:
+def _sufficiency(values: _Measured, tolerance: float, alpha: float) -> Verdict:
     distance = float(values.distances("circuit")[0])
     p = rank_p(-distance, -values.distances("random"))
     word = "sufficient" if distance <= tolerance else "better than random circuits, but not close"
+    evidence = Evidence.of_ranks(values.n_random("random"), "random circuits of its size")
     return Verdict(
         "sufficiency",
         distance,
         p,
-        word if p <= level else "no better than random circuits",
+        evidence.word(p, alpha, word, "no better than random circuits"),
         "distance from the model's metric, as a share; null: that of random circuits of its size",
     )
 
 
-def _partial_necessity(values: _Measured, level: float) -> Verdict:
+def _partial_necessity(values: _Measured, alpha: float) -> Verdict:
     distance = float(values.distances("without")[0])
-    others = values.distances("without random")
-    p = rank_p(distance, others) if len(others) else float("nan")
-    word = "necessary" if p <= level else "no more missed than random circuits"
+    p = rank_p(distance, values.distances("without random"))
+    evidence = Evidence.of_ranks(
+        values.n_random("without random"), "random circuits of its size outside it"
+    )
     return Verdict(
         "partial necessity",
         distance,
         p,
-        word if len(others) else "nothing outside it to compare with",
+        evidence.word(p, alpha, "necessary", "no more necessary than random circuits"),
         "how far the model is from itself without the circuit, as a share; null: as without a "
         "random circuit of its size outside it",
     )
 
 
-def _equivalence(values: _Measured, level: float) -> Verdict:
+def _equivalence(values: _Measured, alpha: float) -> Verdict:
     changes = values.of("circuit")[0] - values.clean
     changes = np.where(np.abs(changes) <= 1e-5 * np.abs(values.clean).max(), 0.0, changes)
     share, p = sign_test(changes)
@@ -343,21 +386,27 @@ def _equivalence(values: _Measured, level: float) -> Verdict:
         "equivalence",
         share,
         p,
-        "differs from the model" if p <= level else "no difference found",
+        Evidence.of_signs(values.n_examples).word(
+            p, alpha, "differs from the model", "no difference found"
+        ),
         "share of examples on which the circuit's metric is above the model's; null: one half",
     )
 
 
-def _independence(values: _Measured, level: float, seed: int) -> Verdict:
+def _independence(values: _Measured, alpha: float, seed: int) -> Verdict:
     rest = (values.of("without")[0] - values.corrupted)[:HSIC_EXAMPLES]
     scale = 1e-5 * np.abs(values.clean).max()
     rest = np.where(np.abs(rest) <= scale, 0.0, rest)
-    dependence, p = hsic_p(rest, values.clean[:HSIC_EXAMPLES], seed=seed)
+    dependence, p = hsic_p(
+        rest, values.clean[:HSIC_EXAMPLES], n_permutations=N_PERMUTATIONS, seed=seed
+    )
     return Verdict(
         "independence",
         dependence,
         p,
-        "the rest still tells" if p <= level else "no dependence found",
+        Evidence.of_permutations(values.n_examples, N_PERMUTATIONS).word(
+            p, alpha, "remainder still informative", "no dependence found"
+        ),
         "dependence (HSIC) of what the model without the circuit adds to the corrupted run on what "
         "the model does; null: none",
     )

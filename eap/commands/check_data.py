@@ -1,15 +1,24 @@
 """Read a data set of your own as the experiments would, and show what was understood.
 
 Says how many pairs there are, what was dropped and why, and writes the first few out, token by
-token, with their answers.
+token, with their answers. With --corrupt, makes corrupted prompts for rows that have none.
 """
 
-from transformers import AutoTokenizer
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
+
+from eap.data.counterparts import Counterparts, corrupt
 from eap.data.dataset import load_dataset
-from eap.errors import UserError, first_line, quoted
-from eap.model.directory import find_directory
+from eap.data.tasks import TASKS
+from eap.errors import UserError, quoted
+from eap.model.directory import find_directory, read_config
+from eap.model.saved_tokenizer import load_tokenizer, without_foreign_bos
+from eap.runtime.atomic import write_atomically
 from eap.studies import shell
+
+OWN_TASK = "my-task"
 
 
 def main() -> None:
@@ -18,17 +27,35 @@ def main() -> None:
     add = parser.add_argument
     add("data", nargs="?", type=shell.data_file, help="a file of pairs (default: the task's own)")
     add("-m", "--model", default="toy", help="whose tokenizer: toy, a directory, or a hub name")
-    add("-t", "--task", type=shell.named_task, default="my-task", help="a task's name")
+    add("-t", "--task", type=shell.named_task, default=OWN_TASK, help="a task's name")
     add("--head", type=shell.positive, help="use only this many pairs")
+    add("--drop_unfit", action="store_true", help="leave out rows that do not fit the tokenizer")
     add("--show", type=shell.not_negative, default=3, help="pairs to write out (default: 3)")
+    add(
+        "--corrupt", metavar="WORDS",
+        help="make corrupted prompts by exchanging names, numbers, or one of these words: red,blue",
+    )  # fmt: skip
+    add("--seed", type=shell.seed, default=0, help="random seed of --corrupt (default: 0)")
+    add("--save", type=Path, metavar="FILE", help="write the pairs of --corrupt into this CSV")
     args = parser.parse_args()
 
-    directory = find_directory(args.model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory or args.model))
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer of {quoted(args.model)}: {first_line(error)}") from None
-    dataset = load_dataset(args.task, tokenizer, data=args.data, head=args.head)
+    if args.data is None and (args.task not in TASKS or args.corrupt is not None):
+        raise UserError(
+            "no data file: give one (eap check-data pairs.csv), or look at a task's own pairs by "
+            f"--task ({', '.join(TASKS)})"
+        )
+    if args.save is not None and args.corrupt is None:
+        raise UserError("--save is for the pairs that --corrupt makes")
+    tokenizer = tokenizer_of(args.model)
+    data = args.data
+    if args.corrupt is not None:
+        made = corrupt(args.data, tokenizer, words_of(args.corrupt), seed=args.seed)
+        data = made.rows
+        print(made.summary())
+        save(made, args.save)
+    dataset = load_dataset(
+        args.task, tokenizer, data=data, head=args.head, drop_unfit=args.drop_unfit
+    )
 
     print(dataset.summary())
     for example in dataset.examples[: args.show]:
@@ -37,3 +64,41 @@ def main() -> None:
             pieces = [str(tokenizer.decode([token])) for token in getattr(example, name)]
             between = " | " if name in ("correct", "incorrect") else "·"
             print(f"{name:>9}: {between.join(pieces)}")
+
+
+def tokenizer_of(name: str) -> Any:
+    """The tokenizer that experiments on a model use, without its weights.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
+    directory = find_directory(name)
+    if directory is not None:
+        odd = [path for path in directory.iterdir() if not (path.is_file() or path.is_dir())]
+        if odd:  # a pipe, which reading would wait on
+            raise UserError(f"{directory} is not read: {quoted(odd[0].name)} is not a regular file")
+    tokenizer = load_tokenizer(name, directory)
+    if directory is not None and not (directory / "config.json").is_file():
+        return tokenizer  # a tokenizer alone
+    d_vocab = read_config(name, directory).get_text_config().vocab_size
+    return without_foreign_bos(tokenizer, d_vocab)
+
+
+def words_of(text: str) -> str | list[str]:
+    """What --corrupt asks for: a kind of words, or the words."""
+    return text if text in ("names", "numbers") else [word.strip() for word in text.split(",")]
+
+
+def save(made: Counterparts, path: Path | None) -> None:
+    """Write rows with their corrupted prompts as a CSV, if that is asked for."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".csv":
+        raise UserError(
+            f"--save writes a CSV: call {quoted(path.name)} by a name that ends in .csv"
+        )
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"--save cannot write {quoted(str(path))[1:-1]}: its folder is not there")
+    with write_atomically(path) as temporary:
+        pd.DataFrame(made.rows).to_csv(temporary, index=False)
+    print(f"wrote {shell.shown(path)}")

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import eap
+from eap.data.dataset import check_data
 from eap.errors import UserError
+from eap.figures.measured import read_measured_beside
 from eap.figures.viewer import Patterns, write_page
 from eap.graph.graph import Graph
 from eap.studies import shell
@@ -45,6 +47,10 @@ def main() -> None:
     if args.why:
         print("\n\n".join(reasons(*model_and_pairs(graphs[0], args), args)))
         return
+    # Curves are of greedy selections by magnitude, of one graph.
+    measured = read_measured_beside(args.graph, graphs[0])
+    is_measured = not graphs[1:] and (args.selection, args.by) == ("greedy", "magnitude")
+    curve = {circuit.n_edges: (circuit.value, circuit.error) for circuit in measured.values()}
     page = write_page(
         graphs[0],
         args.output or Path(f"{args.graph.stem}.html"),
@@ -53,6 +59,7 @@ def main() -> None:
         sizes=args.sizes,
         selection=args.selection,
         by=args.by,
+        curve=curve if is_measured else None,
         patterns=attention_of(graphs[0], args) if args.attention else None,
     )
     print(f"wrote {shown(page)}: open it in a browser")
@@ -87,6 +94,8 @@ def model_and_pairs(graph: Graph, args: argparse.Namespace) -> tuple[eap.Model, 
     task = args.task or provenance.get("task")
     if not name or not task:
         raise UserError("the graph does not say of which model and task it is: --model and --task")
+    if args.data is not None:  # before the model, which takes long
+        check_data(task, args.data)
     model = eap.load_model(name)
     bos = dict(provenance.get("data", {})).get("prepend_bos")
     return model, eap.load_dataset(task, model.tokenizer, data=args.data, prepend_bos=bos)

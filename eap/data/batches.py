@@ -15,9 +15,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from eap.data.answers import Answers
-from eap.data.dataset import Dataset, Example, first_difference
+from eap.data.dataset import Dataset
+from eap.data.example import Example, first_difference
 from eap.errors import UserError
 from eap.model.model import Model
+from eap.model.shapes import graph_config
+from eap.runtime.ranges import whole
 
 StartOf = Callable[[Example], int]
 """First position in which the ablated run of an example can differ from its clean run."""
@@ -87,14 +90,28 @@ def check_dataset(model: Model, dataset: Dataset) -> None:
     Raises:
         UserError: one is something else (a name, a list, a loader), or see `check_examples`.
     """
-    if not isinstance(model, Model):
-        raise UserError(f"the model is {type(model).__name__}; give what eap.load_model returns")
+    graph_config(model)
     if not isinstance(dataset, Dataset):
         raise UserError(
             f"the data set is {type(dataset).__name__}; give what eap.load_dataset returns, or "
             "eap.Dataset('name', examples) with a list of eap.Example"
         )
     check_examples(model, dataset.examples)
+
+
+def check_pairs(dataset: Dataset, what: str) -> None:
+    """Whether every example has a corrupted prompt, which `what` needs.
+
+    Raises:
+        UserError: one has none.
+    """
+    if not dataset.has_pairs:
+        unpaired = sum(not example.corrupted for example in dataset.examples)
+        raise UserError(
+            f"{what} needs a corrupted prompt for every clean one, and {unpaired} of "
+            f"{len(dataset)} examples have none: ablation='zero' or a mean (eap.Mean.over_dataset("
+            "model, dataset, prompts='clean')) needs none, and eap.data.corrupt makes pairs"
+        )
 
 
 def check_examples(model: Model, examples: Sequence[Example]) -> None:
@@ -110,7 +127,7 @@ def check_examples(model: Model, examples: Sequence[Example]) -> None:
     n_positions = model.n_positions
     for row, example in enumerate(examples):
         n = len(example.clean)
-        if not n or n != len(example.corrupted):
+        if not n or len(example.corrupted) not in (0, n):
             raise UserError(
                 f"example {row}: the prompts have {n} and {len(example.corrupted)} tokens; they "
                 "must be equally long, and not empty"
@@ -121,7 +138,7 @@ def check_examples(model: Model, examples: Sequence[Example]) -> None:
             raise UserError(
                 f"example {row} has {n} tokens; {model.name} takes at most {n_positions}"
             )
-        tokens = [token for own in vars(example).values() for token in own]
+        tokens = [token for part in vars(example).values() for token in part]
         largest, smallest = max(tokens), min(tokens)
         if smallest < 0:
             raise UserError(f"example {row} has token {smallest}; token ids begin at 0")
@@ -164,10 +181,9 @@ def plan_batches(
     """Which rows run together, at most `batch_size` of them.
 
     Raises:
-        UserError: a batch size below 1.
+        UserError: a batch size out of range.
     """
-    if batch_size < 1:
-        raise UserError(f"batch size {batch_size} is too small; it must be at least 1")
+    batch_size = whole("batch_size", batch_size)
     return [
         group.rows[first : first + batch_size]
         for group in group_examples(examples, start_of)
@@ -189,7 +205,8 @@ def load_batch(
     for row, example in enumerate(chosen):
         n = len(example.clean) - start
         clean[row, :n] = torch.tensor(example.clean[start:])
-        corrupted[row, :n] = torch.tensor(example.corrupted[start:])
+        # Without a pair nothing reads the corrupted tokens (`check_pairs`).
+        corrupted[row, :n] = torch.tensor((example.corrupted or example.clean)[start:])
     return Batch(
         prefix=torch.tensor([example.clean[:start] for example in chosen], device=device).long(),
         clean=clean.to(device),

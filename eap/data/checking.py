@@ -1,33 +1,27 @@
 """The check that all rows pass: rows -> examples, and what is wrong with the others."""
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eap.data.followers import Followers, Prompt, UnfitRowError
+from eap.data.cells import (
+    UnfitRowError,
+    answer_ids,
+    answer_texts,
+    as_label,
+    as_text,
+    is_id_list,
+    is_missing,
+)
+from eap.data.columns import ANSWERS, SIDES, has_answers, renamed, standard_names
+from eap.data.example import Example
+from eap.data.followers import Followers, Prompt
+from eap.data.prompts import Prompts, with_ids
 from eap.data.tasks.task import Task
 from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError, quoted
 
-SIDES = ("clean", "corrupted")
-ANSWERS = ("correct", "incorrect")
-
 _Texts = tuple[tuple[str, ...] | None, tuple[str, ...] | None]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One pair: token ids of both prompts, equally long, and the two sets of answer tokens.
-
-    `incorrect` may be empty: some metrics need none.
-    """
-
-    clean: tuple[int, ...]
-    corrupted: tuple[int, ...]
-    correct: tuple[int, ...]
-    incorrect: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -44,39 +38,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A row on its way: its prompts as they stand, with the BOS, and its answers as text or ids."""
+    """A row on its way: its prompts as they stand, with the BOS, and its answers as text or ids.
+
+    Without a corrupted prompt there is one prompt, and the ids of the other are empty.
+    """
 
     row: Mapping[str, Any]
     place: str
-    prompts: tuple[Prompt, Prompt]
+    prompts: tuple[Prompt, ...]
     ids: tuple[tuple[int, ...], tuple[int, ...]]
     answers: _Texts
     answer_ids: tuple[tuple[int, ...], tuple[int, ...]]
-
-
-def check_columns(task: Task | None, columns: Sequence[str], source: str) -> None:
-    """Whether a table has what a task, or a task of one's own, needs.
-
-    Raises:
-        UserError: a column is missing.
-    """
-    missing = [side for side in SIDES if not {side, f"{side}_idx"} & set(columns)]
-    if task is not None and not _has_answers(task, columns):
-        missing += [column for column in task.columns if column not in columns]
-    elif task is None and not {"correct", "correct_idx"} & set(columns):
-        missing += ["correct"]
-    if missing:
-        has = ", ".join(
-            name if name.isprintable() and name == name.strip() else quoted(name, 60)
-            for name in columns
-        )
-        hint = (
-            "; answers are in columns correct and incorrect as text, or correct_idx and "
-            "incorrect_idx as token ids"
-            if missing[-1] == "correct"
-            else ""
-        )
-        raise UserError(f"{source} has no column {', '.join(missing)}; it has {has[:200]}{hint}")
 
 
 def check_rows(
@@ -91,7 +63,7 @@ def check_rows(
 
     Args:
         task: whose schema the rows have; None: a task of one's own.
-        rows: of text, or of lists of token ids.
+        rows: as `eap.data.reading` has them. If none has a corrupted prompt, none needs one.
         vocabulary: of the tokenizer.
         places: what each row is called (default: its line in a file with a header).
         prepend_bos: begin each prompt with the BOS, unless it does already.
@@ -99,10 +71,13 @@ def check_rows(
     places = places or [f"line {number}" for number in range(2, len(rows) + 2)]
     problems: list[Problem] = []
     drafts = []
-    prompts = _Prompts(vocabulary, rows, prepend_bos=prepend_bos)
+    names = standard_names(task, dict.fromkeys(name for row in rows for name in row))
+    rows = [with_ids(renamed(row, names)) for row in rows]
+    sides = SIDES if any(_has_pair(row) for row in rows) else SIDES[:1]
+    prompts = Prompts(vocabulary, rows, prepend_bos=prepend_bos)
     for row, place in zip(rows, places, strict=True):
         try:
-            drafts.append(_draft(task, row, place, prompts))
+            drafts.append(_draft(task, row, place, prompts, sides))
         except UnfitRowError as error:
             problems.append(Problem(place, error.kind, str(error)))
     followers = Followers(vocabulary, first_token=task is not None and task.first_token)
@@ -126,91 +101,69 @@ def check_rows(
     return examples, problems
 
 
-class _Prompts:
-    """Ids of the prompts of all rows, encoded at once."""
-
-    def __init__(
-        self, vocabulary: Vocabulary, rows: Sequence[Mapping[str, Any]], *, prepend_bos: bool
-    ) -> None:
-        self.vocabulary = vocabulary
-        self.begin = () if vocabulary.bos is None or not prepend_bos else (vocabulary.bos,)
-        texts = [row[s] for row in rows for s in SIDES if isinstance(row.get(s), str)]
-        texts = [text for text in dict.fromkeys(texts) if text]
-        self._ids = dict(zip(texts, vocabulary.encode_all(texts), strict=True))
-
-    def read(self, row: Mapping[str, Any], side: str) -> tuple[Prompt, tuple[int, ...]]:
-        """A prompt as it stands (of ids: with empty text), and its ids with the BOS."""
-        value = row.get(side, "")
-        stated = row.get(f"{side}_idx", "")
-        if isinstance(value, list) or (value == "" and stated != ""):
-            cell = value if isinstance(value, list) else stated
-            text, ids = "", parse_ids(cell, f"{side} prompt", self.vocabulary)
-        elif isinstance(value, str):
-            text, ids = value, self._ids.get(value, ())
-        else:
-            raise UnfitRowError(
-                "bad prompts", f"the {side} prompt is {quoted(value)}, neither text nor token ids"
-            )
-        if not ids:
-            raise UnfitRowError("empty prompts", f"the {side} prompt is empty")
-        if text and self.vocabulary.lacks(text, ids):
-            raise UnfitRowError(
-                "unknown words", f"the vocabulary lacks a word of the {side} prompt {quoted(text)}"
-            )
-        if self.vocabulary.bos is not None and ids[:2] == (self.vocabulary.bos,) * 2:
-            raise UnfitRowError("two BOS tokens", f"the {side} prompt begins with two BOS tokens")
-        return (text, ids), ids if ids[:1] == self.begin else (*self.begin, *ids)
+def _has_pair(row: Mapping[str, Any]) -> bool:
+    return not (is_missing(row.get("corrupted")) and is_missing(row.get("corrupted_idx")))
 
 
-def _draft(task: Task | None, row: Mapping[str, Any], place: str, prompts: _Prompts) -> _Draft:
-    (clean, clean_ids), (corrupted, corrupted_ids) = (prompts.read(row, side) for side in SIDES)
-    if clean[0] and clean[0] == corrupted[0]:
-        raise UnfitRowError("equal prompts", "the clean and the corrupted prompt are the same")
-    if len(clean_ids) != len(corrupted_ids):
-        raise UnfitRowError(
-            "unequal lengths",
-            f"the clean prompt has {len(clean_ids)} tokens and the corrupted one "
-            f"{len(corrupted_ids)}; they must be equally long: "
-            f"{quoted(clean[0] or clean_ids, 60)}, {quoted(corrupted[0] or corrupted_ids, 60)}",
-        )
-    if clean_ids == corrupted_ids:
-        raise UnfitRowError(
-            "equal prompts",
-            "the clean and the corrupted prompt are the same tokens in this vocabulary: "
-            f"{quoted(clean[0] or clean_ids, 60)}, {quoted(corrupted[0] or corrupted_ids, 60)}",
-        )
-    answers, ids = _read_answers(task, row, prompts.vocabulary)
-    has_text = any(texts is not None for texts in answers)
-    if has_text and not (clean[0] and corrupted[0]):
+def _draft(
+    task: Task | None,
+    row: Mapping[str, Any],
+    place: str,
+    prompts: Prompts,
+    sides: Sequence[str],
+) -> _Draft:
+    read = [prompts.read(row, side) for side in sides]
+    as_given, ids = tuple(prompt for prompt, _ in read), [tokens for _, tokens in read]
+    if len(sides) == len(SIDES):
+        _check_pair(as_given, ids)
+    answers, own_ids = _read_answers(task, row, prompts.vocabulary)
+    has_text = any(texts for texts in answers)
+    if has_text and not all(text for text, _ in as_given):
         raise UnfitRowError(
             "answers as text",
             "the prompts are token ids, so the answers must be too: columns correct_idx and "
             "incorrect_idx",
         )
-    for text in (clean[0], corrupted[0]):
+    for text, _ in as_given:
         first = next((a for texts in answers for a in texts or () if a.startswith(" ")), None)
         if text.endswith(" ") and first is not None:
             raise UnfitRowError(
                 "trailing spaces",
                 f"the prompt ends in a space and the answer {quoted(first)} begins with one",
             )
-    return _Draft(row, place, (clean, corrupted), (clean_ids, corrupted_ids), answers, ids)
+    corrupted = ids[1] if len(ids) > 1 else ()
+    return _Draft(row, place, as_given, (ids[0], corrupted), answers, own_ids)
+
+
+def _check_pair(as_given: Sequence[Prompt], ids: Sequence[tuple[int, ...]]) -> None:
+    """Whether two prompts are a pair: equally long, and not the same."""
+    shown = ", ".join(quoted(text or own, 60) for text, own in as_given)
+    lengths = [len(tokens) for tokens in ids]
+    if as_given[0][0] and as_given[0][0] == as_given[1][0]:
+        raise UnfitRowError("equal prompts", "the clean and the corrupted prompt are the same")
+    if lengths[0] != lengths[1]:
+        raise UnfitRowError(
+            "unequal lengths",
+            f"the clean prompt has {lengths[0]} tokens and the corrupted one {lengths[1]}; they "
+            f"must be equally long: {shown}",
+        )
+    if ids[0] == ids[1]:
+        raise UnfitRowError(
+            "equal prompts",
+            f"the clean and the corrupted prompt are the same tokens in this vocabulary: {shown}",
+        )
 
 
 # ---- answers -------------------------------------------------------------------------------------
-
-
-def _has_answers(task: Task | None, columns: Sequence[str]) -> bool:
-    """Whether answers are read from columns of their own, not by the task's rule."""
-    return task is None or set(ANSWERS) <= set(columns)
 
 
 def _read_answers(
     task: Task | None, row: Mapping[str, Any], vocabulary: Vocabulary
 ) -> tuple[_Texts, tuple[tuple[int, ...], tuple[int, ...]]]:
     """For each side, the answers as text, or None and their ids."""
-    if task is not None and not _has_answers(task, list(row)):
-        texts = {name: v if isinstance(v, str) else repr(v) for name, v in row.items()}
+    if task is not None and not has_answers(task, row):
+        texts = {name: _task_cell(name, cell) for name, cell in row.items()}
+        texts = {**dict.fromkeys(SIDES, ""), **texts}
         try:
             return task.answers(texts, vocabulary), ((), ())
         except UserError:
@@ -221,50 +174,36 @@ def _read_answers(
     return (correct[0], incorrect[0]), (correct[1], incorrect[1])
 
 
+def _task_cell(name: str, cell: Any) -> str:
+    """A cell as a task's rule reads it; columns of other kinds are not the task's."""
+    try:
+        return as_text(cell, name) if name in SIDES else as_label(cell, name)
+    except UnfitRowError:
+        return repr(cell)
+
+
 def _read_side(
     row: Mapping[str, Any], side: str, vocabulary: Vocabulary
 ) -> tuple[tuple[str, ...] | None, tuple[int, ...]]:
-    value, stated = row.get(side, ""), row.get(f"{side}_idx", "")
-    if value == "" and stated != "":
-        return None, _distinct(stated, f"{side}_idx", vocabulary)
-    if isinstance(value, str):
-        return tuple(answer for answer in value.split("|") if answer), ()
-    if isinstance(value, list) and all(isinstance(answer, str) for answer in value):
-        return tuple(answer for answer in value if answer), ()
-    return None, _distinct(value, side, vocabulary)
-
-
-def _distinct(cell: Any, what: str, vocabulary: Vocabulary) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(parse_ids(cell, what, vocabulary)))
-
-
-def parse_ids(cell: Any, what: str, vocabulary: Vocabulary | None = None) -> tuple[int, ...]:
-    """The token ids of a cell: a number, or a list of numbers as Python and JSON write it.
-
-    Raises:
-        UnfitRowError: it is neither, or the vocabulary has no such token.
-    """
-    if isinstance(cell, str):
-        text = cell.strip()
-        inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-        parts = [part.strip() for part in inner.split(",")] if inner.strip() else []
-        # Whole numbers beside missing ones are written with a point by pandas.
-        good = [re.fullmatch(r"(\d{1,9})(\.0)?", part) for part in parts]
-        ids = [int(match.group(1)) for match in good if match is not None]
-        wrong = len(ids) < len(parts) or (len(ids) > 1 and inner is text)
-    else:
-        ids = list(cell) if isinstance(cell, list) else [cell]
-        wrong = not all(type(i) is int and i >= 0 for i in ids)
-    if wrong:
+    cell, what = row.get(side), side
+    if is_missing(cell) and not is_missing(row.get(f"{side}_idx")):
+        cell, what = row[f"{side}_idx"], f"{side}_idx"
+    elif not (is_id_list(cell) and _prompts_are_ids(row)):
+        return answer_texts(cell, side), ()
+    ids = answer_ids(cell, what)
+    vocabulary.check_ids(ids, what)
+    bos = vocabulary.bos
+    if bos is not None and bos in ids and bos != vocabulary.tokenizer.eos_token_id:
         raise UnfitRowError(
-            "bad ids", f"{what} is {quoted(cell)}, not a token id or a list of them"
+            "BOS tokens as answers",
+            f"{what} is {quoted(cell)}, which has the BOS token {bos}: leave it out, as "
+            "tokenizer(answer, add_special_tokens=False) does",
         )
-    if vocabulary is not None and ids and max(ids) >= vocabulary.size:
-        raise UnfitRowError(
-            "ids out of range",
-            f"{what} has token {max(ids)}, but the vocabulary's last one is {vocabulary.size - 1}",
-        )
-    return tuple(ids)
+    return None, ids
+
+
+def _prompts_are_ids(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("clean"), list | dict) or is_missing(row.get("clean"))
 
 
 def _example(
@@ -291,20 +230,20 @@ def _example(
             "answers on both sides", f"{quoted(word)} is both a correct and an incorrect answer"
         )
     _check_stated_ids(task, draft.row, correct, incorrect)
-    return Example(*draft.ids, correct, incorrect)
+    return Example.of_ids(*draft.ids, correct, incorrect)
 
 
 def _check_stated_ids(
     task: Task | None, row: Mapping[str, Any], correct: Sequence[int], incorrect: Sequence[int]
 ) -> None:
     """Columns of ids beside those that say the answers must agree with them."""
-    columns = {} if task is None or _has_answers(task, list(row)) else task.answer_ids
+    columns = {} if task is None or has_answers(task, row) else task.answer_ids
     for column, side in columns.items():
-        cell = row.get(column, "")
-        if isinstance(cell, str) and not cell.strip():
+        cell = row.get(column)
+        if is_missing(cell) or (isinstance(cell, str) and not cell.strip()):
             continue
         answers = list(correct if side == "correct" else incorrect)
-        if set(parse_ids(cell, column)) != set(answers):
+        if set(answer_ids(cell, column)) != set(answers):
             raise UnfitRowError(
                 "ids of another tokenizer",
                 f"{column} is {quoted(cell)}, but with this tokenizer the {side} answer is "
@@ -318,25 +257,3 @@ def _check_repetition(example: Example, place: str, earlier: Example) -> None:
     opposite = set(example.correct) & set(earlier.incorrect)
     if opposite or set(example.incorrect) & set(earlier.correct):
         raise UnfitRowError("contradictions", f"the same pair as {place}, with the opposite answer")
-
-
-# ---- what examples are like ----------------------------------------------------------------------
-
-
-def first_difference(example: Example) -> int:
-    """First position in which the prompts differ; the last position if they are equal."""
-    pairs = zip(example.clean, example.corrupted, strict=True)
-    differing = (i for i, (clean, corrupted) in enumerate(pairs) if clean != corrupted)
-    return next(differing, len(example.clean) - 1)
-
-
-def statistics(examples: Sequence[Example]) -> Mapping[str, Any]:
-    """Lengths, first differences and answer-set sizes of examples: {what: {value: count}}."""
-    return {
-        "tokens": Counter(len(e.clean) for e in examples),
-        "first difference": Counter(first_difference(e) for e in examples),
-        "differing positions": Counter(
-            sum(a != b for a, b in zip(e.clean, e.corrupted, strict=True)) for e in examples
-        ),
-        "correct answers": Counter(len(e.correct) for e in examples),
-    }

@@ -8,19 +8,22 @@ the model's own tokenizer (`checking`); the BOS, if any, is added there and nowh
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, overload
 
-from eap.data.checking import Example, Problem, check_columns, check_rows, first_difference
+from eap.data.checking import Problem, check_rows
+from eap.data.columns import check_columns, standard_names
+from eap.data.example import Example, first_difference
 from eap.data.reading import Rows, read_rows
 from eap.data.tasks import TASKS, Task, get_task
 from eap.data.tasks.task import keep_all
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError, quoted
+from eap.errors import UserError
+from eap.runtime.ranges import whole
 from eap.runtime.shipped import data_folder
 
 DATA = data_folder()
@@ -45,8 +48,34 @@ class Dataset:
     prepend_bos: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "examples", tuple(self.examples))
+
     def __len__(self) -> int:
         return len(self.examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.examples)
+
+    @overload
+    def __getitem__(self, rows: int) -> Example: ...
+    @overload
+    def __getitem__(self, rows: slice) -> "Dataset": ...
+    def __getitem__(self, rows: int | slice) -> "Example | Dataset":
+        """One example by its number; a slice is a data set of those examples."""
+        if not isinstance(rows, slice):
+            return self.examples[rows]
+        part = replace(self, examples=self.examples[rows])
+        taken = {"rows": str(rows), "pairs": len(part), "tokens_sha256": part.tokens_sha256}
+        return replace(part, provenance={**self.provenance, **taken})
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.summary()}>"
+
+    @cached_property
+    def has_pairs(self) -> bool:
+        """Whether every example has a corrupted prompt."""
+        return all(example.corrupted for example in self.examples)
 
     @cached_property
     def tokens_sha256(self) -> str:
@@ -65,20 +94,22 @@ class Dataset:
         """The first `n` pairs, or all if there are fewer.
 
         Raises:
-            UserError: `n` is below 1.
+            UserError: `n` is not a whole number of at least 1.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise UserError(f"head is {quoted(n)}; it must be a whole number of at least 1")
-        first = replace(self, examples=self.examples[:n])
+        first = replace(self, examples=self.examples[: whole("head", n)])
         taken = {"head": len(first), "pairs": len(first), "tokens_sha256": first.tokens_sha256}
         return replace(first, provenance={**self.provenance, **taken})
 
     def summary(self) -> str:
         """One line: how many pairs, from where, what was dropped."""
         dropped = ", ".join(f"{n} {why}" for why, n in self.provenance.get("dropped", {}).items())
-        parts = [f"{self.task}: {len(self)} pairs from {self.provenance.get('source', 'memory')}"]
+        what = "pairs" if self.has_pairs else "prompts"
+        parts = [f"{self.task}: {len(self)} {what} from {self.provenance.get('source', 'memory')}"]
         parts += [f"dropped {dropped}"] if dropped else []
         parts += ["with BOS" if self.prepend_bos else "without BOS"]
+        if not self.has_pairs:
+            unpaired = sum(not example.corrupted for example in self.examples)
+            parts += [f"{unpaired} without a corrupted prompt, for zero and mean ablation"]
         alone = sum(not example.incorrect for example in self.examples)
         parts += [f"{alone} without an incorrect answer"] if alone else []
         if self.provenance.get("unit_digit"):
@@ -102,12 +133,14 @@ def load_dataset(
     Args:
         task: a name of `eap.data.tasks.TASKS`; with `data`, a name of your own will do.
         tokenizer: the model's own, from Hugging Face.
-        data: of your own: a file (CSV, TSV, JSON list, JSON lines, Parquet), a pandas frame, a
-            Hugging Face dataset, or a list of dicts. Columns are the task's, or clean, corrupted,
-            correct and incorrect. Answers of a row are separated by `|` (or a list), and a leading
-            space belongs to an answer; `incorrect` may be empty. Token ids instead of text:
-            `correct_idx` and `incorrect_idx` for answers, `clean_idx` and `corrupted_idx` for
-            prompts (a number, or a list of numbers).
+        data: of your own: a file (CSV, TSV, JSON list, JSON lines, Parquet), a pandas frame, an
+            Arrow table, a Hugging Face dataset in any format, a list of dicts, or a dict of
+            columns. Columns are the task's, or clean, corrupted, correct and incorrect. Answers of
+            a row are separated by `|` (or a list), and a leading space belongs to an answer;
+            `incorrect` may be empty. Token ids instead of text: `correct_idx` and `incorrect_idx`
+            for answers (a number, or a list of numbers), `clean_idx` and `corrupted_idx` for
+            prompts, with an `attention_mask` where they are padded. Without `corrupted`, zero and
+            mean ablation work.
         path: the same as `data`, for a file.
         head: use only the first so many pairs.
         seed: of generated pairs, for a tokenizer without a file.
@@ -120,6 +153,7 @@ def load_dataset(
         UserError: unknown task; data that cannot be read; a row of your own that does not fit;
             fewer than 10 pairs that fit the tokenizer (of your own: none).
     """
+    seed, head = whole("seed", seed), None if head is None else whole("head", head)
     vocabulary = vocabulary_of(_check_tokenizer(tokenizer))
     if data is not None and path is not None:
         raise UserError("data and path are the same thing: give one of them")
@@ -141,17 +175,30 @@ def load_dataset(
             f"{task}: only {len(examples)} pairs fit this tokenizer ({_counted(unfit)}); "
             f"the first: {unfit[0]}"
         )
-    whole = Dataset(task, tuple(examples), prepend_bos)
+    dataset = Dataset(task, tuple(examples), prepend_bos)
     provenance |= {
         "pairs": len(examples),
         "dropped": dict(Counter(problem.kind for problem in unfit)),
         "prepend_bos": prepend_bos,
-        "tokens_sha256": whole.tokens_sha256,
+        "tokens_sha256": dataset.tokens_sha256,
     }
     if known is not None and task.startswith("greater-than") and vocabulary.digits_per_piece == 1:
         provenance["unit_digit"] = True
-    dataset = replace(whole, provenance=provenance)
+    dataset = replace(dataset, provenance=provenance)
     return dataset if head is None else dataset.head(head)
+
+
+def check_data(task: str, data: Any) -> set[str]:
+    """The columns of data of one's own, by the names that this package has for them.
+
+    Needs no tokenizer, so it comes before a model is loaded.
+
+    Raises:
+        UserError: the data cannot be read, or lack a column that the task needs.
+    """
+    rows, known = read_rows(data), TASKS.get(task)
+    check_columns(known, rows.columns, rows.shown)
+    return set(standard_names(known, rows.columns).values())
 
 
 def _check_tokenizer(tokenizer: Any) -> Any:

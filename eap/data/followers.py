@@ -9,6 +9,7 @@ is the answer: the model never sees the prompt's last token in such a text.
 import re
 from collections.abc import Iterable, Sequence
 
+from eap.data.cells import UnfitRowError
 from eap.data.vocabulary import Vocabulary
 from eap.errors import quoted
 
@@ -21,14 +22,6 @@ Prompt = tuple[str, tuple[int, ...]]
 
 Answers = tuple[str, ...]
 """Texts of an answer set."""
-
-
-class UnfitRowError(ValueError):
-    """A row that cannot be used; `kind` is what is counted."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class Followers:

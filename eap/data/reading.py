@@ -1,7 +1,8 @@
-"""What a person has -> rows: a file (CSV, TSV, JSON, JSON lines, Parquet), a frame, a list of rows.
+"""Data -> rows: a file (CSV, TSV, JSON, JSON lines, Parquet), or an object (`records`).
 
-Nothing is known here about tasks or tokens. A file is read once, as bytes, and refused in one line
-where it is not what it seems: cells that shift the columns, another encoding, a damaged archive.
+Nothing is known here about tasks or tokens, and cells keep their own types. A file is
+read once, as bytes, and refused in one line where it is not what it seems: cells that shift the
+columns, another encoding, a damaged archive.
 """
 
 import bz2
@@ -11,28 +12,34 @@ import hashlib
 import io
 import json
 import lzma
-import math
 import os
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lazy_loader
 import pandas as pd
 
+from eap.data.columns import ANSWER_TEXTS, KNOWN
+from eap.data.records import Record, as_record, from_columns, is_list_of_objects, records_of
 from eap.errors import UserError, quoted
 from eap.runtime.home import from_home
 
+arrow = lazy_loader.load("pyarrow", error_on_import=False)
+
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon"}
+JSON_LINES = {".jsonl", ".ndjson"}
 UNPACKERS = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 # Formats that people try, and what to do instead.
 OTHERS = {
     **dict.fromkeys((".zip", ".tar", ".tgz", ".zst", ".7z"), "unpack it first"),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as a CSV"),
-    **dict.fromkeys((".pkl", ".pickle", ".pt"), "save it as a CSV or JSON"),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".npy", ".npz"), "save it as a CSV or JSON"),
+    **dict.fromkeys((".arrow", ".feather"), "save it as Parquet, or give the table itself"),
 }
-Parsed = tuple[list[dict[str, Any]], list[str], str]
+Parsed = tuple[list[Record], list[str], str]
 """Rows, their places, and the form that they were read as."""
 
 
@@ -41,15 +48,15 @@ class Rows:
     """Rows as they were read.
 
     Attributes:
-        rows: all with the same columns; a cell is text, a list where the source has lists, ""
-            where it has nothing.
+        rows: all with the same columns; a cell is as `eap.data.cells.plain` has it, None where the
+            source has nothing.
         places: what each row is called in a message ("line 7", "row 3").
         source: of the rows, as provenance and messages have it.
         sha256: of the file's bytes, or of the rows.
         form: as what a file was read, if that is no plain CSV ("JSON", "tab-separated").
     """
 
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Record, ...]
     places: tuple[str, ...]
     source: str
     sha256: str
@@ -70,7 +77,8 @@ def read_rows(data: Any, source: str | None = None) -> Rows:
     """The rows of a file or of an object.
 
     Args:
-        data: a path; a pandas frame; a Hugging Face dataset; a list of dicts.
+        data: a path; a pandas frame; an Arrow table; a Hugging Face dataset, in any format; a list
+            of dicts; a dict of columns.
         source: what to call it (default: its path, or what it is).
 
     Raises:
@@ -84,15 +92,14 @@ def read_rows(data: Any, source: str | None = None) -> Rows:
         rows, places, form = _parse(content, path, source)
     else:
         form = ""
-        records, kind = _records(data)
+        rows, kind = records_of(data)
         source = source or kind
-        rows = [_as_row(record, f"row {i}", source) for i, record in enumerate(records, 1)]
         places = [f"row {i}" for i in range(1, len(rows) + 1)]
         digest = hashlib.sha256(json.dumps(rows, default=repr).encode()).hexdigest()
     if not rows:
         raise UserError(f"{source} has a header but no rows")
     columns = dict.fromkeys(name for row in rows for name in row)
-    rows = [{name: row.get(name, "") for name in columns} for row in rows]
+    rows = [{name: row.get(name) for name in columns} for row in rows]
     return Rows(tuple(rows), tuple(places), source, digest, form)
 
 
@@ -109,7 +116,8 @@ def find_file(name: str | os.PathLike[str]) -> Path:
     try:
         if path.is_file():
             return path
-        what = "is a folder; give a file" if path.is_dir() else "is not a regular file"
+        saved = "is a folder; give a file (or, saved by Hugging Face, datasets.load_from_disk)"
+        what = saved if path.is_dir() else "is not a regular file"
         there = path.exists()
     except (OSError, ValueError) as error:
         raise UserError(f"{quoted(text)} cannot be read: {type(error).__name__}") from None
@@ -148,8 +156,8 @@ def _parse(content: bytes, path: Path, source: str) -> Parsed:
     if "\0" in text:
         raise UserError(f"{source} is not UTF-8 text: it has NUL characters")
     suffixes = {suffix.lower() for suffix in path.suffixes}
-    if suffixes & {".json", ".jsonl", ".ndjson"} or text.lstrip()[:1] in ("[", "{"):
-        return _read_json(text, source)
+    if suffixes & {".json", *JSON_LINES} or text.lstrip()[:1] in ("[", "{"):
+        return _read_json(text, source, lines=bool(suffixes & JSON_LINES))
     return _read_csv(text, source)
 
 
@@ -157,9 +165,11 @@ def _parse(content: bytes, path: Path, source: str) -> Parsed:
 
 
 def _read_csv(text: str, source: str) -> Parsed:
-    header, separator = _read_header(text, source)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    rows: list[dict[str, Any]] = []
+    header, separator, spaced = _read_header(text, source)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced, strict=True
+    )
+    rows: list[Record] = []
     places = []
     first = True
     line = 1
@@ -180,11 +190,12 @@ def _read_csv(text: str, source: str) -> Parsed:
                 places.append(f"line {start}")
     except csv.Error as error:
         raise UserError(f"{source}: line {reader.line_num} is not that of a CSV: {error}") from None
+    _check_spaces(rows, source, separator)
     return rows, places, "" if separator == "," else f"{SEPARATORS[separator]}-separated"
 
 
-def _read_header(text: str, source: str) -> tuple[list[str], str]:
-    """The names of the columns, and what separates them."""
+def _read_header(text: str, source: str) -> tuple[list[str], str, bool]:
+    """The names of the columns, what separates them, and whether a space follows it everywhere."""
     if not text.strip():
         raise UserError(f"{source} is not a CSV with a header: it is empty")
     headers = {}
@@ -194,134 +205,126 @@ def _read_header(text: str, source: str) -> tuple[list[str], str]:
             headers[separator] = next(row for row in cells if row)
         except (csv.Error, StopIteration):
             headers[separator] = []
-    fitting = [s for s, names in headers.items() if "clean" in names and len(names) > 1]
+    names = {s: [name.strip(' "') for name in header] for s, header in headers.items()}
+    fitting = [s for s in names if KNOWN & {n.lower() for n in names[s]} and len(names[s]) > 1]
     separator = (fitting or [","])[0]
     if separator not in SEPARATORS:
         raise UserError(
             f"{source}: its cells are separated by {separator!r}, which separates answers; "
             "use commas or tabs"
         )
-    header = headers[separator]
+    spaced = bool(fitting) and _is_spaced(text, separator)
+    if spaced and not _spaces_mean_nothing(text, names[separator], separator):
+        raise _spaces_refused(source, separator)
+    header = names[separator] if spaced else [name.strip() for name in headers[separator]]
     twice = [name for i, name in enumerate(header) if name and name in header[:i]]
     if twice:
         raise UserError(f"{source} has two columns {quoted(twice[0])}")
-    return header, separator
+    return header, separator, spaced
+
+
+def _is_spaced(text: str, separator: str) -> bool:
+    """Whether a space follows every separator, the header's included."""
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        return all(cell.startswith(" ") for cells in lines for cell in cells[1:])
+    except csv.Error:
+        return False
+
+
+def _spaces_mean_nothing(text: str, header: list[str], separator: str) -> bool:
+    """Whether spaces after separators can be left out: no answers as text, or all are quoted."""
+    has_texts = set(ANSWER_TEXTS) & set(header)
+    body = re.sub(r'"(?:[^"]|"")*"', '"', text.lstrip().partition("\n")[2])
+    return not has_texts or re.search(f'{re.escape(separator)}(?! ")', body) is None
+
+
+def _check_spaces(rows: list[Record], source: str, separator: str) -> None:
+    """Whether the prompts of a pair begin alike: with a space, or without."""
+    prompts = [(row.get("clean") or "", row.get("corrupted") or "") for row in rows]
+    if prompts and all(a and b and a.startswith(" ") != b.startswith(" ") for a, b in prompts):
+        raise _spaces_refused(source, separator)
+
+
+def _spaces_refused(source: str, separator: str) -> UserError:
+    return UserError(
+        f"{source} has a space after each {SEPARATORS[separator]}, and a leading space belongs to "
+        "a prompt and to an answer: leave those spaces out, or put every cell in double quotes"
+    )
 
 
 # ---- other formats -------------------------------------------------------------------------------
 
 
-def _read_json(text: str, source: str) -> Parsed:
+def _read_json(text: str, source: str, *, lines: bool) -> Parsed:
     """A list of objects, an object that holds one, an object of columns, or an object a line."""
+    if lines and (parsed := _read_json_lines(text, source, required=False))[0]:
+        return parsed
     try:
-        records: Any = json.loads(text)
+        document: Any = json.loads(text, object_pairs_hook=_without_twins)
+    except _TwiceError as error:
+        raise UserError(f"{source} has an object with two entries {quoted(str(error))}") from None
     except (ValueError, RecursionError) as error:
-        return _read_json_lines(text, source, error)
-    if isinstance(records, dict):
-        lists = [value for value in records.values() if _is_list_of_objects(value)]
-        records = lists[0] if len(lists) == 1 else _from_columns(records)
-    if not _is_list_of_objects(records):
+        return _read_json_lines(text, source, required=True, reason=str(error))
+    if isinstance(document, dict):
+        lists = [value for value in document.values() if is_list_of_objects(value)]
+        document = lists[0] if len(lists) == 1 else from_columns(document, f"{source} (JSON)")
+    if not is_list_of_objects(document):
         raise UserError(
             f"{source} is JSON, but not a list of objects such as "
             '[{"clean": .., "corrupted": .., "correct": .., "incorrect": ..}]'
         )
-    places = [f"row {i}" for i in range(1, len(records) + 1)]
-    return [_as_row(r, p, source) for r, p in zip(records, places, strict=True)], places, "JSON"
+    places = [f"row {i}" for i in range(1, len(document) + 1)]
+    return [as_record(r, p, source) for r, p in zip(document, places, strict=True)], places, "JSON"
 
 
-def _read_json_lines(text: str, source: str, why: Exception) -> Parsed:
+def _read_json_lines(text: str, source: str, *, required: bool, reason: str = "") -> Parsed:
+    """An object a line; nothing, or a refusal, where a line is none.
+
+    Lines end as JSON lines' do: a text may hold the other ends of lines that Unicode has.
+    """
     rows, places = [], []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=_without_twins)
+        except _TwiceError as error:
+            raise UserError(
+                f"{source}: line {number} has two entries {quoted(str(error))}"
+            ) from None
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            reason = str(why) if number == 1 else f"line {number} is not a JSON object"
+            if not required:
+                return [], [], ""
+            reason = reason if number == 1 else f"line {number} is not a JSON object"
             raise UserError(f"{source} is neither JSON nor JSON lines: {reason[:100]}")
-        rows.append(_as_row(record, f"line {number}", source))
+        rows.append(as_record(record, f"line {number}", source))
         places.append(f"line {number}")
     return rows, places, "JSON lines"
 
 
-def _is_list_of_objects(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(record, dict) for record in value)
+class _TwiceError(Exception):
+    """A JSON object that has one name twice."""
 
 
-def _from_columns(columns: dict[str, Any]) -> Any:
-    """Rows of `{column: {row: cell}}` or `{column: [cell, ..]}`; a single object is one row."""
-    values = [list(v.values()) if isinstance(v, dict) else v for v in columns.values()]
-    if not {"clean", "clean_idx"} & set(columns):
-        return None
-    if all(isinstance(v, list) for v in values) and len({len(v) for v in values}) == 1:
-        return [dict(zip(columns, cells, strict=True)) for cells in zip(*values, strict=True)]
-    return [columns]
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = dict(pairs)
+    if len(names) < len(pairs):
+        counted = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in counted if counted.count(name) > 1))
+    return names
 
 
 def _read_parquet(content: bytes, source: str) -> Parsed:
     try:
-        frame = pd.read_parquet(io.BytesIO(content))
+        pd.read_parquet(io.BytesIO(content), columns=[])  # so that pandas loads the reader below
+        # A table keeps Arrow's types, and what Hugging Face's library wrote of classes.
+        table = arrow.parquet.read_table(io.BytesIO(content))
     except ImportError:
         raise UserError(f"{source} is Parquet: install pyarrow to read it") from None
     except Exception as error:  # pyarrow raises its own kinds
         raise UserError(f"{source} is not whole Parquet: {type(error).__name__}") from None
-    records, _ = _records(frame)
-    places = [f"row {i}" for i in range(1, len(frame) + 1)]
-    return [_as_row(r, p, source) for r, p in zip(records, places, strict=True)], places, "Parquet"
-
-
-def _records(data: Any) -> tuple[Iterable[Mapping[str, Any]], str]:
-    """The rows of an object, and what it is."""
-    if isinstance(data, pd.DataFrame):
-        if not data.columns.is_unique:
-            raise UserError("the data frame has two columns of one name")
-        return [
-            dict(zip(map(str, data.columns), cells, strict=True))
-            for cells in data.itertuples(index=False, name=None)
-        ], "a data frame"
-    if hasattr(data, "column_names"):  # a Hugging Face dataset, without importing the library
-        if isinstance(data, Mapping):
-            raise UserError(f"the data set has splits: choose one of {', '.join(map(str, data))}")
-        return list(data), "a Hugging Face dataset"
-    if isinstance(data, Sequence) and all(isinstance(record, Mapping) for record in data):
-        if not data:
-            raise UserError("the list of rows is empty")
-        return data, "a list of rows"
-    raise UserError(
-        f"data is {type(data).__name__}; give a file, a pandas frame, a Hugging Face dataset, or a "
-        "list of dicts with clean, corrupted, correct and incorrect"
-    )
-
-
-def _as_row(record: Mapping[str, Any], place: str, source: str) -> dict[str, Any]:
-    if not all(isinstance(name, str) for name in record):
-        raise UserError(f"{source}: {place} has a column whose name is not text")
-    row = {name: _as_cell(value) for name, value in record.items()}
-    for name, cell in row.items():
-        for text in cell if isinstance(cell, list) else [cell]:
-            if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise UserError(f"{source}: {place} has half a character in column {quoted(name)}")
-    return row
-
-
-def _as_cell(value: Any) -> Any:
-    """Text for text and numbers, a list for lists, "" for nothing; anything else as it is."""
-    if isinstance(value, str):
-        return value
-    if hasattr(value, "tolist"):  # NumPy's arrays and numbers
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [item.item() if hasattr(item, "item") else item for item in value]
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():  # whole numbers beside missing ones
-        return str(int(value))
-    return (
-        str(int(value))
-        if isinstance(value, int)
-        else str(value)
-        if isinstance(value, float)
-        else value
-    )
+    rows, _ = records_of(table)
+    return rows, [f"row {i}" for i in range(1, len(rows) + 1)], "Parquet"

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Any
 
+from eap.data.cells import UnfitRowError
 from eap.errors import UserError
 
 # Texts before an answer, tried in turn until one has tokens that the answer leaves as they are.
@@ -44,6 +45,30 @@ class Vocabulary:
     def bos(self) -> int | None:
         """Id of the BOS token, if the tokenizer has one."""
         return self.tokenizer.bos_token_id
+
+    @cached_property
+    def padding(self) -> tuple[int | None, bool]:
+        """Id of the token that rows are filled up with, and whether it may stand in a text, too.
+
+        A tokenizer without one is filled up with its EOS by those who need rows of one length.
+        """
+        tokenizer = self.tokenizer
+        number = tokenizer.pad_token_id
+        number = tokenizer.eos_token_id if number is None else number
+        return number, number in (tokenizer.bos_token_id, tokenizer.eos_token_id, self.unknown[0])
+
+    def check_ids(self, ids: Iterable[int], what: str) -> None:
+        """Whether the vocabulary has all of these tokens.
+
+        Raises:
+            UnfitRowError: it lacks one.
+        """
+        largest = max(ids, default=0)
+        if largest >= self.size:
+            raise UnfitRowError(
+                "ids out of range",
+                f"{what} has token {largest}, but the vocabulary's last one is {self.size - 1}",
+            )
 
     @cached_property
     def unknown(self) -> tuple[int | None, str]:

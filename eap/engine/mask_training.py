@@ -6,14 +6,15 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from eap.ablation import Ablation
 from eap.data.dataset import Dataset
 from eap.engine.prepared import PreparedBatch, Work
+from eap.engine.recipe import Recipe
 from eap.engine.soft_runs import demand_of_masks, run_soft_circuit
-from eap.errors import UserError, quoted
+from eap.errors import UserError
 from eap.graph import GraphConfig
 from eap.graph.contents import edge_exists
 from eap.metrics.metric import Metric, Predictions
@@ -24,64 +25,8 @@ from eap.runtime.memory import Budget
 from eap.runtime.progress import progress_bar
 from eap.runtime.resources import Resources
 
-STEPS = {"edge": 5000, "node": 500}
-LEARNING_RATES = {"adam": 0.05, "sgd": 3.0}
-LOSSES = ("metric", "kl", "faithfulness")
-SIZES = ("uniform", "log")
-
 SHOWN = 100
 """Progress is shown as the mean loss of this many steps."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a ranking is learned; see `learn_ranking`."""
-
-    level: str
-    loss: str
-    optimizer: str
-    learning_rate: float
-    k: str
-    steps: int
-    pairs: int
-    temperature: float
-    seed: int
-
-    def check(self) -> None:
-        """Whether all names are known and all numbers possible.
-
-        Raises:
-            UserError: says which is not.
-        """
-        names = {"level": STEPS, "loss": LOSSES, "optimizer": LEARNING_RATES, "k": SIZES}
-        for name, known in names.items():
-            value = getattr(self, name)
-            if value not in tuple(known):
-                raise UserError(
-                    f"unknown {name} {quoted(str(value))}; known are {', '.join(known)}"
-                )
-        for name, least in (("steps", 1), ("pairs", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"{name} {value!r:.100}: a whole number of at least {least}")
-        for name in ("learning_rate", "temperature"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-                raise UserError(f"{name} {value!r:.100}: a number above 0")
-        if torch.is_inference_mode_enabled():
-            raise UserError("no gradients in torch.inference_mode(); leave it for learn_ranking")
-
-    def draw(self, step: int, n: int, sizes: Sequence[int]) -> tuple[int, float]:
-        """Which batch a step runs, each as likely as it has pairs (`sizes`), and how many are kept.
-
-        Depends on the seed and the step alone, so that a run can go on from any step.
-        """
-        source = np.random.default_rng([self.seed, step])
-        pair = int(source.integers(sum(sizes)))
-        batch = int(np.searchsorted(np.cumsum(sizes), pair, side="right"))
-        if self.k == "uniform":
-            return batch, float(source.integers(1, n + 1))
-        return batch, float(np.exp(source.uniform(0.0, np.log(n))))
 
 
 # ---- masks ---------------------------------------------------------------------------------------
@@ -163,14 +108,16 @@ class State:
 
     def descend(self, gradient: Float64[Tensor, " n"], recipe: Recipe, step: int) -> None:
         """One step of the optimizer; `step` counts from 0."""
+        rate = recipe.learning_rate
+        assert rate is not None  # of a complete recipe
         if recipe.optimizer == "sgd":
-            self.scores.sub_(recipe.learning_rate * gradient)
+            self.scores.sub_(rate * gradient)
             return
         first, second = self.averages
         first.lerp_(gradient, 0.1)
         second.lerp_(gradient.square(), 0.001)
         mean, square = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
-        self.scores.sub_(recipe.learning_rate * mean / (square.sqrt() + 1e-8))
+        self.scores.sub_(rate * mean / (square.sqrt() + 1e-8))
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +126,9 @@ class Training:
 
     Attributes:
         work: the examples; its batches are what steps draw.
-        recipe: how to learn.
+        recipe: how to learn, complete.
+        level: 'edge' or 'node'.
+        prices: of each mask, added to the loss per unit.
         places: of the scores, in the masks [n_forward, n_backward] laid flat; or the nodes.
         difference: of the metric between the clean and the ablated model (1 where not needed).
         batch_size: examples that run together at the most.
@@ -188,6 +137,8 @@ class Training:
 
     work: Work
     recipe: Recipe
+    level: str
+    prices: Float64[Tensor, " n"] | None
     places: Int[Tensor, " n"]
     difference: float
     batch_size: int
@@ -202,13 +153,17 @@ class Training:
         ablation: Ablation,
         config: GraphConfig,
         recipe: Recipe,
+        level: str,
+        prices: Float[Tensor, "n_forward n_backward"] | None,
         limits: Resources,
         checkpoint: Checkpoint | None,
         difference: float,
     ) -> "Training":
         """Cut the examples into the batches of steps."""
         budget = Budget.of(model.device, limits.memory_budget).n_bytes
-        half = replace(limits, memory_budget=budget // 2)  # the other half is for what is kept
+        half = replace(
+            limits, memory_budget=max(1, budget // 2)
+        )  # the other half is for what is kept
         demand = demand_of_masks(config)
         batch_size = limits.batch_size
         if batch_size is None and checkpoint is not None:  # what free memory allowed then
@@ -217,22 +172,21 @@ class Training:
             batch_size = Work.plan(
                 model, dataset, [metric], ablation, config, half, demand
             ).batch_size
-        if batch_size < 1:
-            raise UserError(f"batch size {batch_size} is too small; it must be at least 1")
         of_steps = replace(half, batch_size=recipe.pairs)
         work = Work.plan(model, dataset, [metric], ablation, config, of_steps, demand)
-        if recipe.level == "edge":
+        if level == "edge":
             places = edge_exists(config).flatten().nonzero().flatten()
         else:
             places = torch.arange(1, config.n_forward)
-        with_clean = metric.reads_clean or recipe.loss == "faithfulness"
-        return cls(
-            work, recipe, places, difference, batch_size, Kept(budget // 2, with_clean=with_clean)
-        )
+        if prices is not None:
+            prices = prices.cpu().double().flatten()[places]
+        kept = Kept(budget // 2, baselines=recipe.loss in ("faithfulness", "cmd"))
+        return cls(work, recipe, level, prices, places, difference, batch_size, kept)
 
     def run(self, state: State, checkpoint: Checkpoint | None, *, quiet: bool) -> None:
         """All steps that the checkpoint does not have."""
         recipe, done = self.recipe, 0
+        assert recipe.steps is not None
         saves = checkpoint is not None and distributed.is_first()
         if checkpoint is not None:
             done = self._resume(state, checkpoint)
@@ -266,35 +220,52 @@ class Training:
         self, scores: Float64[Tensor, " n"], k: float, rows: Sequence[int]
     ) -> tuple[float, Float64[Tensor, " n"]]:
         """The loss of some examples at the masks that add up to `k`, and its gradient."""
-        recipe, config = self.recipe, self.work.config
-        masks, slopes = make_masks(scores, k, recipe.temperature)
+        config, temperature = self.work.config, self.recipe.temperature
+        masks, slopes = make_masks(scores, k, temperature)
         full = torch.zeros(config.n_forward, config.n_backward, dtype=torch.float64)
-        if recipe.level == "edge":
+        at_edges = self.level == "edge"
+        if at_edges:
             full.view(-1)[self.places] = masks
         else:
             full[0], full[1:] = 1.0, masks[:, None]
         value, target, of_masks = self._measure(full, rows)
-        if recipe.level == "edge":
-            of_scores = of_masks.view(-1)[self.places]
-        else:
-            of_scores = of_masks[1:].sum(1)
+        of_scores = of_masks.view(-1)[self.places] if at_edges else of_masks[1:].sum(1)
         if not np.isfinite(value):
             raise UserError(f"metric {self.work.metrics[0].name!r} is {value} on example {rows[0]}")
         loss, factor = self._loss(value, target)
-        return loss, gradient_of_scores(factor * of_scores, slopes, recipe.temperature)
+        gradient = factor * of_scores
+        if self.prices is not None:
+            loss, gradient = loss + float(self.prices @ masks), gradient + self.prices
+        return loss, gradient_of_scores(gradient, slopes, temperature)
+
+    @property
+    def direction(self) -> float:
+        """1 where low values of the metric are better, else -1."""
+        return -1.0 if self.work.metrics[0].higher_is_better else 1.0
 
     def _loss(self, value: float, target: float) -> tuple[float, float]:
-        """The loss where the metric is `value` (and `target` in the clean run), its derivative."""
+        """The loss of a step whose mean is `value` (`target` in the clean run), its derivative."""
+        if self.recipe.loss == "cmd":  # a mean of distances already
+            return value, 1.0
         if self.recipe.loss == "faithfulness":
             distance, scale = value - target, abs(self.difference)
             return abs(distance) / scale, float(np.sign(distance)) / scale
-        direction = -1.0 if self.work.metrics[0].higher_is_better else 1.0
-        return direction * value, direction
+        return self.direction * value, self.direction
+
+    def _distances(
+        self, values: Float[Tensor, " batch"], baselines: Float[Tensor, "2 batch"]
+    ) -> Float[Tensor, " batch"]:
+        """|1 - f| of every example, its own difference counting as at least 1."""
+        clean, ablated = baselines
+        return (values - clean).abs() / (self.direction * (ablated - clean)).clamp(min=1.0)
 
     def _measure(
         self, masks: Float64[Tensor, "n_forward n_backward"], rows: Sequence[int]
     ) -> tuple[float, float, Float64[Tensor, "n_forward n_backward"]]:
-        """Means of the metric and (where used) of the clean run's, and the mean gradient."""
+        """Means of the metric and (where used) of the clean run's, and the mean gradient.
+
+        For the loss 'cmd', of the distances that it is the mean of.
+        """
         model, metric = self.work.model, self.work.metrics[0]
         gradient, sums = torch.zeros_like(masks), torch.zeros(2, dtype=torch.float64)
         shares = distributed.own_share(rows)
@@ -310,11 +281,13 @@ class Training:
                         f"metric {metric.name!r} has no gradient (it counts, compares or "
                         "detaches), so nothing can be learned from it"
                     )
+                if self.recipe.loss == "cmd" and ready.baselines is not None:
+                    values = self._distances(values, ready.baselines)
                 (of_batch,) = torch.autograd.grad(values.sum(), leaf)
             gradient += of_batch.cpu()
             sums[0] += float(values.detach().sum())
-            if self.recipe.loss == "faithfulness" and ready.clean is not None:
-                sums[1] += float(metric.measure(ready.clean, ready.batch.answers).sum())
+            if ready.baselines is not None:
+                sums[1] += float(ready.baselines[0].sum())
         distributed.sum_over_processes(gradient)
         distributed.sum_over_processes(sums)
         value, target = (sums / len(rows)).tolist()
@@ -326,10 +299,17 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A batch whose ablated run is made, and what its clean run predicts where that is used."""
+    """A batch whose ablated run is made.
+
+    Attributes:
+        batch: of examples.
+        clean: what its clean run predicts, where that is read.
+        baselines: the metric of the clean and of the ablated run, where the loss reads them.
+    """
 
     batch: PreparedBatch
     clean: Predictions | None
+    baselines: Float[Tensor, "2 batch"] | None
 
 
 class Kept:
@@ -337,12 +317,12 @@ class Kept:
 
     Attributes:
         left: bytes that may still be filled.
-        with_clean: make the clean run.
+        baselines: measure the clean and the ablated run.
     """
 
-    def __init__(self, budget: int, *, with_clean: bool) -> None:
+    def __init__(self, budget: int, *, baselines: bool) -> None:
         """Keep at most `budget` bytes."""
-        self.left, self.with_clean = budget, with_clean
+        self.left, self.baselines = budget, baselines
         self._batches: dict[tuple[int, ...], Ready] = {}
 
     @torch.no_grad()
@@ -350,13 +330,17 @@ class Kept:
         """The batch of some examples."""
         if rows in self._batches:
             return self._batches[rows]
-        batch = work.load(rows)
+        batch, metric = work.load(rows), work.metrics[0]
+        clean = baselines = None
         parts: list[object] = [batch.cache, batch.ablated_run, batch.clean, batch.ablated]
-        clean = None
-        if self.with_clean:
+        if self.baselines or metric.reads_clean:
             clean = Predictions(batch.unembed(batch.run_clean()[:, 0]))
             parts += [clean.logits, clean.exponentials, clean.probabilities]
-        ready = Ready(batch, clean)
+        if self.baselines:
+            ablated = Predictions(batch.unembed(batch.ablated_run.final[:, 0]), clean)
+            runs = [run for run in (clean, ablated) if run is not None]
+            baselines = torch.stack([metric.measure(run, batch.answers) for run in runs])
+        ready = Ready(batch, clean, baselines)
         size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(parts))
         if size <= self.left:
             self.left -= size

@@ -6,7 +6,7 @@ by part.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,10 +18,12 @@ from eap.engine.moments import Moments
 from eap.engine.path_gradients import (
     CleanRun,
     gradients_at,
+    input_at,
     run_clean,
     run_points,
     the_metric,
     weighted_sum,
+    zero_where_equal,
 )
 from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import RunGradient, differentiate
@@ -39,14 +41,15 @@ class Request:
         points: at which inputs gradients are taken.
         points_per_run: how many of them may be stacked in one run.
         level: 'edge' or 'node'.
-        metric_change: gathers metric(all ablated) - metric(clean) of every example, if anywhere.
+        baselines: gathers, if given, every example's metric of the clean run, of the model with
+            every edge ablated, and of the model run on the ablated input: [3].
     """
 
     method: Method
     points: Sequence[Point]
     points_per_run: int = 1
     level: str = "edge"
-    metric_change: Moments | None = None
+    baselines: Moments | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +80,13 @@ class Change:
         batch, model = self.batch, self.batch.work.model
         if self.after is None:
             step = batch.ablated - self.before.embedding
-            return batch.ablated_run.changes(model, step, self.before.trace, batch.cache)
-        step = self.after.embedding - self.before.embedding
-        return sender_changes(model, step, self.before.trace, self.after.trace, batch.cache)
+            changes = batch.ablated_run.changes(model, step, self.before.trace, batch.cache)
+        else:
+            step = self.after.embedding - self.before.embedding
+            before, after = self.before.trace, self.after.trace
+            changes = sender_changes(model, step, before, after, batch.cache)
+        zero_where_equal(batch, changes)
+        return changes
 
 
 class Pass(NamedTuple):
@@ -91,15 +98,21 @@ class Pass(NamedTuple):
 
 
 @torch.no_grad()
-def note_metric_change(batch: PreparedBatch, request: Request, clean: CleanRun) -> None:
-    """Gather metric(all ablated) - metric(clean)."""
-    if request.metric_change is None:
+def note_baselines(batch: PreparedBatch, request: Request, clean: CleanRun) -> None:
+    """Gather the metric of the clean run, of the ablated model, and at the ablated input.
+
+    The last is where the path of the methods that integrate ends. It is the ablated model only
+    where ablated activations are those of one run: a mean of outputs is not the output of a mean.
+    """
+    if request.baselines is None:
         return
-    metric = the_metric(batch)
-    ablated = batch.unembed(batch.ablated_run.final[:, 0])
-    after = Predictions(ablated, clean.predictions)
-    change = metric.measure(after, batch.answers) - metric.measure(clean.predictions, batch.answers)
-    request.metric_change.add(change)
+    metric, ablated_run = the_metric(batch), batch.ablated_run
+    finals = [ablated_run.final]
+    if request.method.integrates and ablated_run.offsets is not None:
+        finals.append(run_layers(batch.work.model, input_at(batch, 0.0), batch.cache))
+    runs = [Predictions(batch.unembed(final[:, 0]), clean.predictions) for final in finals]
+    values = [metric.measure(run, batch.answers) for run in (clean.predictions, *runs)]
+    request.baselines.add(torch.stack([*values, values[-1]][:3], dim=1))
 
 
 def gradient_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
@@ -107,7 +120,7 @@ def gradient_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
     gradients, clean = gradients_at(
         batch, request.method.rules, request.points, request.points_per_run
     )
-    note_metric_change(batch, request, clean)
+    note_baselines(batch, request, clean)
     yield Pass(Change(batch, TracedRun(batch.clean, clean.trace)), gradients)
 
 
@@ -115,7 +128,7 @@ def increment_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
     """One for every step from the ablated to the clean input, with the gradient before it."""
     work, rules = batch.work, request.method.rules
     clean = run_clean(batch)
-    note_metric_change(batch, request, clean)
+    note_baselines(batch, request, clean)
     descending = sorted(request.points, key=lambda point: -point.position)
     later = TracedRun(batch.clean, clean.trace)
     for first in range(0, len(descending), request.points_per_run):
@@ -141,21 +154,34 @@ def activation_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
 
     The outputs of the input, of a layer's attention or of its MLP are interpolated between ablated
     and clean while all before is clean; only senders of that sublayer are scored by that path. A
-    receiver behind several sublayers sees each of their paths, so that credit is partial.
+    receiver behind several sublayers sees each of their paths, so that credit is partial. Where
+    the clean end is one of the points, its gradient is the same on all paths, and made once.
     """
-    config = batch.work.config
-    clean = run_clean(batch)
-    note_metric_change(batch, request, clean)
+    config, rules, per_run = batch.work.config, request.method.rules, request.points_per_run
+    at_end = [point for point in request.points if point.position == 1.0]
+    path = [point for point in request.points if point.position != 1.0]
+    end: RunGradient | None = None
+    if at_end:
+        end, clean = gradients_at(batch, rules, at_end, per_run)
+    else:
+        clean = run_clean(batch)
+    note_baselines(batch, request, clean)
     change = Change(batch, TracedRun(batch.clean, clean.trace))
-    gradients, _ = gradients_at(
-        batch, request.method.rules, request.points, request.points_per_run, clean
-    )
-    yield Pass(change, gradients, slice(0, 1))
+
+    def both(along: RunGradient | None, end: RunGradient | None) -> RunGradient:
+        gradients = [gradient for gradient in (along, end) if gradient is not None]
+        return gradients[0] if len(gradients) == 1 else gradients[0].plus(gradients[1])
+
+    along = gradients_at(batch, rules, path, per_run, clean)[0] if path else None
+    yield Pass(change, both(along, end), slice(0, 1))
+    request = replace(request, points=path)
     for layer in range(config.n_layers):
         mlp = config.mlp_sender(layer)
         for senders in (config.heads(layer), slice(mlp, mlp + 1)):
-            gradients = _after_sublayer(batch, request, clean, change.outputs, layer, senders)
-            yield Pass(change, gradients, senders)
+            reads = senders.start != mlp and not config.parallel_attn_mlp
+            along = _after_sublayer(batch, request, clean, change.outputs, layer, senders)
+            behind = None if end is None else end.after(layer, mlp=reads)
+            yield Pass(change, both(along, behind), senders)
 
 
 def _after_sublayer(
@@ -165,8 +191,11 @@ def _after_sublayer(
     changes: SenderOutputs,
     layer: int,
     senders: slice,
-) -> RunGradient:
-    """Gradients behind a layer's heads (or its MLP) while their sum runs from ablated to clean."""
+) -> RunGradient | None:
+    """Gradients behind a layer's heads (or its MLP) while their sum runs from ablated to clean.
+
+    None without points.
+    """
     work, rules, run = batch.work, request.method.rules, clean.trace[layer]
     model, config, block = work.model, work.config, work.model.blocks[layer]
     last = layer == config.n_layers - 1
@@ -200,7 +229,6 @@ def _after_sublayer(
             rules=rules, first_layer=layer + 1, mlp_before=mlp_in,
         )  # fmt: skip
         total = part if total is None else total.plus(part)
-    assert total is not None
     return total
 
 

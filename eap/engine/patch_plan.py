@@ -2,20 +2,19 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Bool
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
-from eap.data.batches import check_dataset
 from eap.data.dataset import Dataset
 from eap.engine.prepared import Demand, Work
 from eap.graph import Graph, GraphConfig
 from eap.metrics.metric import Metric, get_metrics
 from eap.model.model import Model
-from eap.model.shapes import shapes_of
+from eap.model.shapes import graph_config, shapes_of
 from eap.runtime.cost import patching_operations
 from eap.runtime.memory import Extent, patching_need
 from eap.runtime.resources import Resources
@@ -82,17 +81,16 @@ def make_plan(
     expanded_kv: bool = False,
 ) -> Plan:
     """The work that `patch_edges` does for these arguments (which see)."""
-    chosen, where = get_metrics(metrics), get_ablation(ablation)
-    check_dataset(model, dataset)
-    config = replace(model.config, expanded_kv=expanded_kv)
+    measured, ablated = get_metrics(metrics), get_ablation(ablation)
+    config = graph_config(model, expanded_kv=expanded_kv)
     graph = Graph.from_config(config)
-    some = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph
-    n_results = len(chosen) * config.n_forward * config.n_backward
+    patched = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph
+    n_results = len(measured) * config.n_forward * config.n_backward
     demand = Demand("exact patching", patching_need, n_results)
-    work = Work.plan(model, dataset, chosen, where, config, limits, demand)
+    work = Work.plan(model, dataset, measured, ablated, config, limits, demand)
     for extent in extents_of(work):
         work.runs_at_once(extent)  # or say now that not one run fits
-    return Plan(work, some, plan_units(work, some))
+    return Plan(work, patched, plan_units(work, patched))
 
 
 def extents_of(work: Work) -> list[Extent]:
@@ -114,11 +112,11 @@ def plan_units(work: Work, edges: Bool[Tensor, "n_forward n_backward"]) -> list[
             (layer, kind) for layer in range(config.n_layers) for kind in ("q", "k", "v", "mlp")
         ]
         for layer, kind in [*inside, (last, "logits")]:
-            some = edges[:, receivers_of(config, layer, kind)].any(dim=1)
-            n_senders = len(some) if kind == "logits" else config.mlp_sender(layer)
+            sends = edges[:, receivers_of(config, layer, kind)].any(dim=1)
+            n_senders = len(sends) if kind == "logits" else config.mlp_sender(layer)
             for start in range(0, n_senders, step):
                 stop = min(start + step, n_senders)
-                if some[start:stop].any():
+                if sends[start:stop].any():
                     units.append(Unit(number, layer, kind, start, stop))
     return units
 

@@ -6,18 +6,22 @@ and points may be stacked in one pass. Every method that takes gradients takes t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.engine.prepared import PreparedBatch
+from eap.engine.prepared import PreparedBatch, Work
 from eap.engine.receivers import RunGradient, differentiate
 from eap.errors import UserError
 from eap.methods import Point
 from eap.metrics.metric import Metric, Predictions
 from eap.model.rules import BackwardRules
 from eap.model.runs import LayerTrace, SenderOutputs, run_layers
+
+# Examples that a message names at the most.
+NAMED = 4
 
 
 def input_at(batch: PreparedBatch, position: float) -> Float[Tensor, "batch pos d_model"]:
@@ -105,9 +109,14 @@ def weighted_sum(
         UserError: the metric passes no gradient on.
     """
     metric = the_metric(batch)
+    if logits.requires_grad:
+        logits.register_hook(partial(_note_gradient, batch))
+    n = len(logits) // len(points)
+    # Not `chunk`: PyTorch refuses writes into its parts in words of its own.
+    runs = [logits[first : first + n] for first in range(0, len(logits), n)]
     values = [
         point.weight * metric.measure(Predictions(rows, clean), batch.answers).sum()
-        for point, rows in zip(points, logits.chunk(len(points)), strict=True)
+        for point, rows in zip(points, runs, strict=True)
     ]
     total = torch.stack(values).sum()
     if not total.requires_grad:
@@ -118,8 +127,49 @@ def weighted_sum(
     return total
 
 
+def _note_gradient(batch: PreparedBatch, gradient: Float[Tensor, "rows n_tokens"]) -> None:
+    """Note the examples without a gradient, at any stacked point; a device is not waited for."""
+    wrong = (~gradient.isfinite()).any(-1).view(-1, len(batch)).any(0)
+    batch.work.without_gradient.append((batch.rows, wrong))
+
+
+def check_gradients(work: Work) -> None:
+    """Whether the metric's gradient was a number for every example that was run.
+
+    Raises:
+        UserError: names the first examples whose gradient is none.
+    """
+    noted = work.without_gradient
+    if not noted:
+        return
+    rows = [row for rows, _ in noted for row in rows]
+    wrong = torch.cat([flags for _, flags in noted]).tolist()
+    without = sorted({row for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong})
+    if without:
+        first = ", ".join(f"example {row}" for row in without[:NAMED])
+        rest = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
+        raise UserError(
+            f"the gradient of metric {work.metrics[0].name!r} is NaN or infinite on {first}{rest}, "
+            "whatever its value; leave that out, or change the function so that it has a gradient "
+            "there"
+        )
+
+
 def sender_changes_of(batch: PreparedBatch, clean: CleanRun) -> SenderOutputs:
     """What ablated edges carry minus what senders send in the clean run."""
-    return batch.ablated_run.changes(
+    changes = batch.ablated_run.changes(
         batch.work.model, batch.ablated - batch.clean, clean.trace, batch.cache
     )
+    zero_where_equal(batch, changes)
+    return changes
+
+
+def zero_where_equal(batch: PreparedBatch, changes: SenderOutputs) -> None:
+    """Make the changes exactly zero for pairs of equal prompts.
+
+    Two runs of the same prompt in stacks of different sizes differ by rounding.
+    """
+    if batch.work.ablation.has_pair:
+        equal = (batch.ablated == batch.clean).flatten(1).all(1)
+        changes.everywhere[:, equal.to(changes.everywhere.device)] = 0.0
+        changes.at_last[:, equal.to(changes.at_last.device)] = 0.0

@@ -5,7 +5,7 @@ the ablated run are made here, once, for attribution, exact patching and evaluat
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
 
@@ -18,6 +18,7 @@ from eap.data.answers import Answers
 from eap.data.batches import (
     Batch,
     check_dataset,
+    check_pairs,
     group_examples,
     load_batch,
     one_group,
@@ -63,6 +64,7 @@ class Work:
         budget: of memory.
         demand: what is taken of it.
         n_columns: of the vocabulary that are unembedded.
+        without_gradient: of each run with a gradient, its examples, and on which it is no number.
     """
 
     model: Model
@@ -74,6 +76,7 @@ class Work:
     budget: Budget
     demand: Demand
     n_columns: int
+    without_gradient: list[tuple[tuple[int, ...], Tensor]] = field(default_factory=list)
 
     @classmethod
     def plan(
@@ -96,8 +99,10 @@ class Work:
             UserError: examples that this model cannot run (see `check_dataset`), or an example
                 that does not fit in the memory.
         """
-        examples, shapes = dataset.examples, shapes_of(model)
         check_dataset(model, dataset)
+        examples, shapes = dataset.examples, shapes_of(model)
+        if ablation.has_pair:
+            check_pairs(dataset, f"{ablation.name} ablation")
         check_answer_sets(metrics, examples)
         n_columns = shapes.d_vocab
         if metrics and all(metric.answers_only for metric in metrics):

@@ -71,6 +71,13 @@ class RunGradient:
     layers: Mapping[int, LayerGradient]
     final: Float[Tensor, "batch 1 d_model"]
 
+    def after(self, layer: int, *, mlp: bool) -> "RunGradient":
+        """Gradients at the receivers behind a layer, and (if asked for) at that layer's MLP."""
+        layers = {number: part for number, part in self.layers.items() if number > layer}
+        if mlp:
+            layers[layer] = LayerGradient({}, {}, (), self.layers[layer].mlp_in)
+        return RunGradient(layers, self.final)
+
     def plus(self, other: "RunGradient") -> "RunGradient":
         """Of the points of both; what is a sum takes no more memory than one run's."""
         layers = {layer: part.plus(other.layers[layer]) for layer, part in self.layers.items()}
@@ -81,13 +88,15 @@ def differentiate(
     model: Model,
     trace: Sequence[LayerTrace],
     final: Float[Tensor, "rows 1 d_model"],
-    value: Float[Tensor, ""],
+    value: Float[Tensor, "*shape"],
     cache: PrefixCache,
     *,
+    value_gradient: Float[Tensor, "*shape"] | None = None,
     rules: BackwardRules = EXACT,
     first_layer: int = 0,
     mlp_before: Float[Tensor, "rows pos d_model"] | None = None,
     by_point: bool = False,
+    retain_graph: bool = False,
 ) -> list[RunGradient]:
     """Gradients of `value` at the receivers of the layers that `trace` has.
 
@@ -95,15 +104,20 @@ def differentiate(
         trace: of the layers from `first_layer` on; rows are points (outermost) times examples.
         final: what the logits read.
         value: what is differentiated.
+        value_gradient: the gradient at `value`, where that is no scalar.
         rules: those of the forward pass.
         first_layer: of the trace.
         mlp_before: the input of the MLP of the layer before, where the run began there.
         by_point: one result for every point, not one for all of them.
+        retain_graph: whether the run is differentiated again.
     """
     targets = [tensor for run in trace for tensor in (run.q, run.k, run.v, run.mlp_in)]
     targets += [final] if mlp_before is None else [final, mlp_before]
-    # A dropped layer's receivers have no gradient at all.
-    gradients = torch.autograd.grad(value, targets, allow_unused=True, materialize_grads=True)
+    # Where `value` is the input of a layer, what comes behind it has no gradient at all.
+    gradients = torch.autograd.grad(
+        value, targets, value_gradient,
+        retain_graph=retain_graph, allow_unused=True, materialize_grads=True,
+    )  # fmt: skip
     batch, n_points = len(cache.last), len(final) // len(cache.last)
     groups = [slice(n, n + 1) for n in range(n_points)] if by_point else [slice(0, n_points)]
 

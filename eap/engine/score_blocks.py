@@ -9,6 +9,7 @@ from torch import Tensor
 
 from eap.graph import GraphConfig
 from eap.graph.numbering import edge_index
+from eap.runtime import distributed
 
 
 class ScoreBlock(NamedTuple):
@@ -57,6 +58,46 @@ class KeepEdges:
             receivers = [column[self._ends[k][1]] for k in present]
             scores = block.scores[:, senders, receivers].detach()
             self.scores[torch.tensor(rows)[:, None], present] = scores.to(self.scores)
+
+
+class WeightedSums:
+    """An observer that adds every example's scores to sums, by its weight in each of them.
+
+    Attributes:
+        weights: of the examples in every sum.
+    """
+
+    def __init__(self, config: GraphConfig, weights: Float[Tensor, "example sum"]) -> None:
+        self.weights = weights
+        self._shape = (weights.shape[1], config.n_forward, config.n_backward)
+        # Sums lie where the scores are, so that blocks need not be moved: one for each device.
+        self._sums: dict[torch.device, Tensor] = {}
+
+    def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
+        """Take the scores of a batch; `rows` are its examples in their data set."""
+        scores = block.scores
+        weights = self.weights[list(rows)].to(scores.device, scores.dtype)
+        weighted = (weights.T @ scores.detach().flatten(1)).unflatten(1, scores.shape[1:])
+        if scores.device not in self._sums:
+            dtype = torch.float32 if scores.device.type == "mps" else torch.float64
+            self._sums[scores.device] = torch.zeros(self._shape, dtype=dtype, device=scores.device)
+        sums = self._sums[scores.device]
+        columns = torch.as_tensor(block.receivers, device=scores.device)
+        sums[:, block.senders, columns] += weighted.to(sums.dtype)
+
+    def merge_processes(self) -> None:
+        """Every process ends with the sums over all examples."""
+        self._sums = {torch.device("cpu"): distributed.sum_over_processes(self.totals)}
+
+    @property
+    def totals(self) -> Float[Tensor, "sum n_forward n_backward"]:
+        """The sums over the examples so far, on the CPU."""
+        if list(self._sums) == [torch.device("cpu")]:
+            return self._sums[torch.device("cpu")]
+        totals = torch.zeros(self._shape, dtype=torch.float64)
+        for sums in self._sums.values():
+            totals += sums.cpu()
+        return totals
 
 
 def summed(parts: Iterable[Iterable[ScoreBlock]]) -> list[ScoreBlock]:

@@ -20,7 +20,7 @@ from eap.engine.passes import (
     activation_passes,
     gradient_passes,
     increment_passes,
-    note_metric_change,
+    note_baselines,
 )
 from eap.engine.path_gradients import (
     CleanRun,
@@ -28,6 +28,7 @@ from eap.engine.path_gradients import (
     input_at,
     sender_changes_of,
     weighted_sum,
+    zero_where_equal,
 )
 from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import contract, differentiate
@@ -61,26 +62,73 @@ def _contracted(passes: Iterator[Pass]) -> Iterator[Iterator[ScoreBlock]]:
 
 
 def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """The mean over layers of |score|, where that layer passes no gradient on (GradDrop)."""
-    work, clean = batch.work, None
-    n_layers = work.config.n_layers
+    """The mean over layers of |score|, where that layer passes no gradient on (GradDrop).
 
-    def parts() -> Iterator[Iterator[ScoreBlock]]:
-        nonlocal clean
+    Behind the dropped layer gradients are the plain ones, its own receivers have none, and what
+    arrives behind it goes on before it: so one run is made, and for every layer only the part of
+    the backward pass that lies before it.
+    """
+    work, config = batch.work, batch.work.config
+    n_layers = config.n_layers
+    plain, before, clean = _gradients_before_layers(batch, request)
+    note_baselines(batch, request, clean)
+    changes = sender_changes_of(batch, clean)
+
+    def blocks(gradients: RunGradient) -> Iterator[tuple[int, ScoreBlock]]:
+        for block in contract(work.model, config, changes, gradients, batch.cache):
+            yield config.layer_of_receiver(block.receivers[0]), block
+
+    plain_blocks = list(blocks(plain))
+    if request.level == "node":
+        totals = torch.zeros(len(batch), config.n_forward, 1, device=plain.final.device)
         for layer in range(n_layers):
-            rules = replace(request.method.rules, dropped_layer=layer)
-            gradients, clean = gradients_at(
-                batch, rules, request.points, request.points_per_run, clean
-            )
-            changes = sender_changes_of(batch, clean)
-            blocks = contract(work.model, work.config, changes, gradients, batch.cache)
-            if request.level == "node":
-                blocks = iter([to_nodes(work.config, blocks, len(batch))])
-            yield (block._replace(scores=block.scores.abs() / n_layers) for block in blocks)
+            behind = [block for at, block in plain_blocks if at > layer]
+            ahead = [block for at, block in blocks(before[layer]) if at < layer] if layer else []
+            totals = totals + to_nodes(config, [*behind, *ahead], len(batch)).scores.abs()
+        yield ScoreBlock(slice(0, config.n_forward), [0], totals / n_layers)
+        return
+
+    def parts() -> Iterator[list[ScoreBlock]]:
+        # A receiver of layer n lies behind n dropped layers; the logits behind all.
+        yield [b._replace(scores=b.scores.abs() * at / n_layers) for at, b in plain_blocks]
+        for layer in range(1, n_layers):
+            yield [
+                block._replace(scores=block.scores.abs() / n_layers)
+                for at, block in blocks(before[layer])
+                if at < layer
+            ]
 
     yield from summed(parts())
-    assert clean is not None
-    note_metric_change(batch, request, clean)
+
+
+def _gradients_before_layers(
+    batch: PreparedBatch, request: Request
+) -> tuple[RunGradient, dict[int, RunGradient], CleanRun]:
+    """The plain gradients; those before each layer when it passes none on; the clean run."""
+    model, cache, rules = batch.work.model, batch.cache, request.method.rules
+    clean, last = run_clean(batch), batch.work.config.n_layers - 1
+    plain: RunGradient | None = None
+    before: dict[int, RunGradient] = {}
+    for first in range(0, len(request.points), request.points_per_run):
+        points = request.points[first : first + request.points_per_run]
+        trace, final, logits = run_points(batch, points, rules)
+        value = weighted_sum(batch, logits, clean.predictions, points)
+        behind = torch.autograd.grad(
+            value, [*(run.x for run in trace[1:]), final], retain_graph=True
+        )
+        (gradient,) = differentiate(
+            model, trace, final, value, cache, rules=rules, retain_graph=True
+        )
+        plain = gradient if plain is None else plain.plus(gradient)
+        for layer in range(1, last + 1):
+            x = cache.at_last(trace[layer].x) if layer == last else trace[layer].x
+            (gradient,) = differentiate(
+                model, trace[:layer], final, x, cache,
+                value_gradient=behind[layer].to(x.device), rules=rules, retain_graph=layer < last,
+            )  # fmt: skip
+            before[layer] = before[layer].plus(gradient) if layer in before else gradient
+    assert plain is not None
+    return plain, before, clean
 
 
 def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
@@ -94,7 +142,7 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBloc
     final = run_layers(model, x, batch.cache, trace=trace, expanded_kv=config.expanded_kv)
     logits = batch.unembed(final[:, 0])
     clean = CleanRun([run.detached() for run in trace], Predictions(logits.detach()))
-    note_metric_change(batch, request, clean)
+    note_baselines(batch, request, clean)
     value = weighted_sum(batch, logits, clean.predictions, request.points)
     at_z = torch.autograd.grad(value, [run.z for run in trace], retain_graph=True)
     (gradient,) = differentiate(model, trace, final, value, batch.cache)

@@ -5,6 +5,7 @@ from . import cross_task as cross_task
 from . import curves as curves
 from . import graphs as graphs
 from . import heatmaps as heatmaps
+from . import measured as measured
 from . import published as published
 from . import report as report
 from . import style as style

@@ -6,7 +6,7 @@ the q, k or v that is written in its box. Lines go around the boxes between thei
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,8 @@ from matplotlib.patches import FancyBboxPatch
 
 from eap.errors import UserError
 from eap.figures import style
+from eap.figures.measured import DOES_TASK, Measured
+from eap.graph.formats.export import drawn_nodes, ends_of_receivers
 from eap.graph.graph import Edge, Graph
 
 # All lengths are in inches.
@@ -34,13 +36,21 @@ Curve = tuple[Float[np.ndarray, " n_points"], Float[np.ndarray, " n_points"]]
 
 
 @style.styled
-def draw_circuit(circuit: Graph, *, title: str = "", selection: str = "") -> Figure:
+def draw_circuit(
+    circuit: Graph,
+    *,
+    title: str = "",
+    selection: str = "",
+    faithfulness: tuple[float, float | None] | None = None,
+) -> Figure:
     """A figure of the circuit's nodes and edges, as large as it needs to be.
 
     Args:
         circuit: scored; its edges in the graph are drawn.
         title: above it.
         selection: how the edges were chosen, for the line below the title.
+        faithfulness: measured normalised faithfulness and its standard error, as of
+            `eap.faithfulness`; None: the line says that it was not measured.
 
     Raises:
         UserError: the circuit has no edge, or its scores are no numbers.
@@ -54,7 +64,7 @@ def draw_circuit(circuit: Graph, *, title: str = "", selection: str = "") -> Fig
     _draw(ax, circuit, edges)
     left, right, bottom, top = (*ax.get_xlim(), *ax.get_ylim())
     width = max(right - left + 0.8, 4.4)
-    note = textwrap.fill(describe(circuit, edges, selection), width=int(width * 16))
+    note = textwrap.fill(describe(circuit, edges, selection, faithfulness), width=int(width * 16))
     heading = textwrap.fill(style.plain(title), width=int(width * 12))
     lines = note.count("\n") + heading.count("\n")
     figure.set_size_inches(width, top - bottom + 1.25 + 0.14 * lines)
@@ -64,12 +74,23 @@ def draw_circuit(circuit: Graph, *, title: str = "", selection: str = "") -> Fig
     return figure
 
 
-def describe(circuit: Graph, edges: list[Edge], selection: str = "") -> str:
-    """Method, metric and selection as far as they are known, and what the widest line means."""
+def describe(
+    circuit: Graph,
+    edges: list[Edge],
+    selection: str = "",
+    faithfulness: tuple[float, float | None] | None = None,
+) -> str:
+    """Size and faithfulness, method, metric and selection as far as they are known, and a scale."""
     provenance = circuit.provenance
     method, metric = (provenance.get(key) for key in ("method", "metric"))
+    measured = None if faithfulness is None else Measured(len(edges), *faithfulness)
     parts = [
-        style.method_look(method)[0] if isinstance(method, str) else "method not recorded",
+        f"{len(edges):,} of {circuit.n_edges:,} edges",
+        str(measured or "faithfulness not measured"),
+        "does not do the task alone" if measured and measured.value < DOES_TASK else "",
+        f"scores: {style.method_look(method)[0]}"
+        if isinstance(method, str)
+        else "method not recorded",
         style.METRIC_NAMES.get(metric, style.plain(metric))
         if isinstance(metric, str)
         else "metric not recorded",
@@ -81,11 +102,12 @@ def describe(circuit: Graph, edges: list[Edge], selection: str = "") -> str:
 
 def _draw(ax: Axes, circuit: Graph, edges: list[Edge]) -> None:
     """Boxes at their layers, edges as curves."""
-    places = _place_nodes(circuit)
+    ends = ends_of_receivers(circuit)
+    places = _place_nodes(circuit, drawn_nodes(circuit, ends))
     largest = abs(edges[-1].score) or 1.0
     for edge in edges:
         share = abs(edge.score) / largest
-        for x, y in _route_edge(edge, circuit, places):
+        for x, y in _route_edge(edge, ends[edge.receiver], places):
             ax.plot(
                 x, y,
                 color=style.BLUE if edge.score < 0 else style.ORANGE,
@@ -107,8 +129,10 @@ def _draw(ax: Axes, circuit: Graph, edges: list[Edge]) -> None:
     ax.tick_params(left=False)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    ax.plot([], [], color=style.BLUE, label="corrupting it lowers the metric")
-    ax.plot([], [], color=style.ORANGE, label="corrupting it raises the metric")
+    if any(edge.score < 0 for edge in edges):
+        ax.plot([], [], color=style.BLUE, label="corrupting it lowers the metric")
+    if any(edge.score >= 0 for edge in edges):
+        ax.plot([], [], color=style.ORANGE, label="corrupting it raises the metric")
     ax.figure.legend(loc="outside lower center", ncols=1)
 
 
@@ -129,13 +153,13 @@ def _draw_box(ax: Axes, name: str, place: Place) -> None:
                 color="#333333", zorder=4)  # fmt: skip
 
 
-def _route_edge(edge: Edge, circuit: Graph, places: Mapping[str, Place]) -> Iterator[Curve]:
-    """A curve from the top of the sender to the bottom of each drawn receiver.
+def _route_edge(edge: Edge, ends: Sequence[str], places: Mapping[str, Place]) -> Iterator[Curve]:
+    """A curve from the top of the sender to the bottom of each node at which the edge ends.
 
     Of the possible ways the one through the fewest boxes, then the straightest.
     """
-    node, _, kind = edge.receiver.rstrip(">").partition("<")
-    for receiver in _receiving_nodes(circuit, node, places):
+    kind = edge.receiver.rstrip(">").partition("<")[2]
+    for receiver in ends:
         others = [p for name, p in places.items() if name not in (edge.sender, receiver)]
         boxes = np.array(others).reshape(-1, 2)
         (x0, y0), (x1, y1) = places[edge.sender], places[receiver]
@@ -175,13 +199,12 @@ def _layer_of(name: str) -> int:
     return int(re.findall(r"\d+", name)[0])
 
 
-def _place_nodes(circuit: Graph) -> dict[str, Place]:
+def _place_nodes(circuit: Graph, present: set[str]) -> dict[str, Place]:
     """Input below, then per layer a row of its heads and one of its MLP, logits on top.
 
     Rows without a node are left out. Heads keep their order, MLPs step to the left and right so
     that they do not stand in one line.
     """
-    present = circuit.nodes_in_graph()
     rows: dict[tuple[int, str], list[str]] = {}
     for name in (*circuit.sender_names, "logits"):
         if name in present:
@@ -195,13 +218,3 @@ def _place_nodes(circuit: Graph) -> dict[str, Place]:
         for position, name in enumerate(names):
             places[name] = ((position - (len(names) - 1) / 2) * room + aside, number * ROW)
     return places
-
-
-def _receiving_nodes(circuit: Graph, node: str, places: Mapping[str, Place]) -> list[str]:
-    """The drawn nodes behind a receiver: itself, or all heads that share a key/value head."""
-    shared = re.fullmatch(r"a(\d+)\.kv(\d+)", node)
-    if shared is None:
-        return [node]
-    config = circuit.config
-    heads = [h for h in range(config.n_heads) if config.kv_head(h) == int(shared.group(2))]
-    return [name for h in heads if (name := f"a{shared.group(1)}.h{h}") in places]

@@ -1,25 +1,30 @@
-"""What the paper claims, asked of a model's results: held by its numbers, or not, or not told.
+"""What the paper claims, asked of a model's results: held, not held, or inconclusive.
 
 Each claim is a quantity with a value for every task (or one for all), an interval, and a bound. It
-*holds* if the whole interval lies above the bound, *does not hold* if it lies below, and *cannot be
-told* otherwise. Claims are those of Hanna, Pezzelle and Belinkov (2024).
+*holds* if the whole interval lies above the bound, *does not hold* if it lies below, and is
+*inconclusive* otherwise. Claims are those of Hanna, Pezzelle and Belinkov (2024).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from jaxtyping import Float
 
 from eap.figures.cross_task import explained_variance
-from eap.figures.tables import Table
+from eap.figures.tables import BASELINES, Table
+from eap.statistics.intervals import Interval, interval_of_tasks, pseudo_values
 from eap.statistics.measures import normalised
 
-CONFIDENCE = 0.95
 ENOUGH = 0.02
 """Faithfulness that fewer points of integration may cost and still be enough."""
-RESAMPLES = 2000
+OWN_DOES = 0.1
+"""Normalised faithfulness of a task's own circuit below which nothing is measured against it."""
+DEPTHS = (5, 10, 25, 50, 100, 200, 400)
+"""Numbers of best edges whose overlap with the exact ones is asked about."""
+FEWEST_TASKS = 6
+"""Tasks below which nothing is said of pairs of them."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,9 @@ class Claim:
         text: what is claimed.
         quantity: what was measured.
         value: of the quantity.
-        low, high: its 95% interval; NaN where one task alone says something.
+        low, high: its 95% interval over tasks; NaN (no interval) for a single task.
         above: the bound that the interval must lie above.
-        n_tasks: that the interval is over.
+        n_tasks: number of tasks that the interval is over.
     """
 
     text: str
@@ -45,22 +50,39 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """*holds*, *does not hold* or *cannot be told*."""
+        """*holds*, *does not hold* or *inconclusive*."""
         if self.low > self.above:
             return "holds"
-        return "does not hold" if self.high < self.above else "cannot be told"
+        return "does not hold" if self.high < self.above else "inconclusive"
+
+    def __str__(self) -> str:
+        tasks = "1 task" if self.n_tasks == 1 else f"{self.n_tasks} tasks"
+        interval = Interval(self.value, self.low, self.high)
+        return f"{self.verdict:15} {self.text}: {self.quantity} {interval} over {tasks}"
 
 
-def over_tasks(
-    text: str, quantity: str, values: Mapping[str, float], *, above: float = 0.0
-) -> Claim:
+def over_tasks(text: str, quantity: str, values: Sequence[float], *, above: float = 0.0) -> Claim:
     """A claim about the mean over tasks, with Student's interval: tasks are the sample."""
-    numbers = np.array([*values.values()], dtype=float)
-    value, low, high = float(numbers.mean()), float("nan"), float("nan")
-    if len(numbers) > 1:
-        reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(numbers) - 1) * stats.sem(numbers)
-        low, high = value - reach, value + reach
-    return Claim(text, quantity, value, float(low), float(high), above, len(numbers))
+    interval = interval_of_tasks(values)
+    return Claim(text, quantity, interval.value, interval.low, interval.high, above, len(values))
+
+
+def does_task(table: Table) -> bool:
+    """Whether the model does a table's task, so that a share of what it does says something."""
+    clean, corrupted = table.baselines
+    return bool(clean > corrupted or (table.metric in ("kl", "js") and clean != corrupted))
+
+
+def tasks_done(table: pd.DataFrame) -> list[str]:
+    """Tasks of a cross-task table that the model and the task's own circuit do.
+
+    A share of what the own circuit does says nothing where that is almost nothing: it must do at
+    least `OWN_DOES` of what the model does.
+    """
+    clean, corrupted = (table[name].to_numpy(dtype=float) for name in BASELINES)
+    own = np.diag(table[list(table.index)].to_numpy(dtype=float))
+    done = (clean > corrupted) & (own - corrupted >= OWN_DOES * (clean - corrupted))
+    return [str(task) for task in table.index[done]]
 
 
 def closeness(table: Table, column: str) -> float:
@@ -82,8 +104,8 @@ def about_curves(curves: Mapping[str, Table]) -> list[Claim]:
             if {f"loss_{better}", f"loss_{worse}"} <= set(table.frame)
         }
         if differences:
-            quantity = f"closeness of faithfulness to 1, {better} less {worse}"
-            claims.append(over_tasks(text, quantity, differences))
+            quantity = f"closeness of faithfulness to 1, {better} minus {worse}"
+            claims.append(over_tasks(text, quantity, list(differences.values())))
     return claims
 
 
@@ -97,21 +119,23 @@ def about_agreement(
         tasks: that have them.
         overlaps: its average overlap of the top n edges, by the same names.
     """
+    if not tasks:
+        return []
     text = "EAP-IG agrees better with exact values than EAP"
     claims = [
         over_tasks(
             text,
-            f"{name} of absolute scores, EAP-IG less EAP",
-            {task: correlations[f"{task}_ig{suffix}"] - correlations[f"{task}_vanilla{suffix}"]
-             for task in tasks},
+            f"{name} of absolute scores, EAP-IG minus EAP",
+            [correlations[f"{task}_ig{suffix}"] - correlations[f"{task}_vanilla{suffix}"]
+             for task in tasks],
         )
         for name, suffix in (("Pearson's r", ""), ("Kendall's tau", "_kendall"))
     ]  # fmt: skip
-    last = overlaps.frame.iloc[-1]
     there = [task for task in tasks if {f"{task}_ig", f"{task}_vanilla"} <= set(overlaps.frame)]
-    if there:
-        differences = {task: last[f"{task}_ig"] - last[f"{task}_vanilla"] for task in there}
-        quantity = f"average overlap of the top {int(last['depth'])} edges, EAP-IG less EAP"
+    rows = overlaps.frame[overlaps.frame["depth"].isin(DEPTHS)] if there else overlaps.frame[:0]
+    for _, row in rows.iterrows():
+        differences = [row[f"{task}_ig"] - row[f"{task}_vanilla"] for task in there]
+        quantity = f"average overlap of the top {int(row['depth'])} edges, EAP-IG minus EAP"
         claims.append(over_tasks(text, quantity, differences))
     return claims
 
@@ -124,35 +148,38 @@ def about_overlap(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFra
         faithfulness: of each circuit (column) on each task (row), as a share of the own circuit's.
 
     Returns:
-        Whether overlap leaves more than half of the variance over pairs of tasks unexplained; the
-        interval is the percentile bootstrap's over tasks.
+        Whether overlap leaves more than half of the variance over pairs of tasks unexplained, by
+        adjusted R^2. Pairs of tasks are not independent, so value and interval are the jackknife's
+        over tasks. None for fewer than `FEWEST_TASKS` tasks, which have too few pairs.
     """
     n = len(faithfulness)
-    if n < 4:
+    if n < FEWEST_TASKS:
         return []
-    tables = [table.to_numpy(dtype=float) for table in overlaps.values()]
+    claim = over_tasks(
+        "overlap of circuits predicts cross-task faithfulness poorly",
+        f"variance over pairs of tasks that {' and '.join(overlaps)} do not explain",
+        list(unexplained_variance([*overlaps.values()], faithfulness)),
+        above=0.5,
+    )
+    value, low, high = np.clip([claim.value, claim.low, claim.high], 0.0, 1.0)
+    return [replace(claim, value=float(value), low=float(low), high=float(high))]
 
-    def unexplained(chosen: np.ndarray) -> float:
-        different = chosen[:, None] != chosen  # a task drawn twice makes no pair with itself
-        x = [table[np.ix_(chosen, chosen)][different] for table in tables]
-        y = faithfulness.to_numpy(dtype=float)[np.ix_(chosen, chosen)][different]
-        spread = bool(len(y) > len(x) + 1 and np.ptp(y))
-        return 1 - explained_variance(np.column_stack(x), y) if spread else float("nan")
 
-    generator = np.random.default_rng(0)
-    drawn = np.array([unexplained(generator.integers(n, size=n)) for _ in range(RESAMPLES)])
-    low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return [
-        Claim(
-            "overlap of circuits predicts cross-task faithfulness poorly",
-            f"variance over pairs of tasks that {' and '.join(overlaps)} do not explain",
-            unexplained(np.arange(n)),
-            float(low),
-            float(high),
-            0.5,
-            n,
-        )
-    ]
+def unexplained_variance(
+    overlaps: Sequence[pd.DataFrame], faithfulness: pd.DataFrame
+) -> Float[np.ndarray, " task"]:
+    """Jackknife pseudo-values of 1 minus the adjusted R^2 of faithfulness on overlaps."""
+    tables = [table.to_numpy(dtype=float) for table in (*overlaps, faithfulness)]
+
+    def unexplained(kept: np.ndarray) -> float:
+        different = kept[:, None] != kept
+        *x, y = (table[np.ix_(kept, kept)][different] for table in tables)
+        if not np.ptp(y):
+            return float("nan")
+        freedom = (len(y) - 1) / (len(y) - len(x) - 1)
+        return (1 - explained_variance(np.column_stack(x), y)) * freedom
+
+    return pseudo_values(unexplained, len(faithfulness))
 
 
 def about_points(curves: Mapping[str, Table], points: int = 5) -> list[Claim]:
@@ -170,8 +197,10 @@ def about_points(curves: Mapping[str, Table], points: int = 5) -> list[Claim]:
             )
     if not losses:
         return []
-    quantity = f"closeness of faithfulness to 1, {points} points less the most"
-    return [over_tasks(f"{points} points are enough", quantity, losses, above=-ENOUGH)]
+    quantity = f"closeness of faithfulness to 1, {points} points minus the most"
+    return [
+        over_tasks(f"{points} points are enough", quantity, list(losses.values()), above=-ENOUGH)
+    ]
 
 
 def to_frame(claims: list[Claim]) -> pd.DataFrame:

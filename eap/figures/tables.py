@@ -107,6 +107,8 @@ def read_table(path: Path, *, needs: Sequence[str] = ()) -> Table:
     """
     if not path.exists():
         raise FileNotFoundError(shown(path))
+    if not path.is_file():
+        raise UserError(f"{shown(path)} is not a regular file")
     header, rows = _read_cells(path)
     columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}
     names = next(

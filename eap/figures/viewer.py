@@ -26,6 +26,7 @@ from eap.graph.formats.export import nodes_of_receiver
 from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.runtime.atomic import write_atomically
+from eap.runtime.ranges import is_whole
 
 Selection = Literal["greedy", "top_n"]
 Patterns = Mapping[str, Sequence[tuple[Sequence[str], ArrayLike]]]
@@ -49,7 +50,7 @@ def write_page(
     sizes: Sequence[int] | None = None,
     selection: Selection = "greedy",
     by: By = "magnitude",
-    curve: Mapping[int, float] | None = None,
+    curve: Mapping[int, float | tuple[float, float | None]] | None = None,
     patterns: Patterns | None = None,
     title: str = "",
 ) -> Path:
@@ -66,8 +67,9 @@ def write_page(
         sizes: numbers of edges before pruning that the slider offers; by default up to 5,000.
         selection: how circuits are selected, 'greedy' or 'top_n'; they are pruned.
         by: what selections rank by, as for `Graph.top_n`.
-        curve: normalised faithfulness (whole model 1, corrupted 0) by number of edges after
-            pruning, if it was measured.
+        curve: normalised faithfulness (whole model 1, corrupted 0), or that and its standard error,
+            by number of edges after pruning, if it was measured: the page says it of the circuit
+            that it shows, and opens with the smallest one that has at least .8.
         patterns: attention patterns of heads, by name, shown when a head is chosen: per example
             its tokens as text and their weights `[query, key]`, each row summing to 1.
         title: of the page.
@@ -88,7 +90,7 @@ def write_page(
     content = _content(graphs, names, _offered(graphs, sizes), selection, by)
     content |= {
         "title": title or _title(graph),
-        "curve": sorted([int(n), float(f"{f:.4g}")] for n, f in (curve or {}).items()),
+        "curve": _curve(curve or {}),
         "patterns": _patterns(graph, patterns or {}),
     }
     page = _render(content)
@@ -106,9 +108,9 @@ def _offered(graphs: list[Graph], sizes: Sequence[int] | None) -> list[int]:
     largest = graphs[0].n_edges
     if sizes is None:
         return [size for size in SIZES if size < largest] + [largest] * (largest <= SIZES[-1])
-    if not sizes or not all(1 <= size <= largest for size in sizes):
+    if not sizes or not all(is_whole(size) and 1 <= size <= largest for size in sizes):
         raise UserError(f"sizes are numbers of edges from 1 to {largest:,}")
-    return sorted(set(sizes))
+    return sorted({int(size) for size in sizes})
 
 
 def first_sizes(
@@ -196,6 +198,18 @@ def _best_first(
     pairs = shown.nonzero()
     order = rank[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True)
     return pairs[order].numpy()
+
+
+def _curve(
+    curve: Mapping[int, float | tuple[float, float | None]],
+) -> list[tuple[int, float, float | None]]:
+    """Size, faithfulness and its standard error (None: unknown), smallest circuits first."""
+    rows = []
+    for n, measured in sorted(curve.items()):
+        value, error = measured if isinstance(measured, tuple) else (measured, None)
+        known = error is not None and np.isfinite(error)
+        rows.append((int(n), float(f"{value:.4g}"), float(f"{error:.2g}") if known else None))
+    return rows
 
 
 def _patterns(graph: Graph, patterns: Patterns) -> dict[str, list[dict[str, Any]]]:

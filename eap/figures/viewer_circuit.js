@@ -33,9 +33,14 @@ const isIn = (c, e, position) => {
 const memberOf = (e, position) =>
   circuits.reduce((bits, c, i) => bits | (isIn(c, e, position) ? 1 << i : 0), 0);
 
-// Open with the circuit as given, else with about 100 edges selected, or as many as it takes.
+// Open with the circuit as given, else with the smallest one known to do the task, else with about
+// 100 edges selected, or as many as it takes.
+const DOES_TASK = 0.8;
+const measuredAt = (n) => content.curve.find((point) => point[0] === n);
+const doesTask = (p) => measuredAt(circuits[0].kept[p])?.[1] >= DOES_TASK;
 const fits = (p) => sizes[p] >= 100 && circuits[0].kept[p] > 0;
-const initial = hasGiven ? 0 : Math.max(0, positions.findIndex(fits));
+const first = positions.findIndex(doesTask);
+const initial = hasGiven ? 0 : Math.max(0, first < 0 ? positions.findIndex(fits) : first);
 const state = {
   position: positions[initial], query: [], sort: "score", down: true, rows: ROWS, node: null,
   members: new Set([1, 2, 3]),
@@ -141,12 +146,21 @@ const makeNodes = () => {
 };
 
 const matches = (e) => state.query.every((term) => names[e].toLowerCase().includes(term));
-const touches = (e, node) => senders[e] === node || receivers[ends[e]].nodes.includes(node);
+// Heads share keys and values: an edge into one goes to those that send in a circuit that has it.
+let sending = [];  // by circuit, the nodes that send
+const reached = (e) => {
+  const all = receivers[ends[e]].nodes;
+  const live = all.filter((n) => sending.some((set, i) => member[e] & (1 << i) && set.has(n)));
+  return live.length ? live : all;
+};
+const touches = (e, node) => senders[e] === node || reached(e).includes(node);
 
 const update = () => {
   present = [];
+  sending = circuits.map(() => new Set());
   for (let e = 0; e < nEdges; e++) {
     member[e] = memberOf(e, state.position);
+    sending.forEach((set, i) => { if (member[e] & (1 << i)) set.add(senders[e]); });
     if (member[e] && (!comparing || state.members.has(member[e]))) present.push(e);
   }
   largest = circuits.map((c) => present.reduce((m, e) => Math.max(m, Math.abs(c.score[e] ?? 0)), 0));
@@ -161,12 +175,16 @@ const update = () => {
   };
   for (const e of present) {
     visit(senders[e], "out");
-    for (const n of receivers[ends[e]].nodes) visit(n, "in");
+    for (const n of reached(e)) visit(n, "in");
   }
   arrange(live);
   for (const e of shown) {
-    const kind = inputKind(e), part = share(e);
+    const kind = inputKind(e), part = share(e), entered = reached(e);
     for (const { line, node } of linesOf(e)) {
+      if (!entered.includes(node)) {
+        line.setAttribute("display", "none");
+        continue;
+      }
       line.style.strokeWidth = (0.9 + 4.1 * part).toFixed(2);
       line.style.strokeOpacity = (0.45 + 0.5 * part).toFixed(2);
       line.setAttribute("class", `in ${colourOf(e)} ${kind}`);
@@ -189,7 +207,8 @@ const update = () => {
   }
   if (ordered.length) boxes.get(ordered[0][0]).setAttribute("tabindex", 0);
   choose();
-  report(shown.size, live.size);
+  const counted = (n) => nodes[n] === "logits" || sending.some((set) => set.has(n));
+  report(shown.size, [...live.keys()].filter(counted).length);
   fillTable();
   drawCurve();
 };
@@ -213,6 +232,14 @@ const sizeText = () => {
   return `${sizes[state.position].toLocaleString("en")} selected, ${after2} after pruning`;
 };
 
+const faithfulnessText = (n) => {
+  const point = measuredAt(n);
+  if (!point) return "faithfulness not measured";
+  const error = point[2] === null ? "" : ` ± ${number(point[2])} (standard error)`;
+  const poor = point[1] < DOES_TASK ? ", does not do the task alone" : "";
+  return `faithfulness ${number(point[1])}${error}${poor}`;
+};
+
 const report = (nDrawn, nNodes) => {
   find("size-text").value = sizeText();
   find("size").setAttribute("aria-valuetext", sizeText());
@@ -223,6 +250,7 @@ const report = (nDrawn, nNodes) => {
     parts.push(`only ${circuits[0].name}: ${only[0]}, only ${circuits[1].name}: ${only[1]}, `
       + `both: ${only[2]}`);
   }
+  if (!comparing) parts.push(faithfulnessText(present.length));
   if (!present.length) parts.push("no path from the input to the logits in so few edges");
   if (nDrawn < present.length) parts.push(`only the ${nDrawn.toLocaleString("en")} best drawn`);
   if (state.query.length) parts.push(`${count(present.filter(matches).length, "edge")} found`);

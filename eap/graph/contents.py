@@ -67,8 +67,10 @@ class GraphContents:
                 )
 
     def nodes_in_graph(self) -> set[str]:
-        """Names of the nodes with an edge in the circuit, `input` and `logits` included."""
-        touched = has_incoming(self.config, self.in_graph) | self.in_graph.any(dim=1)
-        senders = self.config.sender_names
-        names = {senders[i] for i in touched.nonzero().flatten().tolist()}
+        """Names of the nodes that send along an edge of the circuit; `logits` if an edge enters it.
+
+        A head is not in the circuit for an edge into a key or value that it merely shares.
+        """
+        sending = self.in_graph.any(dim=1).nonzero().flatten().tolist()
+        names = {self.config.sender_names[i] for i in sending}
         return names | ({"logits"} if self.in_graph[:, -1].any() else set())

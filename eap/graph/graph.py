@@ -54,7 +54,8 @@ class Graph(GraphContents):
     def from_config(cls, config: GraphConfig) -> "Graph":
         """A graph with zero scores that contains every edge."""
         exists = edge_exists(config)
-        return cls(config, scores=torch.zeros(exists.shape), in_graph=exists.clone())
+        scores = torch.zeros(exists.shape, dtype=torch.float32, device=exists.device)
+        return cls(config, scores=scores, in_graph=exists.clone())
 
     @classmethod
     def from_model(cls, model: Any, *, expanded_kv: bool = False) -> "Graph":
@@ -98,7 +99,7 @@ class Graph(GraphContents):
         return int(self.in_graph.sum())
 
     def count_nodes(self) -> int:
-        """Number of nodes with an edge in the circuit, `input` and `logits` included."""
+        """Number of nodes that send along an edge of the circuit, and the logits if one enters."""
         return len(self.nodes_in_graph())
 
     def index(self, edge: str) -> tuple[int, int]:
@@ -190,22 +191,24 @@ class Graph(GraphContents):
 
     def greedy_circuits(self, sizes: Sequence[int], *, by: By = "magnitude") -> Iterator["Graph"]:
         """`greedy(n)` for every n of `sizes`, one after the other, from one search."""
-        order = selection.greedy_order(self, max(sizes, default=0), by)
-        for n in sizes:
+        numbers = [selection.check_number(n, self.n_edges) for n in sizes]
+        order = selection.greedy_order(self, max(numbers, default=0), by)
+        for n in numbers:
             yield replace(self, in_graph=selection.first_edges(self, order[:, :n]))
 
-    def top_n_nodes(self, n: int, *, by: By = "magnitude") -> "Graph":
+    def top_n_nodes(self, n: int, *, by: By = "magnitude", rank_input: bool = False) -> "Graph":
         """All edges among the `n` heads and MLPs that rank highest by node score.
 
         The input and the logits are always kept and not counted; so is a node without a score
-        (NaN). Ties go to the earlier node. `by` as for `top_n`.
+        (NaN). `rank_input=True` ranks and counts the input too, as MIB does: a circuit without it
+        is empty once pruned. Ties go to the earlier node. `by` as for `top_n`.
 
         Raises:
             UserError: there are no node scores, fewer than `n`, or `by` cannot be told.
         """
         return replace(
             self,
-            in_graph=selection.top_n_nodes(self, n, by),
+            in_graph=selection.top_n_nodes(self, n, by, rank_input=rank_input),
             provenance=self.provenance | {"level": "node"},
         )
 
@@ -278,8 +281,10 @@ class Graph(GraphContents):
 
         Nodes have `kind` (`input`, `head`, `mlp`, `logits`), `layer` and, where known, `score`;
         edges are keyed by the input (`q`, `k`, `v`) they go into, and have `edge` (the name),
-        `input`, `score` and, where known, `standard_error` and `exact`. An edge into a key/value
-        head goes to every head of the circuit that shares it.
+        `input`, `score` and, where known, `standard_error` and `exact`. An edge into a shared key
+        or value goes to the heads that share it and send along an edge of the circuit. A circuit
+        that was not pruned may have edges into nodes that send nothing: the network has these
+        nodes, too, though `nodes_in_graph` does not.
         """
         return export.to_networkx(self)
 

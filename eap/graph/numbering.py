@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from eap.errors import UserError, quoted
+from eap.runtime.ranges import Range, whole
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,9 @@ class GraphConfig:
             if part.type is bool:
                 if not isinstance(value, bool):
                     raise UserError(f"{part.name} of a graph is true or false, not {value!r:.40}")
-            elif isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(
-                    f"{part.name} of a graph is a whole number of at least {least}, "
-                    f"not {value!r:.40}"
+            else:
+                object.__setattr__(
+                    self, part.name, whole(f"{part.name} of a graph", value, Range(least, 10**9))
                 )
         if self.n_heads % self.n_kv_heads:
             raise UserError(
@@ -105,6 +105,10 @@ class GraphConfig:
     def mlp_receiver(self, layer: int) -> int:
         """Receiver: the MLP of `layer`."""
         return (layer + 1) * self._receivers_per_layer - 1
+
+    def layer_of_receiver(self, receiver: int) -> int:
+        """Layer that a receiver belongs to; `n_layers` for the logits."""
+        return receiver // self._receivers_per_layer
 
     @property
     def logits_receiver(self) -> int:

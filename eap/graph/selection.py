@@ -11,6 +11,7 @@ A raw signed score is never ranked: what its sign means depends on the metric.
 """
 
 import heapq
+from math import inf
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from eap.errors import UserError, quoted
 from eap.graph.contents import GraphContents, edge_exists, has_incoming, receiver_of
 from eap.graph.numbering import GraphConfig
+from eap.runtime.ranges import Range, is_whole, real, shown
 
 By = Literal["magnitude", "helpful", "harmful"]
 Edges = Bool[Tensor, "n_forward n_backward"]
@@ -33,11 +35,14 @@ def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
     Raises:
         UserError: there are fewer edges, scores are unknown, or `by` cannot be told.
     """
-    _check_number(n, graph.config.n_edges, "edges")
+    n = check_number(n, graph.config.n_edges)
     values = edge_ranks(graph, by)
-    order = torch.sort(values.flatten(), descending=True, stable=True).indices[:n]
-    kept = torch.zeros_like(edge_exists(graph.config))
-    kept.view(-1)[order] = True
+    if n == 0:
+        return torch.zeros_like(edge_exists(graph.config))
+    last = torch.topk(values.flatten(), n, sorted=False).values.min()  # no sort of all edges
+    kept = values > last
+    ties = (values == last).flatten().nonzero().flatten()
+    kept.view(-1)[ties[: n - int(kept.sum())]] = True
     return kept
 
 
@@ -49,9 +54,7 @@ def threshold(graph: GraphContents, minimum: float | Tensor, by: By = "magnitude
     """
     if isinstance(minimum, Tensor) and minimum.numel() == 1:
         minimum = minimum.item()
-    is_number = isinstance(minimum, (int, float, np.number)) and not isinstance(minimum, bool)
-    if not is_number or np.isnan(minimum):
-        raise UserError(f"a threshold is a number in units of the metric, not {str(minimum)[:40]}")
+    minimum = real("minimum", minimum, Range(-inf, inf))
     return (edge_ranks(graph, by) >= minimum) & edge_exists(graph.config)
 
 
@@ -79,7 +82,7 @@ def greedy_order(graph: GraphContents, n: int, by: By = "magnitude") -> Order:
 
     The circuit of any smaller size is the beginning of this order, `order[:, :m]`.
     """
-    _check_number(n, graph.config.n_edges, "edges")
+    n = check_number(n, graph.config.n_edges)
     values = edge_ranks(graph, by).T.contiguous()  # [n_backward, n_forward]
     # Every receiver's edges in order of score; the heap holds the next one of each receiver.
     sorted_values, order = (x.numpy() for x in torch.sort(values, descending=True, stable=True))
@@ -125,11 +128,14 @@ def prune(config: GraphConfig, in_graph: Edges) -> Edges:
         in_graph = kept
 
 
-def top_n_nodes(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
+def top_n_nodes(
+    graph: GraphContents, n: int, by: By = "magnitude", *, rank_input: bool = False
+) -> Edges:
     """All edges among the `n` heads and MLPs that rank highest by node score, input and logits.
 
-    Ties go to the earlier node; a node without a score (NaN) is always kept and not counted, as
-    the EAP-IG library has it.
+    With `rank_input` the input is ranked and counted among them, and kept only if it is one of the
+    `n` (MIB's way). Ties go to the earlier node; a node without a score (NaN) is always kept and
+    not counted, as the EAP-IG library has it.
 
     Raises:
         UserError: the graph has no node scores, fewer than `n`, or `by` cannot be told.
@@ -139,13 +145,14 @@ def top_n_nodes(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
             "this graph has no node scores: make them with attribute(..., level='node'), or select "
             "edges with top_n or greedy"
         )
-    values = _directed(graph, graph.node_scores, by)[1:]  # without the input
+    first = 0 if rank_input else 1
+    values = _directed(graph, graph.node_scores, by)[first:]
     unscored = values.isnan()
-    _check_number(n, int((~unscored).sum()), "scored nodes")
+    n = check_number(n, int((~unscored).sum()), "scored nodes")
     ranks = values.masked_fill(unscored, -torch.inf)
-    kept = torch.ones(graph.config.n_forward, dtype=torch.bool)
-    kept[1:] = unscored
-    kept[1 + torch.sort(ranks, descending=True, stable=True).indices[:n]] = True
+    kept = torch.ones(graph.config.n_forward, dtype=torch.bool, device=values.device)
+    kept[first:] = unscored
+    kept[first + torch.sort(ranks, descending=True, stable=True).indices[:n]] = True
     return among(graph.config, kept) & edge_exists(graph.config)
 
 
@@ -154,7 +161,7 @@ def among(config: GraphConfig, nodes: Bool[Tensor, " n_forward"]) -> Edges:
 
     A receiver that several heads share is among them while one of its heads is.
     """
-    reached = torch.zeros(config.n_backward, dtype=torch.bool)
+    reached = torch.zeros(config.n_backward, dtype=torch.bool, device=nodes.device)
     reached[receiver_of(config)[1:][nodes[1:]].flatten()] = True
     reached[config.logits_receiver] = True
     return nodes[:, None] & reached
@@ -189,7 +196,12 @@ def _directed(graph: GraphContents, scores: Tensor, by: By) -> Tensor:
     return -scores if (by == "helpful") == graph.higher_is_better else scores
 
 
-def _check_number(n: int, available: int, what: str) -> None:
-    is_whole = isinstance(n, (int, np.integer)) and not isinstance(n, bool)
-    if not is_whole or not 0 <= n <= available:
-        raise UserError(f"cannot select {str(n)[:40]} {what}: this graph has {available:,}")
+def check_number(n: int, available: int, what: str = "edges") -> int:
+    """A number of edges, or of nodes, to select, as an int.
+
+    Raises:
+        UserError: it is no whole number from 0 to `available`.
+    """
+    if not is_whole(n) or not 0 <= n <= available:
+        raise UserError(f"cannot select {shown(n)} {what}: this graph has {available:,}")
+    return int(n)

@@ -5,12 +5,14 @@ implementation of each metric serves all tasks. A metric is a function
 
     metric(logits [batch, d_vocab], clean_logits [batch, d_vocab], answers) -> [batch]
 
-A metric of its own is `Metric("name", function)`; one written for logits of the whole sequence
-goes through `eap.from_sequence_metric`.
+To define a metric: `Metric("name", function, higher_is_better=True)`, or False if low values are
+better, as of a loss. One written for logits of the whole sequence goes through
+`eap.from_sequence_metric`.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ __all__ = [
     "accuracy",
     "check_answer_sets",
     "check_values",
+    "direction_note",
     "get_metric",
     "get_metrics",
     "js",
@@ -38,6 +41,7 @@ __all__ = [
     "logit_diff_sum",
     "measure_all",
     "prob_diff",
+    "warn_of_direction",
 ]
 
 
@@ -54,27 +58,49 @@ class Metric:
     Attributes:
         name: of the metric, as files and scripts have it.
         function: `(logits, clean_logits, answers) -> [batch]`.
+        higher_is_better: whether a high value is the better one (of a loss or a divergence, a low
+            one is): it tells helpful edges from harmful ones. None: not known; what depends on it
+            (rankings by `helpful`, areas, verdicts, means, learning) asks for it.
         answers_only: it reads the logits of the answer tokens alone (so no others are computed).
         flat_at_clean: its gradient is zero when `logits` are the clean run's.
         differentiable: it can be attributed.
         needs: which answer sets every example must have: of 'correct' and 'incorrect'.
         n_labels: how many examples it has labels for; None: it has none of its own.
         of_predictions: the function again, of a run whose softmax other metrics share.
-        higher_is_better: whether a high value is the better one (of a divergence, a low one is):
-            it tells helpful edges from harmful ones.
         reads_clean: it reads the clean run's logits; if no metric does, that run is not made.
     """
 
     name: str
     function: MetricFunction
+    _: KW_ONLY
+    higher_is_better: bool | None = None
     answers_only: bool = False
     flat_at_clean: bool = False
     differentiable: bool = True
     needs: tuple[str, ...] = ()
     n_labels: int | None = None
     of_predictions: Callable[[Predictions, Answers], Tensor] | None = None
-    higher_is_better: bool = True
     reads_clean: bool = True
+
+    def __post_init__(self) -> None:
+        if not (self.higher_is_better is None or isinstance(self.higher_is_better, bool)):
+            raise UserError(
+                f"metric {quoted(str(self.name), 40)}: higher_is_better is True (as of a logit "
+                f"difference) or False (as of a loss), not {repr(self.higher_is_better)[:40]}"
+            )
+
+    def direction(self, what: str) -> bool:
+        """Whether a high value is the better one, for `what` depends on it.
+
+        Raises:
+            UserError: the metric does not say.
+        """
+        if self.higher_is_better is None:
+            raise UserError(
+                f"{what} depend on whether high values of {quoted(str(self.name), 40)} are better: "
+                "give the metric higher_is_better=True, or False as for a loss"
+            )
+        return self.higher_is_better
 
     def __call__(
         self,
@@ -85,7 +111,8 @@ class Metric:
         """The metric of each example, in the dtype of the logits (a bool becomes 0 or 1).
 
         Raises:
-            UserError: the function does not return a tensor of one number per example.
+            UserError: the function does not return a tensor of one number per example, or writes
+                into what it is given.
         """
         return self.measure(Predictions(logits, Predictions(clean_logits)), answers)
 
@@ -95,7 +122,7 @@ class Metric:
         if self.of_predictions is not None:
             values = self.of_predictions(run, answers)
         else:
-            values = self.function(run.logits, (run.clean or run).logits, answers)
+            values = self._of_function(run.logits, (run.clean or run).logits, answers)
         needed = f"a tensor of one value per example, {list(run.logits.shape[:1])}, is needed"
         if not isinstance(values, Tensor):
             kind = type(values).__name__
@@ -109,6 +136,28 @@ class Metric:
         if values.is_complex():
             raise UserError(f"metric {self.name!r} returned complex numbers; {needed}")
         return values.to(run.logits)
+
+    def _of_function(self, logits: Tensor, clean_logits: Tensor, answers: Answers) -> Any:
+        """What the function returns; other metrics of the call read the same tensors after it."""
+        shared = {"logits": logits, "clean_logits": clean_logits}
+        shared |= {f"answers.{key}": getattr(answers, key) for key in ANSWER_TENSORS}
+        before = {name: _writes(tensor) for name, tensor in shared.items()}
+        values = self.function(logits, clean_logits, answers)
+        for name, tensor in shared.items():
+            if _writes(tensor) != before[name]:
+                raise UserError(
+                    f"metric {self.name!r} writes into {name}, which other metrics read after it; "
+                    f"write into a copy, {name}.clone()"
+                )
+        return values
+
+
+ANSWER_TENSORS = ("token_ids", "correct", "incorrect")
+
+
+def _writes(tensor: Tensor) -> int:
+    """How often a tensor was written to in place (not counted in inference mode)."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def measure_all(
@@ -185,24 +234,22 @@ def _js(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
 
 # ---- by name -------------------------------------------------------------------------------------
 
-BOTH = ("correct", "incorrect")
+
+def _of_answers(name: str, function: MetricFunction, **known: Any) -> Metric:
+    """A metric that needs both answer sets and does not read the clean run."""
+    needs = ("correct", "incorrect")
+    return Metric(name, function, higher_is_better=True, needs=needs, reads_clean=False, **known)
+
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("logit_diff", logit_diff, answers_only=True, needs=BOTH, reads_clean=False),
-        Metric("logit_diff_sum", logit_diff_sum, answers_only=True, needs=BOTH, reads_clean=False),
-        Metric("prob_diff", prob_diff, needs=BOTH, of_predictions=_prob_diff, reads_clean=False),
-        Metric("kl", kl, flat_at_clean=True, of_predictions=_kl, higher_is_better=False),
-        Metric("js", js, flat_at_clean=True, of_predictions=_js, higher_is_better=False),
-        Metric(
-            "accuracy",
-            accuracy,
-            answers_only=True,
-            differentiable=False,
-            needs=BOTH,
-            reads_clean=False,
-        ),
+        _of_answers("logit_diff", logit_diff, answers_only=True),
+        _of_answers("logit_diff_sum", logit_diff_sum, answers_only=True),
+        _of_answers("prob_diff", prob_diff, of_predictions=_prob_diff),
+        Metric("kl", kl, higher_is_better=False, flat_at_clean=True, of_predictions=_kl),
+        Metric("js", js, higher_is_better=False, flat_at_clean=True, of_predictions=_js),
+        _of_answers("accuracy", accuracy, answers_only=True, differentiable=False),
     )
 }
 
@@ -258,6 +305,26 @@ def check_answer_sets(metrics: Sequence[Metric], examples: Sequence[Example]) ->
                         f"example {row} has no {side} answer, which {metric.name} needs; kl and "
                         "js need none"
                     )
+
+
+def direction_note(metric: Metric, clean: float, ablated: float) -> str | None:
+    """What to know where the clean mean is not on the better side of the ablated one; else None."""
+    if metric.higher_is_better is None:
+        return None
+    if (clean > ablated) if metric.higher_is_better else (clean < ablated):
+        return None
+    return (
+        f"by {metric.name}, the clean model ({clean:.4g}) is not better than the ablated one "
+        f"({ablated:.4g}), where {'high' if metric.higher_is_better else 'low'} values are "
+        "better: this model does not do the task, or the metric's higher_is_better is wrong; "
+        "helpful, harmful and normalised values then say nothing about the task"
+    )
+
+
+def warn_of_direction(metric: Metric, clean: float, ablated: float, *, stacklevel: int = 3) -> None:
+    """Warn where the clean mean of a metric is not on the better side of the ablated one."""
+    if (note := direction_note(metric, clean, ablated)) is not None:
+        warnings.warn(note, stacklevel=stacklevel)
 
 
 def check_values(metrics: Sequence[Metric], values: Float[Tensor, "metric *rest"]) -> None:

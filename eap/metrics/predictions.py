@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import factorial, log
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -179,23 +180,44 @@ def _blocks(logits: Float[Tensor, "batch n_tokens"]) -> Iterator[slice]:
     return (slice(first, first + step) for first in range(0, len(logits), step))
 
 
+class _Buffers(NamedTuple):
+    """What a block of rows is worked on in: numbers that stay in the processor's cache.
+
+    Attributes:
+        log_ratio: d of the module's docstring.
+        expm1: e^d - 1.
+        ratio: e^d - 1 - d; then t = tanh(d / 2).
+        square: scratch for sums; then t^2.
+        series: terms of the power series of JS.
+    """
+
+    log_ratio: Float[Tensor, "rows n_tokens"]
+    expm1: Float[Tensor, "rows n_tokens"]
+    ratio: Float[Tensor, "rows n_tokens"]
+    square: Float[Tensor, "rows n_tokens"]
+    series: Float[Tensor, "rows n_tokens"]
+
+
 def divergences_in_cache(
     logits: Float[Tensor, "batch n_tokens"], clean: Predictions
 ) -> Float[Tensor, "2 batch"]:
     """KL and JS from the clean run; no gradient.
 
+    Takes a quarter of the time of the plain form (`_kl`, `_js`), measured at 32 runs of 50,257
+    tokens in float32 on one thread: a handful of rows at a time stays in the processor's cache.
+
     Args:
         logits: of a run.
-        clean: the clean run.
+        clean: predictions of the clean run.
     """
     values = logits.new_empty(2, len(logits))
-    buffers: Tensor | None = None
+    buffers: _Buffers | None = None
     for rows in _blocks(logits):
         p, own = clean.probabilities[rows], logits[rows]
-        if buffers is None or buffers.shape[1] != len(p):
-            buffers = logits.new_empty(5, *p.shape)
-        d = torch.sub(own, clean.logits[rows], out=buffers[0])
-        d -= _weighted_sum(p, d, buffers[1])
+        if buffers is None or len(buffers.log_ratio) != len(p):
+            buffers = _Buffers(*logits.new_empty(len(_Buffers._fields), *p.shape))
+        d = torch.sub(own, clean.logits[rows], out=buffers.log_ratio)
+        d -= _weighted_sum(p, d, buffers.expm1)
         low, high = torch.aminmax(d)
         if float(low) > -TAME and float(high) < TAME:  # false for NaN as well
             values[:, rows] = _divergences_of_block(p, buffers, max(-float(low), float(high)))
@@ -211,20 +233,20 @@ def _weighted_sum(p: Tensor, x: Tensor, scratch: Tensor) -> Float[Tensor, "rows 
 
 
 def _divergences_of_block(
-    p: Float[Tensor, "rows n_tokens"], buffers: Float[Tensor, "5 rows n_tokens"], largest: float
+    p: Float[Tensor, "rows n_tokens"], buffers: _Buffers, largest: float
 ) -> Float[Tensor, "2 rows"]:
     """KL and JS of some rows.
 
     Args:
         p: clean probabilities.
-        buffers: the first has d + log sum p e^d, that is, d but for a constant that makes its mean
-            over p zero; all are overwritten.
-        largest: of its absolute values.
+        buffers: `log_ratio` has d + log sum p e^d, that is, d but for a constant that makes its
+            mean over p zero; all are overwritten.
+        largest: the largest absolute value of `log_ratio`.
 
-    With b that first buffer and f = e^b - 1 - b: since p b sums to 0 (what rounding leaves is
+    With b that buffer and f = e^b - 1 - b: since p b sums to 0 (what rounding leaves is
     added), p e^b sums to 1 + sum p f, whose logarithm is both KL and what d lacks.
     """
-    d, u, v, w, more = buffers
+    d, u, v, w, series = buffers
     mean = _weighted_sum(p, d, u)
     if largest < KL_NEAR:
         f = _polynomial_in_place(v, d, _kl_series(d.dtype)).mul_(d).mul_(d)
@@ -247,7 +269,7 @@ def _divergences_of_block(
     d -= shift
     t = torch.div(u, torch.add(u, 2, out=v), out=v)
     t2 = torch.mul(t, t, out=w)
-    series = _polynomial_in_place(more, t2, _js_series(d.dtype)).mul_(t2)
+    _polynomial_in_place(series, t2, _js_series(d.dtype)).mul_(t2)
     u *= 0.5
     if largest < JS_NEAR / 2:  # d itself is at most twice as large
         terms = series
@@ -256,7 +278,7 @@ def _divergences_of_block(
         d *= 0.5
         torch.addcmul(d, d, t, out=v).sub_(torch.log1p(u, out=w))
         is_far = torch.hardshrink(d, JS_NEAR / 2).sign_().abs_()
-        terms = torch.lerp(series, v, is_far, out=more)
+        terms = torch.lerp(series, v, is_far, out=series)
     js = _weighted_sum(p, terms, w) + torch.mul(w, u, out=v).sum(dim=-1, keepdim=True)
     return torch.stack([kl[:, 0], js[:, 0]])
 

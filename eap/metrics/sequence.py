@@ -18,7 +18,13 @@ SequenceFunction = Callable[[Tensor, Tensor, Int[Tensor, " batch"], Any], Tensor
 TRIED_POSITIONS, TRIED_ROWS = 16, 4
 
 
-def from_sequence_metric(name: str, function: SequenceFunction, labels: Any) -> Metric:
+def from_sequence_metric(
+    name: str,
+    function: SequenceFunction,
+    labels: Any,
+    *,
+    higher_is_better: bool | None = None,
+) -> Metric:
     """A metric written as `function(logits, clean_logits, input_length, labels) -> [batch]`.
 
     Args:
@@ -29,6 +35,9 @@ def from_sequence_metric(name: str, function: SequenceFunction, labels: Any) -> 
         labels: one entry per example of the dataset, by position: a list, tuple, array, tensor or
             pandas column (whose index is ignored). The function gets those of its batch, as a
             tensor if `labels` is one, else as a list.
+        higher_is_better: whether a high value is the better one; False for a loss, such as the
+            EAP-IG library's `partial(logit_diff, loss=True, mean=False)`; None: not known, and
+            asked for by what depends on it.
 
     Raises:
         UserError: labels that have no order or no length.
@@ -47,13 +56,15 @@ def from_sequence_metric(name: str, function: SequenceFunction, labels: Any) -> 
         chosen = _labels_of(entries, rows, logits.device)
         return function(logits[:, None], clean_logits[:, None], input_length, chosen)
 
-    return Metric(name, of_last_token, n_labels=len(entries))
+    return Metric(name, of_last_token, higher_is_better=higher_is_better, n_labels=len(entries))
 
 
 def _by_position(name: str, labels: Any) -> Tensor | list[Any]:
     """Labels as a tensor or a list."""
     if isinstance(labels, Tensor) and labels.ndim > 0:
         return labels
+    if callable(getattr(labels, "to_pylist", None)):  # a column of Arrow's, of objects of its own
+        labels = labels.to_pylist()
     unordered = isinstance(labels, str | bytes | Mapping | Set | pd.DataFrame)
     if unordered or not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
         raise UserError(
@@ -93,7 +104,8 @@ def _check_position(
         return out.double() if isinstance(out, Tensor) else out
 
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(TRIED_POSITIONS - 1, logits.shape[-1], generator=generator).to(logits)
+    shape = (TRIED_POSITIONS - 1, logits.shape[-1])
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(logits)
     refusal = (
         f"metric {name!r} reads another position than the last token's, "
         "logits[i, input_length[i] - 1]; only the logits there are computed"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,15 @@ SIZES = (
 )
 WEIGHTS = ("*.safetensors", "*.bin")
 SETTINGS = ("*.json", "*.model", "*.txt")
+ADAPTER = "adapter_config.json"
+# Settings that the libraries below read as JSON objects.
+OBJECTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    ADAPTER,
+)
 TOKENIZER = "a tokenizer (tokenizer.json, vocab.json or *.model)"
 NEEDED = {
     "config.json": ("config.json",),
@@ -71,6 +81,14 @@ def check_directory(path: Path, *, tokenizer: bool = True) -> None:
     for file in _matching(path, (*WEIGHTS, *SETTINGS)):
         if not file.is_file():
             raise UserError(f"{path} is not loaded: {file.name} is not a regular file")
+    if (path / ADAPTER).exists() and not (path / "config.json").exists():
+        base = read_json(path / ADAPTER).get("base_model_name_or_path") or "its base model"
+        raise UserError(
+            f"{path} is an adapter, not a model: put it beside the weights of {quoted(base)}, or "
+            "merge it with PEFT (merge_and_unload) and save the result"
+        )
+    _check_settings(path)
+    _check_shards(path)
     for needed, patterns in NEEDED.items():
         if needed == TOKENIZER and not tokenizer:
             continue
@@ -78,16 +96,26 @@ def check_directory(path: Path, *, tokenizer: bool = True) -> None:
             raise UserError(f"{path} is not a Hugging Face model directory: it has no {needed}")
 
 
-def read_config(name: str, path: Path | None) -> Any:
+def read_config(name: str, path: Path | None, revision: str | None = None) -> Any:
     """The configuration of a model, without running code that comes with it.
 
     Raises:
         UserError: there is none, or it describes no model that the weights could be.
     """
     try:
-        config = AutoConfig.from_pretrained(str(path or name), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(
+            str(path or name), revision=revision or "main", trust_remote_code=False
+        )
     except Exception as error:  # every library below raises its own kind
         raise UserError(f"cannot load model {quoted(name)}: {first_line(error)}") from None
+    if getattr(config, "quantization_config", None):
+        raise UserError(
+            f"cannot load model {quoted(name)}: its weights are quantized; give the weights in "
+            "floating point"
+        )
+    for what, value in config.to_dict().items():
+        if isinstance(value, float) and not isfinite(value):
+            raise UserError(f"cannot load model {quoted(name)}: its {what} is {value}")
     given = {what: getattr(config, what, None) for what in SIZES}
     sizes = {what: size for what, size in given.items() if isinstance(size, int)}
     for what, size in sizes.items():
@@ -113,8 +141,10 @@ def hash_directory(path: Path) -> dict[str, Any]:
     """What identifies a directory: its name, a hash of its weights, and one of its settings."""
     return {
         "directory": path.resolve().name,
-        "weights_sha256": _hash_files(path, WEIGHTS),
-        "settings_sha256": _hash_files(path, SETTINGS),
+        "weights_sha256": _hash_files(
+            path, {*_matching(path, WEIGHTS), *(path / shard for shard in _shards(path))}
+        ),
+        "settings_sha256": _hash_files(path, set(_matching(path, SETTINGS))),
     }
 
 
@@ -127,15 +157,52 @@ def read_json(path: Path) -> dict[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
+def _check_settings(path: Path) -> None:
+    """Whether the settings are JSON objects; the libraries below fail on others far from here.
+
+    Raises:
+        UserError: one is something else.
+    """
+    for name in OBJECTS:
+        try:
+            read = json.loads((path / name).read_text(encoding="utf8"))
+        except (OSError, ValueError, RecursionError):
+            continue  # is said where it is read
+        if not isinstance(read, dict):
+            kind = "null" if read is None else type(read).__name__
+            raise UserError(f"{path}: {name} holds {kind}, where a JSON object is needed")
+
+
+def _check_shards(path: Path) -> None:
+    """Whether the files that an index names lie in the directory, whose files are hashed.
+
+    Raises:
+        UserError: one lies elsewhere.
+    """
+    for shard in _shards(path):
+        parts = Path(shard).parts
+        if Path(shard).is_absolute() or ".." in parts:
+            raise UserError(
+                f"{path}: its index names weights outside the directory, {quoted(shard)}; put all "
+                "shards into the directory"
+            )
+
+
+def _shards(path: Path) -> set[str]:
+    """Names of the files of weights that the directory's indices name."""
+    maps = (read_json(index).get("weight_map") for index in path.glob("*.index.json"))
+    return {str(name) for of_map in maps if isinstance(of_map, dict) for name in of_map.values()}
+
+
 def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     return (file for pattern in patterns for file in folder.glob(pattern))
 
 
-def _hash_files(folder: Path, patterns: tuple[str, ...]) -> str:
-    """SHA-256 over the names and contents of a folder's files."""
+def _hash_files(folder: Path, files: set[Path]) -> str:
+    """SHA-256 over the names and contents of some of a folder's files."""
     digest = hashlib.sha256()
-    for file in sorted(set(_matching(folder, patterns))):
-        digest.update(file.name.encode())
+    for file in sorted(files):
+        digest.update(str(file.relative_to(folder)).encode())
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 22):
                 digest.update(chunk)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.activations import ACT2FN
 
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.model.backward import gelu_tanh
 from eap.model.blocks import MLP, Attention, Block, Norm, RotaryTable, residual_dtype
 
@@ -82,8 +82,11 @@ def find_family(architecture: str, config: Any) -> Family:
     """The family of a Hugging Face architecture name; a `UserError` names those that work."""
     family = FAMILIES.get(architecture)
     if family is None:
-        known = ", ".join(f"{family.label} ({name})" for name, family in FAMILIES.items())
-        raise UserError(f"architecture {architecture!r} is not supported; supported are {known}")
+        known = ", ".join(family.label for family in FAMILIES.values())
+        what = (
+            f"architecture {quoted(architecture)}" if architecture else "a model of no known type"
+        )
+        raise UserError(f"{what} is not supported; supported are {known}")
     for setting, needed in family.requires:
         found = getattr(config, setting, needed)
         if found != needed:
@@ -144,7 +147,7 @@ def _read_attention(bridge: Any, attn: Any, layer: int, family: Family, config: 
     if family.rotary == "half" and getattr(inner, "use_rope", True):
         rotary = _rotary_of_module(bridge, getattr(inner, "layer_type", None))
     elif family.rotary == "interleaved":
-        rotary = _gptj_rotary(config.rotary_dim or config.n_embd, bridge)
+        rotary = _gptj_rotary(bridge)
     W_Q, W_K, W_V = (_as_one_matrix(getattr(attn, f"W_{name}").detach()) for name in "QKV")
     W_O = attn.W_O.detach().contiguous()
     b_Q, b_K, b_V, b_O = (_frozen(getattr(attn, f"b_{name}", None)) for name in "QKVO")
@@ -234,15 +237,16 @@ def _takes_layer_type(module: Any) -> bool:
     return "layer_type" in inspect.signature(module.forward).parameters
 
 
-def _gptj_rotary(d_rotary: int, bridge: Any) -> RotaryTable:
+def _gptj_rotary(bridge: Any) -> RotaryTable:
+    """GPT-J's own table: sines, then cosines, of every position it has."""
+    modules = bridge.original_model.modules()
+    sincos = next(part.embed_positions for part in modules if hasattr(part, "embed_positions"))
     weight = bridge.embed.original_component.weight
 
     @lru_cache(maxsize=4)
     def table(n_positions: int) -> tuple[Tensor, Tensor]:
-        exponents = torch.arange(0, d_rotary, 2, dtype=torch.int64) / d_rotary
-        angles = torch.arange(n_positions).float()[:, None] * (1.0 / 10000**exponents)
-        doubled = angles.repeat_interleave(2, dim=1).to(weight.device)
-        dtype = residual_dtype(weight.dtype)
-        return doubled.cos().to(dtype), doubled.sin().to(dtype)
+        kept = sincos[:n_positions].to(weight.device, residual_dtype(weight.dtype))
+        sin, cos = kept.repeat_interleave(2, dim=1).chunk(2, dim=1)
+        return cos, sin
 
     return table

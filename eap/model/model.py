@@ -1,6 +1,6 @@
 """A whole model as the engine computes with it: embedding, blocks, final norm, unembedding."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from eap.graph import GraphConfig
 from eap.model.blocks import Block, Norm, residual_dtype
+from eap.model.origin import Origin
 from eap.model.rules import EXACT, BackwardRules
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Model:
     """A loaded model: the bridge it came from, and its weights as the engine computes with them.
 
@@ -24,6 +25,7 @@ class Model:
         tokenizer: the Hugging Face tokenizer, or None (then only token ids can be used).
         config: the shape of its graph.
         source: what identifies the weights (directory and hash, or hub name and revision).
+        origin: the modules that the weights were read from; None: they are the model's own.
     """
 
     name: str
@@ -39,6 +41,20 @@ class Model:
     b_U: Float[Tensor, " d_vocab_out"] | None
     logit_softcap: float | None
     source: dict[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
+
+    def refresh(self) -> None:
+        """Read the weights again, with a new hash, if they changed since they were read.
+
+        Every verb does so first: weights may be edited or trained between two calls.
+
+        Raises:
+            UserError: the model is none that the engine can compute any more.
+        """
+        anew = None if self.origin is None else self.origin.anew()
+        if anew is not None:
+            for part in fields(self):
+                setattr(self, part.name, getattr(anew, part.name))
 
     @property
     def device(self) -> torch.device:

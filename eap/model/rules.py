@@ -18,7 +18,6 @@ class BackwardRules:
         query_key: factor on the gradients of q and of k from their product.
         pattern_value: factor on the gradients of pattern and of v from their product.
         softmax_temperature: T: the pattern's backward uses softmax(scores / T), times T / T.
-        dropped_layer: attention and MLP of this layer pass no gradient to their inputs.
     """
 
     frozen_norms: bool = False
@@ -27,7 +26,6 @@ class BackwardRules:
     query_key: float = 1.0
     pattern_value: float = 1.0
     softmax_temperature: float = 1.0
-    dropped_layer: int | None = None
 
 
 EXACT = BackwardRules()

@@ -90,16 +90,14 @@ def run_block(
         model, layer, x, cache, expanded_kv=expanded_kv, rules=rules, last_only=last_only
     )
     before = cache.at_last(x) if last_only else x
-    dropped = layer == rules.dropped_layer
-    added = block.finish_attention(raw, rules)
-    after = before + (added.detach() if dropped else added)
+    after = before + block.finish_attention(raw, rules)
     mlp_reads = before if model.config.parallel_attn_mlp else after
     # A node of its own in the autograd graph: its gradient is that of the MLP's input alone.
     mlp_in = mlp_reads.view_as(mlp_reads)
     mlp_out = block.run_mlp(mlp_in, rules)
     if trace is not None:
         trace.append(LayerTrace(x, q, k, v, z, raw, mlp_in, mlp_out))
-    return after + (mlp_out.detach() if dropped else mlp_out)
+    return after + mlp_out
 
 
 def run_attention(

@@ -6,6 +6,8 @@ token the BOS where there is none. Both change what a model is asked, so neither
 """
 
 import copy
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from eap.model.directory import read_json
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 
+# Highest id of a vocabulary, as a multiple of its number of tokens.
+ROOM_FOR_IDS = 100
+LARGE_NUMBER = re.compile(rb":\s*\d{6,}")
+
 # Texts that tokenizers of different kinds split differently.
 PROBES = (
     "The war lasted from the year 1732 to the year 17",
@@ -26,16 +32,20 @@ PROBES = (
 )
 
 
-def load_tokenizer(name: str, path: Path | None) -> Any:
+def load_tokenizer(name: str, path: Path | None, revision: str | None = None) -> Any:
     """The tokenizer of a directory or of the hub, with the ids and the BOS that were saved.
 
     Raises:
         UserError: there is none that can be read.
     """
     where = str(path or name)
+    for part in ("tokenizer.json", "vocab.json", "added_tokens.json"):
+        _check_ids(name, saved_file(where, part, revision))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        file = _saved_file(where, "tokenizer.json")
+        tokenizer = AutoTokenizer.from_pretrained(
+            where, revision=revision or "main", trust_remote_code=False
+        )
+        file = saved_file(where, "tokenizer.json", revision)
         saved = None if file is None else Tokenizer.from_file(str(file))
     except Exception as error:  # every library below raises its own kind
         raise UserError(
@@ -43,7 +53,7 @@ def load_tokenizer(name: str, path: Path | None) -> Any:
         ) from None
     if saved is None:  # a SentencePiece model, or vocabulary and merges: read by their class alone
         return tokenizer
-    settings = _saved_settings(where)
+    settings = _saved_settings(where, revision)
     vocabulary = saved.get_vocab(with_added_tokens=True)
     if not _same_ids(tokenizer, saved):
         names = {role: text for role, text in settings.items() if text in vocabulary}
@@ -54,6 +64,33 @@ def load_tokenizer(name: str, path: Path | None) -> Any:
     if tokenizer.bos_token is not None and (bos is None or bos not in vocabulary):
         tokenizer.bos_token = None
     return tokenizer
+
+
+def _check_ids(name: str, file: Path | None) -> None:
+    """Whether a vocabulary's ids are such that a table of them fits in memory.
+
+    The libraries below make a table as long as the highest id.
+
+    Raises:
+        UserError: one is far beyond the number of tokens.
+    """
+    content = b"" if file is None else file.read_bytes()
+    if not LARGE_NUMBER.search(content):  # or a vocabulary of megabytes would be read twice
+        return
+    try:
+        read = json.loads(content)
+        model = read.get("model", {})
+        vocabulary = model.get("vocab", read) if isinstance(model, dict) else {}
+        ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+        ids += [token["id"] for token in read.get("added_tokens", [])]
+    except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
+        return  # no vocabulary: is said where it is read
+    largest = max((token for token in ids if isinstance(token, int)), default=0)
+    if largest > ROOM_FOR_IDS * max(len(ids), 1000):
+        raise UserError(
+            f"cannot load the tokenizer of {quoted(name)}: {file.name if file else ''} has the id "
+            f"{largest} in a vocabulary of {len(ids)} tokens"
+        )
 
 
 def for_bridge(tokenizer: Any) -> Any:
@@ -110,13 +147,15 @@ def without_foreign_bos(tokenizer: Any, d_vocab: int) -> Any:
     return saved
 
 
-def _saved_file(where: str, name: str) -> Path | None:
+def saved_file(where: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a directory or of a model of the hub; None where there is none."""
     if Path(where).is_dir():
         file = Path(where) / name
         return file if file.is_file() else None
     found = cached_file(
         where,
         name,
+        revision=revision or "main",
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
@@ -124,11 +163,11 @@ def _saved_file(where: str, name: str) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _saved_settings(where: str) -> dict[str, str | None]:
+def _saved_settings(where: str, revision: str | None) -> dict[str, str | None]:
     """Texts of the special tokens as `tokenizer_config.json` and its older companion name them."""
     settings: dict[str, str | None] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        file = _saved_file(where, name)
+        file = saved_file(where, name, revision)
         for role, token in (read_json(file) if file else {}).items():
             if role in ROLES:
                 settings[role] = token.get("content") if isinstance(token, dict) else token

@@ -1,7 +1,11 @@
-"""The plain sizes of a loaded model that memory and time depend on."""
+"""The sizes of a loaded model: those that memory and time depend on, and its graph's."""
+
+from dataclasses import replace
 
 import torch
 
+from eap.errors import UserError
+from eap.graph.numbering import GraphConfig
 from eap.model.model import Model
 from eap.runtime.memory import Shapes
 
@@ -21,3 +25,14 @@ def shapes_of(model: Model) -> Shapes:
         parallel=config.parallel_attn_mlp,
         bytes=torch.finfo(model.residual_dtype).bits // 8,
     )
+
+
+def graph_config(model: Model, *, expanded_kv: bool = False) -> GraphConfig:
+    """The shape of a model's graph.
+
+    Raises:
+        UserError: the model is something else (a name, a model of another library).
+    """
+    if not isinstance(model, Model):
+        raise UserError(f"the model is {type(model).__name__}; give what eap.load_model returns")
+    return replace(model.config, expanded_kv=expanded_kv)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TypedDict
 
+from eap.runtime.ranges import whole
+
 
 class ResourceOptions(TypedDict, total=False):
     """The keywords that every verb takes (see `Resources`)."""
@@ -21,8 +23,16 @@ class Resources:
             share of all.
         memory_budget: in bytes, beside the weights; None: half of what is free.
         quiet: without a progress bar.
+
+    Raises:
+        UserError: a number out of range.
     """
 
     batch_size: int | None = None
     memory_budget: int | None = None
     quiet: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "memory_budget"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole(name, value))

@@ -1,2 +1,3 @@
 from . import hypotheses as hypotheses
+from . import intervals as intervals
 from . import measures as measures

@@ -4,11 +4,65 @@ Each controls false positives under its null: a test simulates it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import factorial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
+
+from eap.runtime.ranges import whole
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a test rests on, and the lowest p-value that it could give, whatever the values.
+
+    Attributes:
+        lowest_p: the p-value if every comparison spoke against the null hypothesis.
+        text: what there is of it, such as "10 random circuits".
+    """
+
+    lowest_p: float
+    text: str
+
+    @classmethod
+    def of_ranks(cls, n: int, what: str) -> "Evidence":
+        """A rank among n exchangeable things."""
+        return cls(1 / (n + 1), f"{n} {what}")
+
+    @classmethod
+    def of_signs(cls, n_examples: int) -> "Evidence":
+        """A two-sided sign test."""
+        return cls(2.0 ** (1 - n_examples), f"{n_examples} examples")
+
+    @classmethod
+    def of_resamples(cls, n_examples: int, n_resamples: int) -> "Evidence":
+        """Resamples of examples that all lie on one side of a bound: one side of a sign test."""
+        return cls.least(n_examples, 2.0**-n_examples, n_resamples, "resamples")
+
+    @classmethod
+    def of_permutations(cls, n_examples: int, n_permutations: int) -> "Evidence":
+        """Permutations of examples, of which there are n! at the most."""
+        exact = 1 / factorial(min(n_examples, 20))
+        return cls.least(n_examples, exact, n_permutations, "permutations")
+
+    @classmethod
+    def least(cls, n_examples: int, exact: float, n_draws: int, draws: str) -> "Evidence":
+        """The higher of two bounds: by the examples, and by the draws made of them."""
+        by_draws = 1 / (n_draws + 1)
+        return (
+            cls(exact, f"{n_examples} examples")
+            if exact > by_draws
+            else cls(by_draws, f"{n_draws} {draws}")
+        )
+
+    def word(self, p_value: float, alpha: float, yes: str, no: str) -> str:
+        """`yes` up to a significance level, `no` above it; no claim that could not be refuted."""
+        if self.lowest_p > alpha:
+            return f"inconclusive with {self.text}"
+        return yes if p_value <= alpha else no
 
 
 def holm(p_values: Any) -> Float[np.ndarray, " test"]:
@@ -59,6 +113,7 @@ def hsic_p(x: Any, y: Any, *, n_permutations: int = 499, seed: int = 0) -> tuple
 
     Gaussian kernels as wide as the median distance. A series that never changes depends on nothing.
     """
+    n_permutations, seed = whole("n_permutations", n_permutations), whole("seed", seed)
     kernels = [_centred_kernel(np.asarray(own, dtype=np.float64)) for own in (x, y)]
     n = len(kernels[0])
     value = float((kernels[0] * kernels[1]).mean())

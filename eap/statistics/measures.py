@@ -1,18 +1,19 @@
-"""What a circuit's values amount to: faithfulness as a share, areas, intervals, AUROC.
+"""What a circuit's values amount to: faithfulness as a share, areas, AUROC.
 
 Arrays only, so that figures use it without a model. The formula of normalised faithfulness stands
 here and nowhere else.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from eap.errors import UserError
+from eap.runtime.ranges import Range, real
 
 
 def normalised(values: Any, clean: Any, corrupted: Any) -> Any:
@@ -94,7 +95,7 @@ def check_shares(shares: Sequence[float]) -> list[float]:
     Raises:
         UserError: fewer than two, or not growing from above 0 to at most 1.
     """
-    found = [float(share) for share in shares]
+    found = [real("a share of all edges", share, Range(-inf, inf)) for share in shares]
     growing = all(a < b for a, b in pairwise(found))
     if len(found) < 2 or not growing or found[0] <= 0 or found[-1] > 1:
         raise UserError(
@@ -102,97 +103,6 @@ def check_shares(shares: Sequence[float]) -> list[float]:
             f"1, not {', '.join(map(str, found[:10]))}"
         )
     return found
-
-
-# ---- intervals over examples ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A measured number, and where it lies when the examples are drawn again.
-
-    Attributes:
-        value: of the examples at hand.
-        low, high: percentiles of a bootstrap over examples (95% between them, unless said
-            otherwise). NaN where the resamples' clean and corrupted means do not keep their order:
-            then there is nothing to normalise by, and no interval either.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def resampled_counts(
-    n_examples: int, n_resamples: int, seed: int
-) -> Float[np.ndarray, "resample example"]:
-    """How often each example is drawn in resamples of `n_examples`, with replacement."""
-    even = np.full(n_examples, 1 / n_examples)
-    draws = np.random.default_rng(seed).multinomial(n_examples, even, size=n_resamples)
-    return draws.astype(np.float64)
-
-
-def interval_of_shares(
-    values: Float[np.ndarray, "*size example"],
-    clean: Float[np.ndarray, " example"],
-    corrupted: Float[np.ndarray, " example"],
-    measure: Callable[[Any], Any],
-    *,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """A measure of normalised faithfulness, and its interval over examples.
-
-    The means over a resample's examples come first and then the ratio, as for the number itself;
-    clean, corrupted and circuit values of an example are drawn together, as they vary together.
-
-    Args:
-        values: the metric, per circuit and example.
-        clean, corrupted: the metric of the two runs.
-        measure: of normalised faithfulness [.., *size] a number [..], such as `area`.
-        n_resamples: of the bootstrap.
-        level: how much of the resamples the interval holds.
-        seed: of the draws.
-    """
-    values, clean, corrupted = (
-        np.asarray(own, dtype=np.float64) for own in (values, clean, corrupted)
-    )
-    value = float(
-        measure(normalised(values.mean(axis=-1), float(clean.mean()), float(corrupted.mean())))
-    )
-    counts = resampled_counts(values.shape[-1], n_resamples, seed) / values.shape[-1]
-    base, gap = counts @ corrupted, counts @ (clean - corrupted)  # [resample]
-    if (np.sign(gap) != np.sign((clean - corrupted).mean())).any():
-        return Interval(value, float("nan"), float("nan"))
-    means = np.moveaxis(values @ counts.T, -1, 0)  # [resample, *size]
-    shape = (-1, *[1] * (means.ndim - 1))
-    found = measure((means - base.reshape(shape)) / gap.reshape(shape))
-    return Interval(value, *_percentiles(found, level))
-
-
-def interval_of_means(
-    values: Float[np.ndarray, "*size example"],
-    measure: Callable[[Any], Any],
-    *,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """A measure of means over examples, such as of the share that is decided right."""
-    values = np.asarray(values, dtype=np.float64)
-    counts = resampled_counts(values.shape[-1], n_resamples, seed) / values.shape[-1]
-    found = measure(np.moveaxis(values @ counts.T, -1, 0))
-    return Interval(float(measure(values.mean(axis=-1))), *_percentiles(found, level))
-
-
-def _percentiles(found: Float[np.ndarray, " resample"], level: float) -> tuple[float, float]:
-    tail = (1 - level) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 # ---- rankings ------------------------------------------------------------------------------------

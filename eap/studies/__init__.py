@@ -4,6 +4,6 @@ The names in `__init__.pyi` load their modules when first used: a script's `--he
 library of models.
 """
 
-from eap.runtime.lazy import attach
+import lazy_loader
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

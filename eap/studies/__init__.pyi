@@ -12,6 +12,7 @@ from .mib import MibResult as MibResult
 from .mib import mib_study as mib_study
 from .mib import published_cells as published_cells
 from .mib import submit as submit
+from .mib import submitted_circuits as submitted_circuits
 from .pareto import pareto_study as pareto_study
 from .parts import part_study as part_study
 from .provenance import save_csv as save_csv

@@ -11,8 +11,11 @@ of Figure 7's numbers of integration points, `{tasks}` the names of all tasks th
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+
+from eap.data.tasks import PARETO_TASKS
 
 METRICS = ("logit_diff", "prob_diff", "kl", "js")
 """Of the exact values."""
@@ -26,13 +29,83 @@ POINTS_TASKS = ("ioi", "greater-than", "gender-bias")
 COUNTRIES = "fact-retrieval-comma"
 """The task of Figure 1."""
 
-When = Literal["always", "small", "large", "exact", "gpt2"]
-"""When a step is run: always; for models whose circuits have up to 1000 edges, or a share of all
-edges; where exact values are measured; where the model has GPT-2 small's shape."""
 
-Which = Literal["all", "paper", "variants", "points", "countries", "first", "ioi", "greater-than"]
-"""Of the chosen tasks: all; those of the main figures; the others; those of Figure 7; Figure 1's;
-the first; one by name."""
+@dataclass(frozen=True)
+class Run:
+    """What a run of the whole paper is of.
+
+    Attributes:
+        exact: exact values are measured.
+        large: circuits have sizes up to a share of all edges, for models like gpt2-xl.
+        gpt2_shaped: the model has 12 layers of 12 heads, as the hand-made circuits have.
+    """
+
+    exact: bool = True
+    large: bool = False
+    gpt2_shaped: bool = False
+
+
+def always(run: Run) -> bool:
+    """Belongs to every run."""
+    return True
+
+
+def small(run: Run) -> bool:
+    """Belongs to runs of circuits with up to 1,000 edges."""
+    return not run.large
+
+
+def large(run: Run) -> bool:
+    """Belongs to runs of circuits up to a share of all edges."""
+    return run.large
+
+
+def exact(run: Run) -> bool:
+    """Belongs to runs that measure exact values."""
+    return run.exact
+
+
+def gpt2_shaped(run: Run) -> bool:
+    """Belongs to runs of models of GPT-2 small's shape."""
+    return run.gpt2_shaped
+
+
+Names = tuple[str, ...]
+
+
+def every_task(tasks: Names) -> Names:
+    """All tasks that were asked for."""
+    return tasks
+
+
+def main_tasks(tasks: Names) -> Names:
+    """Tasks of the main figures; others stand in them if they are all there is."""
+    return tuple(task for task in tasks if task in PARETO_TASKS) or tasks
+
+
+def variants(tasks: Names) -> Names:
+    """Tasks that the main figures do not have."""
+    return tuple(task for task in tasks if task not in main_tasks(tasks))
+
+
+def points_tasks(tasks: Names) -> Names:
+    """Tasks of Figure 7."""
+    return tuple(task for task in tasks if task in POINTS_TASKS)
+
+
+def countries(tasks: Names) -> Names:
+    """The task of Figure 1, or the first."""
+    return (COUNTRIES,) if COUNTRIES in tasks else first_task(tasks)
+
+
+def first_task(tasks: Names) -> Names:
+    """The first task of the main figures."""
+    return main_tasks(tasks)[:1]
+
+
+def named(name: str) -> Callable[[Names], Names]:
+    """One task, if it was asked for."""
+    return lambda tasks: tuple(task for task in tasks if task == name)
 
 
 @dataclass(frozen=True)
@@ -43,25 +116,25 @@ class Step:
         name: of the step, unique.
         script: its path in the repository.
         asks: the question it answers, or what it draws.
-        tasks: which of the chosen tasks it works on.
+        tasks: chooses those that it works on among the tasks that were asked for.
         option: how it is told them: `--task` (a run for each), `--tasks`, or "" (not at all).
         runs_model: whether it loads the model (and takes `--head`, `--batch_size`, ..).
         reads: templates of the results of earlier steps that it needs.
         also_reads: those that it uses where there are any.
         writes: templates of all that it writes.
-        when: whether it belongs to a run.
+        when: says whether it belongs to a run.
     """
 
     name: str
     script: str
     asks: str
-    tasks: Which = "all"
+    tasks: Callable[[Names], Names] = every_task
     option: Literal["--task", "--tasks", ""] = "--tasks"
     runs_model: bool = False
     reads: tuple[str, ...] = ()
     also_reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
-    when: When = "always"
+    when: Callable[[Run], bool] = always
 
 
 @dataclass(frozen=True)
@@ -122,20 +195,20 @@ STEPS: tuple[Step, ...] = (
     Step(
         "pareto", "pareto.py",
         "how faithful are circuits of each size? EAP, EAP-IG, EAP-IG with KL",
-        option="--task", runs_model=True, writes=(*_CURVES, *_SCORES), when="small",
+        option="--task", runs_model=True, writes=(*_CURVES, *_SCORES), when=small,
     ),
     Step(
         "pareto_big", "pareto_big.py", "the same, with sizes up to a share of all edges",
-        option="--task", runs_model=True, writes=(*_CURVES, *_SCORES), when="large",
+        option="--task", runs_model=True, writes=(*_CURVES, *_SCORES), when=large,
     ),
     Step(
         "exact", "get_real_values.py", "what is the exact value of every edge?",
-        tasks="paper", option="--task", runs_model=True,
-        writes=(*_EXACT_CURVES, *_EXACT), when="exact",
+        tasks=main_tasks, option="--task", runs_model=True,
+        writes=(*_EXACT_CURVES, *_EXACT), when=exact,
     ),
     Step(
         "ig_test", "test_ig_iterations.py", "how many points of integrated gradients are enough?",
-        tasks="points", option="--task", runs_model=True,
+        tasks=points_tasks, option="--task", runs_model=True,
         writes=(*_POINTS_CURVES, *_graphs("ig_test/{task}_{metric}_{points}")),
     ),
     Step(
@@ -153,52 +226,53 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "figure_1", "results/first_figure/first_figure.py", "Figure 1",
-        tasks="countries", reads=_CURVES, writes=_pictures("first_figure", "first_figure"),
+        tasks=countries, reads=_CURVES, writes=_pictures("first_figure", "first_figure"),
     ),
     Step(
         "figure_2", "results/circuit/plot_circuit.py", "Figure 2",
-        tasks="first", reads=_graphs("{task}_task"), writes=_pictures("circuit", "{task}_circuit"),
+        tasks=first_task, reads=(*_graphs("{task}_task"), *_CURVES),
+        writes=_pictures("circuit", "{task}_circuit"),
     ),
     Step(
         "metrics", "results/pareto/plot_pareto.py", "the metrics themselves",
-        tasks="paper", reads=_CURVES, writes=_pictures("pareto", "pareto"),
+        tasks=main_tasks, reads=_CURVES, writes=_pictures("pareto", "pareto"),
     ),
     Step(
         "figure_11", "results/pareto/plot_pareto_normalized.py", "Figure 11",
-        tasks="paper", reads=_CURVES, writes=_pictures("pareto", "pareto_normalized"),
+        tasks=main_tasks, reads=_CURVES, writes=_pictures("pareto", "pareto_normalized"),
     ),
     Step(
         "figure_11_shares", "results/pareto/plot_pareto_big.py", "Figure 11, by share of all edges",
-        tasks="paper", reads=_CURVES, writes=_pictures("pareto", "pareto_big"), when="large",
+        tasks=main_tasks, reads=_CURVES, writes=_pictures("pareto", "pareto_big"), when=large,
     ),
     Step(
         "figure_10", "results/pareto/plot_pareto_normalized_single.py", "Figure 10",
-        tasks="variants", reads=_CURVES, writes=_pictures("pareto", "pareto_normalized_{tasks}"),
+        tasks=variants, reads=_CURVES, writes=_pictures("pareto", "pareto_normalized_{tasks}"),
     ),
     Step(
         "figure_3", "results/real_pareto_combined/plot_real_pareto_normalized.py", "Figure 3",
-        tasks="paper", reads=_CURVES, also_reads=_EXACT_CURVES,
+        tasks=main_tasks, reads=_CURVES, also_reads=_EXACT_CURVES,
         writes=_pictures("real_pareto_combined", "real_pareto_normalized"),
     ),
     Step(
         "compare_real", "results/real_rank/compare_real.py",
         "how well do the estimates agree with exact values?",
-        tasks="paper", reads=_EXACT, writes=_RANKS, when="exact",
+        tasks=main_tasks, reads=_EXACT, writes=_RANKS, when=exact,
     ),
     Step(
         "figure_4", "results/real_rank/plot_overlap.py", "Figure 4",
-        tasks="paper", reads=_RANKS, writes=_pictures("real_rank", "correlation_overlap"),
-        when="exact",
+        tasks=main_tasks, reads=_RANKS, writes=_pictures("real_rank", "correlation_overlap"),
+        when=exact,
     ),
     Step(
         "figure_8", "results/real_rank/plot_kendall.py", "Figure 8",
-        tasks="paper", reads=_RANKS, writes=_pictures("real_rank", "kendall_difference"),
-        when="exact",
+        tasks=main_tasks, reads=_RANKS, writes=_pictures("real_rank", "kendall_difference"),
+        when=exact,
     ),
     Step(
         "figure_9", "results/real_rank/node_edge_overlap_plot.py", "Figure 9",
-        tasks="paper", reads=_RANKS, writes=_pictures("real_rank", "node_edge_overlap"),
-        when="exact",
+        tasks=main_tasks, reads=_RANKS, writes=_pictures("real_rank", "node_edge_overlap"),
+        when=exact,
     ),
     Step(
         "figure_5", "results/cross-task/make_all_heatmaps.py", "Figure 5",
@@ -210,24 +284,24 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "figure_7", "results/ig_test/plot_ig_test.py", "Figure 7",
-        tasks="points", reads=_POINTS_CURVES, writes=_pictures("ig_test", "ig_test"),
+        tasks=points_tasks, reads=_POINTS_CURVES, writes=_pictures("ig_test", "ig_test"),
     ),
     Step(
         "figure_6_ioi", "results/manual_overlap/ioi_overlap.py", "Figure 6, left",
-        tasks="ioi", option="", reads=_graphs("{task}_vanilla", "{task}_task"),
+        tasks=named("ioi"), option="", reads=_graphs("{task}_vanilla", "{task}_task"),
         writes=(
             *_csv("manual_overlap", "{task}_node_edge_precision_recall"),
             *_pictures("manual_overlap", "{task}_precision_recall"),
-        ), when="gpt2",
+        ), when=gpt2_shaped,
     ),
     Step(
         "figure_6_greater_than", "results/manual_overlap/greater_overlap.py",
         "Figure 6, right",
-        tasks="greater-than", option="", reads=_graphs("{task}_vanilla", "{task}_task"),
+        tasks=named("greater-than"), option="", reads=_graphs("{task}_vanilla", "{task}_task"),
         writes=(
             *_csv("manual_overlap", "{task}_node_edge_precision_recall"),
             *_pictures("manual_overlap", "{task}_precision_recall"),
-        ), when="gpt2",
+        ), when=gpt2_shaped,
     ),
     Step(
         "stability", "stability.py",
@@ -249,7 +323,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "claims", "results/claims/claims.py", "which of the paper's claims hold for this model?",
-        tasks="paper", reads=_CURVES, also_reads=(*_RANKS, *_CROSS, *_POINTS_CURVES),
+        tasks=main_tasks, reads=_CURVES, also_reads=(*_RANKS, *_CROSS, *_POINTS_CURVES),
         writes=_csv("claims", "claims"),
     ),
     Step(
@@ -269,7 +343,9 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "Figure 2", "A circuit",
-        "A small circuit, layers upwards. Lines into a head end at the q, k or v in its box; the "
+        "The smallest measured circuit that does the task; or, if that is too large to be read, a "
+        "smaller one that does not, which is said. Layers upwards. Lines into a head end at the "
+        "q, k or v in its box; the "
         "wider a line, the larger the edge's score.",
         "results/circuit/plot_circuit.py", "circuit", ("{task}_circuit",),
     ),
@@ -366,7 +442,7 @@ FIGURES: tuple[Figure, ...] = (
         "Claims", "The paper's claims, asked of this model",
         "The quantity behind each claim, averaged over tasks, and its 95% interval over tasks: a "
         "claim holds if the whole interval lies above holds_above, does not hold if it lies below, "
-        "and cannot be told otherwise.",
+        "and is inconclusive otherwise.",
         "results/claims/claims.py", "claims", (), ("claims",),
     ),
     Figure(

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
-from eap.data.tasks import PARETO_TASKS, TASKS
-from eap.studies.catalogue import COUNTRIES, METRICS, POINTS, POINTS_TASKS, STEPS, Step, Which
+from eap.data.tasks import TASKS
+from eap.studies.catalogue import METRICS, POINTS, STEPS, Run, Step
+
+EVERYTHING = Run()
 
 
 @dataclass(frozen=True)
@@ -33,29 +35,23 @@ def jobs(
     model: str,
     tasks: Sequence[str],
     *,
-    exact: bool = True,
+    run: Run = EVERYTHING,
     only: Mapping[str, Sequence[str]] | None = None,
     verified: bool = False,
-    large: bool = False,
-    gpt2_shaped: bool = False,
 ) -> list[Job]:
     """All that is run for a model, in an order in which it can run.
 
     Args:
         model: the last part of its name.
         tasks: those to work on.
-        exact: also measure exact values.
+        run: what kind of run it is.
         only: by the name of a step, its tasks, where not all; steps that read what it would have
             written for the others leave them out, too.
-        verified: of a choice of edges (`--verify`) instead of all.
-        large: circuits up to a share of all edges (`pareto_big.py`), for models like gpt2-xl.
-        gpt2_shaped: 12 layers of 12 heads, which the hand-made circuits of Figure 6 need.
+        verified: exact values are of a choice of edges (`--verify`) instead of all.
     """
-    belongs = {"always": True, "small": not large, "large": large, "exact": exact}
-    belongs["gpt2"] = gpt2_shaped
     planned: list[Job] = []
     for step in STEPS:
-        chosen = _chosen(step.tasks, tasks)
+        chosen = step.tasks(tuple(tasks))
         made = {path for job in planned for path in job.writes}
         asked = (only or {}).get(step.name, chosen)
         chosen = tuple(
@@ -63,7 +59,7 @@ def jobs(
             for task in chosen
             if task in asked and made.issuperset(_paths(step.reads, model, (task,), verified))
         )
-        if not belongs[step.when] or not chosen:
+        if not step.when(run) or not chosen:
             continue
         each = step.option == "--task"
         for group in [(task,) for task in chosen] if each else [chosen]:
@@ -75,25 +71,6 @@ def jobs(
             name = f"{step.name}_{group[0]}".replace("-", "_") if each else step.name
             planned.append(Job(name, step, group, reads, filled(step.writes)))
     return planned
-
-
-def _chosen(which: Which, tasks: Sequence[str]) -> tuple[str, ...]:
-    """The tasks of a step among those that were asked for."""
-    # Tasks that the main figures do not have stand in them if they are all there is.
-    main = tuple(task for task in tasks if task in PARETO_TASKS) or tuple(tasks)
-    if which == "all":
-        return tuple(tasks)
-    if which == "paper":
-        return main
-    if which == "variants":
-        return tuple(task for task in tasks if task not in main)
-    if which == "points":
-        return tuple(task for task in tasks if task in POINTS_TASKS)
-    if which == "countries":
-        return (COUNTRIES,) if COUNTRIES in tasks else main[:1]
-    if which == "first":
-        return main[:1]
-    return (which,) if which in tasks else ()
 
 
 def _paths(

@@ -5,21 +5,27 @@ for every query head; the areas are `eap.areas`.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
 import pandas as pd
 
-from eap.analysis.rankings import Areas, areas
+from eap.analysis.rankings import Areas, areas, count_ranked, cut_circuits
 from eap.attribution import attribute
-from eap.data.collections.mib import get_mib_task, load_mib
+from eap.data.collections.mib import check_source, get_mib_task, load_mib
 from eap.data.dataset import DATA, Dataset
+from eap.engine.recipe import Recipe
 from eap.errors import UserError
+from eap.graph.arithmetic import mean_of
 from eap.graph.graph import Graph
+from eap.graph.selection import By
+from eap.learning import learn_ranking
 from eap.methods import get_method
 from eap.model.model import Model
 from eap.runtime.resources import ResourceOptions
+from eap.statistics.measures import SHARES, circuit_sizes
 
 # Names of models on the leaderboard, by a part of their hub name.
 LEADERBOARD = {
@@ -28,6 +34,12 @@ LEADERBOARD = {
     "gemma-2-2b": "gemma2",
     "llama-3.1-8b": "llama3",
 }
+
+MATTR = "MAttr"
+"""The method that is learned; all others are in `eap.methods.METHODS`."""
+
+SUBMITTED = SHARES[:-1]
+"""Sizes of the nine circuits that can be submitted instead of scores."""
 
 # The leaderboard skips larger files.
 LARGEST_FILE = 50 * 10**6
@@ -53,14 +65,17 @@ def mib_study(
     model: Model,
     task: str,
     *,
-    method: str = "EAP-IG",
+    method: str | Sequence[str] = "EAP-IG",
     level: str = "edge",
     source: str | Path | None = None,
     split: str = "test",
     n_train: int | None = None,
     head: int | None = None,
     steps: int = 5,
-    rule: str = "paper",
+    rule: str | None = None,
+    recipe: Recipe | None = None,
+    scaled: bool = False,
+    rank_input: bool = True,
     seed: int = 0,
     **resources: Unpack[ResourceOptions],
 ) -> MibResult:
@@ -69,46 +84,61 @@ def mib_study(
     Args:
         model: from `eap.load_model`.
         task: a name of `eap.data.collections.mib.MIB_TASKS`.
-        method: a name of `eap.methods.METHODS`.
+        method: a name of `eap.methods.METHODS` or 'MAttr'; of several, the mean of their scores.
         level: 'edge' or 'node'.
         source: where the data are; see `eap.data.collections.mib.load_mib`.
         split: on which circuits are measured: 'test' or 'validation'.
         n_train: pairs of the train split to score on; None: 1,000 of IOI, else 100.
         head: measure on only so many pairs; None: all.
         steps: points of methods that integrate.
-        rule: of integration.
+        rule: of integration; None: the benchmark's (`benchmark_rule`).
+        recipe: how MAttr learns; None: `eap.Recipe()`.
+        scaled: of a mean of methods: each scaled to unit mean magnitude first; False: raw scores,
+            as in the ensembles of arXiv 2510.06811.
+        rank_input: rank and count the input among the nodes, as the benchmark does.
         seed: of the bootstrap of examples.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Raises:
         UserError: unknown names, data that are not there or do not fit, or what the verbs refuse.
     """
-    known, chosen = get_mib_task(task), get_method(method)
-    tokenizer = model.tokenizer
-    train = load_mib(task, tokenizer, source=source, head=n_train or known.n_train)
-    test = load_mib(task, tokenizer, source=source, split=split, head=head)
-    metric = "logit_diff" if chosen.uses_metric else None
-    integration: dict[str, Any] = {"steps": steps, "rule": rule} if chosen.integrates else {}
-    graph = attribute(
-        model,
-        train,
-        method=chosen,
-        metric=metric,
-        level=level,
-        expanded_kv=True,
-        **integration,
-        **resources,
-    )
-    found = areas(
-        model,
-        graph,
-        test,
-        level=level,
-        selection="top_n" if chosen.uses_metric else "greedy",
-        seed=seed,
-        **resources,
-    )
-    return MibResult(graph, found, train, test)
+    names = [method] if isinstance(method, str) else list(method)
+    recipe, n_pairs = recipe or Recipe(), n_train or get_mib_task(task).n_train
+    check_source(source)
+    chosen = [get_method(name) for name in names if name != MATTR]
+    train = load_mib(task, model.tokenizer, source=source, head=n_pairs)
+    test = load_mib(task, model.tokenizer, source=source, split=split, head=head)
+
+    def score(name: str) -> Graph:
+        if name == MATTR:
+            metric = None if recipe.loss == "kl" else "logit_diff"
+            return learn_ranking(
+                model, train, metric=metric, level=level, recipe=recipe, expanded_kv=True,
+                **resources,
+            )  # fmt: skip
+        integrates, uses_rule = get_method(name).integrates, get_method(name).uses_rule
+        integration: dict[str, Any] = {"steps": steps} if integrates else {}
+        if integrates and uses_rule:
+            integration["rule"] = rule or benchmark_rule(name, level)
+        metric = "logit_diff" if get_method(name).uses_metric else None
+        return attribute(
+            model, train, method=name, metric=metric, level=level, expanded_kv=True,
+            **integration, **resources,
+        )  # fmt: skip
+
+    graphs = [score(name) for name in names]
+    graph = graphs[0] if len(graphs) == 1 else mean_of(graphs, scaled=scaled)
+    greedy = [each.name for each in chosen] == names and not any(m.uses_metric for m in chosen)
+    measured = areas(
+        model, graph, test, level=level, selection="greedy" if greedy else "top_n",
+        rank_input=rank_input and level == "node", seed=seed, **resources,
+    )  # fmt: skip
+    return MibResult(graph, measured, train, test)
+
+
+def benchmark_rule(method: str, level: str) -> str:
+    """At which points the benchmark integrates: k/m for k = 0..m-1 of EAP-IG's edges, else 1..m."""
+    return "library" if method == "EAP-IG" and level == "edge" else "paper"
 
 
 def leaderboard_name(model: str) -> str:
@@ -118,22 +148,32 @@ def leaderboard_name(model: str) -> str:
 
 
 def published_cells(task: str, model: str) -> pd.DataFrame:
-    """What has been published for a task and a model: method, CPR, CMD; empty if nothing."""
+    """What has been published for a task and a model.
+
+    Columns: method, level, CPR, CMD (NaN: not reported), read_in (where the numbers were read) and
+    differs (what is done differently here; empty if nothing). No rows if nothing was published.
+    """
     document = json.loads((DATA / "published" / "mib.json").read_text(encoding="utf8"))
     cell = f"{task}_{leaderboard_name(model)}"
-    if cell not in document["cells"]:
-        return pd.DataFrame(columns=["method", "CPR", "CMD"])
-    column = document["cells"].index(cell)
-    rows = [
-        {
-            "method": method,
-            "CPR": values[column],
-            "CMD": document["cmd"].get(method, {}).get(cell),
-        }
-        for method, values in document["cpr"].items()
-        if values[column] is not None
-    ]
-    return pd.DataFrame(rows, columns=["method", "CPR", "CMD"])
+    columns = ["method", "level", "CPR", "CMD", "read_in", "differs"]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in document["rows"]:
+        if cell not in row["cells"]:
+            continue
+        key = row["method"], row["level"]
+        given = {"method": row["method"], "level": row["level"], "cell": cell}
+        differs = [
+            note["says"]
+            for note in document["differences"]
+            if all(text in given[name] for name, text in note.items() if name != "says")
+        ]
+        source = document["sources"][row["read_in"]]
+        entry = rows.setdefault(key, {"read_in": source, "differs": "; ".join(differs)})
+        entry[row["measure"]] = row["cells"][cell]
+    return pd.DataFrame(
+        [{"method": method, "level": level, **rest} for (method, level), rest in rows.items()],
+        columns=columns,
+    )
 
 
 def submission_path(folder: Path, task: str, model: str, n_edges: int) -> Path:
@@ -145,18 +185,62 @@ def submission_path(folder: Path, task: str, model: str, n_edges: int) -> Path:
     return folder / f"{task}_{leaderboard_name(model)}" / f"scores{suffix}"
 
 
-def submit(graph: Graph, folder: Path, task: str, model: str) -> Path:
-    """Write a ranking in the leaderboard's layout.
+def submit(
+    graph: Graph, folder: Path, task: str, model: str, *, circuits: Sequence[Graph] = ()
+) -> list[Path]:
+    """Write a ranking, or nine circuits of it, in the leaderboard's layout.
+
+    Args:
+        graph: the ranking.
+        folder: of the submission; it gets a folder `<task>_<model>`.
+        task: of the benchmark.
+        model: its name.
+        circuits: circuits instead of scores, as `submitted_circuits` cuts them.
 
     Raises:
-        UserError: the file would be larger than the leaderboard reads.
+        UserError: the file would be larger than the leaderboard reads, or stand beside one of
+            another form.
     """
     path = submission_path(folder, task, model, graph.n_edges)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    graph.save(path)
-    if path.stat().st_size > LARGEST_FILE:
+    others = [path.with_suffix(form) for form in (".json", ".pt") if form != path.suffix]
+    if there := [other for other in others if other.exists()]:
         raise UserError(
-            f"{path} has {path.stat().st_size / 10**6:.0f} MB; the leaderboard skips files of more "
-            f"than {LARGEST_FILE // 10**6} MB"
+            f"{there[0]} is there already, and {path.name} would stand beside it: delete it"
         )
-    return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = {path: graph}
+    if circuits:
+        names = [f"{100 * share:g}" for share in SUBMITTED]
+        files = {
+            path.with_name(f"{name}{path.suffix}"): circuit
+            for name, circuit in zip(names, circuits, strict=True)
+        }
+    for file, contents in files.items():
+        contents.save(file)
+        if file.stat().st_size > LARGEST_FILE:
+            raise UserError(
+                f"{file} has {file.stat().st_size / 10**6:.0f} MB; the leaderboard skips files of "
+                f"more than {LARGEST_FILE // 10**6} MB"
+            )
+    return list(files)
+
+
+def submitted_circuits(
+    graph: Graph,
+    *,
+    by: By = "helpful",
+    level: str = "edge",
+    selection: str = "top_n",
+    rank_input: bool = False,
+) -> list[Graph]:
+    """Pruned circuits of at most .1, .2, .5, 1, 2, 5, 10, 20 and 50% of all edges.
+
+    Args:
+        graph: a ranking of edges or nodes.
+        by: 'helpful' for CPR, 'magnitude' for CMD.
+        level, selection, rank_input: as for `eap.areas`.
+    """
+    n_ranked = count_ranked(graph, level=level, rank_input=rank_input)
+    sizes = circuit_sizes(n_ranked, SUBMITTED)
+    circuits = cut_circuits(graph, sizes, level=level, selection=selection, rank_input=rank_input)
+    return circuits[by]

@@ -53,11 +53,11 @@ def pareto_study(
         f"{task} by {metric} on {model.name}: {len(dataset)} pairs, {n_edges:,} edges, "
         f"circuits of {sizes[0]:,} to {sizes[-1]:,} edges -> {shown(csv)}"
     )
-    chosen = {}
+    scored = {}
     for name in dict.fromkeys(curves):
-        suffix, method, of = PAPER_CURVES.get(name, (file_suffix(name), name, None))
-        chosen[name] = (f"{task}_{suffix}", method, of)
-    graphs = scored_curves(settings, model, dataset, metric=metric, curves=chosen)
+        suffix, method, other = PAPER_CURVES.get(name, (file_suffix(name), name, None))
+        scored[name] = (f"{task}_{suffix}", method, other)
+    graphs = scored_curves(settings, model, dataset, metric=metric, curves=scored)
     frame, bands = faithfulness_curves(
         model, graphs, dataset, metric=metric, sizes=sizes, n_random=n_random, seed=settings.seed,
         batch_size=batch_size or settings.batch_size, memory_budget=settings.memory,

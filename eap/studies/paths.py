@@ -5,7 +5,8 @@
     results/<study>/<model>/{png,pdf}/<name>
     results/<model>/model.json             whose results these are
 
-<model> is the name after its last slash; of a directory, that directory's own name. Loads no torch.
+<model> is the name after its last slash, without `.gguf`; of a directory, that directory's own
+name. Loads no torch.
 """
 
 import json
@@ -49,7 +50,7 @@ def model_name(model: str) -> str:
         name = path.resolve().name if path.name in ("", ".", "..") else path.name
     except (OSError, RuntimeError, ValueError):
         name = model
-    return _component(name, "model", model)
+    return _component(name.removesuffix(".gguf"), "model", model)
 
 
 def task_name(task: str) -> str:
@@ -99,11 +100,34 @@ def table_file(output: Path, study: str, model: str, name: str) -> Path:
     return study_folder(output, study, model) / "csv" / f"{name}.csv"
 
 
+def check_folders(output: Path, model: str | None = None) -> None:
+    """Whether results can be written, before there are any.
+
+    Args:
+        output: where results/ and graphs/ are or will be.
+        model: whose folders below these are looked at, too.
+
+    Raises:
+        UserError: a file stands where a folder is needed, or the folder cannot be written to.
+    """
+    for name in ("results", "graphs"):
+        folders = [output / name]
+        if model is not None:
+            folders += [output / name / model_name(model)]
+            studies = folders[0].iterdir() if name == "results" and folders[0].is_dir() else ()
+            folders += [study / model_name(model) for study in studies if study.is_dir()]
+        for path in folders:
+            if os.path.lexists(path) and not path.is_dir():
+                raise UserError(f"{shown(path)} is no folder, and results are written below it")
+            if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+                raise UserError(f"{shown(path)} is a folder that cannot be written to")
+
+
 def shown(path: Path) -> str:
     """A path as a person wants to read it: relative to the working directory if below it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
-    except (OSError, ValueError):
+    except (OSError, RuntimeError, ValueError):
         return str(path)
 
 
@@ -125,13 +149,15 @@ def claim(output: Path, model: str, identity: Mapping[str, Any], *, write: bool 
     """
     path = output / "results" / model_name(model) / "model.json"
     directory = from_home(model)
-    where = str(directory.resolve()) if model != "toy" and directory.is_dir() else model
+    where = str(directory.resolve()) if model != "toy" and directory.exists() else model
     # What a name says of where weights lie does not identify them.
-    hashes = {key: value for key, value in identity.items() if key not in ("directory", "name")}
+    hashes = {
+        key: value for key, value in identity.items() if key not in ("directory", "file", "name")
+    }
     claimed = {"model": where, **hashes}
     try:
-        earlier = json.loads(path.read_text(encoding="utf8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        earlier = json.loads(path.read_text(encoding="utf8")) if path.is_file() else None
+    except (OSError, ValueError):
         earlier = None
     if isinstance(earlier, dict):
         if {**earlier, "model": where} == claimed:

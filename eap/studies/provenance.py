@@ -30,7 +30,7 @@ Provenance = Mapping[str, Any]
 # What does not tell one result from another: how it was asked for, what came out of it, and where
 # the weights lie.
 _NOT_COMPARED = ("command", "completeness")
-_NOT_OF_A_MODEL = ("name", "directory")
+_NOT_OF_A_MODEL = ("name", "directory", "file")
 
 # What must agree in one figure or table, beside the model; the first is what is said.
 _OF_A_TASK = {
@@ -233,6 +233,8 @@ def save_csv(
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
     """The provenance of the table at `path`; None if none is there that belongs to it."""
+    if not metadata_path(path).is_file():  # a pipe would be waited for
+        return None
     try:
         document = json.loads(metadata_path(path).read_text(encoding="utf8"))
         provenance = document[_PROVENANCE]

@@ -1,6 +1,5 @@
 """What every experiment works with: the model, the pairs, and scored graphs, reused if finished."""
 
-import gc
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from eap.ablation import get_ablation
 from eap.attribution import attribute
-from eap.data.dataset import Dataset, load_dataset
+from eap.data.dataset import Dataset, check_data, load_dataset
 from eap.engine.signature import sign
 from eap.errors import UserError
 from eap.graph.graph import Graph
@@ -21,7 +20,7 @@ from eap.runtime.code import score_code
 from eap.runtime.progress import say
 from eap.studies import provenance as origins
 from eap.studies.command_names import as_typed
-from eap.studies.paths import claim, graph_file, shown
+from eap.studies.paths import check_folders, claim, graph_file, shown
 from eap.studies.settings import Settings, default_metric
 
 # ---- model and data ------------------------------------------------------------------------------
@@ -30,13 +29,15 @@ from eap.studies.settings import Settings, default_metric
 def load_model_of(settings: Settings) -> Model:
     """The model that the settings name.
 
+    What can be looked at without it is looked at first: the columns of the data, and the folders.
+
     Raises:
-        UserError: it cannot be loaded, or its folders hold results of another model.
+        UserError: the data or the folders will not do, the model cannot be loaded, or its folders
+            hold results of another model.
     """
-    # The libraries stay: their objects need not be searched for unused ones. Once only, for what is
-    # unused by then is never freed.
-    if not gc.get_freeze_count():
-        gc.freeze()
+    check_folders(settings.output, settings.model)
+    if settings.data is not None:
+        check_pairs_file(settings.tasks[0], settings.data)
     model = load_model(
         settings.model,
         device=settings.device,
@@ -45,6 +46,20 @@ def load_model_of(settings: Settings) -> Model:
     )
     keep_folders(settings, model, write=False)
     return model
+
+
+def check_pairs_file(task: str, path: Path) -> None:
+    """Whether a file has the columns of pairs: what experiments ablate by is the corrupted prompt.
+
+    Raises:
+        UserError: it cannot be read, or lacks a column.
+    """
+    columns = check_data(task, path)
+    if not {"corrupted", "corrupted_idx"} & columns:
+        raise UserError(
+            f"{path} has no column corrupted, which experiments ablate by: make pairs with eap "
+            f"check-data --corrupt, or use ablation='zero' in Python, which needs none"
+        )
 
 
 def keep_folders(settings: Settings, model: Model, *, write: bool = True) -> None:
@@ -161,14 +176,14 @@ def attributed(
         metric: name of the metric (which a method may not ask for).
         steps: of integrated gradients, if other than the settings'.
     """
-    how = get_method(method)
-    of = metric if how.uses_metric else None
-    rule = settings.ig_rule if how.uses_rule else "paper"
+    spec = get_method(method)
+    used_metric = metric if spec.uses_metric else None
+    rule = settings.ig_rule if spec.uses_rule else "paper"
     options: dict[str, Any] = {"steps": settings.ig_steps if steps is None else steps}
-    options |= {"rule": rule} if how.uses_rule else {}
+    options |= {"rule": rule} if spec.uses_rule else {}
     origin = describe(
-        settings, model, dataset, metric=of, method=method,
-        options=options if how.integrates else {}, code=score_code(),
+        settings, model, dataset, metric=used_metric, method=method,
+        options=options if spec.integrates else {}, code=score_code(), signed=spec.signed,
     )  # fmt: skip
     path = graph_path(settings, model, name)
     if (finished := reusable(path, origin, overwrite=settings.overwrite)) is not None:
@@ -177,7 +192,7 @@ def attributed(
         model,
         dataset,
         method=method,
-        metric=of,
+        metric=used_metric,
         steps=options["steps"],
         rule=rule,
         expanded_kv=settings.expanded_kv,
@@ -211,11 +226,11 @@ def scored_curves(
     """
     graphs = {}
     for name, (file, method, other) in curves.items():
-        of, how = other or metric, get_method(method)
-        if is_flat(of) and how.points is at_clean and how.uses_metric:
-            say(f"no {name}: the gradient of {of} is zero at the clean input")
+        used_metric, spec = other or metric, get_method(method)
+        if is_flat(used_metric) and spec.points is at_clean and spec.uses_metric:
+            say(f"no {name}: the gradient of {used_metric} is zero at the clean input")
             continue
-        graphs[name] = attributed(settings, model, dataset, file, method=method, metric=of)
+        graphs[name] = attributed(settings, model, dataset, file, method=method, metric=used_metric)
     if not graphs:
         raise UserError(f"no method is left; with {metric}, give --methods EAP-IG")
     return graphs

@@ -8,12 +8,9 @@ from typing import Any
 
 from eap.data.tasks import TASKS, get_task
 from eap.errors import UserError, quoted
-from eap.methods import METHODS, MOST_STEPS, RULES
+from eap.methods import METHODS, RULES
+from eap.runtime.ranges import BYTES, COUNT, SEED, STEPS, whole
 from eap.studies.paths import ROOT, model_name, task_name
-
-# Seeds are 32 bits wide in numpy.
-LARGEST_SEED = 2**32 - 1
-
 
 PAPER_CURVES = {
     "EAP": ("vanilla", "EAP", None),
@@ -44,7 +41,7 @@ class Settings:
     """Everything that the experiments have in common.
 
     Attributes:
-        model: `toy`, a Hugging Face directory, or a hub name.
+        model: `toy`, a Hugging Face directory, a GGUF file, or a hub name.
         tasks: what is studied; most experiments have one.
         data: a file of pairs of one's own, instead of the task's.
         drop_unfit: rows of it that do not fit the tokenizer are left out; otherwise they are an
@@ -96,16 +93,6 @@ class Settings:
                 get_task(task)
         if self.drop_unfit and self.data is None:
             raise UserError("--drop_unfit is about rows of --data, and there is no --data")
-        for name in ("head", "batch_size", "memory", "ig_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {quoted(value)}; it must be at least 1")
-        if not 0 <= self.seed <= LARGEST_SEED:
-            raise UserError(f"seed is {quoted(self.seed)}; it must be from 0 to {LARGEST_SEED:,}")
-        if self.ig_steps > MOST_STEPS:
-            raise UserError(
-                f"ig_steps is {quoted(self.ig_steps)}; at most {MOST_STEPS:,} are possible"
-            )
 
     def _check_kinds(self) -> None:
         """Texts, whole numbers, names of tasks: what a command line cannot get wrong."""
@@ -118,11 +105,12 @@ class Settings:
                 raise UserError(f"{name} is {quoted(value)}; it must be a text")
         if self.ig_rule not in RULES:
             raise UserError(f"ig_rule is {quoted(self.ig_rule)}; rules are {', '.join(RULES)}")
-        numbers = {name: getattr(self, name) for name in ("head", "batch_size", "memory")}
-        numbers = {name: value for name, value in numbers.items() if value is not None}
-        for name, value in (numbers | {"seed": self.seed, "ig_steps": self.ig_steps}).items():
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise UserError(f"{name} is {quoted(value)}; it must be a whole number")
+        ranges = {"head": COUNT, "batch_size": COUNT, "memory": BYTES}
+        ranges = {
+            name: limits for name, limits in ranges.items() if getattr(self, name) is not None
+        }
+        for name, limits in (ranges | {"seed": SEED, "ig_steps": STEPS}).items():
+            object.__setattr__(self, name, whole(name, getattr(self, name), limits))
         for name, folder in {"output": self.output, "data": self.data}.items():
             if folder is not None and not isinstance(folder, Path):
                 raise UserError(f"{name} is {quoted(folder)}; it must be a pathlib.Path")

@@ -4,6 +4,8 @@ Only this module and the scripts know argparse; the library takes `Settings`.
 """
 
 import argparse
+import gc
+import io
 import math
 import os
 import sys
@@ -11,25 +13,29 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from eap import runtime
+from eap.data.reading import find_file
 from eap.data.tasks import PARETO_TASKS, TASKS, get_task
 from eap.errors import UserError, quoted
-from eap.methods import MOST_STEPS, RULES
+from eap.methods import RULES
 from eap.runtime import processes
 from eap.runtime.home import from_home
 from eap.runtime.interrupts import end_between_imports
 from eap.runtime.progress import duration, say
-from eap.studies.paths import ROOT, shown, task_name
+from eap.runtime.ranges import SEED, STEPS
+from eap.studies.paths import ROOT, check_folders, shown, task_name
 from eap.studies.provenance import save_csv
-from eap.studies.settings import LARGEST_SEED, Settings
+from eap.studies.settings import Settings
 
 __all__ = [
     "ROOT", "OneLineParser", "add_ig_arguments", "add_size_arguments", "duration", "fail",
     "figure_parser", "folder", "gigabytes", "make_parser", "not_negative", "number_of_steps",
-    "positive", "run", "save_csv", "say", "settings_of", "share", "shown",
+    "output_folder", "positive", "run", "save_csv", "say", "settings_of", "share", "shown",
 ]  # fmt: skip
+
+T = TypeVar("T")
 
 # No machine has more memory than this.
 MOST_GIGABYTES = 2**20
@@ -57,7 +63,7 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("-m", "--model", default="toy", help="toy, a Hugging Face directory, or a hub name")
+    add("-m", "--model", default="toy", help="toy, a directory, a GGUF file, or a hub name")
     if tasks:
         add("--tasks", nargs="+", type=known_task, default=list(TASKS), help="tasks to work on")
     else:
@@ -88,7 +94,12 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
         action="store_true",
         help="one k and v per query head where heads share them, as earlier work has it",
     )
-    add("--output", type=folder, default=ROOT, help="folder in which results/ and graphs/ are made")
+    add(
+        "--output",
+        type=output_folder,
+        default=ROOT,
+        help="folder in which results/ and graphs/ are made",
+    )
     add("--overwrite", action="store_true", help="do not reuse finished graphs")
     return parser
 
@@ -118,7 +129,7 @@ def figure_parser(
     add = parser.add_argument
     add("-m", "--model", default="toy", help="the model whose results to draw")
     add("--tasks", nargs="+", type=named_task, default=list(tasks), help="those present are drawn")
-    add("--output", type=folder, default=ROOT, help="folder with results/ and graphs/")
+    add("--output", type=output_folder, default=ROOT, help="folder with results/ and graphs/")
     if sizes:
         add(
             "--linear",
@@ -152,12 +163,12 @@ def not_negative(text: str) -> int:
 
 def number_of_steps(text: str) -> int:
     """A number of points of integrated gradients."""
-    return _whole(text, 1, MOST_STEPS)
+    return _whole(text, int(STEPS.least), int(STEPS.most))
 
 
 def seed(text: str) -> int:
     """A seed of random numbers."""
-    return _whole(text, 0, LARGEST_SEED)
+    return _whole(text, int(SEED.least), int(SEED.most))
 
 
 def share(text: str) -> float:
@@ -199,32 +210,32 @@ def named_task(text: str) -> str:
 
 def data_file(text: str) -> Path:
     """A file of pairs that is there."""
-    path = from_home(text)
-    try:
-        if path.is_file():
-            return path
-        problem = (
-            f"{quoted(text, 60)} is not a file"
-            if path.exists()
-            else f"no data at {quoted(str(path))[1:-1]}"
-        )
-    except (OSError, ValueError) as error:
-        problem = f"no data at {quoted(text, 60)}: {getattr(error, 'strerror', None) or error}"
-    raise argparse.ArgumentTypeError(problem[:200])
+    return _checked(lambda: find_file(text))
 
 
 def folder(text: str) -> Path:
     """A folder that is there and can be written to, or can be made."""
     path = from_home(text)
     try:
-        there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        there = next(
+            parent for parent in (path, *path.absolute().parents) if os.path.lexists(parent)
+        )
+        path.exists()  # raises where the name is too long
         path.resolve()
-    except (OSError, ValueError, StopIteration):
+        str(path).encode()  # names are written into files
+    except (OSError, RuntimeError, ValueError, StopIteration):
         raise argparse.ArgumentTypeError(
             f"{quoted(text, 60)} is not the name of a folder"
         ) from None
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise argparse.ArgumentTypeError(f"{there} is not a folder that can be written to")
+    return path
+
+
+def output_folder(text: str) -> Path:
+    """A folder in which results/ and graphs/ are or can be made."""
+    path = folder(text)
+    _checked(lambda: check_folders(path))
     return path
 
 
@@ -247,7 +258,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _checked(check: Callable[[], str]) -> str:
+def _checked(check: Callable[[], T]) -> T:
     try:
         return check()
     except UserError as error:
@@ -262,6 +273,10 @@ def run(main: Callable[[], None]) -> None:
     try:
         if sys.stdout is None:
             fail("standard output is closed; give it a file, or /dev/null", status=1)
+        # Python searches for unused cycles among the half a million objects that the libraries of
+        # models make and keep: a quarter of the time that loading them takes. Here, rarely.
+        gc.set_threshold(100_000, 50, 100)
+        _print_anything()
         if processes.expected() > 1:
             runtime.distributed.start()
         end_between_imports()
@@ -285,6 +300,13 @@ def run(main: Callable[[], None]) -> None:
         _leave(end.code)
     if processes.count() > 1:
         runtime.distributed.stop()
+
+
+def _print_anything() -> None:
+    """Write what a terminal's encoding lacks as escapes: work is not lost for a letter."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def explain(error: Exception) -> tuple[str | None, int]:

@@ -11,6 +11,7 @@ from typing import Unpack
 
 import pandas as pd
 
+from eap.analysis.certificates import Certificate, certify
 from eap.analysis.rankings import Areas, areas
 from eap.analysis.stability import Stability, bootstrap
 from eap.analysis.verdicts import Verdicts, judge
@@ -18,6 +19,7 @@ from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.model.model import Model
+from eap.runtime.ranges import ALPHA, enough_random
 from eap.runtime.resources import ResourceOptions
 
 # The circuit that is judged has at most so many edges, and at most this share of all.
@@ -36,6 +38,7 @@ class StabilityStudy:
         stability: of the ranking, and of a null task's.
         areas: of the ranking.
         verdicts: on the consensus circuit, or (where there is none) the ranking's own.
+        certificate: of the greedy circuit of the size that was judged; None if not asked for.
     """
 
     found_on: Dataset
@@ -43,10 +46,16 @@ class StabilityStudy:
     stability: Stability
     areas: Areas
     verdicts: Verdicts
+    certificate: Certificate | None = None
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """By what follows the task in a file's name: "", "_edges", "_areas", "_verdicts"."""
-        return {
+        """By what follows the task in a file's name: "", "_edges", "_areas", "_verdicts".
+
+        With a certificate, also "_certified".
+        """
+        certified = self.certificate
+        tables = {} if certified is None else {"_certified": certified.to_frame()}
+        return tables | {
             "": self.stability.to_frame(),
             "_edges": edge_table(self.stability),
             "_areas": self.areas.summary(),
@@ -65,6 +74,7 @@ def stability_study(
     sizes: Sequence[int] | None = None,
     n_resamples: int = 50,
     n_random: int = 50,
+    n_subsets: int = 0,
     seed: int = 0,
     expanded_kv: bool = False,
     **resources: Unpack[ResourceOptions],
@@ -80,7 +90,9 @@ def stability_study(
         rule: of integration.
         sizes: of circuits whose stability is measured; None: 1, 2, 5 and 10% of all edges.
         n_resamples: of the examples.
-        n_random: random circuits that the verdicts compare with.
+        n_random: number of random circuits that the verdicts compare with, at least 19.
+        n_subsets: random subsets of the examples by which edges are certified (`eap.certify`); 0:
+            no certificate. It takes a second attribution.
         seed: of all that is drawn.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         **resources: batch_size, memory_budget (bytes), quiet.
@@ -90,6 +102,7 @@ def stability_study(
     """
     if len(dataset) < 2:
         raise UserError("one pair says nothing of how sure a circuit is; use more")
+    n_random = enough_random(n_random, ALPHA)  # before the edges are scored
     halves = [dataset, dataset]
     if len(dataset) >= 4:
         halves = [replace(dataset, examples=dataset.examples[first::2]) for first in (0, 1)]
@@ -109,6 +122,22 @@ def stability_study(
     )
     graph = stability.graph
     circuit = _to_be_judged(stability)
+    certificate = None
+    if n_subsets:
+        certificate = certify(
+            model,
+            halves[0],
+            _judged_size(stability),
+            n_subsets=n_subsets,
+            measured_on=halves[1],
+            seed=seed,
+            method=method,
+            metric=metric,
+            steps=steps,
+            rule=rule,
+            expanded_kv=expanded_kv,
+            **resources,
+        )
     return StabilityStudy(
         found_on=halves[0],
         measured_on=halves[1],
@@ -117,15 +146,21 @@ def stability_study(
         verdicts=judge(
             model, circuit, halves[1], metric=metric, n_random=n_random, seed=seed, **resources
         ),
+        certificate=certificate,
     )
+
+
+def _judged_size(stability: Stability) -> int:
+    """The largest of the sizes within limits, or the first."""
+    limit = min(LARGEST_JUDGED, int(JUDGED_SHARE * stability.graph.n_edges))
+    sizes = [each.size for each in stability.sizes]
+    return max((size for size in sizes if size <= limit), default=sizes[0])
 
 
 def _to_be_judged(stability: Stability) -> Graph:
     """The largest consensus circuit within limits; where none is, the ranking's own circuit."""
-    graph = stability.graph
-    limit = min(LARGEST_JUDGED, int(JUDGED_SHARE * graph.n_edges))
-    within = [own for own in stability.sizes if own.size <= limit] or [stability.sizes[0]]
-    found = max(within, key=lambda own: own.size)
+    graph, size = stability.graph, _judged_size(stability)
+    found = next(each for each in stability.sizes if each.size == size)
     if found.consensus.count_edges():
         return found.consensus
     circuit = graph.greedy(found.size).prune()

@@ -15,6 +15,7 @@ from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph import selection
 from eap.graph.graph import Graph
+from eap.metrics.metric import direction_note, get_metric
 from eap.model.model import Model
 from eap.statistics.measures import normalised, share_errors
 
@@ -48,7 +49,7 @@ def proportional_sizes(proportion: float, n_steps: int, n_edges: int) -> list[in
     return sorted({max(1, largest * step // n_steps) for step in range(1, n_steps + 1)})
 
 
-def random_circuits(
+def greedy_by_random_scores(
     graph: Graph, sizes: Sequence[int], count: int, *, seed: int
 ) -> list[list[Graph]]:
     """For every size, `count` circuits of so many edges (or few more) after pruning.
@@ -113,12 +114,12 @@ def faithfulness_curves(
         loss_random_low and _high (the lowest and the highest of them), and baseline_random and
         corrupted_baseline_random, of the same pairs.
     """
-    chosen = {
+    by_method = {
         name: [circuit.prune() for circuit in graph.greedy_circuits(sizes)]
         for name, graph in graphs.items()
     }
     first = next(iter(graphs.values()))
-    circuits = [circuit for of_method in chosen.values() for circuit in of_method]
+    circuits = [circuit for selected in by_method.values() for circuit in selected]
     options: dict[str, Any] = {
         "metric": metric,
         "batch_size": batch_size,
@@ -136,9 +137,9 @@ def faithfulness_curves(
     }
     bands: dict[str, Any] = {"edges": list(sizes), "total_edges": first.n_edges}
     well_posed = clean.mean() != corrupted.mean()
-    for number, (name, of_method) in enumerate(chosen.items()):
+    for number, (name, selected) in enumerate(by_method.items()):
         of_circuits = values[number * len(sizes) : (number + 1) * len(sizes)]
-        table[f"edges_{name}"] = [circuit.count_edges() for circuit in of_method]
+        table[f"edges_{name}"] = [circuit.count_edges() for circuit in selected]
         table[f"loss_{name}"] = of_circuits.mean(axis=1)
         bands[f"stderr_{name}"] = _standard_error(of_circuits)
         bands[f"stderr_share_{name}"] = (
@@ -146,10 +147,10 @@ def faithfulness_curves(
         )
     if n_random:
         rows = sorted(Random(seed).sample(range(len(dataset)), min(RANDOM_PAIRS, len(dataset))))
-        some = replace(dataset, examples=tuple(dataset.examples[row] for row in rows))
-        drawn = random_circuits(first, sizes, n_random, seed=seed)
+        sample = replace(dataset, examples=tuple(dataset.examples[row] for row in rows))
+        drawn = greedy_by_random_scores(first, sizes, n_random, seed=seed)
         random = [circuit for of_size in drawn for circuit in of_size]
-        of_random = faithfulness(model, random, some, **options).circuits.numpy().mean(axis=1)
+        of_random = faithfulness(model, random, sample, **options).circuits.numpy().mean(axis=1)
         of_random = of_random.reshape(len(sizes), n_random)
         bands["edges_random"] = [np.mean([c.count_edges() for c in of_size]) for of_size in drawn]
         bands["loss_random"] = of_random.mean(axis=1)
@@ -180,12 +181,7 @@ def curve_summary(frame: pd.DataFrame, methods: Sequence[str]) -> str:
 def baseline_note(frame: pd.DataFrame, metric: str) -> str | None:
     """What to know of the baselines before a curve is read; None if nothing."""
     clean, corrupted = frame["baseline"].iloc[0], frame["corrupted_baseline"].iloc[0]
-    distance = metric in ("kl", "js")
-    if clean == corrupted or (clean < corrupted) == distance:
+    if clean == corrupted:
         return None
-    relation = "above" if distance else "below"
-    return (
-        f"note: by {metric}, the clean run ({clean:.3f}) is {relation} the corrupted one "
-        f"({corrupted:.3f}): this model does not do the task, and shares of what lies between the "
-        "two say nothing about it"
-    )
+    note = direction_note(get_metric(metric), clean, corrupted)
+    return note and f"note: {note}"

@@ -1,22 +1,33 @@
 """Figure 2: a small circuit drawn as a graph, layers upwards.
 
-The width of a line is the size of an edge's score, its colour the sign. Lines into a head end at
-the q, k or v that is written in its box.
+The smallest circuit that does the task, by the curve that pareto.py measured, or one of a size of
+your own; the picture says how faithful it is. The width of a line is the size of an edge's score,
+its colour the sign. Lines into a head end at the q, k or v that is written in its box.
 """
+
+from collections.abc import Mapping
 
 import eap_circuits
 from eap import figures
 from eap.errors import UserError
-from eap.figures import style, tables
+from eap.figures import measured, style, tables
 from eap.studies import shell
+
+READABLE_EDGES = 200  # of a picture in which single lines can be told apart
+UNMEASURED_EDGES = 40  # selected where no circuit was measured
 
 
 def main() -> None:
     """Draw results/circuit/<model>/{png,pdf}/<task>_circuit."""
     parser = shell.figure_parser(__doc__, tasks=("ioi",))
-    parser.add_argument(
-        "--edges", type=shell.positive, default=40, help="to select, before pruning"
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--faithfulness",
+        type=float,
+        help="least faithfulness, of which the smallest measured circuit is drawn (default: "
+        f"{measured.DOES_TASK}, if a circuit of up to {READABLE_EDGES} edges has it)",
     )
+    size.add_argument("--edges", type=shell.positive, help="number of edges to select instead")
     parser.add_argument("--graph", default="task", help="scores: vanilla, task or kl")
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)
@@ -26,20 +37,50 @@ def main() -> None:
         except FileNotFoundError as error:
             command = results.command("pareto.py", f"--task {task}")
             raise UserError(f"no {error}; make it with: {command}") from None
-        n = min(args.edges, graph.n_edges)
+        circuits = measured.read_measured(results, f"{task}_{args.graph}", graph)
+        n = args.edges or size_of(circuits, task, args.faithfulness)
+        n = min(n, graph.n_edges)
         circuit = graph.greedy(n).prune()
         if not circuit.count_edges():
             raise UserError(
-                f"no path from the input to the logits among the best {args.edges} edges of "
+                f"no path from the input to the logits among the best {n} edges of "
                 f"{task}; try a larger --edges"
             )
-        counts = f"{circuit.count_edges()} of {circuit.n_edges:,} edges"
+        drawn = circuits.get(n)
         figure = figures.circuit.draw_circuit(
             circuit,
-            title=f"{style.typed_name(task)}: {counts}",
+            title=f"{style.typed_name(task)}: a circuit",
             selection=f"{n} edges selected greedily by magnitude, then pruned",
+            faithfulness=None if drawn is None else (drawn.value, drawn.error),
         )
         style.save_figure(figure, results.folder("circuit"), f"{task}_circuit")
+
+
+def size_of(
+    circuits: Mapping[int, measured.Measured], task: str, faithfulness: float | None
+) -> int:
+    """Edges to select for the smallest circuit that is faithful enough.
+
+    If no faithfulness is asked for, and no circuit that does the task is small enough to be read,
+    the largest measured one that is.
+
+    Raises:
+        UserError: a faithfulness is asked for that no measured circuit has.
+    """
+    minimum = measured.DOES_TASK if faithfulness is None else faithfulness
+    n = measured.smallest_faithful(circuits, minimum)
+    if n is not None and (faithfulness is not None or circuits[n].n_edges <= READABLE_EDGES):
+        return n
+    largest = max(circuits.values(), key=lambda circuit: circuit.value, default=None)
+    known = "none was measured" if largest is None else f"the most has {largest}"
+    if faithfulness is not None:
+        raise UserError(
+            f"no circuit of {task} with a faithfulness of {minimum:g} is known ({known}); give "
+            "--edges, or measure other sizes: pareto.py --sizes"
+        )
+    print(f"note: no circuit of {task} of up to {READABLE_EDGES} edges is known to do the task")
+    readable = [n for n in circuits if 0 < circuits[n].n_edges <= READABLE_EDGES / 2]
+    return max(readable, default=UNMEASURED_EDGES)
 
 
 if __name__ == "__main__":

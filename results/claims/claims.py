@@ -1,15 +1,19 @@
-"""The paper's claims, asked of a model's results: each holds, does not hold, or cannot be told.
+"""The paper's claims, asked of a model's results, beside the published values of GPT-2 small.
 
 Reads what the experiments and compare_real.py have written, as far as it is there, and writes
 results/claims/<model>/csv/claims.csv: the quantity behind each claim, its 95% interval over tasks,
-and the verdict.
+and the verdict; then the published value and whether it replicates: *replicates*, *differs*,
+*inconclusive*, or *new* where the paper says nothing.
 """
 
 import eap_circuits
 
 # isort: split
-from eap.errors import UserError
-from eap.figures import claims, cross_task, style, tables
+from collections.abc import Mapping
+
+import numpy as np
+
+from eap.figures import claims, cross_task, replication, style, tables
 from eap.figures.tables import Table
 from eap.studies import shell
 from eap.studies.catalogue import POINTS_TASKS
@@ -22,14 +26,18 @@ def main() -> None:
     answered: list[claims.Claim] = []
     sources: list[Table] = []
     others = []
+    undone: set[str] = set()
+
+    def posed(tables: Mapping[str, Table]) -> dict[str, Table]:
+        """Of tasks that the model does."""
+        undone.update(task for task, table in tables.items() if not claims.does_task(table))
+        return {task: table for task, table in tables.items() if task not in undone}
 
     # 1. Faithfulness of circuits by size.
     curves = tables.read_tasks(
         results, "pareto", args.tasks, results.command("pareto.py", "--task {task}")
     )
-    posed = {task: table for task, table in curves.items() if does_task(task, table)}
-    if posed:
-        answered += claims.about_curves(posed)
+    answered += claims.about_curves(posed(curves))
     sources += curves.values()
 
     # 2. Agreement with exact values.
@@ -38,6 +46,7 @@ def main() -> None:
         command = results.command("results/real_rank/compare_real.py")
         correlations, of_tasks = tables.read_correlations(results, args.tasks, command)
         overlaps = tables.required_table(results.csv("real_rank", "all-overlap"), command)
+        of_tasks = [task for task in of_tasks if task not in undone]
         answered += claims.about_agreement(correlations, of_tasks, overlaps)
         sources.append(overlaps)
         others.append(correlations_file)
@@ -49,9 +58,22 @@ def main() -> None:
             cross_task.read_square(results, "edge_ious"),
             cross_task.read_faithfulness(results),
         ]
-        nodes, edges, metric = cross_task.align(*squares)
-        shares = cross_task.share_of_own(metric)
-        answered += claims.about_overlap({"node IoU": nodes, "edge IoU": edges}, shares)
+        metric = cross_task.align(*squares)[-1]
+        done = [task for task in claims.tasks_done(metric) if task not in undone]
+        if less := [str(task) for task in metric.index if task not in done]:
+            shell.say(
+                f"left out of overlap: {', '.join(less)}, which the model or the task's own "
+                "circuit hardly does"
+            )
+        if len(done) < claims.FEWEST_TASKS:
+            shell.say(
+                f"left out: overlap of circuits, of which {len(done)} tasks say too little; at "
+                f"least {claims.FEWEST_TASKS} are needed"
+            )
+        else:
+            nodes, edges, metric = cross_task.align(*squares, tasks=done)
+            shares = cross_task.share_of_own(metric)
+            answered += claims.about_overlap({"node IoU": nodes, "edge IoU": edges}, shares)
         sources += squares
 
     # 4. Points of integration.
@@ -62,32 +84,28 @@ def main() -> None:
         for task, path in paths.items()
         if task in args.tasks and path.exists()
     }
-    answered += claims.about_points(of_points)
+    answered += claims.about_points(posed(of_points))
     sources += of_points.values()
 
+    if undone:
+        shell.say(
+            f"left out: {', '.join(sorted(undone))}, where the clean run is no better than the "
+            "corrupted one"
+        )
     # Exact values may be of fewer pairs than the curves: only the model must be one.
     tables.check_one_model(sources)
     if not answered:
-        raise UserError(f"the results of {args.model} say nothing of any claim")
-    frame = claims.to_frame(answered)
+        shell.say(f"the results of {args.model} say nothing of any claim: the table has no row")
+    frame = replication.beside(claims.to_frame(answered))
     path = results.csv("claims", "claims")
     origin = tables.origin_of(sources, results, method="claims of the paper", others=others)
     shell.save_csv(frame, path, origin)
-    for claim in answered:
-        shell.say(
-            f"{claim.verdict:15} {claim.text}: {claim.quantity} {claim.value:.3f} "
-            f"[{claim.low:.3f}, {claim.high:.3f}] over {claim.n_tasks} tasks"
-        )
+    for claim, value, word in zip(
+        answered, frame["published"].tolist(), frame["replication"], strict=True
+    ):
+        known = "" if np.isnan(value) else f"; GPT-2, published: {value:.3f}"
+        shell.say(f"{claim}{known}: {word}")
     shell.say(f"\nwrote {shell.shown(path)}")
-
-
-def does_task(task: str, table: Table) -> bool:
-    """Whether the model does the task, so that a share of what it does says something."""
-    clean, corrupted = table.baselines
-    if clean > corrupted or (table.metric in ("kl", "js") and clean != corrupted):
-        return True
-    shell.say(f"left out: {task}, where the clean run is no better than the corrupted one")
-    return False
 
 
 if __name__ == "__main__":

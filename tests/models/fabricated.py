@@ -13,7 +13,7 @@ import torch
 
 from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.graph.graph import Graph, GraphConfig
-from eap.studies.sweep import random_circuits
+from eap.studies.sweep import greedy_by_random_scores
 
 SMALL = GraphConfig(n_layers=4, n_heads=8, d_model=16, n_kv_heads=8)
 GPT2_SHAPE = GraphConfig(n_layers=12, n_heads=12, d_model=16, n_kv_heads=12)
@@ -145,7 +145,7 @@ def fabricate_real_rank(output: Path, model: str, tasks: Sequence[str]) -> None:
 
 def save_published_graph(graph: Graph, path: Path, *, seed: int = 0) -> None:
     """Write a random circuit as the paper's code does."""
-    chosen = random_circuits(graph, [20], 1, seed=seed)[0][0]
+    chosen = greedy_by_random_scores(graph, [20], 1, seed=seed)[0][0]
     scores = torch.randn(graph.scores.shape, generator=torch.Generator().manual_seed(seed)) ** 3
     scored = replace(chosen, scores=scores)
     nodes = {name: name in scored.nodes_in_graph() for name in (*scored.sender_names, "logits")}

@@ -10,14 +10,14 @@ import pytest
 from running import EXPERIMENTS, ROOT
 
 from eap.data.tasks import TASKS
-from eap.studies.catalogue import FIGURES, STEPS, as_pattern
+from eap.studies.catalogue import FIGURES, STEPS, Run, as_pattern
 from eap.studies.jobs import jobs
 
 ALL = tuple(TASKS)
 RUNS = {
-    "toy": {},
-    "gpt2": {"gpt2_shaped": True},
-    "gpt2-xl": {"large": True, "exact": False},
+    "toy": Run(),
+    "gpt2": Run(gpt2_shaped=True),
+    "gpt2-xl": Run(large=True, exact=False),
 }
 
 
@@ -30,7 +30,7 @@ def test_every_script_of_the_table_is_there_and_every_experiment_is_in_it():
 @pytest.mark.parametrize("model", RUNS)
 def test_what_a_job_reads_was_written_by_one_job_before_it(model):
     written: set[str] = set()
-    for job in jobs(model, ALL, **RUNS[model]):
+    for job in jobs(model, ALL, run=RUNS[model]):
         assert set(job.reads) <= written, job.name
         assert not written & set(job.writes), job.name
         assert not any("{" in path for path in job.writes)
@@ -39,7 +39,7 @@ def test_what_a_job_reads_was_written_by_one_job_before_it(model):
 
 
 def test_the_paths_are_the_published_ones():
-    written = {path for job in jobs("gpt2", ALL, gpt2_shaped=True) for path in job.writes}
+    written = {path for job in jobs("gpt2", ALL, run=RUNS["gpt2"]) for path in job.writes}
     assert {
         "graphs/gpt2/ioi_vanilla.json",
         "graphs/gpt2/real_test/sva_js_real.json",
@@ -58,7 +58,7 @@ def test_the_paths_are_the_published_ones():
 
 def test_every_figure_of_the_paper_has_a_picture():
     assert [f"Figure {n}" for n in range(1, 12)] == [figure.label for figure in FIGURES][:11]
-    planned = [job for run in RUNS.values() for job in jobs("m", ALL, **run)]
+    planned = [job for run in RUNS.values() for job in jobs("m", ALL, run=run)]
     written = [path for job in planned for path in job.writes]
     for figure in FIGURES:
         assert figure.caption.endswith(".")

@@ -1,4 +1,4 @@
-"""Claims by hand-made tables: what holds, what does not, what cannot be told."""
+"""Claims by hand-made tables: what holds, what does not, what is inconclusive."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_closeness_counts_overshoot_as_distance():
     [
         ((0.2, 0.21, 0.19), "holds"),
         ((-0.2, -0.21, -0.19), "does not hold"),
-        ((0.2, -0.2, 0.1), "cannot be told"),
-        ((0.2,), "cannot be told"),
+        ((0.2, -0.2, 0.1), "inconclusive"),
+        ((0.2,), "inconclusive"),
     ],
 )
 def test_a_verdict_is_where_the_interval_lies(values, verdict):
-    claim = claims.over_tasks("c", "q", dict(enumerate(values)))
+    claim = claims.over_tasks("c", "q", values)
     assert claim.verdict == verdict
     assert claim.value == pytest.approx(np.mean(values))
     if len(values) == 3:  # Student's interval by hand: t(0.975, 2) = 4.3027
@@ -51,17 +51,45 @@ def test_curves_that_a_table_lacks_say_nothing():
     assert (claim.value, claim.n_tasks) == (pytest.approx(0.3), 1)
 
 
+def square(values: np.ndarray) -> pd.DataFrame:
+    names = list("abcdefgh")[: len(values)]
+    return pd.DataFrame(values, index=names, columns=names)
+
+
 def test_overlap_that_tells_all_leaves_nothing_unexplained():
     generator = np.random.default_rng(0)
-    names = list("abcdefgh")
-    overlap = pd.DataFrame(generator.random((8, 8)), index=names, columns=names)
+    overlap = square(generator.random((8, 8)))
     (told,) = claims.about_overlap({"edge IoU": overlap}, 2 * overlap + 1)
     assert told.value == pytest.approx(0, abs=1e-12)
     assert told.verdict == "does not hold"
-    other = pd.DataFrame(generator.random((8, 8)), index=names, columns=names)
+    other = square(generator.random((8, 8)))
     (apart,) = claims.about_overlap({"edge IoU": overlap}, other)
     assert apart.verdict == "holds"
-    assert claims.about_overlap({"edge IoU": overlap.iloc[:3, :3]}, other.iloc[:3, :3]) == []
+    assert 0 <= apart.low <= apart.value <= apart.high <= 1
+    assert claims.about_overlap({"edge IoU": overlap.iloc[:5, :5]}, other.iloc[:5, :5]) == []
+
+
+def test_the_interval_of_overlap_is_a_jackknife_over_tasks():
+    """By hand, for one table: adjusted R^2 of all tasks and of all but one."""
+    generator = np.random.default_rng(1)
+    x, y = generator.random((2, 6, 6))
+
+    def unexplained(kept):
+        cells = [(i, j) for i in kept for j in kept if i != j]
+        r = np.corrcoef([x[c] for c in cells], [y[c] for c in cells])[0, 1]
+        return (1 - r**2) * (len(cells) - 1) / (len(cells) - 2)
+
+    tasks = range(6)
+    pseudo = [6 * unexplained(tasks) - 5 * unexplained([t for t in tasks if t != less])
+              for less in tasks]  # fmt: skip
+    assert claims.unexplained_variance([square(x)], square(y)) == pytest.approx(pseudo)
+
+
+def test_tasks_that_the_model_or_its_own_circuit_does_not_do_are_left_out():
+    table = square(np.full((4, 4), 0.5)).assign(baseline=1.0, corrupted_baseline=0.0)
+    table.loc["b", "baseline"] = -0.02  # the clean run is no better than the corrupted one
+    table.loc["c", "c"] = 0.004  # the own circuit is no better
+    assert claims.tasks_done(table) == ["a", "d"]
 
 
 def test_five_points_are_enough_if_more_are_hardly_closer():
@@ -88,3 +116,45 @@ def test_the_script_reads_what_is_there(tmp_path, capfd):
     assert found["verdict"].tolist() == ["holds"]
     assert found["value"][0] == pytest.approx(0.3)
     assert found["n_tasks"].tolist() == [3]
+
+
+def write_squares(folder: Path, n: int, undone: int = 0) -> None:
+    """Curves of one task; n tasks whose overlaps tell faithfulness, the last of them not done."""
+    generator = np.random.default_rng(2)
+    names = ("ioi", "sva", "greater-than", "gender-bias", "hypernymy-comma",
+             "fact-retrieval-comma", "greater-than-price", "greater-than-sequence")[:n]  # fmt: skip
+    overlap = generator.random((n, n))
+    overlap = (overlap + overlap.T) / 2
+    np.fill_diagonal(overlap, 1.0)
+    for study in ("pareto", "jaccard", "cross-task"):
+        (folder / f"results/{study}/toy/csv").mkdir(parents=True)
+    table = curves(**{"EAP": [0.5, 0.6], "EAP-IG": [0.8, 0.9]})
+    table.frame.to_csv(folder / "results/pareto/toy/csv/ioi.csv", index=False)
+    for name in ("node_ious", "edge_ious"):
+        frame = pd.DataFrame(overlap + 0.01 * generator.random((n, n)), names, names)
+        frame.to_csv(folder / f"results/jaccard/toy/csv/{name}.csv")
+    frame = pd.DataFrame(0.1 + 0.8 * overlap + 0.02 * generator.random((n, n)), names, names)
+    frame = frame.assign(baseline=1.0, corrupted_baseline=0.0)
+    for name in names[n - undone :]:
+        frame.loc[name, name], frame.loc[name, "baseline"] = 0.004, -0.02
+    frame.to_csv(folder / "results/cross-task/toy/csv/faithfulness.csv")
+
+
+@pytest.mark.parametrize("undone", [0, 1])
+def test_the_claim_of_overlap_is_over_tasks_that_are_done(tmp_path, capfd, undone):
+    write_squares(tmp_path, 8, undone)
+    assert call("results/claims/claims.py", "--output", tmp_path) == 0
+    said = capfd.readouterr().out
+    assert "does not hold   overlap of circuits" in said
+    assert f"over {8 - undone} tasks" in said
+    assert ("left out of overlap: greater-than-sequence" in said) == bool(undone)
+
+
+def test_one_task_has_a_value_and_no_interval(tmp_path, capfd):
+    write_squares(tmp_path, 5)
+    assert call("results/claims/claims.py", "--output", tmp_path) == 0
+    said = capfd.readouterr().out
+    assert "inconclusive    EAP-IG's circuits" in said
+    assert "0.300 (no interval) over 1 task; GPT-2, published: 0.118: inconclusive\n" in said
+    assert "of which 5 tasks say too little; at least 6 are needed" in said
+    assert "nan" not in said

@@ -8,11 +8,13 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
 from models.tiny import tiny_tokenizer
 from running import ROOT, call, files_below
 
 import eap
 from eap.data.collections.mib import MIB_TASKS, get_mib_task, load_mib, to_pairs
+from eap.data.dataset import DATA
 from eap.errors import UserError
 from eap.statistics.measures import area
 from eap.studies.mib import leaderboard_name, mib_study, published_cells, submission_path
@@ -185,6 +187,58 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
         load_mib("ioi", TOKENIZER, source=tmp_path)
 
 
+@pytest.mark.parametrize("key", [-1, 2, 1.9, True, None, "B", "1"])
+def test_a_choice_is_a_number_of_one(key):
+    row = choice_row([" w5", " w6"], key, [" w7", " w8"], 1)
+    with pytest.raises(UserError, match=r"row 1 is not one of mcqa: .*answerKey is .*0 \.\. 1"):
+        to_pairs(get_mib_task("mcqa"), [row], "rows")
+    whole = choice_row([" w5", " w6"], 1.0, [" w7", " w8"], 0)
+    assert to_pairs(get_mib_task("mcqa"), [whole], "rows")[0]["correct"] == " w6"
+
+
+def test_of_a_folder_of_subsets_the_tasks_own_is_read(tmp_path):
+    for subset in ("2_answer_choices", "4_answer_choices", "10_answer_choices"):
+        write(tmp_path / subset, "train-0.jsonl", CHOICE_ROWS[: 1 + (subset[0] == "4")])
+    assert len(load_mib("mcqa", TOKENIZER, source=tmp_path)) == 2
+    assert len(load_mib("mcqa", TOKENIZER, source=tmp_path / "2_answer_choices")) == 1
+    with pytest.raises(UserError, match=r"several data sets.*10_answer_choices"):
+        load_mib("arc-easy", TOKENIZER, source=tmp_path)
+    (tmp_path / "4_answer_choices" / "train-0.jsonl").unlink()
+    with pytest.raises(UserError, match="give the folder 4_answer_choices"):
+        load_mib("mcqa", TOKENIZER, source=tmp_path)
+
+
+def test_one_split_in_two_formats_is_not_read_twice(tmp_path):
+    write(tmp_path, "train.json", IOI_ROWS)
+    write(tmp_path / ".cache", "train.json", IOI_ROWS)
+    write(tmp_path, "training-notes.json", [{"note": 1}])
+    assert len(load_mib("ioi", TOKENIZER, source=tmp_path)) == 2
+    write(tmp_path, "train.jsonl", IOI_ROWS)
+    with pytest.raises(UserError, match="in two formats"):
+        load_mib("ioi", TOKENIZER, source=tmp_path)
+
+
+def test_one_file_is_not_two_splits(tmp_path, toy_rows):
+    model = eap.load_model("toy", device="cpu")
+    rows = json.loads((toy_rows / "train.json").read_text(encoding="utf8"))
+    write(tmp_path, "rows.json", rows)
+    for name, message in (("rows.json", "one file for two splits"), ("gone.json", "no data at")):
+        with pytest.raises(UserError, match=message):
+            mib_study(model, "ioi", method="EAP", source=tmp_path / name)
+    write(tmp_path, "train.json", rows)
+    with pytest.raises(UserError, match="is of the split 'train', not 'test'"):
+        load_mib("ioi", model.tokenizer, source=tmp_path / "train.json", split="test")
+    marked = [{**row, "split": "train" if i < 5 else "test"} for i, row in enumerate(rows)]
+    write(tmp_path, "marked.json", marked)
+    sizes = {
+        split: len(load_mib("ioi", model.tokenizer, source=tmp_path / "marked.json", split=split))
+        for split in ("train", "test")
+    }
+    assert sizes == {"train": 5, "test": 3}
+    with pytest.raises(UserError, match="no row of the split 'validation'"):
+        load_mib("ioi", model.tokenizer, source=tmp_path / "marked.json", split="validation")
+
+
 # ---- the script ----------------------------------------------------------------------------------
 
 
@@ -246,11 +300,61 @@ def test_the_script_saves_and_says_the_areas(toy_rows, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "options", [("--level", "node"), ("--method", "IFR"), ("--method", "exact")]
-)
-def test_other_methods_and_levels(toy_rows, tmp_path, options):
+    ("options", "name"),
+    [
+        (("--level", "node"), "EAP-IG_nodes"),
+        (("--level", "node", "--free_input"), "EAP-IG_free-input_nodes"),
+        (("--method", "IFR"), "IFR"),
+        (("--method", "EAP", "EAP-IG"), "mean-raw_EAP_EAP-IG"),
+        (("--method", "EAP", "GIM", "--mean", "scaled"), "mean-scaled_EAP_GIM"),
+        (
+            ("--method", "MAttr", "--learning_steps", 2, "--loss", "cmd", "--optimizer", "sgd",
+             "--sizes", "log"),
+            "MAttr_sgd_log_cmd",
+        ),
+        (
+            ("--method", "MAttr", "--learning_steps", 2, "--level", "node", "--loss", "kl"),
+            "MAttr_adam_uniform_kl_nodes",
+        ),
+    ],
+)  # fmt: skip
+def test_other_methods_and_levels(toy_rows, tmp_path, options, name):
     assert run(toy_rows, tmp_path, "--head", 3, "--n_train", 3, *options) == 0
-    assert len([name for name in files_below(tmp_path) if name.endswith("_areas.csv")]) == 1
+    assert (tmp_path / f"results/mib/toy/csv/ioi_{name}_areas.csv").exists()
+
+
+def test_settings_are_the_benchmarks_unless_a_rule_is_given(toy_rows):
+    model = eap.load_model("toy", device="cpu")
+    train = load_mib("ioi", model.tokenizer, source=toy_rows)
+    options = {"source": toy_rows, "head": 2, "quiet": True}
+    for method, level, rule in (
+        ("EAP-IG", "edge", "library"),
+        ("EAP-IG", "node", "paper"),
+        ("EAP-IG-activations", "edge", "paper"),
+    ):
+        found = mib_study(model, "ioi", method=method, level=level, **options)
+        assert found.graph.provenance["settings"] == {"steps": 5, "rule": rule}
+    assert found.areas.n_ranked == found.graph.n_edges
+    chosen = mib_study(model, "ioi", rule="midpoint", steps=2, **options)
+    graph = eap.attribute(model, train, steps=2, rule="midpoint", expanded_kv=True)
+    assert torch.equal(chosen.graph.scores, graph.scores)
+    nodes = mib_study(model, "ioi", level="node", **options)
+    assert nodes.areas.n_ranked == nodes.graph.n_forward
+
+
+def test_nine_circuits_can_be_submitted_instead_of_scores(toy_rows, tmp_path):
+    sent = tmp_path / "sent"
+    options = ("--method", "EAP", "--files", "nine", "--submission", sent)
+    assert run(toy_rows, tmp_path, "--head", 2, *options) == 0
+    names = ["0.1", "0.2", "0.5", "1", "2", "5", "10", "20", "50"]
+    assert files_below(sent) == {f"ioi_toy/{name}.json" for name in names}
+    ranking = eap.Graph.load(tmp_path / "graphs/toy/mib_ioi_EAP.json")
+    for name in names:
+        circuit = eap.Graph.load(sent / f"ioi_toy/{name}.json")
+        n = int(float(name) / 100 * ranking.n_edges)
+        expected = ranking.top_n(n, by="helpful").prune()
+        assert circuit.count_edges() <= n
+        assert torch.equal(circuit.in_graph, expected.in_graph)
 
 
 def test_bad_input_ends_in_one_line(toy_rows, tmp_path, capsys):
@@ -271,16 +375,48 @@ def test_a_ranking_is_of_the_train_split_and_its_areas_of_the_other(toy_rows):
 
 
 def test_published_cells_are_those_of_the_model_and_task():
-    found = published_cells("ioi", "openai-community/gpt2").set_index("method")
-    assert found.loc["EAP-IG inputs, 5 steps (edges)", "CPR"] == 1.85
-    assert found.loc["exact (edges)", "CMD"] == 0.02
-    assert published_cells("mcqa", "google/gemma-2-2b").set_index("method")["CPR"].to_dict() == {
-        "random (edges)": 0.32,
-        "EAP-IG inputs, 5 steps (edges)": 1.64,
-        "EAP-IG (nodes)": 1.71,
-        "GIM (nodes)": 1.55,
+    found = published_cells("ioi", "openai-community/gpt2").set_index(["method", "level"])
+    assert found.loc[("EAP-IG inputs (5 steps)", "edge"), "CPR"] == 1.85
+    assert found.loc[("exact", "edge"), "CMD"] == 0.02
+    assert found.loc[("EAP", "node"), "CMD"] == 0.38
+    assert found["read_in"].str.contains("2504.13151").all()
+    gemma = published_cells("mcqa", "google/gemma-2-2b").set_index(["method", "level"])
+    assert gemma["CPR"].dropna().to_dict() == {
+        ("random", "edge"): 0.32,
+        ("EAP-IG inputs (5 steps)", "edge"): 1.64,
+        ("EAP-IG (5 steps)", "node"): 1.71,
+        ("GIM", "node"): 1.55,
     }
+    assert gemma["CMD"].dropna().to_dict() == {
+        ("EAP-IG inputs (5 steps)", "edge"): 0.06,
+        ("EAP", "edge"): 0.08,
+        ("EAP-IG activations (5 steps)", "edge"): 0.07,
+    }
+    assert gemma["differs"].str.contains("norm after attention").all()
+    activations = gemma.loc[("EAP-IG activations (5 steps)", "edge"), "differs"]
+    assert activations.startswith("there every run credits all edges")
     assert published_cells("ioi", "toy").empty
+
+
+def test_addition_and_subtraction_are_told_apart():
+    llama = "meta-llama/Llama-3.1-8B"
+    assert published_cells("arithmetic-addition", llama).empty
+    found = published_cells("arithmetic-subtraction", llama).set_index(["method", "level"])
+    assert found.loc[("EAP", "edge"), ["CPR", "CMD"]].tolist() == [0.55, 0.01]
+    assert found.loc[("EAP-IG activations (5 steps)", "edge"), "CMD"] == 0
+
+
+def test_every_published_number_says_where_it_was_read():
+    document = json.loads((DATA / "published" / "mib.json").read_text(encoding="utf8"))
+    keys = set()
+    for row in document["rows"]:
+        assert row["read_in"] in document["sources"]
+        assert row["level"] in ("edge", "node")
+        for cell in row["cells"]:
+            key = (row["measure"], row["method"], row["level"], cell, row["read_in"])
+            assert key not in keys
+            keys.add(key)
+    assert sum(key[0] == "CMD" for key in keys) == 42
 
 
 def test_the_leaderboards_names(tmp_path):

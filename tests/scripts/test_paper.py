@@ -102,7 +102,7 @@ def gpt2_shaped(tmp_path_factory):
             "pareto": "--sizes 30 200 1000 --n_random 1",
             "exact": "--verify 60 --sample 20 --exact_head 1 --sizes 30 200",
             "ig_test": "--sizes 100",
-            "stability": "--sizes 100 --n_resamples 5 --n_random 5",
+            "stability": "--sizes 100 --n_resamples 5 --n_random 19",
         },
     }
     tasks = "ioi, greater-than, greater-than-price"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import eap
 from eap.data import reading
 from eap.errors import UserError
 from eap.runtime.home import from_home
-from eap.studies import paths
+from eap.studies import paths, shell
 
 MODEL = {"weights_sha256": "1" * 64, "settings_sha256": "2" * 64}
 OTHER = {"weights_sha256": "3" * 64, "settings_sha256": "2" * 64}
@@ -124,11 +125,35 @@ def test_a_record_that_cannot_be_read_is_made_anew(tmp_path):
     assert files_below(tmp_path) == {"results/toy/model.json"}
 
 
+@pytest.mark.parametrize("name", ["results", "graphs", "results/m", "graphs/m", "results/pareto/m"])
+def test_a_file_where_results_will_be_is_found_before_there_are_any(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    paths.check_folders(tmp_path, "some/m")
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=f"{name} is no folder"):
+        paths.check_folders(tmp_path, "some/m")
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(tmp_path / name)
+    with pytest.raises(UserError, match="is no folder"):
+        paths.check_folders(tmp_path, "some/m")
+
+
+def test_an_output_that_can_be_no_folder_is_refused_with_the_arguments(tmp_path):
+    loop, nowhere = tmp_path / "loop", tmp_path / "nowhere"
+    loop.symlink_to(loop)
+    nowhere.symlink_to(tmp_path / "gone")
+    (tmp_path / "graphs").write_text("x")
+    for given in (loop, loop / "below", nowhere, tmp_path, "a\0b", "x" * 300, "bad-\udcff"):
+        with pytest.raises(argparse.ArgumentTypeError) as error:
+            shell.output_folder(str(given))
+        assert len(str(error.value)) < 300
+
+
 def test_names_files_and_provenance_need_no_torch():
     code = (
         "import sys\n"
         "import eap\n"
-        "from eap.studies import paths, provenance\n"
+        "from eap.studies import paths, shell, provenance\n"
         "from eap.runtime import processes, progress\n"
         "assert processes.count() == 1\n"
         "assert not {'torch', 'transformers', 'transformer_lens'} & set(sys.modules)\n"

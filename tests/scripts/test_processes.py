@@ -102,7 +102,7 @@ def test_a_bootstrap_is_the_same_to_the_byte(tmp_path):
     for n in (2, 3):
         for rank in range(n):
             found = np.load(tmp_path / str(n) / f"{rank}.npz")
-            for name in ("frequencies", "nulls", "jaccard"):
+            for name in ("frequencies", "nulls", "jaccard", "votes", "of_nodes"):
                 assert found[name].tobytes() == expected[name].tobytes(), (n, rank, name)
             assert found["again"].tobytes() == found["learned"].tobytes()
             for name in ("scores", "gram", "learned"):  # sums in another order

@@ -88,12 +88,12 @@ def test_an_argument_is_refused_without_loading_a_model_library():
         (("--model", "/"), "cannot name files"),
         (("--task", "mine"), "unknown task 'mine'"),
         (("--drop_unfit",), "there is no --data"),
-        (("--data", ""), "is not a file"),
-        (("--data", "/"), "'/' is not a file"),
-        (("--data", "/dev/null"), "'/dev/null' is not a file"),
-        (("--data", "x" * 300), "no data at"),
-        (("--data", "a\0b"), "no data at"),
-        (("--data", "https://example.org/x.csv"), "no data at"),
+        (("--data", ""), "is empty"),
+        (("--data", "/"), "'/' is a folder"),
+        (("--data", "/dev/null"), "'/dev/null' is not a regular file"),
+        (("--data", "x" * 300), "cannot be read"),
+        (("--data", "a\0b"), "is no file name"),
+        (("--data", "https://example.org/x.csv"), "is an address"),
         (("--output", "a\0b"), "is not the name of a folder"),
         (("--output", "/dev/null"), "is not a folder"),
     ],
@@ -184,6 +184,16 @@ def test_a_full_output_ends_in_one_line():
         assert status == 1, (code, err)
         assert "No space left on device" in err
         assert len(err.splitlines()) == 1, err
+
+
+def test_work_is_not_lost_for_a_letter_that_a_terminal_lacks(tmp_path):
+    output = tmp_path / "gr\u00f6\u00dfe-\u6771"
+    code = f"from eap.studies import shell; shell.run(lambda: shell.say({str(output)!r} + ' done'))"
+    command = [sys.executable, "-c", code]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.endswith("-\\u6771 done\n")
 
 
 def test_a_closed_output_ends_in_one_line():

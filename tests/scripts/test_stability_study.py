@@ -13,13 +13,15 @@ from eap.data.collections import known_circuits
 from eap.errors import UserError
 from eap.studies.stability import stability_study
 
-QUICK = ("--n_resamples", 6, "--n_random", 12, "--sizes", 30, 90)
+QUICK = ("--n_resamples", 6, "--n_random", 20, "--sizes", 30, 90)
 FOLDER = "results/stability/toy/csv"
 
 
 def test_a_known_circuit_passes_everything():
     known = known_circuits.load("induction")
-    study = stability_study(known.model, known.dataset, sizes=[5], n_resamples=10, n_random=30)
+    study = stability_study(
+        known.model, known.dataset, sizes=[5], n_resamples=10, n_random=30, n_subsets=100
+    )
     assert study.found_on.examples == known.dataset.examples[0::2]
     assert study.measured_on.examples == known.dataset.examples[1::2]
     tables = study.tables()
@@ -30,6 +32,9 @@ def test_a_known_circuit_passes_everything():
     assert study.verdicts["sufficiency"].word == "sufficient"
     assert tables["_areas"]["area"].tolist() == ["CPR", "CMD", "accuracy"]
     # 5 of 75 edges: the circuit is whole from 10% on.
+    certified = tables["_certified"]
+    assert set(certified["name"]) - {"a0.h0", "a1.h0"} == set(known.circuit.edge_names())
+    assert study.certificate.faithfulness.normalised == pytest.approx([1, 1], abs=1e-5)
     assert study.areas.helpful.faithfulness[-4:] == pytest.approx([1, 1, 1, 1])
 
 
@@ -41,7 +46,7 @@ def test_too_few_pairs_are_refused():
 
 def test_few_pairs_are_not_halved():
     known = known_circuits.load("xor")
-    study = stability_study(known.model, known.dataset.head(3), sizes=[7], n_random=10)
+    study = stability_study(known.model, known.dataset.head(3), sizes=[7], n_random=20)
     assert len(study.found_on) == len(study.measured_on) == 3
 
 
@@ -99,7 +104,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     for options, said in (
         (("--task", "nothing"), "unknown task 'nothing'"),
         (("--sizes", 10**7), "cannot select 10000000 edges"),
-        (("--n_resamples", 1), "at least 2"),
+        (("--n_resamples", 1), "n_resamples is 1; it must be a whole number from 2"),
         (("--head", 1), "one pair"),
     ):
         status = call(

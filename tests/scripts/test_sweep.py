@@ -8,7 +8,7 @@ import pytest
 
 from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
-from eap.studies.sweep import pareto_sizes, random_circuits
+from eap.studies.sweep import greedy_by_random_scores, pareto_sizes
 
 CONFIG = GraphConfig(n_layers=3, n_heads=3, d_model=8, n_kv_heads=3)
 
@@ -20,10 +20,10 @@ def test_sizes_that_are_given_are_taken_in_order():
         pareto_sizes(1001, 500, [30, 501])
 
 
-def test_random_circuits_are_as_small_as_their_size_allows():
+def test_greedy_by_random_scores_are_as_small_as_their_size_allows():
     graph = Graph.from_config(CONFIG)
     sizes = [5, 20, 60, graph.n_edges]
-    drawn = random_circuits(graph, sizes, 3, seed=0)
+    drawn = greedy_by_random_scores(graph, sizes, 3, seed=0)
     assert [len(of_size) for of_size in drawn] == [3] * len(sizes)
     for n, of_size in zip(sizes, drawn, strict=True):
         for circuit in of_size:
@@ -35,7 +35,7 @@ def test_random_circuits_are_as_small_as_their_size_allows():
     for of_one_order in zip(*drawn, strict=True):
         for small, large in pairwise(of_one_order):
             assert not (small.in_graph & ~large.in_graph).any()
-    again = random_circuits(graph, sizes, 3, seed=0)
+    again = greedy_by_random_scores(graph, sizes, 3, seed=0)
     for circuit, same in zip(chain(*drawn), chain(*again), strict=True):
         assert circuit.in_graph.equal(same.in_graph)
     assert not drawn[0][0].in_graph.equal(drawn[0][1].in_graph)

@@ -277,3 +277,19 @@ def test_dark_and_light_are_told_apart_and_the_curve_is_drawn(show):
     page.click("#theme")
     assert page.evaluate(colour) != light
     assert "0.1 at 5 edges to 1.02 at 80" in page.locator("#curve svg").get_attribute("aria-label")
+
+
+def test_the_page_says_how_faithful_its_circuit_is_and_opens_with_one_that_does_the_task(show):
+    graph = scored()
+    sizes = {n: graph.greedy(n).prune().count_edges() for n in SIZES}
+    curve = {sizes[10]: 0.3, sizes[20]: (0.7, 0.02), sizes[40]: (0.85, None)}
+    page = show(graph, sizes=SIZES, curve=curve)
+    assert "40 selected" in page.inner_text("#size-text")
+    for position, words in (
+        (1, "faithfulness 0.3, does not do the task alone"),
+        (2, "faithfulness 0.7 ± 0.02 (standard error), does not do the task alone"),
+        (3, "faithfulness 0.85"),
+        (4, "faithfulness not measured"),
+    ):
+        move(page, position)
+        assert page.inner_text("#status").endswith(words)

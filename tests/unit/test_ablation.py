@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import pytest
 import torch
-from models.tiny import random_examples
+from models.tiny import random_examples, tiny_bridge
 from reference import oracle, twins
 from reference.oracle import Float64, metric_of
 from reference.split_run import shape_of
@@ -159,10 +159,38 @@ def test_a_mean_names_what_it_is_over():
     assert graph.provenance["ablation"] == {
         "name": "mean",
         "prompts": "clean prompts of random",
-        "tokens_sha256": None,
+        "tokens_sha256": data.tokens_sha256,
         "n_prompts": 3,
         "per_position": False,
+        "model": {"name": model.name, **model.source},
     }
+
+
+def test_means_over_other_prompts_of_one_data_set_are_told_apart():
+    """As parts of a data set are made, by `dataclasses.replace`."""
+    data = replace(dataset_of(EXAMPLES), provenance={"source": "one.csv"})
+    first, second = (
+        eap.Mean.over_dataset(twins.load("gpt2"), replace(data, examples=data.examples[part]))
+        for part in (slice(0, 2), slice(1, 3))
+    )
+    assert first.provenance() != second.provenance()
+
+
+def test_a_mean_of_another_model_is_refused():
+    other = eap.from_bridge(tiny_bridge("gpt2", seed=1), name="other")
+    ablation = eap.Mean.over_dataset(other, dataset_of(EXAMPLES))
+    for family in ("gpt2", "neox"):
+        with pytest.raises(eap.UserError, match="activations of other"):
+            eap.attribute(twins.load(family), dataset_of(EXAMPLES), ablation=ablation)
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+def test_a_mean_per_position_needs_prompts_of_its_length_in_every_batch(batch_size):
+    pairs = random_examples([6, 4, 6], [2, 2, 2])
+    model = twins.load("gpt2")
+    means = eap.Mean.over_dataset(model, dataset_of([pairs[0], pairs[2]]), per_position=True)
+    with pytest.raises(eap.UserError, match="6 positions, and a prompt has 4"):
+        eap.attribute(model, dataset_of(pairs), ablation=means, batch_size=batch_size)
 
 
 @pytest.mark.parametrize(
@@ -226,3 +254,15 @@ def test_an_ablation_of_ones_own_is_a_class():
     assert eap.attribute(model, data, ablation=Halfway()).provenance["ablation"] == {
         "name": "halfway"
     }
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+def test_a_mean_of_other_positions_is_refused_whatever_the_batch_size(batch_size):
+    model = twins.load("gpt2")
+    mean = eap.Mean.over_dataset(model, dataset_of(EQUALLY_LONG), per_position=True)
+    n = len(EQUALLY_LONG[0].clean)
+    shorter = random_examples([n, n - 2], [1, 1], seed=3)
+    with pytest.raises(
+        eap.UserError, match=f"this mean has {n} positions, and a prompt has {n - 2}"
+    ):
+        eap.attribute(model, dataset_of(shorter), ablation=mean, batch_size=batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import pytest
@@ -129,3 +130,11 @@ def test_a_save_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path):
         replace(graph, provenance={"model": object()}).save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pt", ".safetensors"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
+    path = tmp_path / f"graph{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="not a regular file"):
+        Graph.load(path)

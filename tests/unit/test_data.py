@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -158,7 +159,7 @@ def test_list_columns_are_parsed_and_never_evaluated(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("task", "text", "message"),
     [
-        ("ioi", "clean,correct,incorrect\na,b,c\n", "no column corrupted"),
+        ("ioi", "clean,correct_idx\na,3\n", "no column corrupted"),
         ("ioi", "", "not a CSV"),
         ("ioi", HEADER, "no rows"),
         ("ioi", b"clean,corrupted\n\xff\xfe,b\n", "not UTF-8"),
@@ -242,8 +243,10 @@ def test_a_group_computes_all_that_differs(examples):
 
 
 def test_a_batch_size_below_one_is_refused():
-    with pytest.raises(UserError, match="at least 1"):
-        plan_batches([Example((1,), (2,), (1,), (2,))], 0)
+    for size in (0, -1, 2.0, True, "2"):
+        with pytest.raises(UserError, match="whole number from 1"):
+            plan_batches([Example((1,), (2,), (1,), (2,))], size)
+    assert plan_batches([Example((1,), (2,), (1,), (2,))], np.int64(2)) == [(0,)]
 
 
 @pytest.mark.parametrize("verb", ["attribute", "evaluate_baselines", "patch_edges", "patch_nodes"])
@@ -257,6 +260,56 @@ def test_what_is_no_data_set_and_what_is_no_model_is_refused(verb):
     for wrong in ("toy", None, model.bridge):
         with pytest.raises(UserError, match=r"eap\.load_model"):
             run(wrong, dataset)
+
+
+T = torch.tensor
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ([5, 6, 7], [5, 9, 7], [3], [4]),
+        (T([5, 6, 7]), T([[5, 9, 7]]), T([3]), T(4)),
+        (np.array([5, 6, 7]), np.array([5.0, 9.0, 7.0]), np.int64(3), 4),
+    ],
+)
+def test_an_example_made_by_hand_holds_plain_ids(parts):
+    made = Example(*parts)
+    assert made == Example((5, 6, 7), (5, 9, 7), (3,), (4,))
+    assert all(type(i) is int for part in vars(made).values() for i in part)
+    assert hash(made)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("[5, 6, 7]", (5, 9, 7), (3,), (4,)),
+        ((5, 6, 7), (5, 9, 7), (3,), T([-4])),
+        ((5, 6, 7), (5, 9, 7), (3,), ("b",)),
+        ((5, 6, 7), (5, 9, 7.5), (3,), (4,)),
+        ((5, 6, 7), (5, 9, 7), (True,), (4,)),
+        ((5, 6, 7), (5, 9, 7), ((3, 4),), (4,)),
+        (((5, 6), (7, 8)), (5, 9, 7), (3,), (4,)),
+    ],
+)
+def test_an_example_of_what_is_no_ids_is_refused(parts):
+    with pytest.raises(UserError, match=" of the example "):
+        Example(*parts)
+
+
+def test_a_data_set_is_a_sequence_that_prints_in_one_line(tokenizer):
+    dataset = load_dataset("ioi", tokenizer, head=7)
+    assert [*dataset] == [*dataset.examples]
+    assert dataset[2] is dataset.examples[2]
+    part = dataset[1:4]
+    assert part.examples == dataset.examples[1:4]
+    assert part.provenance["pairs"] == 3
+    assert part.provenance["tokens_sha256"] == part.tokens_sha256 != dataset.tokens_sha256
+    assert repr(dataset) == f"<Dataset {dataset.summary()}>"
+    assert len(repr(dataset[:1])) < 200
+    for n in (np.int64(3), np.uint8(3), 3):
+        assert len(dataset.head(n)) == 3
+    assert isinstance(Dataset("x", list(dataset)).examples, tuple)
 
 
 def test_a_data_set_of_examples_has_a_hash_of_its_tokens():

@@ -289,7 +289,7 @@ def test_half_precision_scores_resemble_those_of_float32(family, dtype):
 
 def test_a_metric_of_ones_own_is_attributed_like_a_named_one():
     model, dataset = twins.load("gpt2"), dataset_of(EXAMPLES)
-    own = eap.Metric("mine", PACKAGE_METRICS["logit_diff"].function)
+    own = eap.Metric("mine", PACKAGE_METRICS["logit_diff"].function, higher_is_better=True)
     one, other = (eap.attribute(model, dataset, metric=metric) for metric in (own, "logit_diff"))
     assert_close(one.scores, other.scores, 1e-6)
 
@@ -306,14 +306,17 @@ def test_a_memory_budget_changes_batches_but_not_scores():
         ({"metric": "logitdiff"}, "unknown metric 'logitdiff'; known are logit_diff"),
         ({"method": "ACDC"}, "unknown method 'ACDC'; known are EAP, EAP-IG"),
         ({"rule": "simpson"}, "unknown rule 'simpson'; known are paper, library, midpoint"),
-        ({"steps": 0}, "at least 1"),
-        ({"batch_size": 0}, "must be at least 1"),
-        ({"batch_size": -3}, "must be at least 1"),
+        ({"steps": 0}, "steps is 0; it must be"),
+        ({"batch_size": 0}, "it must be a whole number from 1"),
+        ({"batch_size": -3}, "it must be a whole number from 1"),
         ({"memory_budget": 1000}, "too small"),
         ({"metric": "accuracy"}, "accuracy has no gradient"),
         ({"metric": "kl", "method": "EAP"}, "zero at the clean input"),
         ({"metric": "js", "steps": 1}, "zero at the clean input"),
-        ({"metric": eap.Metric("mean", lambda x, y, a: x.mean())}, "one value per example"),
+        (
+            {"metric": eap.Metric("mean", lambda x, y, a: x.mean(), higher_is_better=True)},
+            "one value per example",
+        ),
     ],
 )
 def test_what_cannot_be_attributed_is_refused_in_one_line(arguments, message):

@@ -285,7 +285,7 @@ def test_any_token_may_be_in_a_prompt_that_is_shorter_than_others():
     ("arguments", "message"),
     [
         ({"metrics": ["nll"]}, "unknown metric 'nll'; known are"),
-        ({"batch_size": 0}, "must be at least 1"),
+        ({"batch_size": 0}, "it must be a whole number from 1"),
         ({"memory_budget": 10}, "too small"),
     ],
 )

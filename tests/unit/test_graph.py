@@ -6,13 +6,15 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from models.graphs import CONFIGS, GPT2, GPT2_XL, PYTHIA, SMALL, SMOLLM2, graphs
 from reference import twins
 from reference.named import named_edges, receivers_of_node
 from reference.split_run import Shape, existing_edges, receiver_names, sender_names
 
 from eap import Graph, GraphConfig, UserError
+from eap.graph.contents import receiver_of
 
 # ---- names, order, counts ------------------------------------------------------------------------
 
@@ -92,17 +94,62 @@ def test_what_is_no_edge_is_refused_by_name(name):
 
 
 @given(graphs())
-def test_nodes_in_graph_are_those_with_an_edge(graph):
-    expected = set()
-    for sender, receiver in named_edges(graph.in_graph, graph):
-        expected.add(sender)
-        expected |= {
-            node
-            for node in (*graph.sender_names, "logits")
-            if receiver in receivers_of_node(graph, node)
-        }
+def test_nodes_in_graph_are_those_that_send_and_the_logits(graph):
+    edges = named_edges(graph.in_graph, graph)
+    expected = {sender for sender, _ in edges} | {"logits" for _, end in edges if end == "logits"}
     assert graph.nodes_in_graph() == expected
     assert graph.count_nodes() == len(expected)
+
+
+@settings(max_examples=200)
+@given(graphs())
+def test_every_node_of_a_pruned_circuit_has_a_way_in_and_out(graph):
+    circuit = graph.prune()
+    edges = named_edges(circuit.in_graph, circuit)
+    reaches = {node: set() for node in circuit.nodes_in_graph()}
+    for sender, receiver in edges:
+        for node in reaches:
+            if receiver in receivers_of_node(circuit, node):
+                reaches[sender].add(node)
+
+    def behind(start):
+        found, todo = set(), [start]
+        while todo:
+            node = todo.pop()
+            found.add(node)
+            todo += reaches[node] - found
+        return found
+
+    for node in reaches:
+        assert node in behind("input")
+        assert "logits" in behind(node)
+    # Every edge has its ends there, and nothing on a way from the input to the logits was lost.
+    for sender, receiver in edges:
+        assert sender in reaches
+        assert any(receiver in receivers_of_node(circuit, node) for node in reaches)
+    assert torch.equal(circuit.prune().in_graph, circuit.in_graph)
+
+
+@given(CONFIGS, st.integers(0, 10_000), st.floats(0.05, 0.6))
+def test_shared_keys_and_values_count_the_nodes_of_one_key_and_value_a_head(config, seed, density):
+    whole = Graph.from_config(replace(config, expanded_kv=False))
+    random = torch.rand(whole.scores.shape, generator=torch.Generator().manual_seed(seed))
+    shared = whole.with_edges((random < density) & whole.edge_exists)
+    one_each = Graph.from_config(replace(config, expanded_kv=True))
+    in_graph = torch.zeros_like(one_each.in_graph)
+    # The columns of a head's q, k and v (an MLP's is there three times) are those it shares.
+    own, theirs = (receiver_of(g.config)[1:] for g in (one_each, shared))
+    in_graph[:, own] = shared.in_graph[:, theirs]
+    in_graph[:, -1] = shared.in_graph[:, -1]
+    one_each = one_each.with_edges(in_graph)
+    assert shared.nodes_in_graph() == one_each.nodes_in_graph()
+    pruned, one_each = shared.prune(), one_each.prune()
+    assert pruned.nodes_in_graph() == one_each.nodes_in_graph()
+    # An edge into a shared key is drawn once for each head that sends: the other graph's edges.
+    assert pruned.to_networkx().number_of_edges() == one_each.count_edges()
+    assert set(pruned.to_networkx().edges(keys=True)) == set(
+        one_each.to_networkx().edges(keys=True)
+    )
 
 
 def test_graphs_are_frozen_and_selections_make_new_ones():

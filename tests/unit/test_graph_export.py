@@ -72,7 +72,10 @@ def test_the_table_says_what_is_known():
 @given(graphs())
 def test_the_network_has_the_circuits_nodes_and_edges(graph):
     network = graph.to_networkx()
-    assert set(network) == graph.nodes_in_graph()
+    # What sends nothing is there only as the end of an edge that goes no further.
+    ends = {node for node, degree in network.out_degree() if degree == 0 and node != "logits"}
+    assert set(network) - ends == graph.nodes_in_graph()
+    assert set(graph.prune().to_networkx()) == graph.prune().nodes_in_graph()
     assert {edge for *_, edge in network.edges(data="edge")} == set(graph.edge_names())
     for *_, edge in network.edges(data=True):
         assert edge["score"] == graph.score(edge["edge"])
@@ -84,7 +87,10 @@ def test_an_edge_into_a_shared_key_reaches_every_head_of_the_circuit_that_reads_
     edges = ("input->a0.kv1<k>", "input->a0.h0<q>", "a0.h0->logits", "a0.h3->logits")
     circuit = replace(circuit_of(config, *edges), node_scores=torch.arange(6.0))
     network = circuit.to_networkx()
-    assert set(network["input"]) == {"a0.h0", "a0.h2", "a0.h3"}
+    # Head 2 reads the key, too, and sends nothing.
+    assert set(network["input"]) == {"a0.h0", "a0.h3"}
+    dead_end = circuit_of(config, "input->a0.kv1<k>").to_networkx()
+    assert set(dead_end["input"]) == {"a0.h2", "a0.h3"}
     assert network.nodes["a0.h3"] == {"kind": "head", "layer": 0, "score": 4.0}
     assert network.nodes["logits"] == {"kind": "logits", "layer": 1}
     assert set(network["input"]["a0.h3"]) == {"k"}

@@ -17,9 +17,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import eap
-from eap.model import loading
+from eap.model import checking, loading
 from eap.model.directory import TOY_MODEL
-from eap.model.loading import load_config
 
 TEXT = "The war lasted from the year 1732 to the year 17"
 
@@ -201,7 +200,6 @@ def test_a_hugging_face_model_is_no_bridge_and_a_bridge_no_name():
 @pytest.mark.parametrize("name", ["", " ", "a\0b", "x" * 5000, "~nobody-here/x", "a b c"])
 def test_a_name_that_is_none_is_refused_in_one_line(name):
     refusal(lambda: eap.load_model(name))
-    refusal(lambda: load_config(name))
 
 
 # ---- positions -----------------------------------------------------------------------------------
@@ -228,8 +226,8 @@ def test_prompts_longer_than_the_model_takes_are_refused_with_both_numbers(famil
 def test_windows_longer_than_the_usual_prompt_are_compared_too(monkeypatch):
     """With 12 positions a window of 20 would not be seen."""
     calls: list[torch.Size] = []
-    run = loading.run_tokens
-    monkeypatch.setattr(loading, "run_tokens", lambda m, t: calls.append(t.shape) or run(m, t))
+    run = checking.run_tokens
+    monkeypatch.setattr(checking, "run_tokens", lambda m, t: calls.append(t.shape) or run(m, t))
     eap.from_bridge(bridge_of(tiny_hf("mistral", sliding_window=20)))
     assert calls == [(2, 24)]
 
@@ -302,7 +300,6 @@ def test_nothing_that_comes_with_a_model_is_run(tmp_path, monkeypatch):
     edit(remote / "config.json", model_type="mine", auto_map={"AutoConfig": "mine.MyConfig"})
     (remote / "mine.py").write_text("import os; os.mkdir('ran')\n")
     refusal(lambda: eap.load_model(remote))
-    refusal(lambda: load_config(str(remote)))
     tokens = save(tmp_path / "tokens")
     edit(
         tokens / "tokenizer_config.json",
@@ -313,8 +310,3 @@ def test_nothing_that_comes_with_a_model_is_run(tmp_path, monkeypatch):
     with contextlib.suppress(eap.UserError):
         eap.load_model(tokens, device="cpu")
     assert not (tmp_path / "ran").exists()
-
-
-def test_the_size_of_a_model_is_read_without_it(tmp_path):
-    assert load_config(str(save(tmp_path / "m"))) == (2, 4)
-    refusal(lambda: load_config(str(tmp_path)))

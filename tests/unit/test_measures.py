@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.tiny import random_examples
 from reference import twins
-from reference.mib_areas import area_of_ranking
+from reference.mib_areas import area_of_nodes, area_of_ranking
 
 import eap
 from eap.analysis.rankings import areas
 from eap.errors import UserError
-from eap.statistics import measures
+from eap.statistics import intervals
 from eap.statistics.measures import SHARES, area, auroc, circuit_sizes, normalised, share_errors
 
 # ---- areas ---------------------------------------------------------------------------------------
@@ -66,32 +66,45 @@ def test_as_many_values_as_shares_are_needed():
 
 def test_an_interval_of_equal_examples_is_a_point():
     values = np.linspace(0, 1, 10)[:, None].repeat(6, axis=1)
-    found = measures.interval_of_shares(values, np.ones(6), np.zeros(6), area)
+    found = intervals.interval_of_shares(values, np.ones(6), np.zeros(6), area)
     assert found.low == pytest.approx(found.value)
     assert found.high == pytest.approx(found.value)
 
 
 def test_a_ratio_whose_parts_vary_together_has_a_narrow_interval():
     """Examples of very different size that all have the same share: the interval is a point."""
-    clean = np.array([1.0, 10.0, 100.0, 3.0])
+    clean = np.array([1.0, 10.0, 100.0, 3.0, 20.0])
     values = np.outer(np.full(10, 0.6), clean)
-    found = measures.interval_of_shares(values, clean, np.zeros(4), area)
+    found = intervals.interval_of_shares(values, clean, np.zeros(5), area)
     assert found.value == pytest.approx(0.6 * 0.999)
     assert found.high - found.low == pytest.approx(0, abs=1e-12)
 
 
-def test_an_interval_covers_the_standard_error_of_a_mean():
-    values = np.random.default_rng(0).normal(size=(1, 400))
-    found = measures.interval_of_means(values, lambda means: means[..., 0], n_resamples=4000)
-    error = values.std(ddof=1) / 20
-    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.08)
+def test_an_interval_of_decisions_is_students_in_the_middle_and_clopper_pearsons_at_the_ends():
+    right = (np.random.default_rng(0).random((1, 400)) < 0.5).astype(float)
+    found = intervals.interval_of_means(right, lambda means: means[..., 0])
+    error = right.std(ddof=1) / 20
+    assert (found.high - found.low) / 2 == pytest.approx(1.966 * error, rel=0.01)
+    all_right, none = (
+        intervals.interval_of_means(np.full((1, 10), v), lambda means: means[..., 0])
+        for v in (1.0, 0.0)
+    )
+    assert (all_right.low, all_right.high) == pytest.approx((0.025**0.1, 1))
+    assert (none.low, none.high) == pytest.approx((0, 1 - 0.025**0.1))
 
 
 def test_no_interval_where_there_is_nothing_to_normalise_by_in_some_resamples():
-    clean = np.array([1.0, -1.0, 1.0, -0.9])
-    found = measures.interval_of_shares(np.ones((10, 4)), clean, np.zeros(4), area)
-    assert np.isfinite(found.value)
-    assert np.isnan([found.low, found.high]).all()
+    clean = np.array([1.0, -1.0, 1.0, -0.9, 0.3])
+    ones = np.ones((10, 5))
+    for found in (
+        intervals.interval_of_shares(ones, clean, np.zeros(5), area),
+        intervals.interval_of_distances(ones, clean, np.zeros(5), area),
+        intervals.interval_of_shares(ones[:, :4], np.ones(4), np.zeros(4), area),
+        intervals.interval_of_means(ones[:, :4], area),
+    ):
+        assert np.isfinite(found.value)
+        assert np.isnan([found.low, found.high]).all()
+        assert str(found).endswith(" (no interval)")
 
 
 # ---- AUROC ---------------------------------------------------------------------------------------
@@ -119,26 +132,49 @@ def test_auroc_refuses_what_has_no_answer():
 
 # ---- areas of a ranking --------------------------------------------------------------------------
 
-EXAMPLES = random_examples([6, 8, 8, 5], [2, 3, 3, 1], seed=5)
+EXAMPLES = random_examples([6, 8, 8, 5, 7], [2, 3, 3, 1, 4], seed=5)
 DATASET = twins.dataset_of(EXAMPLES)
 
 
 @pytest.mark.parametrize(
     ("family", "expanded"), [("llama", False), ("llama", True), ("qwen2", True)]
 )
-def test_areas_equal_the_twins(family, expanded):
-    model = twins.load(family)
-    graph = eap.attribute(model, DATASET, method="EAP", expanded_kv=expanded)
-    found = areas(model, graph, DATASET, n_resamples=50)
+def test_areas_equal_the_benchmarks_on_the_same_scores(family, expanded):
+    model = twins.load(family, torch.float64)
+    with twins.precision(family, torch.float64):
+        graph = eap.attribute(model, DATASET, method="EAP", expanded_kv=expanded)
+        found = areas(model, graph, DATASET, n_resamples=50)
     helpful = area_of_ranking(family, EXAMPLES, -graph.scores, expanded=expanded, from_one=False)
     distance = area_of_ranking(
         family, EXAMPLES, graph.scores.abs(), expanded=expanded, from_one=True
     )
-    assert found.cpr.value == pytest.approx(helpful, rel=2e-4)
-    assert found.cmd.value == pytest.approx(distance, rel=2e-4)
+    assert found.cpr.value == pytest.approx(helpful, rel=1e-6)
+    assert found.cmd.value == pytest.approx(distance, rel=1e-6)
     assert found.n_ranked == int(twins.edges_of(family, expanded=expanded).sum())
-    assert found.helpful.faithfulness[-1] == pytest.approx(1, abs=1e-5)
+    assert found.helpful.faithfulness[-1] == pytest.approx(1, abs=1e-9)
     assert found.accuracy.low <= found.accuracy.value <= found.accuracy.high
+
+
+def test_areas_of_nodes_equal_the_benchmarks_which_ranks_the_input():
+    model = twins.load("llama", torch.float64)
+    options = {"level": "node", "rank_input": True, "n_resamples": 10}
+    with twins.precision("llama", torch.float64):
+        graph = eap.attribute(model, DATASET, method="EAP", level="node", expanded_kv=True)
+        found = areas(model, graph, DATASET, **options)
+        # Where the input comes last, only the whole model is a circuit.
+        last = graph.node_scores.clone()
+        last[0] = 0.0
+        empty = areas(model, replace(graph, node_scores=last), DATASET, **options)
+    scores = graph.node_scores
+    helpful = area_of_nodes("llama", EXAMPLES, -scores, from_one=False)
+    distance = area_of_nodes("llama", EXAMPLES, scores.abs(), from_one=True)
+    assert found.cpr.value == pytest.approx(helpful, rel=1e-6)
+    assert found.cmd.value == pytest.approx(distance, rel=1e-6)
+    assert found.n_ranked == graph.n_forward
+    assert empty.magnitude.n_edges[:-1] == (0,) * 9
+    assert empty.cmd.value == pytest.approx(0.749)
+    with pytest.raises(UserError, match="rank_input is of nodes"):
+        areas(model, graph, DATASET, rank_input=True)
 
 
 def test_helpful_edges_of_a_divergence_are_those_that_raise_it():

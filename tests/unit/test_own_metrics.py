@@ -26,7 +26,7 @@ def test_metrics_are_known_by_name():
     for name, metric in METRICS.items():
         assert metric.name == name
         assert get_metric(name) is metric
-    own = eap.Metric("mine", METRICS["kl"].function)
+    own = eap.Metric("mine", METRICS["kl"].function, higher_is_better=False)
     assert get_metric(own) is own
 
 
@@ -38,7 +38,7 @@ def test_an_unknown_metric_is_refused_with_those_that_are_known():
 
 
 def test_a_metric_that_averages_over_the_batch_is_refused():
-    mean = eap.Metric("mean", lambda logits, clean, answers: logits.mean())
+    mean = eap.Metric("mean", lambda logits, clean, answers: logits.mean(), higher_is_better=True)
     logits = torch.zeros(3, 4)
     examples = [example((0,), (1,))] * 3
     with pytest.raises(eap.UserError, match="one value per example"):
@@ -61,7 +61,7 @@ def label_logit(logits, clean_logits, input_length, labels):
 def test_a_metric_for_whole_sequences_reads_the_last_token_and_its_examples_labels(
     labels, batch_size
 ):
-    metric = eap.from_sequence_metric("label_logit", label_logit, labels)
+    metric = eap.from_sequence_metric("label_logit", label_logit, labels, higher_is_better=True)
     model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
     clean, corrupted = eap.evaluate_baselines(
         model, dataset, metrics=[metric], batch_size=batch_size
@@ -96,7 +96,10 @@ def test_answers_share_what_examples_share():
 def evaluate_own(function, **options):
     model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
     return eap.evaluate_baselines(
-        model, dataset, metrics=[eap.Metric("own", function, **options)], batch_size=3
+        model,
+        dataset,
+        metrics=[eap.Metric("own", function, **options, higher_is_better=True)],
+        batch_size=3,
     )[0]["own"]
 
 
@@ -131,7 +134,9 @@ def test_a_metric_that_returns_something_else_is_refused_by_name(returned, words
 
 def test_a_nan_is_refused_by_every_verb():
     model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
-    metric = eap.Metric("broken", lambda logits, clean, answers: logits[:, 0] * math.nan)
+    metric = eap.Metric(
+        "broken", lambda logits, clean, answers: logits[:, 0] * math.nan, higher_is_better=True
+    )
     for verb in (
         lambda: eap.attribute(model, dataset, metric=metric),
         lambda: eap.patch_edges(model, dataset, metrics=[metric]),
@@ -152,12 +157,12 @@ def test_a_nan_is_refused_by_every_verb():
 def test_a_metric_without_a_gradient_cannot_be_attributed(function):
     model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
     with pytest.raises(eap.UserError, match="'own' has no gradient"):
-        eap.attribute(model, dataset, metric=eap.Metric("own", function))
+        eap.attribute(model, dataset, metric=eap.Metric("own", function, higher_is_better=True))
 
 
 def test_metrics_of_one_name_are_refused():
     model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
-    mine = eap.Metric("kl", METRICS["logit_diff"].function)
+    mine = eap.Metric("kl", METRICS["logit_diff"].function, higher_is_better=True)
     for several in (["kl", "kl"], ["kl", mine], [mine, mine]):
         for verb in (
             lambda chosen: eap.evaluate_baselines(model, dataset, metrics=chosen),
@@ -215,8 +220,10 @@ def test_a_token_id_below_0_is_refused(field):
     ids=["shuffled", "offset", "named", "sampled", "index", "array", "tuple", "range"],
 )  # fmt: skip
 def test_labels_go_by_position(labels):
-    metric = eap.from_sequence_metric("own", label_logit, labels)
-    plain = eap.from_sequence_metric("own", label_logit, [int(label) for label in labels])
+    metric = eap.from_sequence_metric("own", label_logit, labels, higher_is_better=True)
+    plain = eap.from_sequence_metric(
+        "own", label_logit, [int(label) for label in labels], higher_is_better=True
+    )
     model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
     values, expected = (
         eap.evaluate_baselines(model, dataset, metrics=[own], batch_size=2)[1]["own"]
@@ -240,12 +247,12 @@ def test_labels_go_by_position(labels):
 )
 def test_labels_without_an_order_are_refused(labels):
     with pytest.raises(eap.UserError, match="one entry per example is needed, in order"):
-        eap.from_sequence_metric("own", label_logit, labels)
+        eap.from_sequence_metric("own", label_logit, labels, higher_is_better=True)
 
 
 @pytest.mark.parametrize("n", [0, 6, 8])
 def test_labels_of_another_number_are_refused(n):
-    metric = eap.from_sequence_metric("own", label_logit, [0] * n)
+    metric = eap.from_sequence_metric("own", label_logit, [0] * n, higher_is_better=True)
     model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
     for verb in (
         lambda: eap.evaluate_baselines(model, dataset, metrics=[metric]),
@@ -272,7 +279,7 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_metric_that_reads_another_position_is_refused(name):
-    metric = eap.from_sequence_metric(name, ELSEWHERE[name], [0] * 7)
+    metric = eap.from_sequence_metric(name, ELSEWHERE[name], [0] * 7, higher_is_better=True)
     model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
     for verb in (
         lambda: eap.evaluate_baselines(model, dataset, metrics=[metric]),
@@ -293,7 +300,7 @@ def test_a_metric_that_reads_another_position_is_refused(name):
     ],
 )
 def test_the_ways_of_reading_the_last_position_are_accepted(function):
-    metric = eap.from_sequence_metric("own", function, [0] * 7)
+    metric = eap.from_sequence_metric("own", function, [0] * 7, higher_is_better=True)
     model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
     assert eap.evaluate_baselines(model, dataset, metrics=[metric])[0]["own"].isfinite().all()
 
@@ -309,5 +316,57 @@ def test_attribution_turns_gradients_on_where_a_notebook_turned_them_off():
         assert torch.equal(eap.attribute(model, dataset, steps=2).scores, expected)
     finally:
         torch.set_grad_enabled(True)
-    with torch.inference_mode(), pytest.raises(eap.UserError, match="inference_mode"):
-        eap.attribute(model, dataset)
+
+
+# ---- what a function may not do ------------------------------------------------------------------
+
+
+def bans(logits, clean, answers):
+    logits[:, 0] = -1e9
+    return logits.logsumexp(-1)
+
+
+def bans_in_clean(logits, clean, answers):
+    clean[:, 0] = -1e9
+    return logits.logsumexp(-1) - clean.logsumexp(-1)
+
+
+def empties_answers(logits, clean, answers):
+    answers.correct.zero_()
+    return logits[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [(bans, "logits"), (bans_in_clean, "(clean_)?logits"), (empties_answers, "answers.correct")],
+)
+def test_a_metric_that_writes_into_what_others_read_is_refused(function, what):
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    metric, graph = eap.Metric("writes", function), eap.Graph.from_model(model)
+    for call in (
+        lambda: eap.evaluate(model, graph, dataset, metrics=["kl", metric]),
+        lambda: eap.evaluate_baselines(model, dataset, metrics=[metric, "kl"]),
+        lambda: eap.patch_edges(model, dataset, metrics=[metric]),
+        lambda: eap.attribute(model, dataset, metric=metric),
+    ):
+        with pytest.raises(eap.UserError, match=f"'writes' writes into {what}, "):
+            call()
+
+
+@pytest.mark.parametrize("method", ["EAP", "EAP-IG", "CEAP", "GIM", "AtP*-GradDrop"])
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_a_gradient_that_is_no_number_names_its_example(method, batch_size):
+    def root_at_zero(logits, clean, answers):
+        values = logits[:, 0]
+        wrong = torch.tensor([row == 2 for row in answers.rows])
+        return (
+            torch.where(wrong, 1.0, 0.0)
+            * (values - values.detach()).clamp(min=0).add(torch.where(wrong, 0.0, 1.0)).sqrt()
+            + values
+        )
+
+    model, dataset = twins.load("gpt2"), dataset_of(twins.RAGGED)
+    metric = eap.Metric("root", root_at_zero)
+    assert eap.evaluate_baselines(model, dataset, metrics=[metric])[0]["root"].isfinite().all()
+    with pytest.raises(eap.UserError, match=r"gradient of metric 'root' is .* on example 2, "):
+        eap.attribute(model, dataset, method=method, metric=metric, batch_size=batch_size)

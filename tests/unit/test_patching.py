@@ -198,7 +198,7 @@ def test_estimates_have_the_sign_of_exact_values():
 
 def test_any_differentiable_or_other_metric_can_be_patched():
     """Accuracy has no gradient, but it has values."""
-    own = eap.Metric("mine", PACKAGE_METRICS["logit_diff"].function)
+    own = eap.Metric("mine", PACKAGE_METRICS["logit_diff"].function, higher_is_better=True)
     graphs = patch("gpt2", torch.float64, EXAMPLES, metrics=["accuracy", own, "logit_diff"])
     assert_close(graphs["mine"].scores, graphs["logit_diff"].scores, 1e-12)
     assert (graphs["accuracy"].scores * len(EXAMPLES)).frac().abs().max() < 1e-9
@@ -292,7 +292,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     ("arguments", "message"),
     [
         ({"metrics": ["nll"]}, "unknown metric 'nll'; known are"),
-        ({"batch_size": 0}, "must be at least 1"),
+        ({"batch_size": 0}, "it must be a whole number from 1"),
         ({"memory_budget": 1000}, "too small"),
         ({"batch_size": 64, "memory_budget": 100_000}, "is the least"),
         ({"edges": torch.ones(11, 27, dtype=torch.bool)}, "only where edge_exists"),

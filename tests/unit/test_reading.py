@@ -9,32 +9,16 @@ import lzma
 import os
 from random import Random
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from models.tokenizers import byte_tokenizer
+from own_rows import COLUMNS, EXPECTED, ROWS, TOKENIZER, frame, refusal, write
 
-from eap.data.checking import parse_ids
+from eap.data.cells import answer_ids, prompt_ids
 from eap.data.dataset import Dataset, Example, load_dataset
 from eap.data.tasks import TASKS
 from eap.errors import UserError
-
-TOKENIZER = byte_tokenizer()
-ROWS = [
-    {"clean": "The hat is", "corrupted": "The cat is", "correct": "!", "incorrect": "?"},
-    {"clean": "A mat, is", "corrupted": "A rat, is", "correct": "a|b", "incorrect": "c"},
-]
-COLUMNS = list(ROWS[0])
-EXPECTED = load_dataset("own", TOKENIZER, data=ROWS).examples
-
-
-def refusal(data, task="own", **arguments):
-    with pytest.raises(UserError) as error:
-        load_dataset(task, TOKENIZER, data=data, **arguments)
-    message = str(error.value)
-    assert "\n" not in message
-    assert len(message) < 600
-    return message
 
 
 def said_of(data, task):
@@ -46,16 +30,7 @@ def said_of(data, task):
     return ""
 
 
-def write(path, content):
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
 # ---- formats -------------------------------------------------------------------------------------
-
-
-def frame():
-    return pd.DataFrame(ROWS)
 
 
 FILES = {
@@ -89,7 +64,6 @@ def test_files_of_every_format_are_the_same_rows(name, tmp_path):
 
 
 def test_parquet_and_objects_are_the_same_rows(tmp_path):
-    datasets = pytest.importorskip("datasets")
     frame().to_parquet(tmp_path / "rows.parquet")
     lists = frame().assign(correct=[["!"], ["a", "b"]])
     arrays = frame().assign(correct=[np.array(["!"]), np.array(["a", "b"])])
@@ -153,7 +127,7 @@ def test_words_that_look_like_nothing_are_words(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ("clean,correct,incorrect", "no column corrupted"),
+        ("corrupted,correct,incorrect", "no column clean"),
         ("clean,corrupted,answer,other", "correct_idx and incorrect_idx as token ids"),
         ("clean,clean,corrupted,correct", "two columns 'clean'"),
         ("clean|corrupted|correct|incorrect", "separated by '|'"),
@@ -179,7 +153,7 @@ def test_token_ids_are_taken_as_they_are():
 
 @pytest.mark.parametrize(
     "cell",
-    ["1e999", "[1e999]", "-" * 3000 + "1", "x", "-1", "[-1]", "1,2", "[[1]]", "[1", "1" * 5000,
+    ["1e999", "[1e999]", "-" * 3000 + "1", "x", "-1", "[-1]", "1,2", "[[1, 2]]", "[1", "1" * 5000,
      "__import__('os')", "1_0", "[1, ]", 10**6, [10**6], [True], [1.5], "inf", "nan"],
 )  # fmt: skip
 def test_ids_that_are_none_are_refused_in_one_line(cell):
@@ -193,9 +167,18 @@ def test_ids_that_are_none_are_refused_in_one_line(cell):
     refusal([ioi], "ioi")
 
 
-def test_a_list_of_ids_may_end_in_nothing():
-    assert parse_ids("[]", "x") == ()
-    assert parse_ids("[ 1 , 2.0 ]", "x") == (1, 2)
+@pytest.mark.parametrize(
+    ("cell", "ids"),
+    [(7, (7,)), (7.0, (7,)), ("7", (7,)), ("7.0", (7,)), ([7, 8.0], (7, 8)), ("[7, 8]", (7, 8)),
+     ("[ 7 , 8.0 ]", (7, 8)), ("[7 8]", (7, 8)), ("[]", ()), ([[7], [8]], (7, 8)),
+     ("[[7]]", (7,)), ([7, 7], (7,))],
+)  # fmt: skip
+def test_ids_of_answers_have_one_meaning_in_every_writing(cell, ids):
+    assert answer_ids(cell, "x") == ids
+
+
+def test_ids_of_a_prompt_may_have_a_batch_axis_and_repeat():
+    assert prompt_ids([[7, 7, 8]], "x") == prompt_ids("[7, 7, 8]", "x") == (7, 7, 8)
 
 
 @pytest.mark.parametrize("cell", ["[" * 3000, "-" * 3000 + "1", "['a'", "[1]", "['\\x']", "[]"])

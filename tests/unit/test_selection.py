@@ -195,7 +195,7 @@ def test_a_threshold_may_come_from_the_scores():
 
 @pytest.mark.parametrize("minimum", [math.nan, "0.1", None, True])
 def test_a_threshold_is_a_number(minimum):
-    with pytest.raises(UserError, match="a threshold is a number"):
+    with pytest.raises(UserError, match=r"minimum is .*; it must be a number"):
         Graph.from_config(SMALL).threshold(minimum)
 
 

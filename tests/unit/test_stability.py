@@ -165,7 +165,7 @@ def test_the_null_task_has_the_prompts_and_other_answers():
 
 def test_what_cannot_be_measured_is_refused():
     model = twins.load("gpt2")
-    with pytest.raises(UserError, match="at least 2"):
+    with pytest.raises(UserError, match="n_resamples is 1; it must be a whole number from 2"):
         bootstrap(model, DATASET, n_resamples=1)
     with pytest.raises(UserError, match="cannot select"):
         bootstrap(model, DATASET, sizes=[10_000])

@@ -1,8 +1,9 @@
-"""Models whose circuit is known, to check methods against: weights by hand, or compiled by Tracr.
+"""Models whose circuit is known, to check methods against: by hand, compiled by Tracr, or trained.
 
 They are data, `data/known-circuits/<name>/`: `model.safetensors`, and `circuit.json` with the edges
-that are true, pairs of prompts, and where the model comes from; `make.py` beside them makes them.
-They have no norm and no Hugging Face model behind them. An edge off the circuit is worth exactly 0.
+that are true, pairs of prompts, and where the model comes from; the scripts beside them make them.
+They have no norm and no Hugging Face model behind them. Of models by hand and compiled ones, an
+edge off the circuit is worth exactly 0.
 """
 
 import hashlib
@@ -25,6 +26,13 @@ from eap.model.runs import run_tokens
 
 FOLDER = DATA / "known-circuits"
 
+REDUNDANT = ("redundant",)
+"""Models with more than one circuit, any of which does the task alone: no single edge matters."""
+
+TRAINED = ("trained-pointer", "trained-xor")
+"""Models with weights in superposition: edges off the circuit are not exactly 0, but ablating all
+of them at once changes no answer."""
+
 BLOCK_WEIGHTS = (
     *("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"),
     *("W_in", "b_in", "W_out", "b_out"),
@@ -40,10 +48,11 @@ class KnownCircuit:
     Attributes:
         name: of its folder.
         description: what the model does.
-        made_by: 'hand', or the compiler.
+        made_by: 'hand', 'training', or the compiler.
         model: without a tokenizer and a bridge.
         dataset: of token ids.
         circuit: the true edges, as a circuit of the model's graph.
+        alternatives: circuits of which each does all of it alone; empty where there is one circuit.
     """
 
     name: str
@@ -52,6 +61,7 @@ class KnownCircuit:
     model: Model
     dataset: Dataset
     circuit: Graph
+    alternatives: tuple[Graph, ...] = ()
 
     @property
     def truth(self) -> Bool[np.ndarray, " n_edges"]:
@@ -60,7 +70,11 @@ class KnownCircuit:
 
 
 def names() -> list[str]:
-    """The known circuits that are there."""
+    """The models by construction that have one circuit: an edge off it is worth exactly 0."""
+    return [name for name in _all_names() if name not in (*REDUNDANT, *TRAINED)]
+
+
+def _all_names() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob("*/circuit.json"))
 
 
@@ -72,8 +86,8 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> KnownCircuit:
     Raises:
         UserError: there is none of this name, or the two passes differ.
     """
-    if name not in names():
-        raise UserError(f"no known circuit {name!r}; there are {', '.join(names())}")
+    if name not in _all_names():
+        raise UserError(f"no known circuit {name!r}; there are {', '.join(_all_names())}")
     path = FOLDER / name
     document = json.loads((path / "circuit.json").read_text(encoding="utf8"))
     weights = load_file(path / "model.safetensors")
@@ -86,9 +100,6 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> KnownCircuit:
     )
     _check_against_numpy(model, weights, document, examples)
     graph = Graph.from_model(model)
-    in_graph = torch.zeros_like(graph.edge_exists)
-    for edge in document["edges"]:
-        in_graph[graph.index(edge)] = True
     origin = {"source": f"data/known-circuits/{name}", "n_pairs": len(examples)}
     return KnownCircuit(
         name=name,
@@ -96,7 +107,8 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> KnownCircuit:
         made_by=document["made_by"],
         model=model,
         dataset=Dataset(name, examples, provenance=origin),
-        circuit=graph.with_edges(in_graph),
+        circuit=graph.empty().add(*document["edges"]),
+        alternatives=tuple(graph.empty().add(*own) for own in document.get("alternatives", [])),
     )
 
 

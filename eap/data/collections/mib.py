@@ -7,15 +7,16 @@ incorrect one. Rows whose prompts or answers do not fit the tokenizer are left o
 token, the one that follows the prompt.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lazy_loader
-import pandas as pd
 
 from eap.data.dataset import Dataset, load_dataset
+from eap.data.reading import find_file, read_rows
 from eap.errors import UserError, first_line, quoted
 
 hub = lazy_loader.load("datasets", error_on_import=False)
@@ -25,6 +26,7 @@ Answers = Callable[[Row, Row], tuple[str, str]]
 """The correct answer of a row, and the incorrect one, which is its counterfactual's."""
 
 SPLITS = ("train", "validation", "test")
+SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 
 
 def _names(row: Row, counterfactual: Row) -> tuple[str, str]:
@@ -33,10 +35,17 @@ def _names(row: Row, counterfactual: Row) -> tuple[str, str]:
 
 
 def _choices(row: Row, counterfactual: Row) -> tuple[str, str]:
-    correct, incorrect = (
-        str(own["choices"]["label"][int(own["answerKey"])]) for own in (row, counterfactual)
-    )
-    return correct, incorrect
+    return _choice(row), _choice(counterfactual)
+
+
+def _choice(row: Row) -> str:
+    labels, key = row["choices"]["label"], row["answerKey"]
+    number = int(key) if isinstance(key, float) and key.is_integer() else key
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(labels):
+        raise ValueError(
+            f"answerKey is {quoted(key)}, no number of a choice (0 .. {len(labels) - 1})"
+        )
+    return str(labels[number])
 
 
 def _labels(row: Row, counterfactual: Row) -> tuple[str, str]:
@@ -120,8 +129,9 @@ def load_mib(
         tokenizer: the model's own.
         split: 'train', 'validation' or 'test'.
         source: None: the hub (needs `pip install datasets`); a folder with a copy of the data set
-            (Parquet, JSON or JSON lines, with the split in the file's name or in its folder's); or
-            a CSV with columns clean, corrupted, correct and incorrect.
+            (Parquet, JSON or JSON lines, with the split in the file's name or in its folder's); one
+            such file; or a table of pairs with clean, corrupted, correct and incorrect. Rows of a
+            single file are of the split that its column `split` says, or that its name begins with.
         head: use only the first so many pairs that fit.
 
     Raises:
@@ -131,16 +141,16 @@ def load_mib(
     known = get_mib_task(task)
     if split not in SPLITS:
         raise UserError(f"unknown split {quoted(str(split))}; known are {', '.join(SPLITS)}")
-    if source is not None and Path(source).suffix.lower() == ".csv":
-        dataset = load_dataset(task, tokenizer, data=str(source), drop_unfit=True)
-    else:
-        rows = _from_hub(known, split) if source is None else _from_folder(Path(source), split)
-        shown = known.path if source is None else str(source)
-        pairs = to_pairs(known, rows, shown)
-        # A name of its own: pairs are given, so nothing of a task of the same name is asked for.
-        dataset = load_dataset(f"mib-{task}", tokenizer, data=pairs, drop_unfit=True)
-        provenance = dataset.provenance | {"source": f"{shown}, {split}"}
-        dataset = replace(dataset, task=task, provenance=provenance)
+    shown = known.path if source is None else str(source)
+    rows: Sequence[Row] = (
+        _from_hub(known, split) if source is None else _from_files(known, Path(source), split)
+    )
+    if not {"clean", "clean_idx"} & set(rows[0]):  # as the benchmark has them, not pairs
+        rows = to_pairs(known, rows, shown)
+    # A name of its own: pairs are given, so nothing of a task of the same name is asked for.
+    dataset = load_dataset(f"mib-{task}", tokenizer, data=rows, drop_unfit=True)
+    provenance = dataset.provenance | {"source": f"{shown}, {split}"}
+    dataset = replace(dataset, task=task, provenance=provenance)
     return dataset if head is None else dataset.head(head)
 
 
@@ -152,10 +162,10 @@ def to_pairs(task: MibTask, rows: Sequence[Row], shown: str) -> list[dict[str, s
     """
     pairs = []
     for number, row in enumerate(rows, start=1):
-        if task.operator is not None and row.get("operator", task.operator) != task.operator:
+        if task.operator is not None and (row.get("operator") or task.operator) != task.operator:
             continue
-        counterfactual = row.get(task.counterfactual, {})
-        if _is_missing(counterfactual) or _is_missing(counterfactual.get("prompt")):
+        counterfactual = row.get(task.counterfactual)
+        if not isinstance(counterfactual, Mapping) or counterfactual.get("prompt") is None:
             if task.counterfactual in row:  # some sums have none
                 continue
             raise UserError(
@@ -175,10 +185,6 @@ def to_pairs(task: MibTask, rows: Sequence[Row], shown: str) -> list[dict[str, s
     return pairs
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
-
-
 def _from_hub(task: MibTask, split: str) -> list[Row]:
     try:
         return list(hub.load_dataset(task.path, task.subset, split=split))
@@ -188,41 +194,69 @@ def _from_hub(task: MibTask, split: str) -> list[Row]:
             "folder or CSV of your own"
         ) from None
     except Exception as error:  # of the hub, of the network, of the library
-        first = (str(error).strip().splitlines() or [""])[0][:100]
         raise UserError(
-            f"cannot load {task.path} ({split}) from the hub: {type(error).__name__}: {first}; a "
+            f"cannot load {task.path} ({split}) from the hub: {first_line(error, 100)}; a "
             "folder with a copy of it works offline"
         ) from error
 
 
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".parquet": pd.read_parquet,
-    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
-    ".json": lambda path: pd.read_json(path, dtype=False),
-}
-
-
-def _from_folder(folder: Path, split: str) -> list[Row]:
-    """The rows of a copy of a data set: all files of the split."""
-    if folder.is_file():
-        files = [folder] if folder.suffix.lower() in READERS else []
-    else:
-        files = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in READERS
-            and (path.name.lower().startswith(split) or path.parent.name.lower() == split)
-        )
+def _from_files(task: MibTask, source: Path, split: str) -> list[Row]:
+    """The rows of a split: of a file, or of a folder with a copy of a data set."""
+    if not source.is_dir():
+        return _of_split(read_rows(source).rows, source, split)
+    files = [
+        path
+        for path in sorted(source.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and _split_of(path) == split
+        and not any(part.startswith(".") for part in path.relative_to(source).parts)
+    ]  # fmt: skip
+    if task.subset is not None and any(task.subset in path.parts for path in files):
+        files = [path for path in files if task.subset in path.parts]
     if not files:
-        kinds = ", ".join(f"{split}*{suffix}" for suffix in READERS)
-        raise UserError(f"no data of the split {split!r} at {folder}: looked for {kinds}")
-    rows: list[Row] = []
-    for path in files:
-        try:
-            frame = READERS[path.suffix.lower()](path)
-        except (ValueError, OSError) as error:
-            raise UserError(f"{path} cannot be read: {first_line(error, 100)}") from None
-        rows += [
-            {str(name): value for name, value in row.items()} for row in frame.to_dict("records")
-        ]
-    return rows
+        kinds = ", ".join(f"{split}*{suffix}" for suffix in SUFFIXES)
+        raise UserError(f"no data of the split {split!r} at {source}: looked for {kinds}")
+    folders = {str(path.parent.relative_to(source)) for path in files}
+    if len(folders) > 1:
+        wanted = f"the folder {task.subset}" if task.subset else "the folder of one"
+        raise UserError(
+            f"{source} has several data sets with a split {split!r}, in "
+            f"{quoted(', '.join(sorted(folders)))[1:-1]}; give {wanted}"
+        )
+    if len({path.suffix.lower() for path in files}) > 1:
+        twice = ", ".join(path.name for path in files)
+        raise UserError(f"{files[0].parent} has the split {split!r} in two formats: {twice[:150]}")
+    return [row for path in files for row in read_rows(path).rows]
+
+
+def check_source(source: str | Path | None) -> None:
+    """Whether data for two splits can come from here.
+
+    Raises:
+        UserError: it is a single file that does not say which rows are of which split.
+    """
+    if source is None or Path(source).is_dir():
+        return
+    path = find_file(source)
+    if "split" not in read_rows(path).columns:
+        raise UserError(
+            f"{path} is one file for two splits, and circuits are not measured on what they were "
+            "found on: call two files train.. and test.. in one folder, or add a column split"
+        )
+
+
+def _of_split(rows: Sequence[Row], path: Path, split: str) -> list[Row]:
+    """The rows of a single file that are of a split, as its column `split` or its name says."""
+    of_file = _split_of(path)
+    if "split" in rows[0]:
+        rows = [row for row in rows if row["split"] == split]
+    elif of_file not in (None, split):
+        raise UserError(f"{path} is of the split {of_file!r}, not {split!r}; give a folder of both")
+    if not rows:
+        raise UserError(f"{path} has no row of the split {split!r}")
+    return list(rows)
+
+
+def _split_of(path: Path) -> str | None:
+    """The split that a file's name begins with, or that its folder is called."""
+    first = re.split(r"[^a-z]", path.name.lower())[0]
+    return next((split for split in SPLITS if split in (first, path.parent.name.lower())), None)

@@ -7,23 +7,12 @@ place of one stereotyped as female.
 from random import Random
 
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
+from eap.data.tasks.words import words
 from eap.data.vocabulary import Vocabulary
 from eap.errors import quoted
 
-MALE = tuple(
-    """actor architect astronaut author banker barber boss boxer broker builder butcher captain
-    carpenter chef chemist chief coach colonel commander cop detective director doctor driver engineer
-    farmer firefighter fisherman general guard guitarist hunter inspector judge king lawyer magician
-    major manager mechanic minister officer painter philosopher pilot plumber policeman politician
-    president priest prince producer professor programmer rapper scientist senator sergeant sheriff
-    soldier surgeon trader warrior wizard""".split()
-)
-FEMALE = tuple(
-    """nurse maid nanny secretary waitress princess queen dancer teacher librarian midwife actress
-    hostess housekeeper model stylist cheerleader receptionist ballerina babysitter hairdresser
-    dietitian florist seamstress socialite nun housewife clerk caregiver assistant singer counselor
-    therapist artist tutor cleaner attendant""".split()
-)
+MALE = words("male_professions.txt")
+FEMALE = words("female_professions.txt")
 TEMPLATES = (
     "The {} said that",
     "The {} thought that",

@@ -10,44 +10,13 @@ from collections import defaultdict
 from random import Random
 
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
+from eap.data.tasks.words import word_pairs
 from eap.data.vocabulary import Vocabulary
 from eap.errors import quoted
 
 # Accepted names of a class: members.
 CLASSES = {
-    tuple(names.split()): tuple(member.strip() for member in members.split(","))
-    for names, members in {
-        "birds bird": "robins, eagles, hawks, owls, crows, pigeons, ducks, parrots, swans, sparrows",
-        "insects insect bugs": "ants, bees, flies, beetles, moths, wasps, mosquitoes, butterflies, crickets",
-        "animals animal": "horses, cows, pigs, sheep, goats, lions, tigers, wolves, bears, rabbits, deer, elephants",
-        "fish fishes": "salmon, trout, tuna, cod, sharks, herring, carp, bass, eels",
-        "reptiles reptile": "snakes, lizards, turtles, crocodiles, alligators, iguanas, geckos",
-        "fruits fruit": "apples, oranges, bananas, grapes, pears, peaches, cherries, lemons, plums, mangoes",
-        "vegetables vegetable": "carrots, onions, potatoes, beans, peas, spinach, cabbage, lettuce, celery, broccoli",
-        "sports sport": "football, basketball, baseball, tennis, golf, hockey, soccer, rugby, cricket, volleyball",
-        "countries country nations": "France, Germany, Spain, Italy, Japan, China, Brazil, India, Canada, Mexico, Russia, Egypt",
-        "cities city towns": "London, Paris, Berlin, Tokyo, Chicago, Boston, Madrid, Rome, Moscow, Dublin",
-        "colors color colours": "red, blue, green, yellow, purple, orange, pink, brown, black",
-        "metals metal": "iron, copper, gold, silver, steel, aluminum, zinc, nickel, lead",
-        "tools tool": "hammers, saws, drills, axes, shovels, chisels, rakes, pliers",
-        "weapons weapon arms": "guns, rifles, swords, knives, pistols, spears, bombs, grenades",
-        "instruments instrument": "guitars, pianos, violins, drums, flutes, trumpets, harps, cellos",
-        "vehicles vehicle": "cars, trucks, buses, vans, motorcycles, tractors, taxis, ambulances",
-        "boats boat ships vessels": "canoes, yachts, ferries, kayaks, rafts, sailboats, barges",
-        "trees tree": "oaks, pines, elms, maples, birches, palms, willows, cedars",
-        "flowers flower": "roses, lilies, tulips, daisies, violets, orchids, daffodils, poppies",
-        "drinks drink beverages": "coffee, tea, beer, wine, juice, soda, milk, whiskey, lemonade",
-        "clothes clothing garments": "shirts, pants, jackets, dresses, skirts, socks, coats, sweaters, jeans",
-        "furniture furnishings": "chairs, tables, beds, sofas, desks, couches, cabinets, shelves, dressers",
-        "languages language": "English, French, German, Spanish, Italian, Chinese, Arabic, Latin, Greek",
-        "diseases disease illnesses": "cancer, malaria, diabetes, flu, measles, asthma, tuberculosis, cholera",
-        "sciences science": "physics, chemistry, biology, geology, astronomy, botany, zoology",
-        "emotions emotion feelings": "anger, fear, joy, sadness, love, grief, shame, envy",
-        "relatives relative family": "uncles, aunts, cousins, nephews, nieces, grandparents, brothers, sisters",
-        "buildings building": "houses, churches, schools, hotels, hospitals, factories, castles, towers",
-        "jewelry jewels": "necklaces, earrings, bracelets, rings, pendants, brooches",
-        "subjects subject": "math, history, geography, algebra, grammar, literature",
-    }.items()
+    tuple(names.split()): tuple(members.split(", ")) for names, members in word_pairs("classes.csv")
 }
 
 TEMPLATE = ", {} and other"

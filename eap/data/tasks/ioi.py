@@ -9,19 +9,10 @@ from functools import partial
 from random import Random
 
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, draw_pairs, keep_all
+from eap.data.tasks.words import words
 from eap.data.vocabulary import Vocabulary
 
-NAMES = tuple(
-    """Adam Alan Albert Alex Alice Amanda Amy Andrew Angela Anna Anthony Arthur Barbara Ben Benjamin
-    Bill Bob Brandon Brian Bruce Carl Carol Charles Charlie Chris Christine Daniel David Dean Dennis
-    Diana Donald Edward Elizabeth Emily Emma Eric Frank Fred Gary George Grace Grant Greg Harry Helen
-    Henry Howard Ian Jack James Jamie Jane Jason Jennifer Jeremy Jessica Jim Joe John Jonathan Joseph
-    Josh Julia Justin Karen Kate Keith Kelly Kevin Kim Larry Laura Lee Lewis Linda Lisa Louis Luke
-    Marcus Margaret Maria Mark Martin Mary Matthew Max Melissa Michael Michelle Mike Nancy Neil
-    Nicholas Nick Oliver Oscar Patrick Paul Peter Philip Rachel Ralph Richard Robert Roger Rose Roy
-    Russell Ruth Ryan Sam Sara Sarah Scott Sean Simon Stephanie Stephen Steve Steven Susan Taylor
-    Thomas Tim Tom Tony Victoria Vincent Walter Wayne William""".split()
-)
+NAMES = words("names.txt")
 PLACES = tuple("park museum library market station airport garden beach theatre church".split())
 OBJECTS = tuple("book ring letter ball drink map ticket camera key basket".split())
 
@@ -84,7 +75,7 @@ TASK = Task(
     display_name="IOI",
     metric="logit_diff",
     cross_task_metric="logit_diff",
-    columns=(),
+    columns=("corrupted",),  # it says which name is the subject
     generate=generate,
     answers=answers,
     answer_ids={"correct_idx": "correct", "incorrect_idx": "incorrect"},

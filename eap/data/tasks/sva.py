@@ -9,32 +9,11 @@ from itertools import product
 from random import Random
 
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
+from eap.data.tasks.words import words
 from eap.data.vocabulary import Vocabulary
 from eap.errors import quoted
 
-VERBS = tuple(
-    """accept achieve act add admire admit agree aim allow announce answer appear apply argue arrive ask
-    attack avoid base bear beat become begin believe belong break bring build burn buy call care
-    carry cast catch cause change check choose claim clean clear climb close collect come compare
-    complain consider consist contain continue control cook cost count cover create cross cry cut
-    dance deal decide defend deny depend describe deserve design destroy develop die differ discover
-    discuss divide draw dream dress drink drive drop earn eat employ enable encourage end enjoy enter
-    escape exist expect experience explain express extend face fail fall fear feel fight fill find
-    finish fit fix fly follow force forget form gain get give go grow handle hang happen hate hear
-    help hide hit hold hope hurt identify ignore imagine improve include increase indicate inform
-    insist intend introduce invite involve join jump keep kick kill know lack last laugh lay lead
-    learn leave lend let lie lift like limit link listen live look lose love maintain make manage
-    mark marry matter mean measure meet mention mind miss move need notice obtain occur offer open
-    order own pass pay perform pick place plan play point prefer prepare present press prevent
-    produce promise propose protect prove provide publish pull push put raise reach read realize
-    receive recognize record reduce refer reflect refuse regard relate release remain remember remove
-    repeat replace reply report represent require rest return reveal ride ring rise roll rule run
-    save say see seek seem sell send separate serve set settle shake share shoot show shut sing sit
-    sleep smile sound speak spend stand start state stay steal step stick stop strike study succeed
-    suffer suggest supply support suppose survive swim take talk teach tell tend test thank think
-    threaten throw touch train travel treat trust try turn understand use visit vote wait walk want
-    warn wash watch wear win wish wonder work worry write""".split()
-)
+VERBS = words("verbs.txt")
 IRREGULAR = (("is", "are"), ("was", "were"), ("has", "have"), ("does", "do"))
 
 ANIMATE = tuple(

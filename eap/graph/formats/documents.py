@@ -248,15 +248,21 @@ def _read_edges(
     for name, (sender, _, receiver) in zip(edges, split, strict=True):
         if sender not in sender_of or receiver not in receiver_of:
             raise UserError(f"{quoted(name, 60)} names a node that this shape does not have")
-    senders = torch.tensor([sender_of[sender] for sender, _, _ in split], dtype=torch.long)
-    receivers = torch.tensor([receiver_of[receiver] for _, _, receiver in split], dtype=torch.long)
+    senders, receivers = (
+        torch.tensor(ends, dtype=torch.long, device=exists.device)
+        for ends in (
+            [sender_of[sender] for sender, _, _ in split],
+            [receiver_of[receiver] for _, _, receiver in split],
+        )
+    )
     if not exists[senders, receivers].all():
         wrong = int((~exists[senders, receivers]).nonzero()[0])
         raise UserError(f"{quoted(list(edges)[wrong], 60)} is no edge of this shape")
 
     def place(values: list[Any], outside: Any, kind: torch.dtype) -> Tensor:
-        column = torch.where(exists, torch.tensor(outside, dtype=kind), torch.zeros((), dtype=kind))
-        column[senders, receivers] = torch.tensor(values, dtype=kind)
+        column = torch.zeros(exists.shape, dtype=kind, device=exists.device)
+        column[exists] = outside
+        column[senders, receivers] = torch.tensor(values, dtype=kind, device=exists.device)
         return column
 
     def numbers(key: str) -> Tensor:
@@ -278,7 +284,7 @@ def _read_nodes(
 ) -> dict[str, Tensor | None]:
     """Scores and errors of the senders, and which of them are kept (None: none is)."""
     position = sender_index(config)
-    kept = torch.zeros(config.n_forward, dtype=torch.bool)
+    kept = torch.zeros(config.n_forward, dtype=torch.bool, device="cpu")
     columns: dict[str, Tensor | None] = {"score": None, "standard_error": None}
     for name, info in nodes.items():
         if name not in position and name != "logits":
@@ -291,7 +297,8 @@ def _read_nodes(
             if key in entry:
                 column = columns[key]
                 if column is None:
-                    column = columns[key] = torch.full((config.n_forward,), math.nan, dtype=dtype)
+                    column = torch.full((config.n_forward,), math.nan, dtype=dtype, device="cpu")
+                    columns[key] = column
                 column[position[name]] = _read_column([entry], key, _number, math.nan)[0]
     circuit = kept.any()
     kept[0] = True

@@ -1,5 +1,6 @@
 """Graphs for other programs: tables of edges, networkx, GraphML and DOT."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import networkx as nx
@@ -47,7 +48,8 @@ def _place(name: str, n_layers: int = -1) -> tuple[int, str]:
 def to_networkx(graph: GraphContents) -> nx.MultiDiGraph:
     """The circuit as a directed multigraph; `Graph.to_networkx` describes it."""
     network = nx.MultiDiGraph()
-    present = graph.nodes_in_graph()
+    ends = ends_of_receivers(graph)
+    present = drawn_nodes(graph, ends)
     for index, name in enumerate((*graph.config.sender_names, "logits")):
         if name in present:
             layer, _ = _place(name, graph.config.n_layers)
@@ -58,13 +60,33 @@ def to_networkx(graph: GraphContents) -> nx.MultiDiGraph:
                 network.nodes[name]["score"] = float(graph.node_scores[index])
     for row in to_frame(graph, in_graph_only=True).to_dict("records"):
         known = {key: row[key] for key in ("score", "standard_error", "exact") if key in row}
-        for node in nodes_of_receiver(graph.config, row["receiver"]):
-            if node in present:
-                network.add_edge(
-                    row["sender"], node, key=row["input"] or None,
-                    edge=row["edge"], input=row["input"], **known,
-                )  # fmt: skip
+        for node in ends[row["receiver"]]:
+            network.add_edge(
+                row["sender"], node, key=row["input"] or None,
+                edge=row["edge"], input=row["input"], **known,
+            )  # fmt: skip
     return network
+
+
+def ends_of_receivers(graph: GraphContents) -> dict[str, list[str]]:
+    """The nodes at which the circuit's edges end, by receiver.
+
+    A key or value that several heads share belongs to the heads that send along an edge of the
+    circuit. Where no node behind a receiver sends (in a circuit that was not pruned), the edges
+    end at all of them.
+    """
+    present = graph.nodes_in_graph()
+    ends = {}
+    for index in graph.in_graph.any(dim=0).nonzero().flatten().tolist():
+        receiver = graph.config.receiver_names[index]
+        nodes = nodes_of_receiver(graph.config, receiver)
+        ends[receiver] = [node for node in nodes if node in present] or nodes
+    return ends
+
+
+def drawn_nodes(graph: GraphContents, ends: Mapping[str, Sequence[str]]) -> set[str]:
+    """The circuit's nodes, and those that its edges enter and that send nothing, if any."""
+    return graph.nodes_in_graph().union(*ends.values())
 
 
 def nodes_of_receiver(config: GraphConfig, receiver: str) -> list[str]:

@@ -128,6 +128,8 @@ def read(path: Path, *, sign: int | None = None) -> GraphContents:
     if sign not in (None, 1, -1) or isinstance(sign, bool):
         raise UserError("sign is 1 (scores as they are in the file), -1 (turned) or None")
     shown = str(path) if len(str(path)) <= 150 else f"...{str(path)[-147:]}"
+    if path.exists() and not path.is_file():  # reading a pipe would wait for who writes to it
+        raise UserError(f"cannot read a graph from {shown}: it is not a regular file")
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path, sign)

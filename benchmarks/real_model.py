@@ -1,10 +1,12 @@
-"""The paper on a real language model: runs the whole study and writes docs/smollm2.md.
+"""The paper on a real language model: runs the whole study and writes its page.
 
-    python benchmarks/smollm2.py path/to/SmolLM2-135M-Instruct --output path/to/results
+    python benchmarks/real_model.py smollm2 path/to/SmolLM2-135M-Instruct --output path/to/results
+    python benchmarks/real_model.py gemma3 path/to/gemma-3-270m-q4_k_m.gguf --output path/to/results
 
-Runs the workflow with the settings of workflow/smollm2.yaml, then the areas of all methods, and
-keeps tables with their metadata, pictures and the page of a circuit in results/gallery/smollm2. It
-can be stopped, and goes on with the same command; what is finished is not run again.
+Runs the workflow with the settings of workflow/<study>.yaml, then the areas of all methods, and
+keeps tables with their metadata, pictures and the page of a circuit in results/gallery/<study>.
+The page is docs/<study>.md; it begins with benchmarks/introductions/<study>.md. The study can be
+stopped, and goes on with the same command; what is finished is not run again.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +27,18 @@ import eap
 from eap import figures
 from eap.analysis import screening
 from eap.data.tasks import PARETO_TASKS, TASKS
+from eap.figures.measured import read_measured
 from eap.figures.tables import Results
 from eap.runtime.atomic import write_atomically
+from eap.statistics.intervals import Interval
 from eap.studies import shell
 from eap.studies.catalogue import FIGURES, as_pattern
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-STUDY = REPOSITORY / "workflow" / "smollm2.yaml"
-GALLERY = REPOSITORY / "results" / "gallery" / "smollm2"
-PAGE = REPOSITORY / "docs" / "smollm2.md"
+INTRODUCTIONS = REPOSITORY / "benchmarks" / "introductions"
+COSTS = "costs.csv"
+SHORT = 30
+"""Seconds; what takes less is no cost."""
 AREAS = (
     "--tasks", "ioi", "--levels", "edge", "--pairs", "100", "--judged", "100",
     "--methods", "EAP", "EAP-IG", "clean-corrupted", "EAP-IG-activations", "CEAP", "RelP",
@@ -42,30 +48,35 @@ AREAS = (
 
 SHOWN = ("Figure 1", "Figure 2", "Figure 3", "Figure 4", "Figure 5", "Figure 7", "Figure 8",
          "Figure 9", "Figure 10", "Overlap, and chance", "Stability")  # fmt: skip
-CIRCUIT_EDGES = 60
 
-INTRODUCTION = """# The paper on SmolLM2-135M
 
-Written by
+@dataclass(frozen=True)
+class Study:
+    """One model's study: its settings, what it wrote, and what is kept of it.
 
-    python benchmarks/smollm2.py path/to/SmolLM2-135M-Instruct --output path/to/results
+    Attributes:
+        name: of `workflow/<name>.yaml`.
+        results: of the model's folder of results.
+    """
 
-which runs the workflow with `workflow/smollm2.yaml`, then `benchmarks/areas.py`. The tables behind
-all pictures are kept with their metadata in `results/gallery/smollm2`; any figure script redraws
-its picture from there with `--model SmolLM2-135M-Instruct --output results/gallery/smollm2`.
+    name: str
+    results: Results
 
-**Model.** SmolLM2-135M-Instruct (Apache-2.0): a Llama of 30 layers with 9 query heads and 3
-key/value heads, d_model 576; its graph has 70,651 edges (q, k and v per key/value head). Weights
-are those of the 4-bit GGUF file (embedding 8-bit), dequantised to float32: a real language model,
-not the exact one of the hub.
+    @property
+    def gallery(self) -> Path:
+        """Where tables and pictures are kept."""
+        return REPOSITORY / "results" / "gallery" / self.name
 
-**BOS, chosen beforehand by one rule:** the token that documents begin with in training. That is
-`<|endoftext|>`, not the chat template's `<|im_start|>` that the tokenizer is configured with:
-prompts here are plain text.
+    @property
+    def page(self) -> Path:
+        """What is written."""
+        return REPOSITORY / "docs" / f"{self.name}.md"
 
-**Pairs.** 100 a task for estimates, curves and circuits; the first 20 of them for exact values
-and the estimates that these are compared with. The error bars are 95%.
-"""
+    @property
+    def steps(self) -> Path:
+        """Where the workflow writes what its steps took."""
+        output = self.results.output
+        return output / "results" / self.results.folder("pareto").name / "steps"
 
 
 def main() -> None:
@@ -74,40 +85,45 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("model", type=Path, help="a directory")
-    add("--output", type=Path, default=Path("smollm2-results"), help="of graphs and results")
+    studies = sorted(path.stem for path in INTRODUCTIONS.glob("*.md"))
+    add("study", choices=studies, help="whose settings and page")
+    add("model", type=Path, help="a directory or a GGUF file")
+    add("--output", type=Path, help="of graphs and results (default: <study>-results)")
+    add("--cores", type=shell.positive, default=2, help="steps side by side, one thread each")
     add("--page_only", action="store_true", help="write the page from what is there")
     args = parser.parse_args()
-    model, output = args.model.resolve(), args.output.resolve()
+    output = (args.output or Path(f"{args.study}-results")).resolve()
     output.mkdir(parents=True, exist_ok=True)
+    study = Study(args.study, Results(output, str(args.model.resolve())))
     if not args.page_only:
-        run_workflow(model, output)
-        run_areas(model, output)
-    results = Results(output, str(model))
-    write_circuit(results)
-    keep(results)
-    with write_atomically(PAGE) as temporary:
-        temporary.write_text(page(results), encoding="utf8")
-    shell.say(f"wrote {shell.shown(PAGE)}")
+        run_workflow(study, args.cores)
+        run_areas(study)
+    write_circuit(study)
+    keep(study)
+    with write_atomically(study.page) as temporary:
+        temporary.write_text(page(study), encoding="utf8")
+    shell.say(f"wrote {shell.shown(study.page)}")
 
 
 # ---- running -------------------------------------------------------------------------------------
 
 
-def run_workflow(model: Path, output: Path) -> None:
+def run_workflow(study: Study, cores: int) -> None:
     """Every experiment and figure."""
+    settings = REPOSITORY / "workflow" / f"{study.name}.yaml"
     command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile"]
-    command += ["--cores", "2", "--config", f"model={model}", f"output={output}"]
-    command += ["--configfile", str(STUDY)]
+    command += ["--cores", str(cores), "--configfile", str(settings)]
+    command += ["--config", f"model={study.results.model}", f"output={study.results.output}"]
     subprocess.run(command, cwd=REPOSITORY, check=True)
 
 
-def run_areas(model: Path, output: Path) -> None:
+def run_areas(study: Study) -> None:
     """Areas of all methods, with the time and memory that they took."""
-    table, took = output / "areas.csv", steps_folder(model, output) / "areas.tsv"
+    model, output = study.results.model, study.results.output
+    table, took = output / "areas.csv", study.steps / "areas.tsv"
     if table.exists():
         return
-    command = [sys.executable, "benchmarks/areas.py", "--model", str(model), *AREAS]
+    command = [sys.executable, "benchmarks/areas.py", "--model", model, *AREAS]
     command += ["--page", str(output / "areas.md"), "--csv", str(table)]
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=REPOSITORY)
@@ -121,30 +137,29 @@ def run_areas(model: Path, output: Path) -> None:
         rows.writerow([seconds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime])
 
 
-def steps_folder(model: Path, output: Path) -> Path:
-    """Where the workflow writes what its steps took."""
-    return output / "results" / model.name / "steps"
-
-
-def write_circuit(results: Results) -> None:
+def write_circuit(study: Study) -> None:
     """The page to look around in IOI's circuit, beside what is kept."""
-    GALLERY.mkdir(parents=True, exist_ok=True)
+    results = study.results
+    study.gallery.mkdir(parents=True, exist_ok=True)
     graph = figures.graphs.find_graph(results, "ioi_task")
-    sizes = [10, 20, 40, CIRCUIT_EDGES, 100, 200, 400]
-    page = GALLERY / "ioi.html"
-    eap.write_page(graph, page, names=("ioi, EAP-IG", ""), sizes=sizes)
+    page = study.gallery / "ioi.html"
+    circuits = read_measured(results, "ioi_task", graph)
+    curve = {circuit.n_edges: (circuit.value, circuit.error) for circuit in circuits.values()}
+    sizes = sorted({10, 20, 40, *(n for n in circuits if n <= 400)})
+    eap.write_page(graph, page, names=("ioi, EAP-IG", ""), sizes=sizes, curve=curve)
     name = results.folder("pareto").name
     page.write_text(page.read_text("utf8").replace(results.model, name), encoding="utf8")
 
 
-def keep(results: Results) -> None:
+def keep(study: Study) -> None:
     """Copy tables, metadata and pictures; where the model lay is no matter."""
+    results = study.results
     name = results.folder("pareto").name
     for path in sorted((results.output / "results").glob(f"*/{name}/**/*")):
         wanted = path.suffix in (".csv", ".png") or path.name.endswith(".csv-metadata.json")
         if not wanted and path.name != "correlations.json":
             continue
-        kept = GALLERY / path.relative_to(results.output)
+        kept = study.gallery / path.relative_to(results.output)
         kept.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".json":
             text = path.read_text("utf8").replace(results.model, name)
@@ -152,31 +167,34 @@ def keep(results: Results) -> None:
             kept.write_text(text, encoding="utf8")
         else:
             shutil.copy(path, kept)
-    shutil.copy(results.output / "areas.csv", GALLERY)
+    shutil.copy(results.output / "areas.csv", study.gallery)
+    costs(study).to_csv(study.gallery / COSTS, index=False)
 
 
 # ---- the page ------------------------------------------------------------------------------------
 
 
-def page(results: Results) -> str:
+def page(study: Study) -> str:
     """All of it."""
+    results = study.results
+    introduction = (INTRODUCTIONS / f"{study.name}.md").read_text("utf8")
     areas = (results.output / "areas.md").read_text("utf8")
     tables_of_areas = areas[areas.index("\n## ") :].strip().replace("\n## ", "\n### ")
     return (
         "\n\n".join(
             [
-                INTRODUCTION.strip(),
+                introduction.strip(),
                 claims(results),
-                missed(results),
+                exact_values(results),
                 "## Figures",
-                *pictures(results),
+                *pictures(study),
                 "## Areas of every method\n\nEvery method scored 100 pairs and was judged on 100 "
                 "others (`benchmarks/areas.py`; [what the columns are](method-areas.md)). MAttr "
                 "learned for 500 steps of one pair each, by two losses.",
                 f"#{tables_of_areas}",
                 learned(results),
                 verdicts(results),
-                costs(results),
+                COSTS_ARE,
             ]
         )
         + "\n"
@@ -184,31 +202,27 @@ def page(results: Results) -> str:
 
 
 def claims(results: Results) -> str:
-    """The paper's claims beside what this model shows."""
+    """The model's claims beside what was published of GPT-2 small."""
     frame = pd.read_csv(results.csv("claims", "claims"))
-    lines = ["## The paper's claims", "", "| claim | measured | mean [95% over tasks] | tasks | |",
-             "|---|---|---|---|---|"]  # fmt: skip
-    lines += [
-        f"| {row.claim} | {row.quantity} | {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] "
-        f"| {row.n_tasks} | **{row.verdict}** |"
-        for row in frame.itertuples()
+    lines = [
+        "## Beside what was published",
+        "",
+        "What the paper claims, and all models in one table: [real models](real-models.md).",
+        "",
+        "| measured | published, GPT-2 small | mean [95% over tasks] | tasks | |",
+        "|---|---|---|---|---|",
     ]
     lines += [
-        "",
-        READING,
-        "",
-        "A claim holds if the whole interval is above its bound: 0, .5 for the variance that "
-        "overlap leaves unexplained, -.02 for points of integration.",
+        f"| {row.quantity} | {'' if np.isnan(published) else f'{published:.3f}'} "
+        f"| {Interval(*map(float, ends))} | {row.n_tasks} | **{row.replication}** |"
+        for row, published, ends in zip(
+            frame.itertuples(),
+            frame["published"].to_numpy(dtype=float),
+            frame[["value", "low", "high"]].to_numpy(),
+            strict=True,
+        )
     ]
     return "\n".join(lines)
-
-
-READING = """Why ranks and values disagree: most edges move the metric so little that it is linear
-in them, and there the slope at the clean input (EAP) is nearly the exact value: Kendall's tau
-counts all 70,651 edges alike. The few edges that move it much, of which Pearson's r and small
-circuits are made, are where the mean slope along the path (EAP-IG) is the better one. Circuits of
-exact values are not always the most faithful ones (Figure 3, where they are of 20 pairs and the
-estimates of 100): an edge's value alone is not its value in a circuit."""
 
 
 def learned(results: Results) -> str:
@@ -221,7 +235,7 @@ def learned(results: Results) -> str:
         low, high = ours[f"{column}_low"], ours[f"{column}_high"]
         apart = low > theirs[f"{column}_high"] or high < theirs[f"{column}_low"]
         better = (ours[column] < theirs[column]) == (column == "cmd")
-        verdict = f"{'MAttr' if better else 'EAP-IG'} is better" if apart else "cannot be told"
+        verdict = f"{'MAttr' if better else 'EAP-IG'} is better" if apart else "inconclusive"
         lines.append(f"- {words}: {a} against {b}: {verdict}.")
     lines.append(
         f"- CPR: {ours.cpr:.3f} against {theirs.cpr:.3f}, where .999 is the whole model: MAttr is "
@@ -251,14 +265,18 @@ def verdicts(results: Results) -> str:
     return "\n".join(lines)
 
 
-def missed(results: Results) -> str:
-    """What exact values of a choice of edges leave unknown, by task."""
+def exact_values(results: Results) -> str:
+    """Of which edges they are, and what a choice of edges leaves unknown, by task."""
+    verified = results.output / "graphs" / results.folder("pareto").name / "real_test"
+    if not any(verified.glob("*_verified.*")):
+        return (
+            "## Exact values\n\nEvery edge has its exact value: Figures 4, 8 and 9 need no sample."
+        )
     lines = [
         "## Exact values",
         "",
-        "All 70,651 edges would take hours a task. Exact values are of the 3,000 edges that EAP, "
-        "EAP-IG or EAP-IG-KL ranks highest, and of 500 of the others, drawn at random. What that "
-        "leaves open, by the task's metric:",
+        "Exact values are of the edges that EAP, EAP-IG or EAP-IG-KL ranks highest, and of a "
+        "random sample of the others. What that leaves open, by the task's metric:",
     ]
     for task in PARETO_TASKS:
         metric = TASKS[task].metric
@@ -291,16 +309,17 @@ def bullets(text: str) -> list[str]:
     ]
 
 
-def pictures(results: Results) -> list[str]:
+def pictures(study: Study) -> list[str]:
     """Every figure with its caption."""
+    results, gallery = study.results, study.gallery
     parts = []
-    folder = GALLERY.relative_to(REPOSITORY).as_posix()
+    folder = gallery.relative_to(REPOSITORY).as_posix()
     for figure in (figure for figure in FIGURES if figure.label in SHOWN):
         drawn = results.folder(figure.study).relative_to(results.output)
         paths = [
-            path.relative_to(GALLERY).as_posix()
+            path.relative_to(gallery).as_posix()
             for name in figure.pictures
-            for path in sorted((GALLERY / drawn / "png").glob(f"{as_pattern(name)}.png"))
+            for path in sorted((gallery / drawn / "png").glob(f"{as_pattern(name)}.png"))
         ]
         lines = [f"### {figure.label}: {figure.title}", "", figure.caption]
         lines += [f"\n![{figure.title}](../{folder}/{path})" for path in dict.fromkeys(paths)]
@@ -310,34 +329,21 @@ def pictures(results: Results) -> list[str]:
     return parts
 
 
-def costs(results: Results) -> str:
+COSTS_ARE = """## What it took
+
+Minutes and memory of every step: [real models](real-models.md)."""
+
+
+def costs(study: Study) -> pd.DataFrame:
     """Time and peak memory of every step that runs the model."""
-    folder = steps_folder(Path(results.model), results.output)
     rows = []
-    for path in sorted(folder.glob("*.tsv")):
+    for path in sorted(study.steps.glob("*.tsv")):
         row = pd.read_csv(path, sep="\t").iloc[-1]
-        if row["s"] > 30:
-            rows.append((path.stem, row["s"] / 60, row["cpu_time"] / 60, row["max_rss"] / 1024))
-    lines = [
-        "## What it took",
-        "",
-        "On two cores of a server, one thread a step, two steps side by side and other work beside "
-        "them.",
-        "",
-        "| step | minutes | CPU minutes | peak memory, GiB |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {name} | {m:.1f} | {measured(cpu)} | {measured(gib)} |" for name, m, cpu, gib in rows
-    ]
-    total = np.nansum([cpu for _, _, cpu, _ in rows])
-    most = np.nanmax([gib for *_, gib in rows])
-    return "\n".join([*lines, f"| **all** | | **{total:.0f}** | **{most:.1f}** |"])
-
-
-def measured(value: float) -> str:
-    """A number of the table of costs."""
-    return "not measured" if np.isnan(value) else f"{value:.1f}"
+        if row["s"] > SHORT:
+            minutes, cpu = row["s"] / 60, row["cpu_time"] / 60
+            rows.append((path.stem, minutes, cpu, row["max_rss"] / 1024))
+    columns = ["step", "minutes", "cpu_minutes", "gib"]
+    return pd.DataFrame(rows, columns=columns).round(1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,216 @@
+"""Second circuits: is a circuit the only one of its size that does the task?
+
+Two circuits with few edges in common can be equally faithful (arXiv 2605.12671). The search learns
+rankings (`eap.learn_ranking`) that pay for edges of the first circuit, at several prices, cuts
+circuits of the first one's size out of them, and keeps the one that shares the fewest edges with
+it among those that are as faithful. A circuit does not count if the edges that it shares with the
+first are as faithful alone: its other edges do nothing. What the search does not find may still be
+there: a circuit is unique *within the search*.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import pandas as pd
+import torch
+
+from eap.ablation import Ablation
+from eap.analysis.compare import nodes
+from eap.analysis.stability import mean_jaccard
+from eap.circuits import faithfulness
+from eap.data.dataset import Dataset
+from eap.engine.recipe import Recipe
+from eap.errors import UserError
+from eap.graph.graph import Graph
+from eap.learning import learn_ranking
+from eap.metrics.metric import Metric
+from eap.model.model import Model
+from eap.model.verbs import verb
+from eap.runtime.ranges import real
+from eap.runtime.resources import ResourceOptions
+
+RECIPE = Recipe(steps=1000, loss="faithfulness", k="log", pairs=4)
+"""How the search learns unless said otherwise: its loss is a share, and so are prices."""
+
+PRICES = (0.25, 0.35, 0.5)
+"""What the whole first circuit costs, beside a loss that is 1 where nothing of the task is left."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How much two circuits share, of their edges or of their nodes.
+
+    Attributes:
+        iou: intersection over union.
+        chance: of random sets of the same sizes.
+    """
+
+    iou: float
+    chance: float
+
+
+@dataclass(frozen=True, eq=False)
+class SecondCircuit:
+    """What `second_circuit` returns.
+
+    Attributes:
+        first: the circuit that was given, pruned.
+        second: the least like it of the circuits that are as faithful, and not because of what the
+            two share; None: there was none.
+        verdict: 'not unique', or 'unique within the search'.
+        edges, nodes: how much the two share; None without a second.
+        faithfulness: of 'first', 'second' and what they have in 'common', and of the model 'without
+            first' (the edges that only the first has are ablated), 'without second', and 'without
+            both' (all edges of either).
+        standard_errors: of the same.
+        searched: a row per circuit that was tried: price, selection, edges, faithfulness, iou, and
+            common (the faithfulness of the edges it shares with the first).
+        provenance: where it comes from.
+    """
+
+    first: Graph
+    second: Graph | None
+    verdict: str
+    edges: Likeness | None
+    nodes: Likeness | None
+    faithfulness: dict[str, float]
+    standard_errors: dict[str, float]
+    searched: pd.DataFrame
+    provenance: dict[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per circuit and ablated model: name, faithfulness, standard_error."""
+        return pd.DataFrame({
+            "name": list(self.faithfulness),
+            "faithfulness": list(self.faithfulness.values()),
+            "standard_error": list(self.standard_errors.values()),
+        })  # fmt: skip
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in self.faithfulness.items())
+        if self.edges is None or self.nodes is None:
+            return f"{self.verdict}; faithfulness: {shares}"
+        return (
+            f"{self.verdict}; IoU of edges {self.edges.iou:.3f} (chance {self.edges.chance:.3f}), "
+            f"of nodes {self.nodes.iou:.3f} (chance {self.nodes.chance:.3f}); faithfulness: "
+            f"{shares}"
+        )
+
+
+@verb
+def second_circuit(
+    model: Model,
+    dataset: Dataset,
+    first: Graph,
+    *,
+    metric: str | Metric = "logit_diff",
+    ablation: str | Ablation | None = None,
+    recipe: Recipe = RECIPE,
+    prices: Sequence[float] = PRICES,
+    tolerance: float = 0.1,
+    largest_overlap: float = 0.5,
+    measured_on: Dataset | None = None,
+    **resources: Unpack[ResourceOptions],
+) -> SecondCircuit:
+    """Look for another circuit of the same size and faithfulness, with the fewest common edges.
+
+        first = graph.greedy(200).prune()
+        print(eap.second_circuit(model, dataset, first, measured_on=other_pairs))
+
+    Args:
+        model: from `eap.load_model`.
+        dataset: the examples that rankings are learned on.
+        first: a circuit.
+        metric: that faithfulness is of.
+        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
+        recipe: how rankings are learned.
+        prices: what the whole first circuit adds to the loss; one ranking is learned for each.
+        tolerance: a circuit is as faithful as the first if |1 - f| is at most so much larger.
+        largest_overlap: the largest IoU of edges at which the first circuit is not unique.
+        measured_on: the examples that faithfulness is measured on; None: those of `dataset`.
+        **resources: batch_size, memory_budget (bytes), quiet.
+
+    Raises:
+        UserError: an empty circuit, no price or one that is not above 0, a tolerance or an overlap
+            that means nothing, or as `eap.learn_ranking`.
+    """
+    first = first.prune()
+    n_edges, others = first.count_edges(), measured_on or dataset
+    _check(n_edges, prices)
+    prices = [real("prices", price) for price in prices]
+    tolerance = real("tolerance", tolerance)
+    largest_overlap = real("largest_overlap", largest_overlap)
+    circuits: list[Graph] = []
+    rows: list[dict[str, Any]] = []
+    provenance: dict[str, Any] = {}
+    for price in prices:
+        ranking = learn_ranking(
+            model, dataset, metric=metric, recipe=recipe, ablation=ablation,
+            prices=price * first.in_graph / n_edges, expanded_kv=first.config.expanded_kv,
+            **resources,
+        )  # fmt: skip
+        provenance = ranking.provenance
+        for selection in ("top_n", "greedy"):
+            circuits.append(getattr(ranking, selection)(n_edges).prune())
+            rows.append({"price": price, "selection": selection})
+    tried = [first, *circuits, *(first & circuit for circuit in circuits)]
+    measured = faithfulness(
+        model, tried, others, metric=metric, ablation=ablation, **resources
+    ).normalised.tolist()
+    of_circuits, of_common = measured[1 : len(circuits) + 1], measured[len(circuits) + 1 :]
+    for n, (row, circuit) in enumerate(zip(rows, circuits, strict=True)):
+        row |= {"edges": circuit.count_edges(), "faithfulness": of_circuits[n]}
+        row["iou"] = _likeness(first, circuit, level="edge").iou
+        row["common"] = of_common[n]
+
+    def is_faithful(share: float) -> bool:
+        return abs(1 - share) <= abs(1 - measured[0]) + tolerance
+
+    equal = [
+        n for n, row in enumerate(rows)
+        if is_faithful(row["faithfulness"]) and not is_faithful(row["common"])
+    ]  # fmt: skip
+    best = min(equal, key=lambda n: rows[n]["iou"], default=None)
+    second = None if best is None else circuits[best]
+    named = {"first": first}
+    if second is not None:
+        full = first.full()
+        named |= {
+            "second": second,
+            "common": first & second,
+            "without first": full - (first - second),
+            "without second": full - (second - first),
+            "without both": full - (first | second),
+        }
+    tested = faithfulness(
+        model, list(named.values()), others, metric=metric, ablation=ablation, **resources
+    )
+    edges = None if second is None else _likeness(first, second, level="edge")
+    differs = edges is not None and edges.iou <= largest_overlap
+    search = {"prices": list(prices), "tolerance": tolerance, "largest_overlap": largest_overlap}
+    return SecondCircuit(
+        first=first,
+        second=second,
+        verdict="not unique" if differs else "unique within the search",
+        edges=edges,
+        nodes=None if second is None else _likeness(first, second, level="node"),
+        faithfulness=dict(zip(named, tested.normalised.tolist(), strict=True)),
+        standard_errors=dict(zip(named, tested.standard_error.tolist(), strict=True)),
+        searched=pd.DataFrame(rows),
+        provenance=provenance | {"second_circuit": search},
+    )
+
+
+def _likeness(first: Graph, second: Graph, *, level: str) -> Likeness:
+    if level == "node":
+        return Likeness(*mean_jaccard(torch.stack([nodes(first), nodes(second)])))
+    exists = first.edge_exists
+    return Likeness(*mean_jaccard(torch.stack([first.in_graph[exists], second.in_graph[exists]])))
+
+
+def _check(n_edges: int, prices: Sequence[float]) -> None:
+    if not n_edges:
+        raise UserError("no path of the first circuit leads from the input to the logits")
+    if not prices:
+        raise UserError("at least one price of the first circuit is needed")

@@ -1,0 +1,176 @@
+"""Corrupted prompts for rows that have none: one word exchanged for another of as many tokens."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from eap.data.cells import as_text, is_missing
+from eap.data.checking import check_rows
+from eap.data.columns import renamed, standard_names
+from eap.data.dataset import vocabulary_of
+from eap.data.reading import read_rows
+from eap.data.tasks.ioi import NAMES
+from eap.data.vocabulary import Vocabulary
+from eap.errors import UserError, quoted
+from eap.runtime.ranges import whole
+
+NUMBER = re.compile(r"(?<![\w.,])\d+(?![\w]|[.,]\d)")
+
+# So many words are tried in a row's place before it is given up.
+MOST_TRIED = 200
+
+
+@dataclass(frozen=True)
+class Counterparts:
+    """Rows with corrupted prompts.
+
+    Attributes:
+        rows: for `load_dataset(.., data=counterparts.rows)`, in their order.
+        left_out: of how many rows there is none, by reason.
+        exchanged: the words of each row: (in the clean prompt, in the corrupted one).
+    """
+
+    rows: list[dict[str, Any]]
+    left_out: dict[str, int] = field(default_factory=dict)
+    exchanged: list[tuple[str, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<Counterparts {self.summary()}>"
+
+    def summary(self) -> str:
+        """One line: how many rows have a corrupted prompt now, and why the others have none."""
+        n_left_out = sum(self.left_out.values())
+        why = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items())
+        said = f"{len(self)} of {len(self) + n_left_out} rows have a corrupted prompt"
+        return f"{said}; left out: {why}" if why else said
+
+
+def corrupt(
+    data: Any, tokenizer: Any, words: str | Sequence[str], *, seed: int = 0
+) -> Counterparts:
+    """Corrupted prompts for rows without them, by exchanging one word of each clean prompt.
+
+    Everywhere in the prompt the word is exchanged for the same other one, which the prompt does not
+    have, so that both prompts have equally many tokens and the answers stay the tokens they are.
+    Whether the right answer changes with the word is for the person to judge.
+
+    Args:
+        data: as `load_dataset` has it, with columns clean and correct.
+        tokenizer: the model's own.
+        words: 'names' (first names), 'numbers' (whole numbers of as many digits), or a list of
+            words that may stand for one another.
+        seed: of the choice of words.
+
+    Returns:
+        The rows with a column corrupted, and how many could not be done.
+
+    Raises:
+        UserError: data that cannot be read or have corrupted prompts already, words that are none,
+            or no row that could be done.
+
+    Example:
+        rows = [{"clean": "Mary is tall. Her name is", "correct": " Mary"}]
+        made = eap.data.corrupt(rows, model.tokenizer, "names")
+        dataset = eap.load_dataset("names", model.tokenizer, data=made.rows)
+    """
+    listed = _listed(words)
+    table = read_rows(data)
+    names = standard_names(None, table.columns)
+    rows = [renamed(row, names) for row in table.rows]
+    if any(not is_missing(row.get("corrupted")) for row in rows):
+        raise UserError(f"{table.shown} has corrupted prompts already")
+    vocabulary = vocabulary_of(tokenizer)
+    random = Random(whole("seed", seed))
+    made: list[dict[str, Any]] = []
+    exchanged: list[tuple[str, str]] = []
+    left_out: Counter[str] = Counter()
+    for row in rows:
+        _, problems = check_rows(None, [row], vocabulary)
+        if problems:
+            left_out[problems[0].kind] += 1
+            continue
+        clean = as_text(row.get("clean"), "the clean prompt")
+        places = _words_in(clean, listed)
+        if not places:
+            left_out[f"without one of the {_noun(words)}"] += 1
+            continue
+        fitting = _first_fitting(row, clean, places, listed, vocabulary, random)
+        if fitting is None:
+            left_out["without a word of as many tokens"] += 1
+            continue
+        made.append({**row, "corrupted": fitting[0]})
+        exchanged.append(fitting[1])
+    counterparts = Counterparts(made, dict(left_out), exchanged)
+    if not made:
+        raise UserError(f"{table.shown}: {counterparts.summary()}")
+    return counterparts
+
+
+def _listed(words: str | Sequence[str]) -> tuple[str, ...] | None:
+    """The words that stand for one another; None: numbers do."""
+    if words == "numbers":
+        return None
+    if words == "names":
+        return NAMES
+    good = not isinstance(words, str | bytes) and isinstance(words, Sequence)
+    listed = tuple(dict.fromkeys(words)) if good else ()
+    if len(listed) < 2 or not all(isinstance(word, str) and word.strip() for word in listed):
+        raise UserError(
+            f"words is {quoted(words)}; give 'names', 'numbers', or a list of at least two words "
+            "that may stand for one another"
+        )
+    return tuple(word.strip() for word in listed)
+
+
+def _noun(words: str | Sequence[str]) -> str:
+    return words if isinstance(words, str) else "words"
+
+
+def _pattern(word: str) -> str:
+    """A word that is not a part of another."""
+    return rf"(?<!\w){re.escape(word)}(?!\w)"
+
+
+def _words_in(text: str, listed: tuple[str, ...] | None) -> list[str]:
+    if listed is None:
+        return list(dict.fromkeys(NUMBER.findall(text)))
+    return [word for word in listed if re.search(_pattern(word), text)]
+
+
+def _first_fitting(
+    row: dict[str, Any],
+    clean: str,
+    places: list[str],
+    listed: tuple[str, ...] | None,
+    vocabulary: Vocabulary,
+    random: Random,
+) -> tuple[str, tuple[str, str]] | None:
+    """The first corrupted prompt, of those drawn, that makes an example of the row."""
+    random.shuffle(places)
+    for word in places:
+        others = [other for other in _others(word, listed, random) if other not in places]
+        texts = [re.sub(_pattern(word), other.replace("\\", r"\\"), clean) for other in others]
+        n_tokens = len(vocabulary.encode(clean))
+        lengths = [len(ids) for ids in vocabulary.encode_all(texts)]
+        for other, text, length in zip(others, texts, lengths, strict=True):
+            if length == n_tokens:
+                examples, problems = check_rows(None, [{**row, "corrupted": text}], vocabulary)
+                if examples and not problems:
+                    return text, (word, other)
+    return None
+
+
+def _others(word: str, listed: tuple[str, ...] | None, random: Random) -> Iterator[str]:
+    """Words to stand for one, in random order."""
+    if listed is not None:
+        others = [other for other in listed if other != word]
+        return iter(random.sample(others, min(len(others), MOST_TRIED)))
+    low, high = (10 ** (len(word) - 1) if len(word) > 1 else 0), 10 ** len(word)
+    numbers = dict.fromkeys(random.randrange(low, high) for _ in range(MOST_TRIED))
+    return (str(number) for number in numbers if str(number) != word)

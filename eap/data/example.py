@@ -1,0 +1,87 @@
+"""One pair of prompts as token ids, with the answers to compare."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eap.data.cells import UnfitRowError, answer_ids, plain, prompt_ids
+from eap.errors import UserError, quoted
+
+TokenIds = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One pair: token ids of both prompts, equally long, and the two sets of answer tokens.
+
+    Made by hand, each part may be a tuple, list, array or tensor of ids (of a prompt also with a
+    batch axis of one), and an answer a single number.
+
+    Attributes:
+        clean: of the clean prompt, from its first token on.
+        corrupted: of the corrupted prompt; empty: there is none, and ablations that need a pair
+            (resampling) refuse the example.
+        correct: the answers that are right.
+        incorrect: the others; empty for metrics that need none.
+
+    Raises:
+        UserError: a part is no token ids.
+    """
+
+    clean: TokenIds
+    corrupted: TokenIds
+    correct: TokenIds
+    incorrect: TokenIds
+
+    def __post_init__(self) -> None:
+        for name, part in vars(self).items():
+            object.__setattr__(self, name, _as_ids(name, part))
+
+    @classmethod
+    def of_ids(
+        cls, clean: TokenIds, corrupted: TokenIds, correct: TokenIds, incorrect: TokenIds
+    ) -> "Example":
+        """The same of parts that are known to be token ids; those that examples share stay one."""
+        example = cls.__new__(cls)
+        vars(example).update(clean=clean, corrupted=corrupted, correct=correct, incorrect=incorrect)
+        return example
+
+
+def _as_ids(name: str, part: Any) -> TokenIds:
+    if type(part) is tuple and set(map(type, part)) <= {int}:
+        return part  # ids as they are; whether a model has them, `check_examples` says
+    cell = plain(part)
+    if cell is None or cell == []:
+        return ()
+    if isinstance(cell, str):
+        raise UserError(
+            f"{name} of the example is the text {quoted(cell)}; an example holds token ids: "
+            "eap.load_dataset makes them of texts"
+        )
+    read = prompt_ids if name in ("clean", "corrupted") else answer_ids
+    try:
+        return read(cell, f"{name} of the example")
+    except UnfitRowError as error:
+        raise UserError(str(error)) from None
+
+
+def first_difference(example: Example) -> int:
+    """First position in which the prompts differ; the last if they are equal, 0 without a pair."""
+    if not example.corrupted:
+        return 0
+    pairs = zip(example.clean, example.corrupted, strict=True)
+    differing = (i for i, (clean, corrupted) in enumerate(pairs) if clean != corrupted)
+    return next(differing, len(example.clean) - 1)
+
+
+def statistics(examples: Sequence[Example]) -> Mapping[str, Any]:
+    """Lengths, first differences and answer-set sizes of examples: {what: {value: count}}."""
+    return {
+        "tokens": Counter(len(e.clean) for e in examples),
+        "first difference": Counter(first_difference(e) for e in examples),
+        "differing positions": Counter(
+            sum(a != b for a, b in zip(e.clean, e.corrupted, strict=False)) for e in examples
+        ),
+        "correct answers": Counter(len(e.correct) for e in examples),
+    }

@@ -1,0 +1,82 @@
+"""How a ranking is learned: loss, optimizer, and the sizes that steps draw."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from eap.errors import UserError, quoted
+from eap.runtime.ranges import RANGES, real, whole
+
+STEPS = {"edge": 5000, "node": 500}
+LEARNING_RATES = {"adam": 0.05, "sgd": 3.0}
+LOSSES = ("metric", "kl", "faithfulness", "cmd")
+SIZES = ("uniform", "log")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a ranking is learned (`eap.learn_ranking`).
+
+        recipe = eap.Recipe(steps=500, loss="kl", k="log")
+
+    Attributes:
+        steps: of the optimizer; None: 5000 for edges, 500 for nodes.
+        loss: 'metric' (minus the metric, or the metric itself where low is better); 'kl';
+            'faithfulness': |1 - f|, f of a step's pairs together, over the data set's difference
+            between the clean and the ablated model; 'cmd': the mean of |1 - f| of a step's pairs,
+            each over its own difference, which counts as at least 1.
+        optimizer: 'adam' or 'sgd' (no momentum).
+        learning_rate: None: 0.05 for adam, 3 for sgd.
+        k: how sizes are drawn from 1 .. n: 'uniform', or 'log' (uniform in the logarithm).
+        pairs: examples per step, at the most; those of one length and first difference go together.
+        temperature: T of the masks.
+        seed: of sizes and pairs.
+    """
+
+    steps: int | None = None
+    loss: str = "metric"
+    optimizer: str = "adam"
+    learning_rate: float | None = None
+    k: str = "uniform"
+    pairs: int = 1
+    temperature: float = 0.5
+    seed: int = 0
+
+    def complete(self, level: str) -> "Recipe":
+        """The recipe with all numbers filled in for 'edge' or 'node'.
+
+        Raises:
+            UserError: an unknown name, or a number out of range.
+        """
+        names = {
+            "level": (level, STEPS),
+            "loss": (self.loss, LOSSES),
+            "optimizer": (self.optimizer, LEARNING_RATES),
+            "k": (self.k, SIZES),
+        }
+        for name, (word, known) in names.items():
+            if word not in tuple(known):
+                raise UserError(f"unknown {name} {quoted(str(word))}; known are {', '.join(known)}")
+        rate = LEARNING_RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
+        steps = STEPS[level] if self.steps is None else self.steps
+        return replace(
+            self,
+            steps=whole("steps", steps, RANGES["learning_steps"]),
+            pairs=whole("pairs", self.pairs),
+            seed=whole("seed", self.seed),
+            learning_rate=real("learning_rate", rate),
+            temperature=real("temperature", self.temperature),
+        )
+
+    def draw(self, step: int, n: int, sizes: Sequence[int]) -> tuple[int, float]:
+        """Which batch a step runs, each as likely as it has pairs (`sizes`), and how many are kept.
+
+        Depends on the seed and the step alone, so that a run can go on from any step.
+        """
+        source = np.random.default_rng([self.seed, step])
+        pair = int(source.integers(sum(sizes)))
+        batch = int(np.searchsorted(np.cumsum(sizes), pair, side="right"))
+        if self.k == "uniform":
+            return batch, float(source.integers(1, n + 1))
+        return batch, float(np.exp(source.uniform(0.0, np.log(n))))

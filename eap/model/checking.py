@@ -1,0 +1,128 @@
+"""Whether the engine computes the model that was given: its own logits, before it is copied."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from eap.errors import UserError, first_line
+from eap.model.families import Family
+from eap.model.model import Model
+from eap.model.plain import evaluating
+from eap.model.runs import run_tokens
+
+# Largest difference of logits, relative to their range, that rounding explains.
+LOGIT_TOLERANCE = {
+    torch.float64: 1e-5,  # Hugging Face computes parts in float32 whatever the weights
+    torch.float32: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+
+# Prompts of the check have so many tokens; longer ones where an attention window of at most
+# `WIDEST` positions is to be seen (windows wider than that are not compared).
+CHECKED = 12
+WIDEST = 256
+
+
+def check_weights(name: str, hf: nn.Module) -> None:
+    """Whether all weights are there and finite.
+
+    Raises:
+        UserError: some are offloaded, or hold NaN or infinity.
+    """
+    for parameter_name, parameter in hf.named_parameters():
+        if parameter.is_meta:
+            raise UserError(
+                f"{name}: parts of the weights are offloaded or were never made; give a device "
+                "map that has every layer on a device"
+            )
+        if parameter.numel() and parameter.is_floating_point():
+            low, high = torch.aminmax(parameter.detach())
+            if not (torch.isfinite(low) and torch.isfinite(high)):
+                raise UserError(f"{name}: the weights hold NaN or infinity, in {parameter_name}")
+
+
+def check_prompts(config: Any, family: Family, n_rows: int) -> Int[Tensor, "2 pos"]:
+    """Two random prompts on which logits are compared.
+
+    They have `CHECKED` tokens, more than an attention window where it is narrow, and at most as
+    many as the model has positions.
+
+    Args:
+        config: of the Hugging Face model.
+        family: the model's.
+        n_rows: of its embedding.
+    """
+    windows = [family.windows(config, layer) or 0 for layer in range(config.num_hidden_layers)]
+    n_positions = max([CHECKED] + [window + 4 for window in windows if window <= WIDEST])
+    limit = getattr(config, "max_position_embeddings", None)
+    if isinstance(limit, int) and limit > 0:
+        n_positions = min(n_positions, limit)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(n_rows, (2, n_positions), generator=generator)
+
+
+@torch.no_grad()
+def last_logits(
+    name: str, model: nn.Module, run: Callable[[], Tensor]
+) -> Float[Tensor, "batch d_vocab"]:
+    """A model's own logits at the last position, without dropout.
+
+    Args:
+        name: for messages.
+        model: what is run; it is left as it was.
+        run: its forward pass, to logits of all positions.
+
+    Raises:
+        UserError: it cannot be run.
+    """
+    with evaluating(model):
+        try:
+            return run()[:, -1].detach()
+        except Exception as error:  # whatever a model's own code raises
+            raise UserError(f"{name}: its own forward pass fails: {first_line(error)}") from error
+
+
+def check_logits(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    expected: Float[Tensor, "batch d_vocab"],
+    whose: str,
+    dtype: torch.dtype,
+) -> None:
+    """Compare the engine's logits at the last token with a model's own.
+
+    Args:
+        model: as the engine computes it.
+        tokens: two prompts.
+        expected: the model's own logits.
+        whose: of whom they are, for the message.
+        dtype: of the model that they are of.
+
+    Raises:
+        UserError: they differ by more than rounding, relative to the range of the logits.
+    """
+    logits = run_tokens(model, tokens.to(model.device))
+    expected = expected.to(logits)
+    error = float((logits - expected).abs().max() / (expected.max() - expected.min()))
+    tolerance = max(LOGIT_TOLERANCE.get(kind, 0.0) for kind in (model.dtype, dtype))
+    if not error <= tolerance:  # also when it is NaN
+        raise UserError(
+            f"{model.name}: the engine's logits differ from {whose} by {error:.1e} of their range "
+            f"(at most {tolerance:.0e} is rounding): the model computes something that its family "
+            "does not, such as a forward method that was replaced or a setting of its own"
+        )
+
+
+def hash_parameters(hf: nn.Module) -> dict[str, str]:
+    """SHA-256 over the names and values of a model's parameters: where no file is known."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(hf.named_parameters()):
+        digest.update(name.encode())
+        values = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(values.numpy().data)
+    return {"weights_sha256": digest.hexdigest()}

@@ -1,0 +1,208 @@
+"""The configuration of a model in a GGUF file, by the file's own metadata.
+
+Where transformers knows no key for a setting it takes the default of its configuration class, which
+is one checkpoint's value: rotary base of Gemma's local layers, which layers have a window, scale of
+queries. Here the file's value is taken, or what llama.cpp assumes where the key is absent; a key
+that nothing here reads is refused.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+
+from eap.errors import quoted
+from eap.model.gguf_header import PATTERN, Header
+
+ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+"""Special tokens: their names in transformers, and in tokenizer.ggml.<name>_token_id."""
+
+SIZES = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+ROTARY = ("rope.freq_base", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor")
+HEADS = ("attention.key_length", "attention.value_length", "attention.scale", "attention.causal")
+GEMMA = ("attention.sliding_window", PATTERN, "final_logit_softcapping")
+# Do not change what is computed: the vocabulary's size is the embedding's, and llama.cpp's
+# quantiser notes what it did.
+UNUSED = ("vocab_size", "rope.scaling.finetuned")
+
+
+def _llama(header: Header) -> dict[str, Any]:
+    """Llama and what shares its blocks: rotary heads of one scale, RMS norms."""
+    d_head = _d_head(header)
+    scale = header.setting("attention.scale") or d_head**-0.5
+    if abs(scale - d_head**-0.5) > 1e-6:
+        raise header.refused(
+            f"its queries are scaled by {scale:.6g}, which {header.architecture} models of "
+            f"transformers cannot have; theirs is {d_head**-0.5:.6g}"
+        )
+    return {
+        **{name: header.number(key) for key, name in SIZES.items()},
+        "head_dim": d_head,
+        "rope_parameters": _rotary(header, "rope.freq_base", 10_000.0),
+        "attention_bias": "blk.0.attn_q.bias" in header.tensors,
+    }
+
+
+def _qwen2(header: Header) -> dict[str, Any]:
+    settings = _llama(header)
+    del settings["attention_bias"]  # q, k and v have one, the output has none
+    return settings
+
+
+def _gemma2(header: Header) -> dict[str, Any]:
+    return {
+        **_gemma(header, period=2, window=4096, largest=46),
+        "rope_parameters": _rotary(header, "rope.freq_base", 10_000.0),
+        "attn_logit_softcapping": header.setting("attn_logit_softcapping", 50.0) or None,
+        "final_logit_softcapping": header.setting("final_logit_softcapping", 30.0) or None,
+    }
+
+
+def _gemma3(header: Header) -> dict[str, Any]:
+    return {
+        **_gemma(header, period=6, window=0, largest=62),
+        "rope_parameters": {
+            "full_attention": _rotary(header, "rope.freq_base", 1_000_000.0),
+            "sliding_attention": {
+                "rope_type": "default",
+                "rope_theta": float(header.setting("rope.freq_base_swa", 10_000.0)),
+            },
+        },
+        "final_logit_softcapping": header.setting("final_logit_softcapping") or None,
+    }
+
+
+def _gemma(header: Header, *, period: int, window: int, largest: int) -> dict[str, Any]:
+    """What Gemma 2 and 3 share.
+
+    Args:
+        header: of the file.
+        period: every so many-th layer sees everything, where the file does not say which.
+        window: of the others, where the file does not say.
+        largest: layers of the one model whose queries are scaled by d_model / n_heads.
+    """
+    sizes = {name: header.number(key) for key, name in SIZES.items()}
+    n_layers, d_head = sizes["num_hidden_layers"], _d_head(header)
+    scalar = float(d_head)
+    if scale := header.setting("attention.scale"):
+        scalar = float(scale) ** -2
+    elif n_layers == largest:
+        scalar = sizes["hidden_size"] / sizes["num_attention_heads"]
+    if abs(scalar - round(scalar)) > 1e-4 * scalar:
+        raise header.refused(
+            f"its queries are scaled by {scalar:.6g} ** -0.5; transformers takes whole numbers"
+        )
+    window = header.setting("attention.sliding_window", window)
+    pattern = header.setting(PATTERN, period)
+    if isinstance(pattern, int):
+        pattern = [pattern > 0 and (layer + 1) % pattern > 0 for layer in range(n_layers)]
+    if len(pattern) != n_layers:
+        raise header.refused(f"its {PATTERN} is about {len(pattern)} layers, and it has {n_layers}")
+    slides = [bool(window) and bool(layer) for layer in pattern]
+    return {
+        **sizes,
+        "head_dim": d_head,
+        "query_pre_attn_scalar": round(scalar),
+        "sliding_window": window or sizes["max_position_embeddings"],
+        "layer_types": ["sliding_attention" if local else "full_attention" for local in slides],
+        "attention_bias": "blk.0.attn_q.bias" in header.tensors,
+    }
+
+
+def _d_head(header: Header) -> int:
+    """Dimensions of a head, all of them rotated."""
+    d_head = header.setting("attention.key_length")
+    if d_head is None:
+        d_head = header.number("embedding_length") // header.number("attention.head_count")
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if header.setting(key, d_head) != d_head:
+            raise header.refused(f"its {key} is {header.setting(key)} where a head has {d_head}")
+    return int(d_head)
+
+
+def _rotary(header: Header, key: str, base: float) -> dict[str, Any]:
+    kind = header.setting("rope.scaling.type", "none")
+    rotary = {"rope_type": "default", "rope_theta": float(header.setting(key, base))}
+    if kind == "linear":
+        factor = float(header.setting("rope.scaling.factor", 1.0))
+        return {**rotary, "rope_type": "linear", "factor": factor}
+    if kind != "none":
+        raise header.refused(
+            f"its positions are scaled by {quoted(str(kind))}; none and linear are read"
+        )
+    return rotary
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one architecture of llama.cpp is written in transformers.
+
+    Attributes:
+        name: of the model's class; its configuration's is the same with `Config`.
+        config: the arguments of the configuration.
+        keys: what is read besides `SIZES`.
+    """
+
+    name: str
+    config: Callable[[Header], dict[str, Any]]
+    keys: tuple[str, ...]
+
+
+ARCHITECTURES = {
+    "llama": Architecture("LlamaForCausalLM", _llama, (*HEADS, *ROTARY)),
+    "qwen2": Architecture("Qwen2ForCausalLM", _qwen2, (*HEADS, *ROTARY)),
+    "qwen3": Architecture("Qwen3ForCausalLM", _llama, (*HEADS, *ROTARY)),
+    "gemma2": Architecture(
+        "Gemma2ForCausalLM", _gemma2, (*HEADS, *ROTARY, *GEMMA, "attn_logit_softcapping")
+    ),
+    "gemma3": Architecture(
+        "Gemma3ForCausalLM", _gemma3, (*HEADS, *ROTARY, *GEMMA, "rope.freq_base_swa")
+    ),
+}
+
+
+def read_config(header: Header) -> Any:
+    """The configuration that the file describes.
+
+    Raises:
+        UserError: it describes something else than transformers' model computes.
+    """
+    form = ARCHITECTURES.get(header.architecture)
+    if form is None:
+        raise header.refused(
+            f"its architecture is {quoted(header.architecture)}; read are "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    known = {f"{header.architecture}.{key}" for key in (*SIZES, *UNUSED, *form.keys)}
+    prefix = f"{header.architecture}."
+    unknown = [key for key in header.metadata if key.startswith(prefix) and key not in known]
+    if unknown:
+        raise header.refused(f"it has the setting {unknown[0]}, which {form.name} does not have")
+    if header.setting("attention.causal", True) is not True:
+        raise header.refused("its attention is not causal")
+    if header.metadata.get("split.count", 1) > 1:
+        raise header.refused("it is one part of a model in several files; merge them first")
+    if "token_embd.weight" not in header.tensors:
+        raise header.refused("it has no token_embd.weight: it is no language model")
+    roles = {
+        f"{role}_token_id": header.metadata.get(f"tokenizer.ggml.{key}_token_id")
+        for role, key in ROLES.items()
+        if role != "unk"
+    }
+    config_class = getattr(transformers, form.name).config_class
+    return config_class(
+        **form.config(header),
+        **roles,
+        vocab_size=int(header.tensors["token_embd.weight"].shape[-1]),
+        tie_word_embeddings="output.weight" not in header.tensors,
+        architectures=[form.name],
+    )

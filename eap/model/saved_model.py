@@ -1,0 +1,158 @@
+"""The Hugging Face model of a directory or of the hub: whole, quietly, its adapter merged."""
+
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as logs
+
+from eap.errors import UserError, first_line, quoted
+from eap.model import adapters, saved_tokenizer
+from eap.model.plain import evaluating, plain_copy
+
+
+def load_files(
+    name: str,
+    path: Path | None,
+    revision: str | None,
+    dtype: torch.dtype,
+    device: torch.device | None,
+    device_map: str | dict[str, str | int] | None,
+) -> PreTrainedModel:
+    """The Hugging Face model of a directory or of the hub, with all of its weights.
+
+    Args:
+        name: as the person gave it.
+        path: of a directory; None: a model of the hub.
+        revision: of the hub's; None: its main branch.
+        dtype: of the weights.
+        device: where to; None: as `device_map` says.
+        device_map: as transformers has it.
+
+    Raises:
+        UserError: it cannot be loaded, or its weights are not those of its configuration.
+    """
+    hf: PreTrainedModel
+    where = str(path or name)
+    try:
+        with quiet_libraries():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                where, revision=revision or "main", dtype=dtype, device_map=device_map,
+                attn_implementation="eager", trust_remote_code=False, output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )  # fmt: skip
+            hf, report = loaded
+            for parameter in hf.parameters():  # some are kept in float32
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.to(dtype)
+            hf = hf if device is None else cast(Any, hf).to(device)
+    except Exception as error:  # every library below raises its own kind
+        raise UserError(f"cannot load model {quoted(name)}: {first_line(error)}") from error
+    hf.requires_grad_(False)
+    described = architecture_of(hf.config)
+    if type(hf).__name__ != described:
+        raise UserError(
+            f"cannot load model {quoted(name)}: its config.json names {described} as architecture, "
+            f"and its model_type, {hf.config.model_type}, makes it a {type(hf).__name__}"
+        )
+    _check_report(name, hf, report)
+    if getattr(hf, "_hf_peft_config_loaded", False):  # by PEFT, where it is installed
+        with evaluating(hf):
+            hf, merged = plain_copy(
+                name, hf, architecture_of(hf.config), device=hf.device, dtype=dtype
+            )
+        say_merged(name, merged)
+        return hf
+    files = [
+        saved_tokenizer.saved_file(where, file, revision)
+        for file in (adapters.CONFIG, adapters.WEIGHTS)
+    ]
+    if files[0] is not None:
+        if files[1] is None:
+            raise UserError(f"{name} has {adapters.CONFIG} but no {adapters.WEIGHTS} beside it")
+        n_layers = adapters.merge_adapter(name, hf, files[0], files[1])
+        say_merged(name, [f"the adapter beside the weights, of {n_layers} layers"])
+    return hf
+
+
+def _check_report(name: str, hf: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Whether the weights of a directory are those of its configuration.
+
+    Raises:
+        UserError: some are missing, of another size, or of layers that the configuration has not.
+    """
+    refusal = f"cannot load model {quoted(name)}: its"
+    sizes = sorted(report["mismatched_keys"])
+    if sizes:
+        key, saved, described = sizes[0]
+        raise UserError(
+            f"{refusal} weights have {key} of size {list(saved)}, and its config.json makes it "
+            f"{list(described)}{and_more(sizes)}"
+        )
+    n_layers = hf.config.num_hidden_layers
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{refusal} weights lack {missing[0]}{and_more(missing)}, of a configuration of "
+            f"{n_layers} layers"
+        )
+    layers = next(path for path, module in hf.named_modules() if isinstance(module, nn.ModuleList))
+    beyond = sorted(key for key in report["unexpected_keys"] if f"{layers}." in f"{key}.")
+    numbers = [int(n) for key in beyond for n in re.findall(r"\.(\d+)\.", key)[:1]]
+    if numbers and max(numbers) >= n_layers:
+        raise UserError(
+            f"{refusal} configuration has {n_layers} layers, and its weights are of "
+            f"{max(numbers) + 1}"
+        )
+    if beyond:
+        raise UserError(
+            f"{refusal} weights hold {beyond[0]}{and_more(beyond)}, which the configuration does "
+            "not describe"
+        )
+
+
+def and_more(names: list[Any]) -> str:
+    """How many more names than the first there are, in brackets."""
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def say_merged(name: str, merged: list[str]) -> None:
+    """Warn that layers which were put into a model are part of its weights from here on."""
+    if merged:
+        warnings.warn(
+            f"{name}: merged into the weights: {merged[0]}{and_more(merged)}", stacklevel=2
+        )
+
+
+def architecture_of(config: Any) -> str:
+    """Name of the class that a configuration is for: as it says, or of its `model_type`."""
+    names = getattr(config, "architectures", None)
+    if names:
+        return str(names[0]) if isinstance(names, (list, tuple)) else str(names)
+    return str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(getattr(config, "model_type", ""), ""))
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No report of the library's own (`_check_report` has one), and bars on terminals alone.
+
+    Both settings are the whole process's: entered under a lock, and restored.
+    """
+    verbosity, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    if bars and not (sys.stderr is not None and sys.stderr.isatty()):
+        logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(verbosity)
+        if bars:
+            logs.enable_progress_bar()

@@ -1,0 +1,43 @@
+"""What every function that people call with a model begins with."""
+
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from eap.model.model import Model
+from eap.runtime.context import plain_torch
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+_CALL = threading.local()
+
+
+def verb(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """A function whose numbers do not depend on when and where it is called.
+
+    It runs outside autocast, inference mode and a default device, and reads a model anew whose
+    weights changed since they were read. A verb within a verb does neither again.
+
+    Example:
+        >>> @verb
+        ... def n_layers(model: Model) -> int:
+        ...     return model.config.n_layers
+    """
+
+    @wraps(function)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        if getattr(_CALL, "is_within", False):
+            return function(*args, **kwargs)
+        _CALL.is_within = True
+        try:
+            with plain_torch():
+                for argument in (*args, *kwargs.values()):
+                    if isinstance(argument, Model):
+                        argument.refresh()
+                return function(*args, **kwargs)
+        finally:
+            _CALL.is_within = False
+
+    return call

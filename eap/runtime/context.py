@@ -1,0 +1,26 @@
+"""The settings of torch that a caller may have left on, and that a verb must not depend on."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Outside autocast and inference mode, with new tensors on the CPU unless a device is named.
+
+    All three belong to the calling thread, so no other thread sees a change. The default dtype is
+    the whole process's: it is left alone, and this package names the dtype of what it makes.
+    """
+    with ExitStack() as stack:
+        for device in AUTOCAST_DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(mode=False))
+        yield

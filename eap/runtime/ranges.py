@@ -1,0 +1,140 @@
+"""The range of every number that the interface takes, said here and nowhere else.
+
+A verb passes each number that it is given through `whole` or `real`, under the argument's name.
+numpy's numbers become Python's; booleans are not numbers; a number out of range is refused in one
+line that says what would be in range.
+"""
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, TypeGuard
+
+from eap.errors import UserError, quoted
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `least` to `most`.
+
+    Attributes:
+        least, most: the ends.
+        open: the ends themselves are out of range.
+    """
+
+    least: float
+    most: float
+    open: bool = False
+
+    def __contains__(self, number: Any) -> bool:
+        if self.open:
+            return self.least < number < self.most
+        return self.least <= number <= self.most
+
+    def __str__(self) -> str:
+        if self.open:
+            return f"above {self.least:,} and below {self.most:,}"
+        return f"from {self.least:,} to {self.most:,}"
+
+
+COUNT = Range(1, 10**9)
+BYTES = Range(1, 2**50)
+FRACTION = Range(0, 1, open=True)
+SEED = Range(0, 2**32 - 1)
+"""Seeds are 32 bits wide in numpy."""
+STEPS = Range(1, 1000)
+"""Points of integration: more are a slip of the keyboard."""
+
+ALPHA = 0.05
+"""Significance level unless said otherwise."""
+
+RANGES = {
+    # Counts.
+    "batch_size": COUNT,
+    "edges": COUNT,
+    "gram_budget": BYTES,
+    "head": COUNT,
+    "learning_steps": COUNT,
+    "memory_budget": BYTES,
+    "n_clusters": COUNT,
+    "n_examples": COUNT,
+    "n_permutations": Range(1, 10**6),
+    "n_random": Range(1, 10**5),
+    "n_resamples": Range(2, 10**5),
+    "n_subsets": Range(1, 10**5),
+    "pairs": COUNT,
+    "sample": Range(0, 10**9),
+    "size": COUNT,
+    "steps": STEPS,
+    "top": Range(0, 10**9),
+    # Levels, tolerances and other real numbers.
+    "alpha": FRACTION,
+    "confidence": FRACTION,
+    "largest_overlap": FRACTION,
+    "p_delete": FRACTION,
+    "prices": Range(0, 10**9, open=True),
+    "learning_rate": Range(0, 10**9, open=True),
+    "temperature": Range(0, 10**9, open=True),
+    "tolerance": FRACTION,
+    # Seeds.
+    "seed": SEED,
+}
+"""By argument. `learning_steps` are the `steps` of `learn_ranking`."""
+
+
+def whole(name: str, value: object, within: Range | None = None) -> int:
+    """A whole number of the range of its name, as an int.
+
+    Args:
+        name: of the argument, for the message.
+        value: as it was given.
+        within: its range; None: that of `RANGES`.
+
+    Raises:
+        UserError: another kind of value, or one out of range.
+    """
+    within = within or RANGES[name]
+    if not is_whole(value) or int(value) not in within:
+        raise UserError(f"{name} is {shown(value)}; it must be a whole number {within}")
+    return int(value)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number, of Python or numpy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def real(name: str, value: object, within: Range | None = None) -> float:
+    """A real number of the range of its name, as a float; otherwise as `whole`."""
+    within = within or RANGES[name]
+    if isinstance(value, bool) or not isinstance(value, Real) or value not in within:
+        raise UserError(f"{name} is {shown(value)}; it must be a number {within}")
+    return float(value)
+
+
+def enough_random(n_random: int, alpha: float) -> int:
+    """The number of random circuits, if a p-value among so many can be as low as `alpha`.
+
+    The p-value of the best of n + 1 circuits is 1 / (n + 1).
+
+    Raises:
+        UserError: it cannot, or a number is out of range.
+    """
+    n_random, alpha = whole("n_random", n_random), real("alpha", alpha)
+    if 1 / (n_random + 1) > alpha:
+        raise UserError(
+            f"n_random is {n_random}: no p-value among so few random circuits is below "
+            f"{1 / (n_random + 1):.2g}, and alpha is {alpha:.2g}; give at least {_fewest(alpha)}"
+        )
+    return n_random
+
+
+def _fewest(alpha: float) -> int:
+    n = int(1 / alpha)
+    return next(k for k in (n - 1, n, n + 1) if k > 0 and 1 / (k + 1) <= alpha)
+
+
+def shown(value: object) -> str:
+    """A number as a message shows it."""
+    if isinstance(value, int) and value.bit_length() > 300:
+        return "a number of more than 90 digits"
+    return str(value) if isinstance(value, Real) else quoted(value, 60)

@@ -1,0 +1,44 @@
+"""The page that compares methods says what a fresh run says."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+import eap
+from benchmarks import exam
+from eap.analysis.compare import agreement
+from eap.data.collections import known_circuits
+from eap.methods import METHODS
+from eap.statistics.measures import auroc
+
+
+@pytest.fixture(scope="module")
+def table():
+    return pd.read_csv(exam.TABLE)
+
+
+@pytest.mark.parametrize("method", ["EAP", "EAP-IG", "GIM", "IFR", "exact"])
+@pytest.mark.parametrize("name", known_circuits.TRAINED)
+def test_cells_of_trained_models_are_those_of_a_fresh_run(table, name, method):
+    row = table[(table["model"] == name) & (table["method"] == method)].squeeze()
+    known = known_circuits.load(name)
+    graph = eap.attribute(known.model, known.dataset, method=method, quiet=True)
+    exact = eap.attribute(known.model, known.dataset, method="exact", quiet=True)
+    scores = graph.scores[graph.edge_exists].abs().numpy()
+    assert row["AUROC"] == pytest.approx(auroc(scores, known.truth), abs=0.01)
+    assert row["exact"] == pytest.approx(agreement(graph, exact).kendall, abs=0.02)
+
+
+def test_every_method_is_examined_on_every_known_model(table):
+    methods = {*METHODS, *exam.RECIPES, "mean of four (raw)", "mean of four (scaled)"}
+    for name in (*known_circuits.TRAINED, *known_circuits.names()):
+        assert set(table[table["model"] == name]["method"]) == methods
+
+
+def test_the_page_is_made_of_the_table_and_says_where_it_comes_from(table):
+    assert exam.PAGE.read_text(encoding="utf8") == exam.page(table)
+    origin = json.loads(exam.TABLE.with_name("exam.csv-metadata.json").read_text(encoding="utf8"))
+    assert "exam.py" in json.dumps(origin)
