@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.data.batches import Batch, check_pairs, load_batch, plan_batches
+from eap.data.batches import Batch, check_pairs
 from eap.data.dataset import Dataset, Example, first_difference
+from eap.data.prompt_means import Prompts
 from eap.errors import UserError
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
@@ -25,7 +25,6 @@ from eap.model.runs import (
     LayerTrace,
     SenderOutputs,
     collect_outputs,
-    outputs_everywhere,
     run_attention,
     run_layers,
     sender_changes,
@@ -188,7 +187,7 @@ class Mean:
     over: dict[str, Any]
     name: str = "mean"
     has_pair: bool = False
-    prompts: "Prompts | None" = None
+    prompts: Prompts | None = None
 
     @classmethod
     @verb
@@ -253,11 +252,12 @@ class Mean:
         return 0
 
     def _expanded(self, model: Model, batch: Batch) -> Float[Tensor, "n_forward batch pos d_model"]:
-        """The means of this model's senders at every position.
+        """The means of this model's senders at every position."""
+        self._check_model(model)
+        return self.outputs[:, None].expand(-1, len(batch), batch.n_positions, -1)
 
-        Raises:
-            UserError: the mean was taken over another model's activations.
-        """
+    def _check_model(self, model: Model) -> None:
+        """A `UserError` where the mean was taken over another model's activations."""
         needed = (model.config.n_forward, model.config.d_model)
         made_with = self.over.get("model")
         identity = {"name": model.name, **model.source}
@@ -268,7 +268,6 @@ class Mean:
                 f"this mean is over activations of {(made_with or {}).get('name', 'another model')}"
                 f" with other weights than {model.name} has now; take it anew with this model"
             )
-        return self.outputs[:, None].expand(-1, len(batch), batch.n_positions, -1)
 
     def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
         """The mean token embedding."""
@@ -286,8 +285,10 @@ class Mean:
         """Their means over the same prompts, for which those are run again.
 
         Raises:
-            UserError: the mean was not made by `over_dataset`, so nobody knows over what it is.
+            UserError: the mean was not made by `over_dataset`, so nobody knows over what it is; or
+                by another model.
         """
+        self._check_model(model)
         if self.prompts is None:
             raise UserError("means of parts need a mean that eap.Mean.over_dataset made")
 
@@ -308,38 +309,6 @@ class Mean:
     def provenance(self) -> dict[str, Any]:
         """Its name, and the prompts that the mean is over."""
         return {"name": self.name, **self.over}
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What a mean is over: the tokens of a data set's prompts, together or position by position."""
-
-    dataset: Dataset
-    prompts: str
-    per_position: bool
-    batch_size: int
-
-    @torch.no_grad()
-    def means(
-        self, model: Model, each: Callable[[Tensor, list[LayerTrace]], list[Tensor]]
-    ) -> list[Float[Tensor, "_k _pos _n"]]:
-        """Means of quantities [k, batch, pos, n], made of senders' outputs and a run's layers."""
-        examples, sums = self.dataset.examples, list[Tensor]()
-        lengths = [len(example.clean) for example in examples]
-        count = torch.zeros(max(lengths) if self.per_position else 1, dtype=torch.float64)
-        for rows in plan_batches(examples, self.batch_size, lambda _: 0):
-            batch = load_batch(examples, rows, model.device, lambda _: 0)
-            tokens = batch.clean if self.prompts == "clean" else batch.corrupted
-            outputs, trace, _ = outputs_everywhere(model, tokens, batch.last)
-            places = torch.arange(batch.n_positions, device=model.device)
-            real = (places <= batch.last[:, None]).to(outputs.dtype)  # 0 at padding
-            along = "pos" if self.per_position else "1"
-            count += reduce(real.cpu().double(), f"batch pos -> {along}", "sum")
-            for number, x in enumerate(each(outputs, trace)):
-                kept = (x * real.to(x.device)[None, :, :, None]).cpu().double()
-                total = reduce(kept, f"k batch pos n -> k {along} n", "sum")
-                sums[number : number + 1] = [sums[number] + total if number < len(sums) else total]
-        return [(x / count[:, None]).to(model.device, model.residual_dtype) for x in sums]
 
 
 def _weights_of(identity: dict[str, Any]) -> dict[str, Any]:

@@ -17,26 +17,21 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
 from eap.data.batches import check_dataset, check_pairs
 from eap.data.dataset import Dataset
+from eap.engine.head_runs import HeadRun, Prompt, pattern_of, texts_of
 from eap.errors import UserError, quoted
-from eap.graph.numbering import sender_index
-from eap.model.blocks import Norm
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
-from eap.model.runs import LayerTrace, outputs_everywhere
+from eap.model.runs import outputs_everywhere
 from eap.model.verbs import verb
-from eap.parts import place_of
 from eap.runtime.ranges import whole
 
 Pattern = tuple[list[str], Float[np.ndarray, "query key"]]
 """The tokens of a prompt as text, and how much each (row) takes from each (column)."""
-
-Prompt = Literal["clean", "corrupted"]
 
 
 @verb
@@ -78,18 +73,12 @@ def attention_patterns(
     found: dict[str, list[Pattern]] = {name: [] for name in chosen}
     for example in few.examples:
         tokens = getattr(example, prompt)
-        texts = _texts(model, tokens)
+        texts = texts_of(model, tokens)
         for layer, pattern in enumerate(_patterns(model, tokens)):
             for head in range(config.n_heads):
                 if (name := f"a{layer}.h{head}") in found:
                     found[name].append((texts, pattern[head].double().cpu().numpy()))
     return found
-
-
-def _texts(model: Model, tokens: Sequence[int]) -> list[str]:
-    if model.tokenizer is None:
-        return [str(token) for token in tokens]
-    return [str(model.tokenizer.decode([token])) for token in tokens]
 
 
 @torch.no_grad()
@@ -101,18 +90,7 @@ def _patterns(model: Model, tokens: Sequence[int]) -> Iterator[Float[Tensor, "he
     _, trace, _ = outputs_everywhere(model, ids, last)
     cache = PrefixCache(0, n, last, (), ())
     for layer, run in enumerate(trace):
-        yield _pattern(model, layer, run, cache)
-
-
-def _pattern(
-    model: Model, layer: int, run: LayerTrace, cache: PrefixCache
-) -> Float[Tensor, "head query key"]:
-    """Of one layer's heads, on one prompt."""
-    attention = model.blocks[layer].attention
-    queries = attention.queries(run.q, cache, last_only=False)
-    keys = attention.keys(run.k, cache)
-    mask = cache.mask(attention.window, run.q.device, last_only=False)
-    return attention.pattern(queries, keys, mask)[0]
+        yield pattern_of(model, layer, run, cache)
 
 
 # ---- why a head looks there ----------------------------------------------------------------------
@@ -165,6 +143,7 @@ class LogitTerms:
         Args:
             n: how many; None: all.
         """
+        n = None if n is None else whole("n", n)
         order = self.terms.flatten().abs().argsort(descending=True, stable=True)[:n].tolist()
         width = len(self.names)
         rows = [(self.names[at // width], self.names[at % width]) for at in order]
@@ -172,6 +151,7 @@ class LogitTerms:
         return frame.assign(term=self.terms.flatten()[order].numpy())
 
 
+@verb
 @torch.no_grad()
 def logit_terms(
     model: Model,
@@ -206,7 +186,7 @@ def logit_terms(
             from the query.
     """
     runs = ["clean", "corrupted"] if prompt == "difference" else [prompt]
-    first = _HeadRun.of(model, dataset, head, runs[0], example)
+    first = HeadRun.of(model, dataset, head, runs[0], example)
     query = first.position(query, "query")
     if key is None:
         key = int(first.pattern()[query].argmax())
@@ -214,7 +194,7 @@ def logit_terms(
     first.check_sight(query, key)
     terms = first.terms(query, key)
     if prompt == "difference":
-        second = _HeadRun.of(model, dataset, head, runs[1], example)
+        second = HeadRun.of(model, dataset, head, runs[1], example)
         terms = terms - second.terms(second.position(query, "query"), second.position(key, "key"))
     return LogitTerms(
         head=head,
@@ -266,6 +246,7 @@ class HeadResult:
         Args:
             n: how many; None: all.
         """
+        n = None if n is None else whole("n", n)
         answers = self.by_answers.flatten()
         order = answers.abs().argsort(descending=True, stable=True)[:n].tolist()
         width = len(self.names)
@@ -274,6 +255,7 @@ class HeadResult:
         return frame.assign(answers=answers[order].numpy())
 
 
+@verb
 @torch.no_grad()
 def head_result(
     model: Model,
@@ -302,7 +284,7 @@ def head_result(
     Raises:
         UserError: there is no such head, example or position.
     """
-    run = _HeadRun.of(model, dataset, head, prompt, example)
+    run = HeadRun.of(model, dataset, head, prompt, example)
     query = run.position(query, "query")
     block = model.blocks[run.layer]
     values = run.projected("v").transpose(0, 1) * run.pattern()[query][:, None, None]
@@ -325,101 +307,3 @@ def head_result(
         direction=direction.cpu(),
         tokens=tuple(run.texts),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _HeadRun:
-    """One head on one prompt, and what every sender sent there."""
-
-    model: Model
-    layer: int
-    head: int
-    texts: list[str]
-    outputs: Float[Tensor, "n_forward batch pos d_model"]
-    trace: LayerTrace
-    final: Float[Tensor, "batch pos d_model"]
-    cache: PrefixCache
-
-    @classmethod
-    def of(cls, model: Model, dataset: Dataset, head: str, prompt: str, example: int) -> "_HeadRun":
-        if prompt not in get_args(Prompt):
-            raise UserError(
-                f"prompt is 'clean', 'corrupted' or (of logits) 'difference', not "
-                f"{quoted(str(prompt), 40)}"
-            )
-        if not 0 <= example < len(dataset):
-            raise UserError(f"no example {example}: there are {len(dataset)}, from 0 on")
-        sender = sender_index(model.config).get(head, 0)
-        layer, number = place_of(model.config, sender)
-        if number is None:
-            raise UserError(f"{model.name} has no head {quoted(str(head), 40)}")
-        check_dataset(model, dataset)
-        tokens = getattr(dataset.examples[example], prompt)
-        ids = torch.tensor([list(tokens)], device=model.device)
-        last = torch.tensor([len(tokens) - 1], device=model.device)
-        outputs, trace, final = outputs_everywhere(model, ids, last)
-        cache = PrefixCache(0, len(tokens), last, (), ())
-        texts = _texts(model, tokens)
-        return cls(model, layer, number, texts, outputs, trace[layer], final, cache)
-
-    def position(self, position: int, what: str) -> int:
-        """Counted from the first token."""
-        n = len(self.texts)
-        if not -n <= position < n:
-            raise UserError(f"no {what} position {position} in a prompt of {n} tokens")
-        return position % n
-
-    def check_sight(self, query: int, key: int) -> None:
-        """A `UserError` where the head does not see the key from the query."""
-        window = self.model.blocks[self.layer].attention.window
-        mask = self.cache.mask(window, self.outputs.device, last_only=False)
-        if mask[query, key] != 0:
-            raise UserError(f"a{self.layer}.h{self.head} does not see position {key} from {query}")
-
-    def pattern(self) -> Float[Tensor, "query key"]:
-        """Where the head looks."""
-        return _pattern(self.model, self.layer, self.trace, self.cache)[self.head]
-
-    def terms(self, query: int, key: int) -> Float[Tensor, "n_rest n_rest"]:
-        """What each pair of senders adds to the logit."""
-        q, k = self.projected("q")[:, query], self.projected("k")[:, key]
-        scale = self.model.blocks[self.layer].attention.scale
-        return einsum(q, k, "u d, w d -> u w") * scale
-
-    def projected(self, kind: str) -> Float[Tensor, "n_forward_and_rest pos d_head"]:
-        """What every sender brings to the head's q, k or v, as attention uses it; then the rest."""
-        block, config = self.model.blocks[self.layer], self.model.config
-        attention = block.attention
-        W, b = attention.projection(kind)
-        shared = self.head * len(W) // config.n_heads  # of the head, by its number in the weights
-        x = self.trace.x
-        sent = self.outputs.to(x).clone()[:, 0]
-        sent[config.senders_before(self.layer, "attention") :] = 0
-        rest = x[0] - sent.sum(0)
-        parts = _through(block.ln1, torch.cat([sent, rest[None]]), x[0])
-        out = parts @ W[shared].to(parts)
-        if b is not None:
-            out[-1] += b[shared].to(out)
-        whole = getattr(self.trace, kind)[0, :, shared].to(out)
-        if attention.clip is not None:
-            clipped = whole.clamp(-attention.clip, attention.clip)
-            out = out * torch.where(whole == 0, 1.0, clipped / whole)
-            whole = clipped
-        head_norm = {"q": attention.q_norm, "k": attention.k_norm}.get(kind)
-        if head_norm is not None:
-            out = _through(head_norm, out, whole)
-        if kind == "v":
-            return out
-        return attention.turned(out[:, :, None], self.cache, last_only=False)[:, :, 0]
-
-
-def _through(
-    norm: Norm, parts: Float[Tensor, "n pos d"], whole: Float[Tensor, "pos d"]
-) -> Float[Tensor, "n pos d"]:
-    """Parts of `whole` as they are after a norm whose scale is that of the whole."""
-    parts = norm.centre(parts) * norm.scale(whole)
-    if norm.weight is not None:
-        parts = parts * norm.weight
-    if norm.bias is not None:
-        parts[-1] += norm.bias
-    return parts

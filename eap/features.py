@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import lazy_loader
 import torch
-import yaml
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -27,7 +27,10 @@ from torch import Tensor
 from eap.data.dataset import DATA
 from eap.errors import UserError, first_line, quoted
 from eap.model.model import Model
+from eap.model.verbs import verb
 from eap.parts import SenderRun, place_of
+
+yaml = lazy_loader.load("yaml", error_on_import=False)
 
 Reads = Literal["normalised", "hat", "residual", "output"]
 """What an encoder reads of an MLP: its input after the norm, or before the norm's weight and bias,
@@ -111,6 +114,7 @@ class Features:
         return self.dictionaries[place_of(model.config, sender)[0]].W_dec
 
 
+@verb
 def load_features(path: str | Path | Sequence[str | Path], model: Model) -> Features:
     """Features from files of circuit-tracer or SAELens.
 
@@ -145,11 +149,7 @@ def load_features(path: str | Path | Sequence[str | Path], model: Model) -> Feat
 
 
 def _read_circuit_tracer(folder: Path, model: Model) -> dict[int, Dictionary]:
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{quoted(str(folder))}: config.yaml: {first_line(error)}") from None
-    config = config if isinstance(config, dict) else {}
+    config = _read_yaml(folder)
     reads = _reads(folder, config.get("feature_input_hook"))
     _check_output(folder, config.get("feature_output_hook"), model)
     dictionaries = {}
@@ -165,6 +165,26 @@ def _read_circuit_tracer(folder: Path, model: Model) -> dict[int, Dictionary]:
             reads, _activation(threshold, None if k is None else int(k)),
         )  # fmt: skip
     return dictionaries
+
+
+def _read_yaml(folder: Path) -> dict[str, Any]:
+    """The object in a folder's config.yaml; JSON is YAML, too, and needs no library."""
+    content = (folder / "config.yaml").read_bytes()
+    try:
+        config = json.loads(content)
+    except ValueError:
+        try:
+            parse = yaml.safe_load
+        except ModuleNotFoundError:
+            raise UserError(
+                f"{quoted(str(folder))}: config.yaml needs the package `pyyaml` (pip install "
+                "pyyaml), or the same settings as JSON in it"
+            ) from None
+        try:
+            config = parse(content)
+        except (yaml.YAMLError, ValueError) as error:
+            raise UserError(f"{quoted(str(folder))}: config.yaml: {first_line(error)}") from None
+    return config if isinstance(config, dict) else {}
 
 
 def _read_sae_lens(folder: Path, model: Model) -> tuple[int, Dictionary]:

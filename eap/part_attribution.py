@@ -9,6 +9,7 @@ the sender's output, which is the sum of the gradients at all receivers behind i
 over examples. A sender's parts and its rest sum to the sender's node score, exactly.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from eap.ablation import Ablation, coefficients_of
 from eap.attribution import Call
-from eap.data.batches import check_dataset, load_batch, plan_batches
+from eap.data.batches import check_dataset, check_pairs, load_batch, plan_batches
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
 from eap.engine.part_runs import PartScorer
@@ -34,9 +35,12 @@ from eap.methods import Method, get_method
 from eap.metrics.metric import Metric, check_values
 from eap.model.model import Model
 from eap.model.runs import outputs_everywhere
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.parts import PartLayout, Parts, get_parts, sender_run
 from eap.runtime.code import score_code
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
+from eap.runtime.ranges import Range, whole
 from eap.runtime.resources import ResourceOptions, Resources
 
 
@@ -115,12 +119,12 @@ class PartScores:
 
     def top_n(self, n: int = 20, by: str = "magnitude") -> pd.DataFrame:
         """The best n parts, best first, as `to_frame` has them."""
-        return self._frame(self.ranking(by)[:n])
+        return self._frame(self.ranking(by)[: whole("n", n)])
 
     def keep(self, n: int, by: str = "magnitude") -> dict[str, Bool[Tensor, " part"]]:
         """The best n parts as a choice for `eap.PartCircuit`: a mask for every sender."""
         mask = torch.zeros(len(self), dtype=torch.bool)
-        mask[self.ranking(by)[:n]] = True
+        mask[self.ranking(by)[: whole("n", n, Range(0, len(self)))]] = True
         return {name: mask[self.layout.of_sender(name)] for name in self.layout.names}
 
     def to_frame(self) -> pd.DataFrame:
@@ -143,6 +147,7 @@ class PartScores:
         return pd.DataFrame(columns)
 
 
+@verb
 def part_scores(
     model: Model,
     dataset: Dataset,
@@ -189,8 +194,9 @@ def part_scores(
     """
     basis = get_parts(parts)
     call = linear_call(method, metric, ablation, rule)
+    steps = whole("steps", steps)
     points = call.points(steps)
-    config = replace(model.config, expanded_kv=expanded_kv)
+    config = graph_config(model, expanded_kv=expanded_kv)
     layout = PartLayout.of(model, basis, senders)
     columns = None if receivers is None else _receivers(receivers, receiver_index(config))
     n_columns = 1 if columns is None else len(columns)
@@ -270,6 +276,7 @@ def _receivers(names: Sequence[str], index: Mapping[str, int]) -> tuple[int, ...
 # ---- where a part is active ----------------------------------------------------------------------
 
 
+@verb
 @torch.no_grad()
 def part_activity(
     model: Model,
@@ -303,10 +310,11 @@ def part_activity(
     """
     if prompt not in ("clean", "corrupted"):
         raise UserError(f"prompt is 'clean' or 'corrupted', not {quoted(str(prompt), 40)}")
-    if n < 1:
-        raise UserError(f"n={n}: at least one place is needed for each part")
+    n, batch_size = whole("n", n), whole("batch_size", batch_size)
     basis = get_parts(parts)
     check_dataset(model, dataset)
+    if prompt == "corrupted":
+        check_pairs(dataset, "prompt='corrupted'")
     wanted = [_find(model, basis, name) for name in names]
     places: list[list[tuple[float, int, int]]] = [[] for _ in wanted]
     for rows in plan_batches(dataset.examples, batch_size, lambda _: 0):
@@ -341,8 +349,8 @@ def _find(model: Model, parts: Parts, name: str) -> tuple[int, int]:
     known = sender in model.config.sender_names
     layout = PartLayout.of(model, parts, [sender]) if known else None
     count = 0 if layout is None else len(layout) - 1
-    digits = "".join(filter(str.isdigit, short))
-    number = int(digits) if digits else -1
+    digits = re.search(r"[0-9]{1,9}", short)
+    number = int(digits[0]) if digits else -1
     if layout is None or not 0 <= number < count or parts.name(number) != short:
         raise UserError(f"no part {quoted(str(name), 60)} of {parts.kind} in {model.name}")
     return layout.senders[0], number

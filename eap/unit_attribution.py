@@ -21,10 +21,13 @@ from eap.graph.numbering import sender_index
 from eap.methods import Method
 from eap.metrics.metric import Metric, check_values
 from eap.model.model import Model
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
 from eap.part_attribution import linear_call
 from eap.parts import place_of
 from eap.runtime.code import score_code
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
+from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions, Resources
 
 
@@ -55,7 +58,7 @@ class UnitEdges:
 
     def top_n(self, n: int = 20) -> pd.DataFrame:
         """The n edges of largest magnitude: edge (`a0.h1->m1.u7<gate>`), score, standard_error."""
-        order = self.scores.flatten().abs().argsort(descending=True, stable=True)[:n]
+        order = self.scores.flatten().abs().argsort(descending=True, stable=True)[: whole("n", n)]
         _, n_inputs, n_units = self.scores.shape
         names = []
         for place in order.tolist():
@@ -68,6 +71,7 @@ class UnitEdges:
         return frame
 
 
+@verb
 def unit_edges(
     model: Model,
     dataset: Dataset,
@@ -107,7 +111,7 @@ def unit_edges(
             f"edges into units by {call.method.name} are not available; use a method that averages "
             "gradients over points, such as EAP or EAP-IG"
         )
-    config = model.config
+    steps, config = whole("steps", steps), graph_config(model)
     layer, head = place_of(config, sender_index(config).get(mlp, 0))
     if layer < 0 or head is not None:
         raise UserError(f"{model.name} has no MLP {quoted(str(mlp), 40)}")

@@ -31,10 +31,13 @@ from eap.model.runs import outputs_everywhere, run_tokens
 K = 16
 """Features that are active at a token."""
 
-CONFIG = """model_kind: transcoder_set
-feature_input_hook: mlp.hook_in
-feature_output_hook: hook_mlp_out
-model_name: toy
+CONFIG = """\
+{
+  "model_kind": "transcoder_set",
+  "feature_input_hook": "mlp.hook_in",
+  "feature_output_hook": "hook_mlp_out",
+  "model_name": "toy"
+}
 """
 
 

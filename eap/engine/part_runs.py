@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eap.ablation import AblatedCoefficients
 from eap.engine.passes import Change, Pass
+from eap.engine.path_gradients import equal_pairs
 from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import LayerGradient, RunGradient, input_gradient
 from eap.graph import GraphConfig
@@ -151,6 +152,7 @@ class PartScorer:
         for one in passes:  # which take gradients
             with torch.no_grad():
                 self._add_pass(scores, one)
+        scores[equal_pairs(batch).to(scores.device)] = 0.0
         return scores
 
     def _add_pass(self, scores: Float[Tensor, "batch part column"], one: Pass) -> None:

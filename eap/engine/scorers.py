@@ -24,14 +24,14 @@ from eap.engine.passes import (
 )
 from eap.engine.path_gradients import (
     CleanRun,
-    gradients_at,
     input_at,
+    run_clean,
+    run_points,
     sender_changes_of,
     weighted_sum,
-    zero_where_equal,
 )
 from eap.engine.prepared import PreparedBatch
-from eap.engine.receivers import contract, differentiate
+from eap.engine.receivers import RunGradient, contract, differentiate
 from eap.engine.score_blocks import ScoreBlock, summed, to_nodes
 from eap.metrics.metric import Predictions
 from eap.model.runs import LayerTrace, changed_attention, outputs_everywhere, run_layers
