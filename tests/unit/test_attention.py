@@ -151,11 +151,13 @@ def test_the_induction_head_looks_for_the_previous_token_heads_output():
     [
         ({"head": "m0"}, "no head 'm0'"),
         ({"head": "input"}, "no head 'input'"),
-        ({"query": 99}, "no query position 99 in a prompt of 4 tokens"),
-        ({"key": -9}, "no key position -9"),
+        ({"query": 99}, "query is 99; it must be a whole number from -4 to 3"),
+        ({"query": True}, "query is True"),
+        ({"query": 0.5}, "query is 0.5"),
+        ({"key": -9}, "key is -9; it must be a whole number from -4 to 3"),
         ({"query": 0, "key": 2}, "does not see position 2 from 0"),
-        ({"example": 99}, "no example 99: there are 7"),
-        ({"example": -1}, "no example -1"),
+        ({"example": 99}, "example is 99; it must be a whole number from 0 to 6"),
+        ({"example": -1}, "example is -1"),
         ({"prompt": "both"}, "'clean', 'corrupted' or"),
     ],
 )
