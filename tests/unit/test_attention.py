@@ -39,7 +39,7 @@ def test_heads_are_chosen_and_others_refused():
     assert len(patterns["a1.h2"]) == 1
     for options, message in (
         ({"heads": ["m0"]}, "no head 'm0'"),
-        ({"n_examples": 0}, "at least 1"),
+        ({"n_examples": 0}, "n_examples is 0; it must be a whole number from 1"),
         ({"prompt": "both"}, "'clean' or 'corrupted'"),
     ):
         with pytest.raises(eap.UserError, match=message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 
+import lazy_loader
 import pytest
 import torch
 from models.tiny import random_examples
@@ -13,6 +14,7 @@ from reference.twins import assert_close, dataset_of
 from safetensors.torch import save_file
 
 import eap
+import eap.features as features_module
 from eap.features import TOY, Dictionary
 
 DATA = dataset_of(random_examples([5, 3, 6], [2, 0, 3], seed=5))
@@ -210,3 +212,27 @@ def test_the_toy_models_transcoders_are_what_their_training_says():
         expected = float(nodes.node_scores[nodes.sender_names.index(sender)])
         assert float(total) == pytest.approx(expected, abs=1e-4)
         assert float(scores.of_sender(sender)[-1]) != 0
+
+
+def test_settings_in_json_need_no_library_and_yaml_says_which(tmp_path, monkeypatch):
+    missing = lazy_loader.load("no_such_library", error_on_import=False)
+    monkeypatch.setattr(features_module, "yaml", missing)
+    model = twins.load("gpt2", torch.float64)
+    folder = write_circuit_tracer(tmp_path / "set", {1: random_weights()})
+    with pytest.raises(eap.UserError, match="pip install pyyaml"):
+        eap.load_features(folder, model)
+    (folder / "config.yaml").write_text(
+        '{"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}'
+    )
+    assert list(eap.load_features(folder, model).dictionaries) == [1]
+
+
+@pytest.mark.parametrize("text", ["a: [", "{a: 1", "[]", "\x00", "", "\ud800"])
+def test_broken_settings_are_refused_in_one_line(tmp_path, text):
+    model = twins.load("gpt2", torch.float64)
+    folder = write_circuit_tracer(tmp_path / "set", {1: random_weights()})
+    (folder / "config.yaml").write_bytes(text.encode("utf8", "surrogatepass"))
+    with pytest.raises(eap.UserError) as error:
+        eap.load_features(folder, model)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) <= 400

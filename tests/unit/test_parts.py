@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 
 import pandas as pd
@@ -206,6 +207,29 @@ def test_where_a_part_is_active(parts):
         assert row.token == model.tokenizer.decode([token])
 
 
+@pytest.mark.parametrize("method", ["EAP", "EAP-IG", "EAP-IG-activations", "CEAP"])
+def test_pairs_of_equal_prompts_score_exactly_zero(method):
+    equal = [replace(example, corrupted=example.clean) for example in EXAMPLES]
+    for parts in ("hidden units", "channels", "coordinates"):
+        scores = eap.part_scores(
+            twins.load("llama"), dataset_of(equal), parts=parts, method=method, steps=2
+        )
+        assert not scores.scores.any()
+
+
+@pytest.mark.parametrize("n", [-1, 10**6, True, 0.5, "3"])
+def test_numbers_of_parts_that_there_are_not_are_refused(n):
+    scores = eap.part_scores(twins.load("gpt2"), DATA, method="EAP")
+    with pytest.raises(eap.UserError, match=f"from 0 to {len(scores)}"):
+        scores.keep(n)
+
+
+def test_a_mean_over_another_models_activations_is_refused():
+    mean = eap.Mean.over_dataset(twins.load("llama"), DATA)
+    with pytest.raises(eap.UserError, match="take it anew with this model"):
+        eap.part_scores(twins.load("gpt2"), DATA, method="EAP", ablation=mean)
+
+
 class Silent(eap.Resample):
     """An ablation of an earlier version: it says nothing of parts."""
 
@@ -226,8 +250,8 @@ class Silent(eap.Resample):
         ({"method": "IFR"}, "IFR are not linear"),
         ({"metric": "accuracy"}, "no gradient"),
         ({"method": "EAP", "metric": "kl"}, "zero at the clean input"),
-        ({"steps": "auto"}, "a number of points"),
-        ({"steps": 0}, "at least 1"),
+        ({"steps": "auto"}, "steps is 'auto'; it must be a whole number"),
+        ({"steps": 0}, "steps is 0; it must be a whole number from 1"),
         ({"ablation": Silent()}, "does not say what parts carry"),
         ({"ablation": eap.Mean(torch.zeros(11, 1, 16), {})}, "eap.Mean.over_dataset made"),
     ],
