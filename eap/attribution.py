@@ -343,12 +343,10 @@ def _score(
     if call.method.signed and call.metric is not None:
         better = call.metric.higher_is_better
     mean, error = moments.mean, moments.standard_error
-    clean, ablated, at_ablated_input = baselines.mean.tolist()
-    if call.metric is not None:
-        warn_of_direction(call.metric, clean, ablated, stacklevel=4)
+    clean, _, at_ablated_input = baselines.mean.tolist()
+    warn_of_baselines(model, call, baselines, stacklevel=5)
     if call.method.integrates:
         provenance["completeness"] = completeness(mean, at_ablated_input - clean)
-        warn_of_scale(model, call)
     scores = mean.to(model.residual_dtype)
     errors = None if error is None else error.to(model.residual_dtype)
     graph = replace(Graph.from_config(config), provenance=provenance, higher_is_better=better)
@@ -360,14 +358,17 @@ def _score(
     return replace(graph, scores=scores, standard_errors=errors)
 
 
-def warn_of_scale(model: Model, call: Call) -> None:
-    """Warn where the path of a method runs through embeddings that differ in scale alone."""
-    if call.ablation.name == "zero" and model.W_pos is None:
+def warn_of_baselines(model: Model, call: Call, baselines: Moments, *, stacklevel: int = 4) -> None:
+    """Warn where the clean model is not better, or where a path differs in scale alone."""
+    clean, ablated, _ = baselines.mean.tolist()
+    if call.metric is not None:
+        warn_of_direction(call.metric, clean, ablated, stacklevel=stacklevel)
+    if call.method.integrates and call.ablation.name == "zero" and model.W_pos is None:
         warnings.warn(
             f"{call.method.name} under zero ablation: the path scales the embedding from 0 to 1, "
             "and without position embeddings the norms undo that scale, so that scores do not "
             "converge; give ablation='resample' or an eap.Mean, or a method without steps",
-            stacklevel=4,
+            stacklevel=stacklevel - 1,
         )
 
 

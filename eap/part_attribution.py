@@ -21,12 +21,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eap.ablation import Ablation, coefficients_of
-from eap.attribution import Call
+from eap.attribution import Call, warn_of_baselines
 from eap.data.batches import check_dataset, check_pairs, load_batch, plan_batches
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
 from eap.engine.part_runs import PartScorer
 from eap.engine.passes import PASSES, Request
+from eap.engine.path_gradients import check_gradients
 from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
 from eap.errors import UserError, quoted
@@ -213,12 +214,17 @@ def part_scores(
     ablated = coefficients_of(call.ablation)(model, basis, layout)
     scorer = PartScorer(basis, layout, columns, ablated)
     moments = Moments.zeros(len(layout), n_columns, device=model.device)
+    baselines = Moments.zeros(3)
     what = f"{call.method.name} {call.metric.name}, {basis.kind}"
     for batch in work.batches(what, quiet=limits.quiet):
-        request = Request(call.method, points, work.runs_at_once(batch.extent))
+        stacked = work.runs_at_once(batch.extent)
+        request = Request(call.method, points, stacked, baselines=baselines)
         with torch.enable_grad():
             moments.add(scorer.score(batch, passes(batch, request)))
     moments.merge_processes(what)
+    baselines.merge_processes(what)
+    check_gradients(work)
+    warn_of_baselines(model, call, baselines)
     mean, error = moments.mean, moments.standard_error
     check_values([call.metric], mean[None])
     provenance = sign(

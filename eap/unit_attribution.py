@@ -10,9 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import Ablation
+from eap.attribution import warn_of_baselines
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
 from eap.engine.passes import Request
+from eap.engine.path_gradients import check_gradients
 from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
 from eap.engine.unit_runs import score_unit_edges
@@ -129,13 +131,17 @@ def unit_edges(
 
     demand = Demand("attribution of edges into units", need, n_scores)
     work = Work.plan(model, dataset, [call.metric], call.ablation, config, limits, demand)
-    moments = Moments.zeros(*shape, device=model.device)
+    moments, baselines = Moments.zeros(*shape, device=model.device), Moments.zeros(3)
     what = f"{call.method.name} {call.metric.name}, units of {mlp}"
     for batch in work.batches(what, quiet=limits.quiet):
-        request = Request(call.method, points, work.runs_at_once(batch.extent))
+        stacked = work.runs_at_once(batch.extent)
+        request = Request(call.method, points, stacked, baselines=baselines)
         with torch.enable_grad():
             moments.add(score_unit_edges(batch, request, layer))
     moments.merge_processes(what)
+    baselines.merge_processes(what)
+    check_gradients(work)
+    warn_of_baselines(model, call, baselines)
     mean, error = moments.mean, moments.standard_error
     check_values([call.metric], mean[None].flatten(2))
     return UnitEdges(

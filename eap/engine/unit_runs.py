@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from eap.engine.passes import Request
+from eap.engine.passes import Request, note_baselines
 from eap.engine.path_gradients import run_clean, run_points, sender_changes_of, weighted_sum
 from eap.engine.prepared import PreparedBatch
 from eap.model.blocks import Block
@@ -45,6 +45,7 @@ def score_unit_edges(
     work, rules = batch.work, request.method.rules
     config, block = work.config, work.model.blocks[layer]
     clean = run_clean(batch)
+    note_baselines(batch, request, clean)
     runs: list[Sequence[InputGradient]] = []
     hats: list[Tensor] = []
     for first in range(0, len(request.points), request.points_per_run):
