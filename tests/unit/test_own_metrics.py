@@ -376,5 +376,5 @@ def test_a_gradient_that_is_no_number_names_its_example(method, batch_size):
             lambda: eap.part_scores(model, dataset, **options),
             lambda: eap.unit_edges(model, dataset, "m0", **options),
         ):
-            with pytest.raises(eap.UserError, match="is .* on example 2, "):
+            with pytest.raises(eap.UserError, match=r"is .* on example 2, "):
                 call()
