@@ -30,10 +30,11 @@ from eap.ablation import Ablation, get_ablation
 from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
+from eap.engine.passes import Request
 from eap.engine.path_gradients import check_gradients, completeness
 from eap.engine.prepared import Demand, Work
 from eap.engine.score_blocks import KeepEdges, Observer, to_nodes
-from eap.engine.scorers import SCORERS, Request, Scorer
+from eap.engine.scorers import SCORERS, Scorer
 from eap.engine.signature import sign
 from eap.errors import UserError
 from eap.graph import Graph, GraphConfig
@@ -130,7 +131,7 @@ def attribute(
             gradient or whose gradient is zero at all of the method's points (KL and JS at the clean
             input), or a method that needs corrupted prompts under another ablation.
     """
-    call = _Call.check(get_method(method), metric, ablation, level, rule, spans=spans)
+    call = Call.check(get_method(method), metric, ablation, level, rule, spans=spans)
     config = graph_config(model, expanded_kv=expanded_kv)
     limits = Resources(**resources)
     if call.method.scorer == "exact":
@@ -228,7 +229,7 @@ def example_scores(
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """What a call asks for, checked."""
 
     method: Method
@@ -247,8 +248,8 @@ class _Call:
         level: str,
         rule: str,
         *,
-        spans: bool,
-    ) -> "_Call":
+        spans: bool = False,
+    ) -> "Call":
         """Find everything by name and see whether it goes together."""
         if level not in LEVELS:
             raise UserError(f"unknown level {level!r}; known are {', '.join(LEVELS)}")
@@ -309,7 +310,7 @@ def _name(metric: str | Metric | None) -> str:
 def _score(
     model: Model,
     dataset: Dataset,
-    call: _Call,
+    call: Call,
     steps: int,
     config: GraphConfig,
     limits: Resources,
@@ -358,12 +359,10 @@ def _score(
     if call.method.signed and call.metric is not None:
         better = call.metric.higher_is_better
     mean, error = moments.mean, moments.standard_error
-    clean, ablated, at_ablated_input = baselines.mean.tolist()
-    if call.metric is not None:
-        warn_of_direction(call.metric, clean, ablated, stacklevel=4)
+    clean, _, at_ablated_input = baselines.mean.tolist()
+    warn_of_baselines(model, call, baselines, stacklevel=5)
     if call.method.integrates:
         provenance["completeness"] = completeness(mean, at_ablated_input - clean)
-        warn_of_scale(model, call)
     scores = mean.to(model.residual_dtype)
     errors = None if error is None else error.to(model.residual_dtype)
     graph = Graph.from_config(config, names)
@@ -376,19 +375,22 @@ def _score(
     return replace(graph, scores=scores, standard_errors=errors)
 
 
-def warn_of_scale(model: Model, call: _Call) -> None:
-    """Warn where the path of a method runs through embeddings that differ in scale alone."""
-    if call.ablation.name == "zero" and model.W_pos is None:
+def warn_of_baselines(model: Model, call: Call, baselines: Moments, *, stacklevel: int = 4) -> None:
+    """Warn where the clean model is not better, or where a path differs in scale alone."""
+    clean, ablated, _ = baselines.mean.tolist()
+    if call.metric is not None:
+        warn_of_direction(call.metric, clean, ablated, stacklevel=stacklevel)
+    if call.method.integrates and call.ablation.name == "zero" and model.W_pos is None:
         warnings.warn(
             f"{call.method.name} under zero ablation: the path scales the embedding from 0 to 1, "
             "and without position embeddings the norms undo that scale, so that scores do not "
             "converge; give ablation='resample' or an eap.Mean, or a method without steps",
-            stacklevel=4,
+            stacklevel=stacklevel - 1,
         )
 
 
 def _exact(
-    model: Model, dataset: Dataset, call: _Call, expanded_kv: bool, resources: ResourceOptions
+    model: Model, dataset: Dataset, call: Call, expanded_kv: bool, resources: ResourceOptions
 ) -> Graph:
     """Activation patching as one of the methods."""
     assert call.metric is not None

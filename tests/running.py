@@ -19,6 +19,7 @@ EXPERIMENTS = (
     "test_ig_iterations.py",
     "positions.py",
     "stability.py",
+    "parts.py",
 )
 FIGURES = tuple(
     sorted(

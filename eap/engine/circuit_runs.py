@@ -1,18 +1,20 @@
 """How a circuit is run: its own nodes alone, on top of the model with every edge ablated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from eap.ablation import AblatedCoefficients
 from eap.engine.prepared import PreparedBatch
 from eap.engine.span_layout import WHOLE, Piece
 from eap.graph import Graph, GraphConfig
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import SenderOutputs
+from eap.parts import Parts, SenderRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,53 @@ class LayerPlan:
 
 
 @dataclass(frozen=True, eq=False)
+class KeptParts:
+    """Which parts of senders a circuit keeps.
+
+    Attributes:
+        parts: the basis.
+        masks: by sender, which parts are kept, the rest last; other senders keep all.
+        ablated: what coefficients are when they are ablated.
+    """
+
+    parts: Parts
+    masks: Mapping[int, Bool[Tensor, " _part"]]
+    ablated: AblatedCoefficients
+
+    def change(
+        self,
+        model: Model,
+        run: SenderRun,
+        base: SenderRun,
+        whole: Float[Tensor, "batch query d_model"],
+        cache: PrefixCache,
+    ) -> Float[Tensor, "batch query d_model"]:
+        """What a sender sends, minus what its ablated edges carry.
+
+        Args:
+            model: that is run.
+            run: what the sender computed in the circuit.
+            base: what it computed when all is ablated.
+            whole: the change if all parts were kept.
+            cache: the batch's prefix.
+        """
+        mask = self.masks[run.sender].to(whole.device)
+        # Less than half of the parts are summed where the rest is kept with most of them.
+        rest = bool(mask[-1])
+        summed = (~mask[:-1] if rest else mask[:-1]).nonzero().flatten()
+        if not len(summed):
+            return whole if rest else torch.zeros_like(whole)
+        moved = self.parts.coefficients(model, run) - self.ablated(base, cache)
+        W = self.parts.directions(model, run.sender)
+        if W is None:
+            kept = torch.zeros_like(whole)
+            kept[..., summed] = moved[..., summed].to(kept)
+        else:
+            kept = (moved[..., summed] @ W[summed].to(moved)).to(whole)
+        return whole - kept if rest else kept
+
+
+@dataclass(frozen=True, eq=False)
 class CircuitPlan:
     """A circuit as it is run.
 
@@ -109,6 +158,7 @@ class CircuitPlan:
         n_senders: how many those are.
         layers: the nodes of each layer.
         logits_edges: as `LayerPlan` has others.
+        kept: parts of senders that are kept; None: all.
     """
 
     config: GraphConfig
@@ -117,9 +167,25 @@ class CircuitPlan:
     n_senders: int
     layers: list[LayerPlan]
     logits_edges: Float[Tensor, "span 1 n_senders"]
+    kept: KeptParts | None = None
+
+    def keep_parts(
+        self,
+        changes: Float[Tensor, "n_active batch pos d_model"],
+        place: int,
+        model: Model,
+        run: SenderRun,
+        base: SenderRun,
+        cache: PrefixCache,
+    ) -> None:
+        """Leave of an active sender's change what the kept parts changed."""
+        if self.kept is not None and run.sender in self.kept.masks:
+            changes[place] = self.kept.change(model, run, base, changes[place], cache)
 
 
-def plan_circuit(model: Model, graph: Graph, *, prune: bool = True) -> CircuitPlan:
+def plan_circuit(
+    model: Model, graph: Graph, *, prune: bool = True, kept: KeptParts | None = None
+) -> CircuitPlan:
     """The nodes and edges of a circuit that can change its result.
 
     Where ablated activations are those of one run (`prune`), pruning changes nothing: a node that
@@ -129,8 +195,8 @@ def plan_circuit(model: Model, graph: Graph, *, prune: bool = True) -> CircuitPl
     """
     config = graph.config
     after_norm = any(block.post_attention_norm is not None for block in model.blocks)
-    kept = graph.prune() if prune and not after_norm else graph
-    edges, by_span = kept.in_any_span, kept.in_graph.view(-1, *kept.in_graph.shape[-2:])
+    run = graph.prune() if prune and not after_norm else graph
+    edges, by_span = run.in_any_span, run.in_graph.view(-1, *run.in_graph.shape[-2:])
     active = edges.any(dim=1)
     active[0] = True
     place = (active.long().cumsum(0) - 1).tolist()  # of each sender among the active ones
@@ -176,6 +242,7 @@ def plan_circuit(model: Model, graph: Graph, *, prune: bool = True) -> CircuitPl
         n_senders=int(active.sum()),
         layers=layers,
         logits_edges=edges_into(logits, config.n_forward),
+        kept=kept,
     )
 
 
@@ -191,26 +258,45 @@ def run_circuit(
         before_last = plan.active[: len(base.offsets.everywhere)]
         changes[: int(before_last.sum())] = base.offsets.everywhere[before_last]
     changes[0] = input_change
+    run, ablated = (SenderRun(0, None, sent=sent) for sent in (batch.clean, batch.ablated))
+    plan.keep_parts(changes, 0, model, run, ablated, cache)
     for layer, part in enumerate(plan.layers):
+        block, layer_base = model.blocks[layer], base.layers[layer]
         last_only = layer == len(plan.layers) - 1
-        heads = slice(part.first_sender, part.first_sender + len(part.sends))
         at_attention = changes
         if last_only:  # from here on only the last token matters
             changes = cache.each_at_last(changes)
             if base.offsets is not None:
                 n_before = int(plan.active[: len(base.offsets.everywhere)].sum())
                 changes[n_before:] = base.offsets.at_last[plan.active][n_before:]
-        if len(part.sends) and len(part.changed):
-            changes[heads] += _changed_heads(
-                model, layer, part, plan.config, base.layers[layer],
-                _mix(part.attention_edges, at_attention, layout.everywhere), cache,
-            )  # fmt: skip
-        if part.mlp_edges is not None:
-            layer_base = base.layers[layer]
-            pieces = layout.at_last if last_only else layout.everywhere
-            mixed = _mix(part.mlp_edges, changes, pieces)[0]
-            x = layer_base.mlp_in + mixed.to(layer_base.mlp_in.device)
-            changes[part.mlp_sender] += model.blocks[layer].run_mlp(x) - layer_base.mlp_out
+        if len(part.sends):
+            shares = layer_base.shares
+            if len(part.changed):
+                shares = _head_shares(
+                    model, layer, part, plan.config, layer_base,
+                    _mix(part.attention_edges, at_attention, layout.everywhere), cache,
+                )  # fmt: skip
+                heads = slice(part.first_sender, part.first_sender + len(part.sends))
+                moved = block.head_outputs(shares - layer_base.shares, part.sends)
+                changes[heads] += moved.to(changes)
+            for number, head in enumerate(part.sends.tolist() if plan.kept else ()):
+                sender = plan.config.heads(layer).start + head
+                run, ablated = (
+                    SenderRun(sender, block, share=x[:, :, head].to(changes), head=head)
+                    for x in (shares, layer_base.shares)
+                )
+                plan.keep_parts(changes, part.first_sender + number, model, run, ablated, cache)
+        sender = plan.config.mlp_sender(layer)
+        if plan.active[sender]:
+            ablated = SenderRun(sender, block, mlp_in=layer_base.mlp_in, sent=layer_base.mlp_out)
+            run = ablated
+            if part.mlp_edges is not None:
+                pieces = layout.at_last if last_only else layout.everywhere
+                mixed = _mix(part.mlp_edges, changes, pieces)[0]
+                x = layer_base.mlp_in + mixed.to(layer_base.mlp_in)
+                run = SenderRun(sender, block, mlp_in=x, sent=block.run_mlp(x))
+                changes[part.mlp_sender] += run.output - ablated.output
+            plan.keep_parts(changes, part.mlp_sender, model, run, ablated, cache)
     return base.final[:, 0] + _mix(plan.logits_edges, changes, layout.at_last)[0, :, 0]
 
 
@@ -232,7 +318,7 @@ def _mix(
     return mixed
 
 
-def _changed_heads(
+def _head_shares(
     model: Model,
     layer: int,
     plan: LayerPlan,
@@ -240,8 +326,8 @@ def _changed_heads(
     base: AblatedLayer,
     mixed: Float[Tensor, "n_receivers batch pos d_model"],
     cache: PrefixCache,
-) -> Float[Tensor, "n_sends batch query d_model"]:
-    """What the circuit's heads of one layer add, minus what they add when all is ablated."""
+) -> Float[Tensor, "batch query n_heads d_head"]:
+    """What the heads of one layer share out in the circuit (see `Block.head_shares`)."""
     block, last_only = model.blocks[layer], layer == config.n_layers - 1
     attention = block.attention
     x = base.x + mixed.to(base.x.device)  # [n_receivers, batch, pos, d_model]
@@ -271,5 +357,4 @@ def _changed_heads(
     pattern = attention.pattern(q.index_select(1, heads), k.index_select(1, kv_heads), base.mask)
     z[:, :, heads] = attention.average(pattern, v.index_select(1, kv_heads))
     raw = attention.combine(z) if block.post_attention_norm is not None else base.raw
-    shares = block.head_shares(z, raw) - base.shares
-    return block.head_outputs(shares, plan.sends).to(x.dtype)
+    return block.head_shares(z, raw)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eap.engine.prepared import PreparedBatch, Work
@@ -169,10 +169,15 @@ def zero_where_equal(batch: PreparedBatch, changes: SenderOutputs) -> None:
 
     Two runs of the same prompt in stacks of different sizes differ by rounding.
     """
-    if batch.work.ablation.has_pair:
-        equal = (batch.ablated == batch.clean).flatten(1).all(1)
-        changes.everywhere[:, equal.to(changes.everywhere.device)] = 0.0
-        changes.at_last[:, equal.to(changes.at_last.device)] = 0.0
+    equal = equal_pairs(batch)
+    changes.everywhere[:, equal.to(changes.everywhere.device)] = 0.0
+    changes.at_last[:, equal.to(changes.at_last.device)] = 0.0
+
+
+def equal_pairs(batch: PreparedBatch) -> Bool[Tensor, " batch"]:
+    """The examples whose prompts are equal, so that an ablation changes nothing."""
+    equal = (batch.ablated == batch.clean).flatten(1).all(1)
+    return equal if batch.work.ablation.has_pair else torch.zeros_like(equal)
 
 
 def completeness(

@@ -238,7 +238,7 @@ def contract(
         before_attention = config.senders_before(layer, "attention")
         before_mlp = config.senders_before(layer, "mlp")
         heads = {
-            config.receivers(layer, kind).start: _input_gradient(model, layer, kind, part, cache)
+            config.receivers(layer, kind).start: input_gradient(model, layer, kind, part, cache)
             for kind in part.scaled
         }
         mlp = {config.mlp_receiver(layer): part.mlp_in[None]}
@@ -298,7 +298,7 @@ class _Pieces:
         return scores
 
 
-def _input_gradient(
+def input_gradient(
     model: Model, layer: int, kind: str, part: LayerGradient, cache: PrefixCache
 ) -> Float[Tensor, "n batch query d_model"]:
     """G of the module's docstring, summed over points, at the `kind` inputs of a layer's heads."""

@@ -324,6 +324,15 @@ STEPS: tuple[Step, ...] = (
         writes=_pictures("positions", "pairs", "shares"),
     ),
     Step(
+        "parts", "parts.py",
+        "how many hidden units and channels of a circuit's nodes keep it faithful?",
+        option="--task", runs_model=True, writes=_csv("parts", "{task}", "{task}_top"),
+    ),
+    Step(
+        "figure_parts", "results/parts/plot_parts.py", "faithfulness by number of parts",
+        reads=_csv("parts", "{task}"), writes=_pictures("parts", "parts"),
+    ),
+    Step(
         "claims", "results/claims/claims.py", "which of the paper's claims hold for this model?",
         tasks=main_tasks, reads=_CURVES, also_reads=(*_RANKS, *_CROSS, *_POINTS_CURVES),
         writes=_csv("claims", "claims"),
@@ -439,6 +448,13 @@ FIGURES: tuple[Figure, ...] = (
         "similarities.",
         "results/stability/plot_stability.py", "stability", ("edges", "nodes"),
         ("{task}_areas", "{task}_verdicts", "{task}"),
+    ),
+    Figure(
+        "Parts", "How many parts of a circuit's nodes it needs",
+        "Normalised faithfulness of a circuit whose MLPs keep only their best hidden units, or "
+        "whose heads keep only their best channels, by the share that is kept, with 95% confidence "
+        "over examples; dashed: as many that are drawn by chance.",
+        "results/parts/plot_parts.py", "parts", ("parts",), ("{task}", "{task}_top"),
     ),
     Figure(
         "Claims", "The paper's claims, asked of this model",

@@ -34,6 +34,7 @@ EXPERIMENTS = {
     "ig_test_ioi",
     "positions_ioi",
     "stability_ioi",
+    "parts_ioi",
     "overlap",
     "cross_task",
 }
@@ -43,7 +44,7 @@ EVERYTHING = (
     EXPERIMENTS
     | FROM_CURVES
     | FROM_CIRCUITS
-    | {"figure_2", "figure_7", "figure_positions", "figure_stability", "report"}
+    | {"figure_2", "figure_7", "figure_positions", "figure_stability", "figure_parts", "report"}
 )
 
 
