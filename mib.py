@@ -10,11 +10,10 @@ graphs/<model>/mib_<task>_<method>.json; --submission also writes the leaderboar
 import argparse
 from pathlib import Path
 
-import eap
 import eap_circuits
 from eap import studies
 from eap.data.collections.mib import MIB_TASKS, SPLITS, check_source
-from eap.engine.recipe import LOSSES, SIZES
+from eap.engine.recipe import LOSSES, SIZES, Recipe
 from eap.methods import METHODS, RULES
 from eap.runtime import processes
 from eap.studies import shell
@@ -69,7 +68,7 @@ def main() -> None:
         output=args.output,
     )  # fmt: skip
     check_source(args.source)  # before the model, which takes long
-    recipe = eap.Recipe(
+    recipe = Recipe(
         steps=args.learning_steps, loss=args.loss, optimizer=args.optimizer,
         learning_rate=args.learning_rate, k=args.sizes, seed=args.seed,
     )  # fmt: skip

@@ -15,22 +15,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.data.batches import Batch, check_pairs, load_batch, plan_batches
+from eap.data.batches import Batch, check_pairs
 from eap.data.dataset import Dataset, Example, first_difference
+from eap.data.prompt_means import Prompts
 from eap.errors import UserError
-from eap.model.devices import float64_device
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import (
     LayerTrace,
     SenderOutputs,
     collect_outputs,
-    outputs_everywhere,
     run_attention,
     run_layers,
     sender_changes,
 )
 from eap.model.verbs import verb
+from eap.parts import PartLayout, Parts, SenderRun, sender_run
+
+AblatedCoefficients = Callable[[SenderRun, PrefixCache], Float[Tensor, "#batch query n"]]
+"""What the coefficients of a sender's parts are when they are ablated.
+
+The run is the sender's own where all edges into it are ablated.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +97,10 @@ class Ablation(Protocol):
         """What every node computes when all edges are ablated."""
         ...
 
+    def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
+        """What the coefficients of parts (see `eap.parts`) are when they are ablated."""
+        ...
+
     def provenance(self) -> dict[str, Any]:
         """What the ablation is and, of a mean, over what."""
         ...
@@ -121,6 +131,10 @@ class Resample:
         final = run_layers(model, x, cache, trace=trace, expanded_kv=expanded_kv)
         return AblatedRun(trace, final)
 
+    def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
+        """Those of the corrupted run."""
+        return lambda run, cache: parts.coefficients(model, run)
+
     def provenance(self) -> dict[str, Any]:
         """Its name."""
         return {"name": self.name}
@@ -150,6 +164,10 @@ class Zero:
         outputs = nothing.expand(-1, *batch.clean.shape, model.config.d_model)
         return run_at_outputs(model, outputs, cache, expanded_kv=expanded_kv)
 
+    def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
+        """Zeros."""
+        return lambda run, cache: torch.zeros_like(parts.coefficients(model, run))
+
     def provenance(self) -> dict[str, Any]:
         """Its name."""
         return {"name": self.name}
@@ -162,12 +180,14 @@ class Mean:
     Attributes:
         outputs: by sender; over all positions, [n_forward, 1, d_model], or one for each.
         over: what the mean is over, for provenance.
+        prompts: what the mean is over, for means of parts.
     """
 
     outputs: Float[Tensor, "n_forward pos d_model"]
     over: dict[str, Any]
     name: str = "mean"
     has_pair: bool = False
+    prompts: Prompts | None = None
 
     @classmethod
     @verb
@@ -206,21 +226,8 @@ class Mean:
                 f"a mean per position needs prompts of one length; these have {min(lengths)} to "
                 f"{max(lengths)} tokens"
             )
-        n_positions = max(lengths) if per_position else 1
-        home, shape = float64_device(model.device), (n_positions, model.config.d_model)
-        sums = torch.zeros(model.config.n_forward, *shape, dtype=torch.float64, device=home)
-        count = torch.zeros(n_positions, dtype=torch.float64, device=home)
-        for rows in plan_batches(dataset.examples, batch_size, lambda _: 0):
-            batch = load_batch(dataset.examples, rows, model.device, lambda _: 0)
-            tokens = batch.clean if prompts == "clean" else batch.corrupted
-            outputs, _, _ = outputs_everywhere(model, tokens, batch.last)
-            places = torch.arange(batch.n_positions, device=model.device)
-            real = (places <= batch.last[:, None]).to(outputs.dtype)  # 0 at padding
-            kept, real = (outputs * real[None, :, :, None]).to(home), real.to(home)
-            axes = (0,) if per_position else (0, 1)  # batch, pos
-            sums += kept.sum([1 + dim for dim in axes], dtype=torch.float64).view_as(sums)
-            count += real.sum(axes, dtype=torch.float64)
-        means = (sums / count[:, None]).to(model.device, model.residual_dtype)
+        prompts_of = Prompts(dataset, prompts, per_position, batch_size)
+        (means,) = prompts_of.means(model, lambda outputs, _: [outputs])
         over = {
             "prompts": f"{prompts} prompts of {dataset.task}",
             "tokens_sha256": dataset.tokens_sha256,
@@ -228,7 +235,7 @@ class Mean:
             "per_position": per_position,
             "model": {"name": model.name, **model.source},
         }
-        return cls(means, over)
+        return cls(means, over, prompts=prompts_of)
 
     def start(self, example: Example) -> int:
         """Everything differs from the first position on.
@@ -245,11 +252,12 @@ class Mean:
         return 0
 
     def _expanded(self, model: Model, batch: Batch) -> Float[Tensor, "n_forward batch pos d_model"]:
-        """The means of this model's senders at every position.
+        """The means of this model's senders at every position."""
+        self._check_model(model)
+        return self.outputs[:, None].expand(-1, len(batch), batch.n_positions, -1)
 
-        Raises:
-            UserError: the mean was taken over another model's activations.
-        """
+    def _check_model(self, model: Model) -> None:
+        """A `UserError` where the mean was taken over another model's activations."""
         needed = (model.config.n_forward, model.config.d_model)
         made_with = self.over.get("model")
         identity = {"name": model.name, **model.source}
@@ -260,7 +268,6 @@ class Mean:
                 f"this mean is over activations of {(made_with or {}).get('name', 'another model')}"
                 f" with other weights than {model.name} has now; take it anew with this model"
             )
-        return self.outputs[:, None].expand(-1, len(batch), batch.n_positions, -1)
 
     def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
         """The mean token embedding."""
@@ -272,6 +279,32 @@ class Mean:
     ) -> AblatedRun:
         """Every node where all edges carry means."""
         return run_at_outputs(model, self._expanded(model, batch), cache, expanded_kv=expanded_kv)
+
+    @torch.no_grad()
+    def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
+        """Their means over the same prompts, for which those are run again.
+
+        Raises:
+            UserError: the mean was not made by `over_dataset`, so nobody knows over what it is; or
+                by another model.
+        """
+        self._check_model(model)
+        if self.prompts is None:
+            raise UserError("means of parts need a mean that eap.Mean.over_dataset made")
+
+        def each(outputs: Tensor, trace: list[LayerTrace]) -> list[Tensor]:
+            runs = (sender_run(model, sender, outputs[0], trace) for sender in layout.senders)
+            return [parts.coefficients(model, run)[None] for run in runs]
+
+        means = dict(zip(layout.senders, self.prompts.means(model, each), strict=True))
+
+        def ablated(run: SenderRun, cache: PrefixCache) -> Tensor:
+            mean, n_queries = means[run.sender], run.n_queries
+            if mean.shape[1] == 1 or mean.shape[1] == n_queries:
+                return mean
+            return cache.at_last(mean.expand(len(cache.last), -1, -1))
+
+        return ablated
 
     def provenance(self) -> dict[str, Any]:
         """Its name, and the prompts that the mean is over."""
@@ -298,6 +331,23 @@ def get_ablation(ablation: "str | Ablation | None") -> Ablation:
     if ablation not in ABLATIONS:
         raise UserError(f"unknown ablation {ablation!r}; known are {', '.join(ABLATIONS)}, mean")
     return ABLATIONS[ablation]()
+
+
+def coefficients_of(
+    ablation: Ablation,
+) -> Callable[[Model, Parts, PartLayout], AblatedCoefficients]:
+    """What an ablation says of parts.
+
+    Raises:
+        UserError: an ablation of one's own that says nothing of them.
+    """
+    coefficients = getattr(ablation, "coefficients", None)
+    if coefficients is None:
+        raise UserError(
+            f"{ablation.name} ablation does not say what parts carry: give its class a method "
+            "`coefficients`, as eap.ablation.Ablation has it"
+        )
+    return coefficients
 
 
 def run_at_outputs(

@@ -1,15 +1,28 @@
-"""Where heads look: attention patterns on a few examples."""
+"""Where heads look, and why: attention patterns, and what their logits are made of.
+
+The logit of a head from a query q to a key k is, with norms' scales at their values in the run at
+hand, a sum over pairs of senders: what u brings to the query, times what w brings to the key,
+
+    sum over u, w of (a_u(q) W_Q R_q) . (a_w(k) W_K R_k) scale,
+
+and the same with what is no sender's: positions and biases. Query and key norms count as constant
+scales, too, and a clipped coordinate (OLMo) as one that is scaled down; so the sum is exact. A soft
+cap (Gemma 2) bends the sum, after it is made.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from eap.data.batches import check_dataset, check_pairs
 from eap.data.dataset import Dataset
+from eap.engine.head_runs import HeadRun, Prompt, pattern_of, texts_of
 from eap.errors import UserError, quoted
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
@@ -19,8 +32,6 @@ from eap.runtime.ranges import whole
 
 Pattern = tuple[list[str], Float[np.ndarray, "query key"]]
 """The tokens of a prompt as text, and how much each (row) takes from each (column)."""
-
-Prompt = Literal["clean", "corrupted"]
 
 
 @verb
@@ -62,18 +73,12 @@ def attention_patterns(
     found: dict[str, list[Pattern]] = {name: [] for name in chosen}
     for example in few.examples:
         tokens = getattr(example, prompt)
-        texts = _texts(model, tokens)
+        texts = texts_of(model, tokens)
         for layer, pattern in enumerate(_patterns(model, tokens)):
             for head in range(config.n_heads):
                 if (name := f"a{layer}.h{head}") in found:
                     found[name].append((texts, pattern[head].double().cpu().numpy()))
     return found
-
-
-def _texts(model: Model, tokens: Sequence[int]) -> list[str]:
-    if model.tokenizer is None:
-        return [str(token) for token in tokens]
-    return [str(model.tokenizer.decode([token])) for token in tokens]
 
 
 @torch.no_grad()
@@ -84,9 +89,221 @@ def _patterns(model: Model, tokens: Sequence[int]) -> Iterator[Float[Tensor, "he
     last = torch.tensor([n - 1], device=model.device)
     _, trace, _ = outputs_everywhere(model, ids, last)
     cache = PrefixCache(0, n, last, (), ())
-    for block, run in zip(model.blocks, trace, strict=True):
-        attention = block.attention
-        queries = attention.queries(run.q, cache, last_only=False)
-        keys = attention.keys(run.k, cache)
-        mask = cache.mask(attention.window, run.q.device, last_only=False)
-        yield attention.pattern(queries, keys, mask)[0]
+    for layer, run in enumerate(trace):
+        yield pattern_of(model, layer, run, cache)
+
+
+# ---- why a head looks there ----------------------------------------------------------------------
+
+REST = "positions and biases"
+"""The last row and column of terms: what is no sender's."""
+
+
+@dataclass(frozen=True, eq=False)
+class LogitTerms:
+    """An attention logit as a sum over pairs of senders.
+
+    Attributes:
+        head, query, key: whose logit, from which position to which.
+        prompt: 'clean', 'corrupted', or 'difference' (clean minus corrupted).
+        names: of the rows and columns: the senders, then `REST`.
+        terms: by what the query reads (row) and what the key reads (column); their sum is the
+            logit before a soft cap.
+        softcap: the logit that attention uses is softcap * tanh(sum / softcap); None: the sum.
+        tokens: the prompt's, as text.
+    """
+
+    head: str
+    query: int
+    key: int
+    prompt: str
+    names: tuple[str, ...]
+    terms: Float[Tensor, "n_forward_and_rest n_forward_and_rest"]
+    softcap: float | None
+    tokens: tuple[str, ...]
+
+    @property
+    def logit(self) -> float:
+        """The sum of all terms: the logit before a soft cap, or the difference of two."""
+        return float(self.terms.sum())
+
+    @property
+    def by_query(self) -> pd.Series:
+        """The sum over the key's senders, by sender on the query side."""
+        return pd.Series(self.terms.sum(1).numpy(), index=list(self.names), name="query side")
+
+    @property
+    def by_key(self) -> pd.Series:
+        """The sum over the query's senders, by sender on the key side."""
+        return pd.Series(self.terms.sum(0).numpy(), index=list(self.names), name="key side")
+
+    def to_frame(self, n: int | None = None) -> pd.DataFrame:
+        """A row per pair, largest magnitude first: query_sender, key_sender, term.
+
+        Args:
+            n: how many; None: all.
+        """
+        n = None if n is None else whole("n", n)
+        order = self.terms.flatten().abs().argsort(descending=True, stable=True)[:n].tolist()
+        width = len(self.names)
+        rows = [(self.names[at // width], self.names[at % width]) for at in order]
+        frame = pd.DataFrame(rows, columns=["query_sender", "key_sender"])
+        return frame.assign(term=self.terms.flatten()[order].numpy())
+
+
+@verb
+@torch.no_grad()
+def logit_terms(
+    model: Model,
+    dataset: Dataset,
+    head: str,
+    *,
+    query: int = -1,
+    key: int | None = None,
+    example: int = 0,
+    prompt: Literal["clean", "corrupted", "difference"] = "clean",
+) -> LogitTerms:
+    """Why a head looks where it looks: its attention logit as a sum over pairs of senders.
+
+        terms = eap.attention.logit_terms(model, dataset, "a1.h0")
+        terms.by_key.sort_values()
+
+    Args:
+        model: from `eap.load_model`.
+        dataset: from `eap.load_dataset`.
+        head: its name, `a1.h3`.
+        query: position that looks; negative ones count from the prompt's last token.
+        key: position that is looked at; None: where the head looks most from the query.
+        example: number of the pair in the data set.
+        prompt: whose logit; 'difference': the clean prompt's minus the corrupted prompt's, whose
+            positions must correspond.
+
+    Returns:
+        Terms [n_forward + 1, n_forward + 1] that sum to the logit (before a soft cap).
+
+    Raises:
+        UserError: there is no such head, example or position, or the head does not see the key
+            from the query.
+    """
+    runs = ["clean", "corrupted"] if prompt == "difference" else [prompt]
+    first = HeadRun.of(model, dataset, head, runs[0], example)
+    query = first.position(query, "query")
+    if key is None:
+        key = int(first.pattern()[query].argmax())
+    key = first.position(key, "key")
+    first.check_sight(query, key)
+    terms = first.terms(query, key)
+    if prompt == "difference":
+        second = HeadRun.of(model, dataset, head, runs[1], example)
+        terms = terms - second.terms(second.position(query, "query"), second.position(key, "key"))
+    return LogitTerms(
+        head=head,
+        query=query,
+        key=key,
+        prompt=prompt,
+        names=(*model.config.sender_names, REST),
+        terms=terms.cpu(),
+        softcap=model.blocks[first.layer].attention.softcap,
+        tokens=tuple(first.texts),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class HeadResult:
+    """What a head moves to a query position, as a sum over keys and senders.
+
+    Attributes:
+        head, query: whose result, at which position.
+        names: of the senders, then `REST`.
+        values: pattern[query, key] times what each sender brings to the value at the key.
+        W_O: the head's own, with the weight of a norm after attention.
+        direction: what each d_model coordinate is worth to the answers, the final norm's scale at
+            the run's; correct minus incorrect.
+        tokens: the prompt's, as text.
+    """
+
+    head: str
+    query: int
+    names: tuple[str, ...]
+    values: Float[Tensor, "key n_forward_and_rest d_head"]
+    W_O: Float[Tensor, "d_head d_model"]
+    direction: Float[Tensor, " d_model"]
+    tokens: tuple[str, ...]
+
+    @property
+    def moved(self) -> Float[Tensor, "key n_forward_and_rest d_model"]:
+        """What is moved, by key and sender; the sum is the head's result."""
+        return self.values @ self.W_O
+
+    @property
+    def by_answers(self) -> Float[Tensor, "key n_forward_and_rest"]:
+        """How much of what is moved points from the incorrect to the correct answers."""
+        return self.values @ (self.W_O @ self.direction)
+
+    def to_frame(self, n: int | None = None) -> pd.DataFrame:
+        """A row per key and sender, largest first: key, token, sender, answers (a share of logits).
+
+        Args:
+            n: how many; None: all.
+        """
+        n = None if n is None else whole("n", n)
+        answers = self.by_answers.flatten()
+        order = answers.abs().argsort(descending=True, stable=True)[:n].tolist()
+        width = len(self.names)
+        rows = [(at // width, self.tokens[at // width], self.names[at % width]) for at in order]
+        frame = pd.DataFrame(rows, columns=["key", "token", "sender"])
+        return frame.assign(answers=answers[order].numpy())
+
+
+@verb
+@torch.no_grad()
+def head_result(
+    model: Model,
+    dataset: Dataset,
+    head: str,
+    *,
+    query: int = -1,
+    example: int = 0,
+    prompt: Prompt = "clean",
+) -> HeadResult:
+    """What a head moves: its result at a position as a sum over keys and senders.
+
+        eap.attention.head_result(model, dataset, "a1.h0").to_frame(10)
+
+    Args:
+        model: from `eap.load_model`.
+        dataset: from `eap.load_dataset`.
+        head: its name, `a1.h3`.
+        query: position that the result is added at; negative ones count from the last token.
+        example: number of the pair in the data set.
+        prompt: whose result, `clean` or `corrupted`.
+
+    Returns:
+        The sum over keys and senders, as vectors and along the answers' direction.
+
+    Raises:
+        UserError: there is no such head, example or position.
+    """
+    run = HeadRun.of(model, dataset, head, prompt, example)
+    query = run.position(query, "query")
+    block = model.blocks[run.layer]
+    values = run.projected("v").transpose(0, 1) * run.pattern()[query][:, None, None]
+    norm = block.post_attention_norm
+    if norm is not None:
+        values = values * norm.scale(run.trace.attention_raw[0, query])
+    pair = dataset.examples[example]
+    W_U = model.W_U.to(run.final)
+    direction = W_U[list(pair.correct)].mean(0) - W_U[list(pair.incorrect)].mean(0)
+    final = model.ln_final
+    if final.weight is not None:
+        direction = direction * final.weight
+    direction = final.centre(direction) * final.scale(run.final[0, -1])
+    return HeadResult(
+        head=head,
+        query=query,
+        names=(*model.config.sender_names, REST),
+        values=values.cpu(),
+        W_O=block.head_output_weights[run.head].to(values).cpu(),
+        direction=direction.cpu(),
+        tokens=tuple(run.texts),
+    )

@@ -27,12 +27,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
+from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
-from eap.engine.path_gradients import check_gradients
+from eap.engine.passes import Request
+from eap.engine.path_gradients import check_gradients, completeness
 from eap.engine.prepared import Demand, Work
 from eap.engine.score_blocks import KeepEdges, Observer, to_nodes
-from eap.engine.scorers import SCORERS, Request, Scorer
+from eap.engine.scorers import SCORERS, Scorer
 from eap.engine.signature import sign
 from eap.errors import UserError
 from eap.graph import Graph, GraphConfig
@@ -94,6 +96,7 @@ def attribute(
     steps: int | str | Auto = 5,
     rule: str = "paper",
     expanded_kv: bool = False,
+    spans: bool = False,
     observers: Sequence[Observer] = (),
     **resources: Unpack[ResourceOptions],
 ) -> Graph:
@@ -113,20 +116,22 @@ def attribute(
             takes until the scores of the edges out of the input sum to the metric's difference.
         rule: rule of integration, a name of `eap.methods.RULES`.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        spans: score every edge at every span of the data set's prompts (a k or v input at the
+            key's position); scores of linear methods, and IFR's, sum over spans to those without.
         observers: objects that are given every block of per-example scores as it is made.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        The whole graph with `scores` [n_forward, n_backward] in units of the metric, and their
-        `standard_errors` over examples (None for one example), signed by its provenance. Negative
-        scores: ablating the edge lowers the metric. `eap.mean_of` makes the mean of several graphs.
+        The whole graph with `scores` [n_forward, n_backward] (spans come first) in units of the
+        metric, and their `standard_errors` over examples (None for one example), signed by its
+        provenance. Negative: ablating the edge lowers the metric. `eap.mean_of` averages graphs.
 
     Raises:
         UserError: unknown names, fewer than one step, a batch that does not fit, a metric without
             gradient or whose gradient is zero at all of the method's points (KL and JS at the clean
             input), or a method that needs corrupted prompts under another ablation.
     """
-    call = _Call.check(get_method(method), metric, ablation, level, rule)
+    call = Call.check(get_method(method), metric, ablation, level, rule, spans=spans)
     config = graph_config(model, expanded_kv=expanded_kv)
     limits = Resources(**resources)
     if call.method.scorer == "exact":
@@ -201,8 +206,8 @@ def example_scores(
     Raises:
         UserError: as `attribute`; exact values and nodes, which have no scores per example.
     """
-    if options.get("level", "edge") != "edge":
-        raise UserError("per-example scores are of edges; leave level='node' out")
+    if options.get("level", "edge") != "edge" or options.get("spans"):
+        raise UserError("per-example scores are of edges; leave level='node' and spans out")
     if not isinstance(method, str | Method) or get_method(method).scorer == "exact":
         raise UserError("exact values and means of methods have no per-example scores")
     options |= {"method": method, "expanded_kv": expanded_kv}
@@ -225,7 +230,7 @@ def example_scores(
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """What a call asks for, checked."""
 
     method: Method
@@ -233,6 +238,7 @@ class _Call:
     ablation: Ablation
     level: str
     rule: str
+    spans: bool
 
     @classmethod
     def check(
@@ -242,10 +248,18 @@ class _Call:
         ablation: str | Ablation | None,
         level: str,
         rule: str,
-    ) -> "_Call":
+        *,
+        spans: bool = False,
+    ) -> "Call":
         """Find everything by name and see whether it goes together."""
         if level not in LEVELS:
             raise UserError(f"unknown level {level!r}; known are {', '.join(LEVELS)}")
+        if spans and method.scorer == "patterns":
+            raise UserError(
+                f"{method.name} changes whole patterns: no part is a span's; leave spans out"
+            )
+        if spans and level == "node" and method.scorer == "exact":
+            raise UserError("exact values at spans are of edges; leave level='node' or spans out")
         if not method.uses_metric:
             if metric is not None:
                 raise UserError(f"{method.name} asks for no metric; leave {_name(metric)!r} out")
@@ -253,7 +267,7 @@ class _Call:
                 raise UserError(f"{method.name} ablates nothing; leave the ablation out")
             if level == "node":
                 raise UserError(f"{method.name} scores edges; it has no scores of nodes")
-            return cls(method, None, get_ablation("zero"), level, rule)
+            return cls(method, None, get_ablation("zero"), level, rule, spans)
         measured = get_metric("logit_diff" if metric is None else metric)
         ablated = get_ablation(ablation)
         if method.scorer != "exact" and not measured.differentiable:
@@ -269,7 +283,7 @@ class _Call:
             )
         if method.integrates and not method.uses_rule and rule != "paper":
             raise UserError(f"{method.name} has a rule of its own; leave rule={rule!r} out")
-        return cls(method, measured, ablated, level, rule)
+        return cls(method, measured, ablated, level, rule, spans)
 
     def points(self, steps: int) -> list[Point]:
         """At which inputs gradients are taken."""
@@ -297,7 +311,7 @@ def _name(metric: str | Metric | None) -> str:
 def _score(
     model: Model,
     dataset: Dataset,
-    call: _Call,
+    call: Call,
     steps: int,
     config: GraphConfig,
     limits: Resources,
@@ -306,27 +320,30 @@ def _score(
     """Run a scorer over all batches and gather its scores."""
     points = call.points(steps)
     metrics = () if call.metric is None else (call.metric,)
+    names = named_spans(model, dataset) if call.spans else ()
+    n_spans = max(1, len(names))
 
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
-        return attribution_need(shapes, extent, len(points), n_columns)
+        return attribution_need(shapes, extent, len(points), n_columns, n_spans)
 
-    demand = Demand("attribution", need, config.n_forward * config.n_backward)
+    demand = Demand("attribution", need, n_spans * config.n_forward * config.n_backward)
     work = Work.plan(model, dataset, metrics, call.ablation, config, limits, demand)
     scorer = call.method.scorer
     score: Scorer = SCORERS[scorer] if isinstance(scorer, str) else scorer
-    shape = (config.n_forward, config.n_backward if call.level == "edge" else 1)
+    n_columns = config.n_backward if call.level == "edge" else 1
+    shape = (*([n_spans] if names else []), config.n_forward, n_columns)
     moments = Moments.zeros(*shape, device=model.device)
     baselines = Moments.zeros(3, device=model.device)
     what = f"{call.method.name} {_name(call.metric) if call.metric else ''}".strip()
     for batch in work.batches(what, quiet=limits.quiet):
         stacked = work.runs_at_once(batch.extent)
-        request = Request(call.method, points, stacked, call.level, baselines)
+        request = Request(call.method, points, stacked, call.level, call.spans, baselines)
         with torch.enable_grad():
             blocks = score(batch, request)
             if call.level == "node":
-                blocks = iter([to_nodes(config, blocks, len(batch))])
+                blocks = iter([to_nodes(config, blocks)])
             for block in blocks:
-                moments.add(block.scores, (block.senders, block.receivers))
+                moments.add(block.scores, (..., block.senders, block.receivers))
                 for observer in observers:
                     observer.add(batch.rows, block)
     moments.merge_processes(what)
@@ -336,63 +353,51 @@ def _score(
     provenance = sign(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
         level=call.level, expanded_kv=config.expanded_kv, settings=call.settings(steps),
-        code=score_code(), signed=call.method.signed,
+        code=score_code(), signed=call.method.signed, spans=names,
     )  # fmt: skip
     # Unsigned scores are importance, whatever the metric: positive ones count as helpful.
     better: bool | None = False
     if call.method.signed and call.metric is not None:
         better = call.metric.higher_is_better
     mean, error = moments.mean, moments.standard_error
-    clean, ablated, at_ablated_input = baselines.mean.tolist()
-    if call.metric is not None:
-        warn_of_direction(call.metric, clean, ablated, stacklevel=4)
+    clean, _, at_ablated_input = baselines.mean.tolist()
+    warn_of_baselines(model, call, baselines, stacklevel=5)
     if call.method.integrates:
         provenance["completeness"] = completeness(mean, at_ablated_input - clean)
-        warn_of_scale(model, call)
     scores = mean.to(model.residual_dtype)
     errors = None if error is None else error.to(model.residual_dtype)
-    graph = replace(Graph.from_config(config), provenance=provenance, higher_is_better=better)
+    graph = Graph.from_config(config, names)
+    graph = replace(graph, provenance=provenance, higher_is_better=better)
     if call.level == "node":
         return replace(
             graph, scores=torch.full_like(graph.scores, torch.nan),
-            node_scores=scores[:, 0], node_errors=None if errors is None else errors[:, 0],
+            node_scores=scores[..., 0], node_errors=None if errors is None else errors[..., 0],
         )  # fmt: skip
     return replace(graph, scores=scores, standard_errors=errors)
 
 
-def warn_of_scale(model: Model, call: _Call) -> None:
-    """Warn where the path of a method runs through embeddings that differ in scale alone."""
-    if call.ablation.name == "zero" and model.W_pos is None:
+def warn_of_baselines(model: Model, call: Call, baselines: Moments, *, stacklevel: int = 4) -> None:
+    """Warn where the clean model is not better, or where a path differs in scale alone."""
+    clean, ablated, _ = baselines.mean.tolist()
+    if call.metric is not None:
+        warn_of_direction(call.metric, clean, ablated, stacklevel=stacklevel)
+    if call.method.integrates and call.ablation.name == "zero" and model.W_pos is None:
         warnings.warn(
             f"{call.method.name} under zero ablation: the path scales the embedding from 0 to 1, "
             "and without position embeddings the norms undo that scale, so that scores do not "
             "converge; give ablation='resample' or an eap.Mean, or a method without steps",
-            stacklevel=4,
+            stacklevel=stacklevel - 1,
         )
 
 
-def completeness(mean: Float[Tensor, "n_forward n_columns"], difference: float) -> dict[str, float]:
-    """How far scores are from complete: those out of the input against the metric's difference.
-
-    The input's scores are integrals of gradients along the path from the ablated to the clean
-    embedding: with enough points they sum to metric(at the ablated embedding) - metric(clean).
-    """
-    total = float(mean[0].sum())
-    return {
-        "sum_of_input_scores": total,
-        "metric_difference": difference,
-        "relative_error": (total - difference) / abs(difference) if difference else float("inf"),
-    }
-
-
 def _exact(
-    model: Model, dataset: Dataset, call: _Call, expanded_kv: bool, resources: ResourceOptions
+    model: Model, dataset: Dataset, call: Call, expanded_kv: bool, resources: ResourceOptions
 ) -> Graph:
     """Activation patching as one of the methods."""
     assert call.metric is not None
-    verb = patch_edges if call.level == "edge" else patch_nodes
-    graphs = verb(
-        model, dataset, metrics=[call.metric], ablation=call.ablation, expanded_kv=expanded_kv,
-        **resources,
-    )  # fmt: skip
+    settings: dict[str, Any] = {"ablation": call.ablation, "expanded_kv": expanded_kv, **resources}
+    if call.level == "node":
+        graphs = patch_nodes(model, dataset, metrics=[call.metric], **settings)
+    else:
+        graphs = patch_edges(model, dataset, metrics=[call.metric], spans=call.spans, **settings)
     return graphs[call.metric.name]

@@ -25,12 +25,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.ablation import Ablation, get_ablation
+from eap.ablation import AblatedCoefficients, Ablation, coefficients_of, get_ablation
+from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
-from eap.engine.circuit_runs import plan_circuit, prepare_ablated, run_circuit
+from eap.engine.circuit_runs import KeptParts, plan_circuit, prepare_ablated, run_circuit
 from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.graph import Graph
 from eap.metrics.metric import (
     Metric,
@@ -44,10 +45,13 @@ from eap.metrics.metric import (
 from eap.model.model import Model
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
+from eap.parts import PartCircuit, PartLayout, get_parts
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
 from eap.runtime.resources import ResourceOptions, Resources
 from eap.statistics.measures import normalised, share_errors
+
+Circuit = Graph | PartCircuit
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +94,7 @@ class Faithfulness:
 @verb
 def faithfulness(
     model: Model,
-    circuits: Graph | Sequence[Graph],
+    circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
     metric: str | Metric = "logit_diff",
@@ -101,7 +105,8 @@ def faithfulness(
 
     Args:
         model: from `eap.load_model`.
-        circuits: one graph, or several of one shape, which share the clean and ablated runs.
+        circuits: one graph, or several of one shape, which share the clean and ablated runs; a
+            `PartCircuit` keeps only some parts of some senders.
         dataset: from `eap.load_dataset`.
         metric: a name of `eap.metrics.METRICS`, or a `Metric`; kl and js are against the clean run.
         ablation: what edges outside the circuit carry; None: the corrupted prompt's activation.
@@ -110,14 +115,14 @@ def faithfulness(
     Returns:
         Values per example, `.normalised` and `.standard_error` (one of each per circuit).
     """
-    graphs = [circuits] if isinstance(circuits, Graph) else list(circuits)
+    graphs = [circuits] if isinstance(circuits, Circuit) else list(circuits)
     measured, ablated = get_metric(metric), get_ablation(ablation)
     limits = Resources(**resources)
     values = _run(model, graphs, dataset, [measured], ablated, limits)[measured.name]
     warn_of_direction(measured, *values[:2].double().mean(1).tolist())
     provenance = sign(
         model, dataset, metric=measured, method="evaluation", ablation=ablated,
-        expanded_kv=any(has_expanded_kv(graph, model) for graph in graphs),
+        expanded_kv=any(has_expanded_kv(_edges_of(one), model) for one in graphs),
     )  # fmt: skip
     return Faithfulness(
         clean=values[0],
@@ -131,7 +136,7 @@ def faithfulness(
 @overload
 def evaluate(
     model: Model,
-    circuits: Graph | Sequence[Graph],
+    circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
     metrics: Sequence[str | Metric] = ...,
@@ -144,7 +149,7 @@ def evaluate(
 @overload
 def evaluate(
     model: Model,
-    circuits: Graph | Sequence[Graph],
+    circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
     metrics: Sequence[str | Metric] = ...,
@@ -157,7 +162,7 @@ def evaluate(
 @verb
 def evaluate(
     model: Model,
-    circuits: Graph | Sequence[Graph],
+    circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
     metrics: Sequence[str | Metric] = ("logit_diff",),
@@ -169,7 +174,8 @@ def evaluate(
 
     Args:
         model: from `eap.load_model`.
-        circuits: one graph, or several of one shape, which share the clean and ablated runs.
+        circuits: one graph, or several of one shape, which share the clean and ablated runs; a
+            `PartCircuit` keeps only some parts of some senders.
         dataset: from `eap.load_dataset`.
         metrics: names of `eap.metrics.METRICS`, or `Metric` objects; kl and js are against the
             clean run.
@@ -182,7 +188,7 @@ def evaluate(
         graphs are not modified. As a table: a row per circuit and example, with `circuit` (its
         number), `edges` (its size), `example` (its number in the data set), and every metric.
     """
-    graphs = [circuits] if isinstance(circuits, Graph) else list(circuits)
+    graphs = [circuits] if isinstance(circuits, Circuit) else list(circuits)
     values = _run(
         model, graphs, dataset, get_metrics(metrics), get_ablation(ablation),
         Resources(**resources), baselines=False,
@@ -197,7 +203,7 @@ def evaluate(
         return pd.DataFrame(
             columns | {name: rows.flatten().numpy() for name, rows in values.items()}
         )
-    which = 0 if isinstance(circuits, Graph) else slice(None)
+    which = 0 if isinstance(circuits, Circuit) else slice(None)
     return {name: rows[which] for name, rows in values.items()}
 
 
@@ -216,6 +222,10 @@ def evaluate_baselines(
     )
     clean = {name: rows[0] for name, rows in values.items()}
     return clean, {name: rows[1] for name, rows in values.items()}
+
+
+def _edges_of(circuit: Circuit) -> Graph:
+    return circuit.graph if isinstance(circuit, PartCircuit) else circuit
 
 
 def has_expanded_kv(graph: Graph, model: Model) -> bool:
@@ -237,9 +247,26 @@ def of_model(graph: Graph, model: Model) -> Graph:
     return replace(graph, config=config)
 
 
+def _kept(model: Model, circuits: Sequence[Circuit], ablation: Ablation) -> list[KeptParts | None]:
+    """The parts that each circuit keeps; None: all. A mean of parts is taken once for all."""
+    known: dict[tuple[Any, ...], AblatedCoefficients] = {}
+    kept: list[KeptParts | None] = []
+    for circuit in circuits:
+        if isinstance(circuit, Graph) or not circuit.kept:
+            kept.append(None)
+            continue
+        parts, masks = get_parts(circuit.parts), circuit.masks(model)
+        key = (id(circuit.parts), *circuit.kept)
+        if key not in known:
+            layout = PartLayout.of(model, parts, list(circuit.kept))
+            known[key] = coefficients_of(ablation)(model, parts, layout)
+        kept.append(KeptParts(parts, masks, known[key]))
+    return kept
+
+
 def _run(
     model: Model,
-    circuits: Sequence[Graph],
+    circuits: Sequence[Circuit],
     dataset: Dataset,
     metrics: Sequence[Metric],
     ablation: Ablation,
@@ -251,19 +278,28 @@ def _run(
 
     Without `baselines`, of the circuits alone; the clean run is made if a metric reads it.
     """
-    graphs = [of_model(graph, model) for graph in circuits]
+    graphs = [of_model(_edges_of(circuit), model) for circuit in circuits]
     if len({graph.config for graph in graphs}) > 1:
         raise UserError("circuits that are evaluated together must be of one shape")
+    for names in {graph.span_names for graph in graphs if graph.span_names}:
+        if names != named_spans(model, dataset):
+            raise UserError(
+                f"a circuit has the spans {quoted(', '.join(names), 100)}, and the data set "
+                f"{quoted(', '.join(dataset.span_names), 100)}; they must be the same"
+            )
 
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
         return evaluation_need(shapes, extent, len(graphs), n_columns)
 
     config = graphs[0].config if graphs else graph_config(model)
     # The plan of a circuit has a number for every edge at the most.
-    n_results = len(graphs) * config.n_forward * config.n_backward // 10
+    n_results = sum(graph.in_graph.numel() for graph in graphs) // 10
     demand = Demand("evaluation", need, n_results)
     work = Work.plan(model, dataset, metrics, ablation, config, limits, demand)
-    plans = [plan_circuit(model, graph, prune=ablation.has_pair) for graph in graphs]
+    plans = [
+        plan_circuit(model, graph, prune=ablation.has_pair, kept=kept)
+        for graph, kept in zip(graphs, _kept(model, circuits, ablation), strict=True)
+    ]
     n_runs = len(graphs) + (2 if baselines else 0)
     shape = (len(metrics), n_runs, len(dataset))
     values = torch.zeros(shape, dtype=model.residual_dtype, device=model.device)

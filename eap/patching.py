@@ -64,6 +64,7 @@ def patch_edges(
     edges: Bool[Tensor, "n_forward n_backward"] | None = None,
     ablation: str | Ablation | None = None,
     expanded_kv: bool = False,
+    spans: bool = False,
     checkpoint: Checkpoint | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Graph]:
@@ -76,6 +77,7 @@ def patch_edges(
         edges: which edges to score; None: all.
         ablation: what a patched edge carries; None: the corrupted prompt's activation.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        spans: the value at every span of the prompts; the edge is patched at its positions alone.
         checkpoint: where progress is kept; a run that was stopped goes on there.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
@@ -91,8 +93,9 @@ def patch_edges(
         # What an interrupted run chose by the memory that was free stays what it was.
         limits = replace(limits, batch_size=checkpoint.setting("batch_size"))
     plan = make_plan(
-        model, dataset, metrics, edges, limits, ablation=ablation, expanded_kv=expanded_kv
-    )
+        model, dataset, metrics, edges, limits,
+        ablation=ablation, expanded_kv=expanded_kv, spans=spans,
+    )  # fmt: skip
     return run_plan(plan, checkpoint=checkpoint, quiet=limits.quiet)
 
 
@@ -102,9 +105,8 @@ def run_plan(
     """What `patch_edges` returns, by a plan of `make_plan`."""
     work, config = plan.work, plan.work.config
     model = work.model
-    moments = Moments.zeros(
-        len(work.metrics), config.n_forward, config.n_backward, device=model.device
-    )
+    graph = Graph.from_config(config, plan.span_names)
+    moments = Moments.zeros(len(work.metrics), *graph.scores.shape, device=model.device)
     units = distributed.own_share(plan.units, costs=costs_of(plan, plan.units))
     done = 0
     if checkpoint is not None:
@@ -117,28 +119,29 @@ def run_plan(
     for number, unit in enumerate(remaining, start=done + 1):
         if patcher is None or patcher.number != unit.batch:
             patcher = BatchPatcher.load(plan, unit.batch)
-        for senders, receivers, values in patcher.run(unit):
-            by_example = rearrange(values, "metric edge batch -> batch metric edge")
-            moments.add(by_example, (slice(None), senders, receivers))
+        for span, at_span in patcher.by_span():
+            for senders, receivers, values in at_span.run(unit):
+                by_example = rearrange(values, "metric edge batch -> batch metric edge")
+                moments.add(by_example, (slice(None), *span, senders, receivers))
         if checkpoint is not None:
             checkpoint.save(moments.state.cpu(), number)
     moments.merge_processes("exact values")
     check_values(work.metrics, moments.mean)
-    graph = Graph.from_config(config)
-    graphs = {}
+    graphs, is_exact = {}, plan.edges.expand(graph.scores.shape)
     for number, metric in enumerate(work.metrics):
         mean, error = moments.mean[number], moments.standard_error
         scores = mean.to(model.residual_dtype)
-        scores = scores.masked_fill(graph.edge_exists & ~plan.edges, torch.nan)
+        scores = scores.masked_fill(graph.edge_exists & ~is_exact, torch.nan)
         graphs[metric.name] = replace(
             graph,
             scores=scores,
             standard_errors=None if error is None else error[number].to(model.residual_dtype),
-            is_exact=plan.edges.clone(),
+            is_exact=is_exact.clone(),
             higher_is_better=metric.higher_is_better,
             provenance=sign(
                 model, work.dataset, metric=metric, method="exact", ablation=work.ablation,
                 expanded_kv=config.expanded_kv, code=score_code(),
+                spans=plan.span_names,
             ),
         )  # fmt: skip
     return graphs
@@ -208,7 +211,7 @@ def measure_seconds(plan: Plan, *, n_units: int = 4) -> float:
             values.cpu()  # waits for the device
     seconds = time.perf_counter() - begun
     ratio = count_operations(plan, plan.units) / count_operations(plan, sample)
-    return seconds * ratio / distributed.count()
+    return seconds * ratio * max(1, len(plan.span_names)) / distributed.count()
 
 
 # ---- one batch -----------------------------------------------------------------------------------
@@ -309,6 +312,16 @@ class BatchPatcher:
         """Of the batch with this number."""
         batch = plan.work.load(plan.work.rows_of[number])
         return cls(plan, number, _CleanBatch.run(batch))
+
+    def by_span(self) -> Iterator[tuple[tuple[int, ...], "BatchPatcher"]]:
+        """Every span, and a patcher of its positions alone; without spans, this patcher."""
+        if not self.plan.span_names:
+            yield (), self
+            return
+        layout, changes = self.clean.batch.layout, self.clean.changes
+        for span in range(len(self.plan.span_names)):
+            clean = replace(self.clean, changes=layout.only(changes, span))
+            yield (span,), replace(self, clean=clean)
 
     @torch.no_grad()
     def run(self, unit: Unit) -> Iterator[Values]:

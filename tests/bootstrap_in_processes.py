@@ -13,6 +13,7 @@ import numpy as np
 
 from eap import learning
 from eap.analysis import certificates, clusters, stability
+from eap.attribution import attribute
 from eap.data.collections import known_circuits
 from eap.engine.recipe import Recipe
 from eap.runtime import distributed
@@ -25,6 +26,9 @@ def main() -> None:
     known = known_circuits.load("majority")
     found = stability.bootstrap(
         known.model, known.dataset, sizes=[3, 5], n_resamples=20, batch_size=batch_size
+    )
+    spans = attribute(
+        known.model, known.dataset.with_spans("auto"), spans=True, batch_size=batch_size
     )
     certified = certificates.certify(
         known.model, known.dataset, 5, n_subsets=60, batch_size=batch_size, quiet=True
@@ -45,6 +49,7 @@ def main() -> None:
         jaccard=np.array([own.edge_jaccard for own in found.sizes]),
         scores=found.resamples.scores.numpy(),
         gram=gram,
+        spans=spans.scores.numpy(),
         votes=certified.edges.share,
         of_nodes=certified.nodes.share,
         learned=learned,

@@ -35,6 +35,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "overlap_heatmaps.py": (*TOY, "--tasks", "ioi", "sva"),
     "all_cross_task_faithfulness.py": (*TOY, "--tasks", "ioi", "sva"),
     "test_ig_iterations.py": (*TOY, "--sizes", "30", "--steps", "2", "3"),
+    "positions.py": (*TOY,),
     "stability.py": (*TOY, "--sizes", "30", "--n_resamples", "5", "--n_random", "19"),
 }
 IN_PROCESSES = ("pareto.py", "get_real_values.py")

@@ -17,7 +17,9 @@ EXPERIMENTS = (
     "overlap_heatmaps.py",
     "all_cross_task_faithfulness.py",
     "test_ig_iterations.py",
+    "positions.py",
     "stability.py",
+    "parts.py",
 )
 FIGURES = tuple(
     sorted(

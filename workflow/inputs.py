@@ -152,7 +152,9 @@ def planned(settings: Settings) -> list[Planned]:
     def results(paths: Sequence[str]) -> tuple[str, ...]:
         graphs = f"graphs/{name}/"
         return tuple(
-            str(Path(path).with_suffix(suffix)) if path.startswith(graphs) else path
+            str(Path(path).with_suffix(suffix))
+            if path.startswith(graphs) and path.endswith(".json")
+            else path
             for path in paths
         )
 

@@ -230,8 +230,8 @@ def certify(
     if selection != "threshold":
         size = whole("size", size)
     Resources(memory_budget=options.get("memory_budget"), batch_size=options.get("batch_size"))
-    if options.get("level", "edge") != "edge":
-        raise UserError("certificates are of a circuit of edges; leave the level out")
+    if options.get("level", "edge") != "edge" or options.get("spans"):
+        raise UserError("certificates are of a circuit of edges; leave the level and spans out")
     config = graph_config(model, expanded_kv=options.get("expanded_kv", False))
     masks = draw_subsets(dataset.examples, n_subsets, p_delete, seed)
     blank = replace(Graph.from_config(config), higher_is_better=True)

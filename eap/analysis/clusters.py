@@ -81,6 +81,8 @@ def gram_matrix(
     Raises:
         UserError: as `eap.attribute`.
     """
+    if settings.get("spans"):
+        raise UserError("inner products are of the scores of edges; leave spans out")
     config = graph_config(model, expanded_kv=expanded_kv)
     n_examples = len(dataset)
     per_receiver = n_examples * config.n_forward * 4

@@ -82,6 +82,8 @@ def _overlap(first: Tensor, second: Tensor, n_all: int) -> Overlap:
 def _check_shapes(first: Graph, second: Graph) -> None:
     if first.config.shape != second.config.shape:
         raise UserError(f"{first} and {second} are of different shapes and cannot be compared")
+    if first.span_names != second.span_names:
+        raise UserError(f"{first} and {second} have different spans and cannot be compared")
 
 
 # ---- scores --------------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ def count_ranked(graph: Graph, *, level: str = "edge", rank_input: bool = False)
     """How many edges, or nodes with a score, sizes are shares of."""
     if level != "node" or graph.node_scores is None:
         return graph.n_edges
-    return int((~graph.node_scores.isnan())[0 if rank_input else 1 :].sum())
+    return int((~graph.node_scores.isnan())[..., 0 if rank_input else 1 :].sum())
 
 
 def cut_circuits(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eap.analysis.compare import agreement
 from eap.errors import UserError
+from eap.graph.contents import check_plain
 from eap.graph.graph import Graph
 from eap.runtime.ranges import real, whole
 
@@ -42,6 +43,8 @@ def choose_edges(estimates: Sequence[Graph], *, top: int, sample: int, seed: int
     An edge's rank is the best that an estimate gives it, by absolute score; ties go to the earlier
     edge. So each of k estimates has at least its own `top // k` highest edges among the chosen.
     """
+    for estimate in estimates:
+        check_plain(estimate, "screened edges have")
     top, sample, seed = whole("top", top), whole("sample", sample), whole("seed", seed)
     exists = estimates[0].edge_exists
     ranks = torch.stack([_ranks(estimate.scores[exists].abs()) for estimate in estimates])

@@ -74,20 +74,21 @@ class Resamples(WeightedSums):
         *,
         n_resamples: int = 50,
         seed: int = 0,
+        n_spans: int | None = None,
     ) -> None:
         self.n_resamples, self.seed = whole("n_resamples", n_resamples), whole("seed", seed)
         self.weights = poisson_weights(examples, self.n_resamples, self.seed)
         # A resample without any example has nothing to say (likely only for a handful of examples).
-        super().__init__(config, self.weights[:, self.weights.sum(dim=0) > 0])
+        super().__init__(config, self.weights[:, self.weights.sum(dim=0) > 0], n_spans=n_spans)
 
     @property
-    def scores(self) -> Float[Tensor, "resample n_forward n_backward"]:
+    def scores(self) -> Float[Tensor, "resample *span n_forward n_backward"]:
         """Mean scores of every resample."""
         sizes = self.weights.double().sum(dim=0)
-        return self.totals / sizes[:, None, None]
+        return self.totals / sizes.view(-1, *[1] * (len(self._shape) - 1))
 
     @property
-    def standard_errors(self) -> Float[Tensor, "n_forward n_backward"]:
+    def standard_errors(self) -> Float[Tensor, "*span n_forward n_backward"]:
         """Of the scores: the spread of the resamples' means (not divided by their number)."""
         return self.scores.std(dim=0)
 
@@ -191,6 +192,8 @@ def bootstrap(
     Raises:
         UserError: as `eap.attribute`; an unknown selection, or a size that the graph does not have.
     """
+    if attribution.get("spans"):
+        raise UserError("stability is of circuits of edges; leave spans out")
     config = graph_config(model, expanded_kv=expanded_kv)
     n_edges = Graph.from_config(config).n_edges
     if sizes is None:

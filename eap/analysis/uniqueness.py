@@ -22,6 +22,7 @@ from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
 from eap.engine.recipe import Recipe
 from eap.errors import UserError
+from eap.graph.contents import check_plain
 from eap.graph.graph import Graph
 from eap.learning import learn_ranking
 from eap.metrics.metric import Metric
@@ -135,6 +136,7 @@ def second_circuit(
         UserError: an empty circuit, no price or one that is not above 0, a tolerance or an overlap
             that means nothing, or as `eap.learn_ranking`.
     """
+    check_plain(first, "second circuits have")
     first = first.prune()
     n_edges, others = first.count_edges(), measured_on or dataset
     _check(n_edges, prices)

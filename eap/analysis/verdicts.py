@@ -29,6 +29,7 @@ from eap.analysis.random_circuits import Comparison, edges_of, without_edge
 from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
 from eap.errors import UserError
+from eap.graph.contents import check_plain
 from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
@@ -85,6 +86,7 @@ def leave_one_out(
         The circuit with these values as scores (means over examples; NaN off the circuit) and
         their standard errors (None for one example).
     """
+    check_plain(circuit, "edges that are left out one by one have")
     without = [without_edge(circuit, *edge) for edge in edges_of(circuit)]
     found = faithfulness(
         model, [circuit, *without], dataset, metric=metric, ablation=ablation, **resources
@@ -197,6 +199,7 @@ def judge(
         UserError: an empty circuit, fewer than two examples, nothing to normalise by, or a number
             out of range.
     """
+    check_plain(circuit, "verdicts know")
     tolerance, alpha = real("tolerance", tolerance), real("alpha", alpha)
     n_random, n_subsets = enough_random(n_random, alpha), whole("n_subsets", n_subsets)
     seed = whole("seed", seed)

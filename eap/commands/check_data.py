@@ -11,6 +11,7 @@ import pandas as pd
 
 from eap.data.counterparts import Counterparts, corrupt
 from eap.data.dataset import load_dataset
+from eap.data.spans import KINDS, bracketed
 from eap.data.tasks import TASKS
 from eap.errors import UserError, quoted
 from eap.model.directory import find_directory, read_config
@@ -31,6 +32,7 @@ def main() -> None:
     add("--head", type=shell.positive, help="use only this many pairs")
     add("--drop_unfit", action="store_true", help="leave out rows that do not fit the tokenizer")
     add("--show", type=shell.not_negative, default=3, help="pairs to write out (default: 3)")
+    add("--spans", choices=KINDS, help="show the spans of the prompts: the task's roles, or others")
     add(
         "--corrupt", metavar="WORDS",
         help="make corrupted prompts by exchanging names, numbers, or one of these words: red,blue",
@@ -54,8 +56,9 @@ def main() -> None:
         print(made.summary())
         save(made, args.save)
     dataset = load_dataset(
-        args.task, tokenizer, data=data, head=args.head, drop_unfit=args.drop_unfit
-    )
+        args.task, tokenizer,
+        data=data, head=args.head, drop_unfit=args.drop_unfit, spans=args.spans,
+    )  # fmt: skip
 
     print(dataset.summary())
     for example in dataset.examples[: args.show]:
@@ -63,7 +66,10 @@ def main() -> None:
         for name in ("clean", "corrupted", "correct", "incorrect"):
             pieces = [str(tokenizer.decode([token])) for token in getattr(example, name)]
             between = " | " if name in ("correct", "incorrect") else "·"
-            print(f"{name:>9}: {between.join(pieces)}")
+            text = between.join(pieces)
+            if name in ("clean", "corrupted") and dataset.span_names:
+                text = bracketed(pieces, dataset.span_names, example.spans)
+            print(f"{name:>9}: {text}")
 
 
 def tokenizer_of(name: str) -> Any:

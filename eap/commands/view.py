@@ -1,10 +1,12 @@
 """A circuit as one HTML page to look around in: a slider over sizes, a search, a table of edges.
 
 With two graphs, the page says which edges are in one circuit or in both. With --attention, it
-shows where a chosen head looks on a few examples, for which the model is loaded.
+shows where a chosen head looks on a few examples, for which the model is loaded. With --why, it
+makes no page, but says in tables why a head looks where it looks, and what it moves from there.
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import eap
@@ -31,12 +33,20 @@ def main() -> None:
         "--attention", type=shell.positive, metavar="N",
         help="show heads' attention patterns on the first N pairs",
     )  # fmt: skip
-    add("-m", "--model", help="for --attention (default: the one that the graph is of)")
+    add(
+        "--why",
+        metavar="HEAD",
+        help="say in text, without a page, why this head looks there",
+    )
+    add("-m", "--model", help="for --attention, --why (default: the one that the graph is of)")
     add("-t", "--task", type=shell.named_task, help="for --attention (default: the graph's)")
     add("--data", type=shell.data_file, help="for --attention: pairs of your own")
     args = parser.parse_args()
 
     graphs = [Graph.load(path) for path in (args.graph, args.other) if path is not None]
+    if args.why:
+        print("\n\n".join(reasons(*model_and_pairs(graphs[0], args), args)))
+        return
     # Curves are of greedy selections by magnitude, of one graph.
     measured = read_measured_beside(args.graph, graphs[0])
     is_measured = not graphs[1:] and (args.selection, args.by) == ("greedy", "magnitude")
@@ -57,6 +67,28 @@ def main() -> None:
 
 def attention_of(graph: Graph, args: argparse.Namespace) -> Patterns:
     """Attention patterns of all heads on the first pairs of what the graph was scored on."""
+    return eap.attention_patterns(*model_and_pairs(graph, args), n_examples=args.attention)
+
+
+def reasons(model: eap.Model, dataset: eap.Dataset, args: argparse.Namespace) -> Iterator[str]:
+    """Why a head looks where it looks from the last token, and what it moves, for every pair."""
+    for example in range(min(args.attention or 1, len(dataset))):
+        terms = eap.attention.logit_terms(model, dataset, args.why, example=example)
+        moved = eap.attention.head_result(model, dataset, args.why, example=example)
+        places = " ".join(f"{n}:{token.strip()}" for n, token in enumerate(terms.tokens))
+        cap = "" if terms.softcap is None else f", before a soft cap of {terms.softcap:g}"
+        yield (
+            f"pair {example}: {places}\n{terms.head} looks most from {terms.query} to {terms.key}; "
+            f"its logit there is {terms.logit:.3f}{cap}, the sum of\n"
+            f"{terms.to_frame(10).round(3).to_string(index=False)}\n"
+            f"what it moves to {moved.query} is worth {float(moved.by_answers.sum()):.3f} to the "
+            f"answers (the final norm's scale at the run's), the sum of\n"
+            f"{moved.to_frame(10).round(3).to_string(index=False)}"
+        )
+
+
+def model_and_pairs(graph: Graph, args: argparse.Namespace) -> tuple[eap.Model, eap.Dataset]:
+    """The model and the pairs that the graph was scored on, or those of the command line."""
     provenance = graph.provenance
     name = args.model or dict(provenance.get("model", {})).get("name")
     task = args.task or provenance.get("task")
@@ -66,5 +98,4 @@ def attention_of(graph: Graph, args: argparse.Namespace) -> Patterns:
         check_data(task, args.data)
     model = eap.load_model(name)
     bos = dict(provenance.get("data", {})).get("prepend_bos")
-    dataset = eap.load_dataset(task, model.tokenizer, data=args.data, prepend_bos=bos)
-    return eap.attention_patterns(model, dataset, n_examples=args.attention)
+    return model, eap.load_dataset(task, model.tokenizer, data=args.data, prepend_bos=bos)

@@ -17,6 +17,7 @@ from torch import Tensor
 from eap.data.answers import Answers
 from eap.data.dataset import Dataset
 from eap.data.example import Example, first_difference
+from eap.data.spans import check_spans
 from eap.errors import UserError
 from eap.model.model import Model
 from eap.model.shapes import graph_config
@@ -99,6 +100,19 @@ def check_dataset(model: Model, dataset: Dataset) -> None:
     check_examples(model, dataset.examples)
 
 
+def named_spans(model: Model, dataset: Dataset) -> tuple[str, ...]:
+    """Names of the spans of a data set's prompts.
+
+    Raises:
+        UserError: it has none, they do not tile a prompt, or see `check_dataset`.
+    """
+    check_dataset(model, dataset)
+    check_spans(
+        dataset.span_names, [(example.spans, len(example.clean)) for example in dataset.examples]
+    )
+    return dataset.span_names
+
+
 def check_pairs(dataset: Dataset, what: str) -> None:
     """Whether every example has a corrupted prompt, which `what` needs.
 
@@ -138,7 +152,8 @@ def check_examples(model: Model, examples: Sequence[Example]) -> None:
             raise UserError(
                 f"example {row} has {n} tokens; {model.name} takes at most {n_positions}"
             )
-        tokens = [token for part in vars(example).values() for token in part]
+        sets = (example.clean, example.corrupted, example.correct, example.incorrect)
+        tokens = [token for ids in sets for token in ids]
         largest, smallest = max(tokens), min(tokens)
         if smallest < 0:
             raise UserError(f"example {row} has token {smallest}; token ids begin at 0")

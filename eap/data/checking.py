@@ -17,6 +17,7 @@ from eap.data.columns import ANSWERS, SIDES, has_answers, renamed, standard_name
 from eap.data.example import Example
 from eap.data.followers import Followers, Prompt
 from eap.data.prompts import Prompts, with_ids
+from eap.data.spans import Roles
 from eap.data.tasks.task import Task
 from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError, quoted
@@ -58,6 +59,7 @@ def check_rows(
     *,
     places: Sequence[str] | None = None,
     prepend_bos: bool = False,
+    roles: Roles | None = None,
 ) -> tuple[list[Example], list[Problem]]:
     """The examples of all good rows, and what is wrong with the others (or repeated).
 
@@ -67,6 +69,7 @@ def check_rows(
         vocabulary: of the tokenizer.
         places: what each row is called (default: its line in a file with a header).
         prepend_bos: begin each prompt with the BOS, unless it does already.
+        roles: finds the first token of every span of a row (see `eap.data.spans.Roles`).
     """
     places = places or [f"line {number}" for number in range(2, len(rows) + 2)]
     problems: list[Problem] = []
@@ -88,7 +91,7 @@ def check_rows(
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # one object of each answer set
     for draft in drafts:
         try:
-            example = _example(task, draft, followers, shared)
+            example = _example(task, draft, followers, shared, roles)
             earlier = seen.setdefault(draft.ids, (draft.place, example))
             _check_repetition(example, *earlier)
         except UnfitRowError as error:
@@ -211,6 +214,7 @@ def _example(
     draft: _Draft,
     followers: Followers,
     shared: dict[tuple[int, ...], tuple[int, ...]],
+    roles: Roles | None,
 ) -> Example:
     sides = []
     for texts, ids in zip(draft.answers, draft.answer_ids, strict=True):
@@ -230,7 +234,8 @@ def _example(
             "answers on both sides", f"{quoted(word)} is both a correct and an incorrect answer"
         )
     _check_stated_ids(task, draft.row, correct, incorrect)
-    return Example.of_ids(*draft.ids, correct, incorrect)
+    spans = () if roles is None else roles(draft.row, draft.prompts[0], draft.ids[0])
+    return Example.of_ids(*draft.ids, correct, incorrect, spans)
 
 
 def _check_stated_ids(

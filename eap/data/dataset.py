@@ -19,10 +19,11 @@ from eap.data.checking import Problem, check_rows
 from eap.data.columns import check_columns, standard_names
 from eap.data.example import Example, first_difference
 from eap.data.reading import Rows, read_rows
+from eap.data.spans import AUTO, KINDS, auto_spans, roles_of, token_spans
 from eap.data.tasks import TASKS, Task, get_task
 from eap.data.tasks.task import keep_all
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError
+from eap.errors import UserError, quoted
 from eap.runtime.ranges import whole
 from eap.runtime.shipped import data_folder
 
@@ -41,12 +42,14 @@ class Dataset:
         examples: the pairs.
         prepend_bos: whether the prompts begin with the BOS token.
         provenance: where they come from (file and hash, or seed), and what was dropped and why.
+        span_names: of the spans whose first tokens the examples have; none: there are no spans.
     """
 
     task: str
     examples: tuple[Example, ...]
     prepend_bos: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
+    span_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "examples", tuple(self.examples))
@@ -100,6 +103,30 @@ class Dataset:
         taken = {"head": len(first), "pairs": len(first), "tokens_sha256": first.tokens_sha256}
         return replace(first, provenance={**self.provenance, **taken})
 
+    def with_spans(self, kind: str) -> "Dataset":
+        """The same pairs with spans that need no text.
+
+        Args:
+            kind: 'auto' (before the first token that differs, from it to the last that does, what
+                follows, the last token) or 'tokens' (one for each, of prompts of one length).
+
+        Raises:
+            UserError: another kind, or prompts of several lengths.
+        """
+        names: tuple[str, ...] = AUTO
+        if kind == "auto":
+            if not self.has_pairs:
+                raise UserError("spans='auto' needs a corrupted prompt for every clean one")
+            starts = [auto_spans(e.clean, e.corrupted) for e in self.examples]
+        elif kind == "tokens":
+            names, one = token_spans({len(e.clean) for e in self.examples})
+            starts = [one] * len(self)
+        else:
+            raise UserError(f"spans are 'auto' or 'tokens', not {quoted(kind)}")
+        pairs = zip(self.examples, starts, strict=True)
+        examples = tuple(replace(example, spans=spans) for example, spans in pairs)
+        return replace(self, examples=examples, span_names=names)
+
     def summary(self) -> str:
         """One line: how many pairs, from where, what was dropped."""
         dropped = ", ".join(f"{n} {why}" for why, n in self.provenance.get("dropped", {}).items())
@@ -127,6 +154,7 @@ def load_dataset(
     seed: int = 0,
     prepend_bos: bool | None = None,
     drop_unfit: bool = False,
+    spans: str | None = None,
 ) -> Dataset:
     """The pairs of a task as token ids.
 
@@ -148,6 +176,9 @@ def load_dataset(
             that begins with it already gets no second one.
         drop_unfit: leave out those rows of your own that do not fit (and count them) instead of
             refusing them all.
+        spans: 'roles' (of the task, or of columns `span:<name>` that hold the parts of the clean
+            prompt; a row whose roles are not found does not fit), 'auto' or 'tokens' (see
+            `Dataset.with_spans`); None: no spans.
 
     Raises:
         UserError: unknown task; data that cannot be read; a row of your own that does not fit;
@@ -158,14 +189,17 @@ def load_dataset(
     if data is not None and path is not None:
         raise UserError("data and path are the same thing: give one of them")
     data = path if data is None else data
+    if spans is not None and spans not in KINDS:
+        raise UserError(f"spans are 'roles', 'auto' or 'tokens', not {quoted(spans)}")
     if prepend_bos and vocabulary.bos is None:
         raise UserError("prepend_bos: this tokenizer has no BOS token")
     prepend_bos = (vocabulary.bos is not None) if prepend_bos is None else prepend_bos
     known = get_task(task) if data is None else TASKS.get(task)
     rows, provenance = _find_rows(known, vocabulary, data, seed)
     check_columns(known, rows.columns, rows.shown)
+    names, roles = roles_of(known, rows.columns, vocabulary) if spans == "roles" else ((), None)
     examples, problems = check_rows(
-        known, rows.rows, vocabulary, places=rows.places, prepend_bos=prepend_bos
+        known, rows.rows, vocabulary, places=rows.places, prepend_bos=prepend_bos, roles=roles
     )
     unfit = [problem for problem in problems if problem.kind != "repeated"]
     if data is not None and unfit and not drop_unfit:
@@ -175,12 +209,15 @@ def load_dataset(
             f"{task}: only {len(examples)} pairs fit this tokenizer ({_counted(unfit)}); "
             f"the first: {unfit[0]}"
         )
-    dataset = Dataset(task, tuple(examples), prepend_bos)
+    dataset = Dataset(task, tuple(examples), prepend_bos, span_names=names)
+    if spans in ("auto", "tokens"):
+        dataset = dataset.with_spans(spans)
     provenance |= {
         "pairs": len(examples),
         "dropped": dict(Counter(problem.kind for problem in unfit)),
         "prepend_bos": prepend_bos,
         "tokens_sha256": dataset.tokens_sha256,
+        **({} if spans is None else {"spans": {"kind": spans, "names": list(dataset.span_names)}}),
     }
     if known is not None and task.startswith("greater-than") and vocabulary.digits_per_piece == 1:
         provenance["unit_digit"] = True

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from eap.data.cells import UnfitRowError, answer_ids, plain, prompt_ids
@@ -24,6 +24,8 @@ class Example:
             (resampling) refuse the example.
         correct: the answers that are right.
         incorrect: the others; empty for metrics that need none.
+        spans: the first tokens of the prompt's spans, if its data set names any (see
+            `eap.data.spans`).
 
     Raises:
         UserError: a part is no token ids.
@@ -33,6 +35,7 @@ class Example:
     corrupted: TokenIds
     correct: TokenIds
     incorrect: TokenIds
+    spans: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for name, part in vars(self).items():
@@ -40,11 +43,18 @@ class Example:
 
     @classmethod
     def of_ids(
-        cls, clean: TokenIds, corrupted: TokenIds, correct: TokenIds, incorrect: TokenIds
+        cls,
+        clean: TokenIds,
+        corrupted: TokenIds,
+        correct: TokenIds,
+        incorrect: TokenIds,
+        spans: tuple[int, ...] = (),
     ) -> "Example":
         """The same of parts that are known to be token ids; those that examples share stay one."""
         example = cls.__new__(cls)
-        vars(example).update(clean=clean, corrupted=corrupted, correct=correct, incorrect=incorrect)
+        vars(example).update(
+            clean=clean, corrupted=corrupted, correct=correct, incorrect=incorrect, spans=spans
+        )
         return example
 
 
@@ -59,7 +69,7 @@ def _as_ids(name: str, part: Any) -> TokenIds:
             f"{name} of the example is the text {quoted(cell)}; an example holds token ids: "
             "eap.load_dataset makes them of texts"
         )
-    read = prompt_ids if name in ("clean", "corrupted") else answer_ids
+    read = answer_ids if name in ("correct", "incorrect") else prompt_ids
     try:
         return read(cell, f"{name} of the example")
     except UnfitRowError as error:

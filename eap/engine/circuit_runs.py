@@ -1,16 +1,20 @@
 """How a circuit is run: its own nodes alone, on top of the model with every edge ablated."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from eap.ablation import AblatedCoefficients
 from eap.engine.prepared import PreparedBatch
+from eap.engine.span_layout import WHOLE, Piece
 from eap.graph import Graph, GraphConfig
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import SenderOutputs
+from eap.parts import Parts, SenderRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +79,7 @@ def prepare_ablated(model: Model, batch: PreparedBatch) -> AblatedBase:
 class LayerPlan:
     """Which nodes of a layer a circuit runs.
 
-    `*_edges` are matrices [receiver, active sender] of zeros and ones.
+    `*_edges` are matrices [receiver, active sender] of zeros and ones, one for each span.
 
     Attributes:
         receivers: by kind ('q', 'k', 'v'), the heads (or key/value heads) with edges.
@@ -88,26 +92,100 @@ class LayerPlan:
     """
 
     receivers: dict[str, Int[Tensor, " n"]]
-    attention_edges: Float[Tensor, "n_receivers n_senders"]
+    attention_edges: Float[Tensor, "span n_receivers n_senders"]
     changed: Int[Tensor, " n_changed"]
     sends: Int[Tensor, " n_sends"]
     first_sender: int
-    mlp_edges: Float[Tensor, "1 n_mlp_senders"] | None
+    mlp_edges: Float[Tensor, "span 1 n_mlp_senders"] | None
     mlp_sender: int
 
 
 @dataclass(frozen=True, eq=False)
+class KeptParts:
+    """Which parts of senders a circuit keeps.
+
+    Attributes:
+        parts: the basis.
+        masks: by sender, which parts are kept, the rest last; other senders keep all.
+        ablated: what coefficients are when they are ablated.
+    """
+
+    parts: Parts
+    masks: Mapping[int, Bool[Tensor, " _part"]]
+    ablated: AblatedCoefficients
+
+    def change(
+        self,
+        model: Model,
+        run: SenderRun,
+        base: SenderRun,
+        whole: Float[Tensor, "batch query d_model"],
+        cache: PrefixCache,
+    ) -> Float[Tensor, "batch query d_model"]:
+        """What a sender sends, minus what its ablated edges carry.
+
+        Args:
+            model: that is run.
+            run: what the sender computed in the circuit.
+            base: what it computed when all is ablated.
+            whole: the change if all parts were kept.
+            cache: the batch's prefix.
+        """
+        mask = self.masks[run.sender].to(whole.device)
+        # Less than half of the parts are summed where the rest is kept with most of them.
+        rest = bool(mask[-1])
+        summed = (~mask[:-1] if rest else mask[:-1]).nonzero().flatten()
+        if not len(summed):
+            return whole if rest else torch.zeros_like(whole)
+        moved = self.parts.coefficients(model, run) - self.ablated(base, cache)
+        W = self.parts.directions(model, run.sender)
+        if W is None:
+            kept = torch.zeros_like(whole)
+            kept[..., summed] = moved[..., summed].to(kept)
+        else:
+            kept = (moved[..., summed] @ W[summed].to(moved)).to(whole)
+        return whole - kept if rest else kept
+
+
+@dataclass(frozen=True, eq=False)
 class CircuitPlan:
-    """A circuit as it is run; `n_senders` nodes are active: the input, and all that send."""
+    """A circuit as it is run.
+
+    Attributes:
+        config: its shape.
+        has_spans: its edges are at spans of the prompt; else they are everywhere, as at one span.
+        active: nodes that are run: the input, and all that send.
+        n_senders: how many those are.
+        layers: the nodes of each layer.
+        logits_edges: as `LayerPlan` has others.
+        kept: parts of senders that are kept; None: all.
+    """
 
     config: GraphConfig
+    has_spans: bool
     active: Bool[Tensor, " n_forward"]
     n_senders: int
     layers: list[LayerPlan]
-    logits_edges: Float[Tensor, "1 n_senders"]
+    logits_edges: Float[Tensor, "span 1 n_senders"]
+    kept: KeptParts | None = None
+
+    def keep_parts(
+        self,
+        changes: Float[Tensor, "n_active batch pos d_model"],
+        place: int,
+        model: Model,
+        run: SenderRun,
+        base: SenderRun,
+        cache: PrefixCache,
+    ) -> None:
+        """Leave of an active sender's change what the kept parts changed."""
+        if self.kept is not None and run.sender in self.kept.masks:
+            changes[place] = self.kept.change(model, run, base, changes[place], cache)
 
 
-def plan_circuit(model: Model, graph: Graph, *, prune: bool = True) -> CircuitPlan:
+def plan_circuit(
+    model: Model, graph: Graph, *, prune: bool = True, kept: KeptParts | None = None
+) -> CircuitPlan:
     """The nodes and edges of a circuit that can change its result.
 
     Where ablated activations are those of one run (`prune`), pruning changes nothing: a node that
@@ -117,14 +195,15 @@ def plan_circuit(model: Model, graph: Graph, *, prune: bool = True) -> CircuitPl
     """
     config = graph.config
     after_norm = any(block.post_attention_norm is not None for block in model.blocks)
-    edges = (graph.prune() if prune and not after_norm else graph).in_graph
+    run = graph.prune() if prune and not after_norm else graph
+    edges, by_span = run.in_any_span, run.in_graph.view(-1, *run.in_graph.shape[-2:])
     active = edges.any(dim=1)
     active[0] = True
     place = (active.long().cumsum(0) - 1).tolist()  # of each sender among the active ones
     kv_head = torch.tensor([config.kv_head(head) for head in range(config.n_heads)])
 
-    def edges_into(receivers: Tensor, n_senders: int) -> Float[Tensor, "n_receivers n_active"]:
-        chosen = edges[:n_senders][active[:n_senders]][:, receivers].T
+    def edges_into(receivers: Tensor, n_senders: int) -> Float[Tensor, "span n_receivers n_active"]:
+        chosen = by_span[:, :n_senders][:, active[:n_senders]][..., receivers].mT
         return chosen.to(model.residual_dtype).to(model.device)
 
     layers = []
@@ -157,7 +236,13 @@ def plan_circuit(model: Model, graph: Graph, *, prune: bool = True) -> CircuitPl
         )
     logits = torch.tensor([config.logits_receiver])
     return CircuitPlan(
-        config, active, int(active.sum()), layers, edges_into(logits, config.n_forward)
+        config=config,
+        has_spans=bool(graph.span_names),
+        active=active,
+        n_senders=int(active.sum()),
+        layers=layers,
+        logits_edges=edges_into(logits, config.n_forward),
+        kept=kept,
     )
 
 
@@ -166,57 +251,85 @@ def run_circuit(
 ) -> Float[Tensor, "batch d_model"]:
     """The final residual stream at the last token when all edges but the circuit's are ablated."""
     cache, input_change = batch.cache, batch.clean - batch.ablated
+    layout = batch.layout if plan.has_spans else WHOLE
     # What active senders changed: what they send, minus what their ablated edges carry.
     changes = input_change.new_zeros(plan.n_senders, *input_change.shape)
     if base.offsets is not None:
         before_last = plan.active[: len(base.offsets.everywhere)]
         changes[: int(before_last.sum())] = base.offsets.everywhere[before_last]
     changes[0] = input_change
+    run, ablated = (SenderRun(0, None, sent=sent) for sent in (batch.clean, batch.ablated))
+    plan.keep_parts(changes, 0, model, run, ablated, cache)
     for layer, part in enumerate(plan.layers):
+        block, layer_base = model.blocks[layer], base.layers[layer]
         last_only = layer == len(plan.layers) - 1
-        heads = slice(part.first_sender, part.first_sender + len(part.sends))
         at_attention = changes
         if last_only:  # from here on only the last token matters
             changes = cache.each_at_last(changes)
             if base.offsets is not None:
                 n_before = int(plan.active[: len(base.offsets.everywhere)].sum())
                 changes[n_before:] = base.offsets.at_last[plan.active][n_before:]
-        if len(part.sends) and len(part.changed):
-            changed = _changed_heads(
-                model, layer, part, plan.config, base.layers[layer], at_attention, cache
-            )
-            changes[heads] += changed.to(changes.device)
-        if part.mlp_edges is not None:
-            layer_base = base.layers[layer]
-            x = layer_base.mlp_in + _mix(part.mlp_edges, changes)[0].to(layer_base.mlp_in.device)
-            changed = model.blocks[layer].run_mlp(x) - layer_base.mlp_out
-            changes[part.mlp_sender] += changed.to(changes.device)
-    return base.final[:, 0] + _mix(plan.logits_edges, changes)[0, :, 0]
+        if len(part.sends):
+            shares = layer_base.shares
+            if len(part.changed):
+                shares = _head_shares(
+                    model, layer, part, plan.config, layer_base,
+                    _mix(part.attention_edges, at_attention, layout.everywhere), cache,
+                )  # fmt: skip
+                heads = slice(part.first_sender, part.first_sender + len(part.sends))
+                moved = block.head_outputs(shares - layer_base.shares, part.sends)
+                changes[heads] += moved.to(changes)
+            for number, head in enumerate(part.sends.tolist() if plan.kept else ()):
+                sender = plan.config.heads(layer).start + head
+                run, ablated = (
+                    SenderRun(sender, block, share=x[:, :, head].to(changes), head=head)
+                    for x in (shares, layer_base.shares)
+                )
+                plan.keep_parts(changes, part.first_sender + number, model, run, ablated, cache)
+        sender = plan.config.mlp_sender(layer)
+        if plan.active[sender]:
+            ablated = SenderRun(sender, block, mlp_in=layer_base.mlp_in, sent=layer_base.mlp_out)
+            run = ablated
+            if part.mlp_edges is not None:
+                pieces = layout.at_last if last_only else layout.everywhere
+                mixed = _mix(part.mlp_edges, changes, pieces)[0]
+                x = layer_base.mlp_in + mixed.to(layer_base.mlp_in)
+                run = SenderRun(sender, block, mlp_in=x, sent=block.run_mlp(x))
+                changes[part.mlp_sender] += (run.output - ablated.output).to(changes)
+            plan.keep_parts(changes, part.mlp_sender, model, run, ablated, cache)
+    return base.final[:, 0] + _mix(plan.logits_edges, changes, layout.at_last)[0, :, 0]
 
 
 def _mix(
-    edges: Float[Tensor, "n_receivers n_senders"],
+    edges: Float[Tensor, "span n_receivers n_senders"],
     changes: Float[Tensor, "n_active batch pos d_model"],
+    pieces: Sequence[Piece],
 ) -> Float[Tensor, "n_receivers batch pos d_model"]:
-    """Every receiver's sum over its edges of what their senders changed."""
-    n_senders = edges.shape[1]
-    flat = edges @ changes[:n_senders].flatten(1)
-    return flat.view(len(edges), *changes.shape[1:])
+    """Every receiver's sum over its edges, at each span, of what their senders changed."""
+    n_receivers, n_senders = edges.shape[1:]
+    if len(pieces) == 1:  # all positions
+        flat = edges[pieces[0].span] @ changes[:n_senders].flatten(1)
+        return flat.view(n_receivers, *changes.shape[1:])
+    mixed = changes.new_empty(n_receivers, *changes.shape[1:])
+    for piece in pieces:
+        part = changes[:n_senders, piece.rows, piece.positions]
+        flat = edges[piece.span] @ part.flatten(1)
+        mixed[:, piece.rows, piece.positions] = flat.view(n_receivers, *part.shape[1:])
+    return mixed
 
 
-def _changed_heads(
+def _head_shares(
     model: Model,
     layer: int,
     plan: LayerPlan,
     config: GraphConfig,
     base: AblatedLayer,
-    changes: Float[Tensor, "n_active batch pos d_model"],
+    mixed: Float[Tensor, "n_receivers batch pos d_model"],
     cache: PrefixCache,
-) -> Float[Tensor, "n_sends batch query d_model"]:
-    """What the circuit's heads of one layer add, minus what they add when all is ablated."""
+) -> Float[Tensor, "batch query n_heads d_head"]:
+    """What the heads of one layer share out in the circuit (see `Block.head_shares`)."""
     block, last_only = model.blocks[layer], layer == config.n_layers - 1
     attention = block.attention
-    mixed = _mix(plan.attention_edges, changes)
     x = base.x + mixed.to(base.x.device)  # [n_receivers, batch, pos, d_model]
     normed = block.ln1(x).split([len(plan.receivers[kind]) for kind in "qkv"])
     start, heads = cache.start, plan.changed
@@ -244,5 +357,4 @@ def _changed_heads(
     pattern = attention.pattern(q.index_select(1, heads), k.index_select(1, kv_heads), base.mask)
     z[:, :, heads] = attention.average(pattern, v.index_select(1, kv_heads))
     raw = attention.combine(z) if block.post_attention_norm is not None else base.raw
-    shares = block.head_shares(z, raw) - base.shares
-    return block.head_outputs(shares, plan.sends).to(x.dtype)
+    return block.head_shares(z, raw)

@@ -9,6 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
+from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
 from eap.engine.prepared import Demand, Work
 from eap.graph import Graph, GraphConfig
@@ -46,11 +47,14 @@ class Plan:
         work: the data set, cut into batches.
         edges: that are patched.
         units: all there is to do.
+        span_names: at whose positions alone, one after the other, senders are ablated; none: at all
+            positions at once.
     """
 
     work: Work
     edges: Bool[Tensor, "n_forward n_backward"]
     units: list[Unit]
+    span_names: tuple[str, ...] = ()
 
     @property
     def batch_size(self) -> int:
@@ -67,6 +71,7 @@ class Plan:
             "batch_size": self.batch_size,
             "units": hashlib.sha256(units.encode()).hexdigest()[:16],
             "edges": hashlib.sha256(self.edges.numpy().tobytes()).hexdigest()[:16],
+            **({"spans": list(self.span_names)} if self.span_names else {}),
         }
 
 
@@ -79,18 +84,20 @@ def make_plan(
     *,
     ablation: str | Ablation | None = None,
     expanded_kv: bool = False,
+    spans: bool = False,
 ) -> Plan:
     """The work that `patch_edges` does for these arguments (which see)."""
     measured, ablated = get_metrics(metrics), get_ablation(ablation)
     config = graph_config(model, expanded_kv=expanded_kv)
     graph = Graph.from_config(config)
     patched = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph
-    n_results = len(measured) * config.n_forward * config.n_backward
+    names = named_spans(model, dataset) if spans else ()
+    n_results = len(measured) * max(1, len(names)) * config.n_forward * config.n_backward
     demand = Demand("exact patching", patching_need, n_results)
     work = Work.plan(model, dataset, measured, ablated, config, limits, demand)
     for extent in extents_of(work):
         work.runs_at_once(extent)  # or say now that not one run fits
-    return Plan(work, patched, plan_units(work, patched))
+    return Plan(work, patched, plan_units(work, patched), names)
 
 
 def extents_of(work: Work) -> list[Extent]:

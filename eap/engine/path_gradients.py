@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eap.engine.prepared import PreparedBatch, Work
@@ -169,7 +169,28 @@ def zero_where_equal(batch: PreparedBatch, changes: SenderOutputs) -> None:
 
     Two runs of the same prompt in stacks of different sizes differ by rounding.
     """
-    if batch.work.ablation.has_pair:
-        equal = (batch.ablated == batch.clean).flatten(1).all(1)
-        for outputs in (changes.everywhere, changes.at_last):  # [sender, batch, pos, d_model]
-            outputs.masked_fill_(equal.to(outputs.device)[:, None, None], 0.0)
+    equal = equal_pairs(batch)
+    for outputs in (changes.everywhere, changes.at_last):  # [sender, batch, pos, d_model]
+        outputs.masked_fill_(equal.to(outputs.device)[:, None, None], 0.0)
+
+
+def equal_pairs(batch: PreparedBatch) -> Bool[Tensor, " batch"]:
+    """The examples whose prompts are equal, so that an ablation changes nothing."""
+    equal = (batch.ablated == batch.clean).flatten(1).all(1)
+    return equal if batch.work.ablation.has_pair else torch.zeros_like(equal)
+
+
+def completeness(
+    mean: Float[Tensor, "*span n_forward n_columns"], difference: float
+) -> dict[str, float]:
+    """How far scores are from complete: those out of the input against the metric's difference.
+
+    The input's scores are integrals of gradients along the path from the ablated to the clean
+    embedding: with enough points they sum to metric(at the ablated embedding) - metric(clean).
+    """
+    total = float(mean[..., 0, :].sum())
+    return {
+        "sum_of_input_scores": total,
+        "metric_difference": difference,
+        "relative_error": (total - difference) / abs(difference) if difference else float("inf"),
+    }

@@ -25,6 +25,7 @@ from eap.data.batches import (
     plan_batches,
 )
 from eap.data.dataset import Dataset
+from eap.engine.span_layout import SpanLayout
 from eap.graph import GraphConfig
 from eap.metrics.metric import Metric, check_answer_sets
 from eap.model.model import Model
@@ -196,6 +197,12 @@ class PreparedBatch:
     def extent(self) -> Extent:
         """Its sizes."""
         return Extent(len(self.batch), self.cache.n_positions, self.cache.end)
+
+    @cached_property
+    def layout(self) -> SpanLayout:
+        """Which of its positions are in which span of the data set."""
+        starts = [self.work.dataset.examples[row].spans for row in self.rows]
+        return SpanLayout.of(torch.tensor(starts), self.cache)
 
     @cached_property
     def positions(self) -> Float[Tensor, "pos d_model"] | float:

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.engine.score_blocks import ScoreBlock
+from eap.engine.span_layout import WHOLE, Piece, SpanLayout
 from eap.graph import GraphConfig
 from eap.model.blocks import Norm
 from eap.model.model import Model
@@ -205,31 +206,30 @@ def contract(
     gradients: RunGradient,
     cache: PrefixCache,
     senders: slice | None = None,
+    layout: SpanLayout | None = None,
 ) -> Iterator[ScoreBlock]:
     """Scores of every example: what senders changed times the receivers' gradients.
 
     Args:
         senders: only those; None: all.
+        layout: score every span of the prompt on its own, [batch, span, sender, receiver]; None:
+            the whole prompt, [batch, sender, receiver].
     """
     senders = slice(0, config.n_forward) if senders is None else senders
-    last = config.n_layers - 1
+    last, spans = config.n_layers - 1, WHOLE if layout is None else layout
+    everywhere = _Pieces.of(changes.everywhere[senders], spans.everywhere)
+    at_last = _Pieces.of(changes.at_last[senders], spans.at_last)
 
     def score(
-        D: Float[Tensor, "sender batch query d_model"],
-        n_senders: int,
-        by_receiver: Mapping[int, Float[Tensor, "_n batch query d_model"]],
+        pieces: _Pieces, n_senders: int, by_receiver: Mapping[int, Tensor]
     ) -> Iterator[ScoreBlock]:
         rows = slice(senders.start, min(senders.stop, n_senders))
         if rows.stop <= rows.start or not by_receiver:
             return
-        G = torch.cat(list(by_receiver.values())).to(D.device)
+        G = torch.cat(list(by_receiver.values()))
         receivers = [first + i for first, some in by_receiver.items() for i in range(len(some))]
-        # One [sender, receiver] product per example, over positions and d_model.
-        scores = torch.bmm(
-            rearrange(D[rows], "sender batch query d -> batch sender (query d)"),
-            rearrange(G, "receiver batch query d -> batch (query d) receiver"),
-        )
-        yield ScoreBlock(rows, receivers, scores)
+        scores = pieces.times(G, rows.stop - rows.start, spans.n_spans)
+        yield ScoreBlock(rows, receivers, scores[:, 0] if layout is None else scores)
 
     for layer in range(config.n_layers):
         if layer not in gradients.layers:
@@ -238,27 +238,67 @@ def contract(
         before_attention = config.senders_before(layer, "attention")
         before_mlp = config.senders_before(layer, "mlp")
         heads = {
-            config.receivers(layer, kind).start: _input_gradient(model, layer, kind, part, cache)
+            config.receivers(layer, kind).start: input_gradient(model, layer, kind, part, cache)
             for kind in part.scaled
         }
         mlp = {config.mlp_receiver(layer): part.mlp_in[None]}
         if layer < last:
             # One product for both: heads that the MLP alone reads are scored with q, k, v as well.
-            for block in score(changes.everywhere, before_mlp, heads | mlp):
+            for block in score(everywhere, before_mlp, heads | mlp):
                 n_heads = len(block.receivers) - 1
-                block.scores[:, max(0, before_attention - block.senders.start) :, :n_heads] = 0
+                block.scores[..., max(0, before_attention - block.senders.start) :, :n_heads] = 0
                 yield block
         else:  # q and the MLP have the last token alone; k and v see every position
             q = {first: G for first, G in heads.items() if G.shape[2] == 1}
-            yield from score(changes.at_last, before_mlp, mlp)
-            yield from score(changes.at_last, before_attention, q)
+            yield from score(at_last, before_mlp, mlp)
+            yield from score(at_last, before_attention, q)
             others = {first: G for first, G in heads.items() if first not in q}
-            yield from score(changes.everywhere, before_attention, others)
+            yield from score(everywhere, before_attention, others)
     final = {config.logits_receiver: gradients.final[None]}
-    yield from score(changes.at_last, config.n_forward, final)
+    yield from score(at_last, config.n_forward, final)
 
 
-def _input_gradient(
+@dataclass(frozen=True, eq=False)
+class _Pieces:
+    """What senders changed, piece by piece of the prompt: positions and d_model are one axis."""
+
+    changes: list[tuple[Piece, Float[Tensor, "batch sender _query_d"]]]
+    batch: int
+
+    @classmethod
+    def of(cls, D: Float[Tensor, "sender batch query d_model"], pieces: list[Piece]) -> "_Pieces":
+        return cls(
+            [
+                (
+                    piece,
+                    rearrange(
+                        D[:, piece.rows, piece.positions],
+                        "sender batch query d -> batch sender (query d)",
+                    ),
+                )
+                for piece in pieces
+            ],
+            D.shape[1],
+        )
+
+    def times(
+        self, G: Float[Tensor, "receiver batch query d_model"], n_senders: int, n_spans: int
+    ) -> Float[Tensor, "batch span sender receiver"]:
+        """One [sender, receiver] product per example and span, over positions and d_model."""
+        G = G.to(self.changes[0][1].device)
+        scores = G.new_zeros(self.batch, n_spans, n_senders, len(G))
+        for piece, D in self.changes:
+            scores[piece.rows, piece.span] = torch.bmm(
+                D[:, :n_senders],
+                rearrange(
+                    G[:, piece.rows, piece.positions],
+                    "receiver batch query d -> batch (query d) receiver",
+                ),
+            )
+        return scores
+
+
+def input_gradient(
     model: Model, layer: int, kind: str, part: LayerGradient, cache: PrefixCache
 ) -> Float[Tensor, "n batch query d_model"]:
     """G of the module's docstring, summed over points, at the `kind` inputs of a layer's heads."""

@@ -18,12 +18,12 @@ class ScoreBlock(NamedTuple):
     Attributes:
         senders: their indices.
         receivers: their indices.
-        scores: 0 where there is no edge.
+        scores: 0 where there is no edge; of every span of the prompt, if spans are scored.
     """
 
     senders: slice
     receivers: list[int]
-    scores: Float[Tensor, "batch sender receiver"]
+    scores: Float[Tensor, "batch *span sender receiver"]
 
 
 class Observer(Protocol):
@@ -65,11 +65,19 @@ class WeightedSums:
 
     Attributes:
         weights: of the examples in every sum.
+        n_spans: of the prompt, if spans are scored.
     """
 
-    def __init__(self, config: GraphConfig, weights: Float[Tensor, "example sum"]) -> None:
+    def __init__(
+        self,
+        config: GraphConfig,
+        weights: Float[Tensor, "example sum"],
+        *,
+        n_spans: int | None = None,
+    ) -> None:
         self.weights = weights
-        self._shape = (weights.shape[1], config.n_forward, config.n_backward)
+        spans = () if n_spans is None else (n_spans,)
+        self._shape = (weights.shape[1], *spans, config.n_forward, config.n_backward)
         # Sums lie where the scores are, so that blocks need not be moved: one for each device.
         self._sums: dict[torch.device, Tensor] = {}
 
@@ -83,14 +91,14 @@ class WeightedSums:
             self._sums[scores.device] = torch.zeros(self._shape, dtype=dtype, device=scores.device)
         sums = self._sums[scores.device]
         columns = torch.as_tensor(block.receivers, device=scores.device)
-        sums[:, block.senders, columns] += weighted.to(sums.dtype)
+        sums[..., block.senders, columns] += weighted.to(sums.dtype)
 
     def merge_processes(self) -> None:
         """Every process ends with the sums over all examples."""
         self._sums = {torch.device("cpu"): distributed.sum_over_processes(self.totals)}
 
     @property
-    def totals(self) -> Float[Tensor, "sum n_forward n_backward"]:
+    def totals(self) -> Float[Tensor, "sum *span n_forward n_backward"]:
         """The sums over the examples so far, on the CPU."""
         if list(self._sums) == [torch.device("cpu")]:
             return self._sums[torch.device("cpu")]
@@ -113,12 +121,12 @@ def summed(parts: Iterable[Iterable[ScoreBlock]]) -> list[ScoreBlock]:
     return list(total.values())
 
 
-def to_nodes(config: GraphConfig, blocks: Iterable[ScoreBlock], batch: int) -> ScoreBlock:
+def to_nodes(config: GraphConfig, blocks: Iterable[ScoreBlock]) -> ScoreBlock:
     """Every sender's sum over its edges, as one block whose one receiver is numbered 0."""
     total: Tensor | None = None
     for block in blocks:
         if total is None:
-            total = block.scores.new_zeros(batch, config.n_forward)
-        total[:, block.senders] += block.scores.sum(-1)
+            total = block.scores.new_zeros(*block.scores.shape[:-2], config.n_forward)
+        total[..., block.senders] += block.scores.sum(-1)
     assert total is not None
     return ScoreBlock(slice(0, config.n_forward), [0], total[..., None])

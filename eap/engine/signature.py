@@ -4,7 +4,7 @@ Whoever reads a graph, a table or a picture can so say which model, tokens, metr
 and code it comes from. `eap.studies.provenance` compares two of these.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eap.ablation import Ablation
@@ -23,6 +23,7 @@ def sign(
     ablation: Ablation,
     level: str = "edge",
     expanded_kv: bool = False,
+    spans: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     code: str | None = None,
     by_task: Mapping[str, Mapping[str, Any]] | None = None,
@@ -38,6 +39,7 @@ def sign(
         ablation: what ablated edges carried.
         level: 'edge' or 'node'.
         expanded_kv: whether the graph has one k and v receiver per query head.
+        spans: names of the spans of the prompt at which edges are.
         settings: settings of the method (steps, rule, ...).
         code: key of the code that the result depends on; None: the whole package's. Graphs of
             scores have `eap.runtime.code.score_code`.
@@ -63,6 +65,7 @@ def sign(
         "ablation": ablation.provenance(),
         "level": level,
         "expanded_kv": expanded_kv,
+        **({"spans": list(spans)} if spans else {}),
         **more,
         "code": package_code() if code is None else code,
         "versions": library_versions(),

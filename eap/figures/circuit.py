@@ -17,6 +17,7 @@ from matplotlib.patches import FancyBboxPatch
 from eap.errors import UserError
 from eap.figures import style
 from eap.figures.measured import DOES_TASK, Measured
+from eap.graph.contents import check_plain
 from eap.graph.formats.export import drawn_nodes, ends_of_receivers
 from eap.graph.graph import Edge, Graph
 
@@ -55,6 +56,7 @@ def draw_circuit(
     Raises:
         UserError: the circuit has no edge, or its scores are no numbers.
     """
+    check_plain(circuit, "pictures of circuits have")
     edges = sorted(circuit.edges(), key=lambda edge: abs(edge.score))
     if not edges:
         raise UserError("this circuit has no edge to draw")

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from eap.errors import UserError, quoted
+from eap.graph.contents import check_plain
 from eap.graph.formats.export import nodes_of_receiver
 from eap.graph.graph import Graph
 from eap.graph.selection import By
@@ -82,6 +83,8 @@ def write_page(
             shapes, or patterns that are of no head or not square.
     """
     graphs = [graph] if other is None else [graph, other]
+    for shown in graphs:
+        check_plain(shown, "pages have")
     if other is not None and other.config.shape != graph.config.shape:
         raise UserError(
             f"two circuits are compared edge by edge, and these are of different models: "

@@ -38,11 +38,13 @@ def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
     for graph in graphs[1:]:
         if graph.config != first.config:
             raise UserError(f"graphs of different shapes have no mean: {first} and {graph}")
+        if graph.span_names != first.span_names:
+            raise UserError(f"graphs of different spans have no mean: {first} and {graph}")
     at_nodes = first.node_scores is not None
     scores = [_towards_helpful(graph, at_nodes=at_nodes) for graph in graphs]
     _check_together(graphs)
     if scaled:
-        scores = [each / _mean_magnitude(first, each) for each in scores]
+        scores = [each / _mean_magnitude(first, each, at_nodes=at_nodes) for each in scores]
     mean = torch.stack(scores).mean(0)
     mean = -mean if first.higher_is_better else mean
     provenance = _provenance([graph.provenance for graph in graphs], scaled=scaled)
@@ -64,8 +66,8 @@ def _towards_helpful(graph: Graph, *, at_nodes: bool) -> Tensor:
     return -scores if graph.higher_is_better else scores
 
 
-def _mean_magnitude(graph: Graph, scores: Tensor) -> Tensor:
-    present = scores if scores.ndim == 1 else scores[graph.edge_exists]
+def _mean_magnitude(graph: Graph, scores: Tensor, *, at_nodes: bool) -> Tensor:
+    present = scores if at_nodes else scores[graph.edge_exists]
     return present.abs().nanmean().clamp(min=torch.finfo(scores.dtype).tiny)
 
 

@@ -30,13 +30,33 @@ def receiver_of(config: GraphConfig) -> Int[Tensor, "n_forward 3"]:
     return torch.from_numpy(numbering.receiver_of(config).copy())
 
 
+@lru_cache(maxsize=16)
+def reads_keys(config: GraphConfig) -> Bool[Tensor, " n_backward"]:
+    """Which receivers are k or v inputs, read at a key's position; never to be written."""
+    reads = torch.zeros(config.n_backward, dtype=torch.bool, device="cpu")
+    for layer in range(config.n_layers):
+        reads[config.receivers(layer, "k").start : config.receivers(layer, "v").stop] = True
+    return reads
+
+
 def has_incoming(
-    config: GraphConfig, in_graph: Bool[Tensor, "n_forward n_backward"]
-) -> Bool[Tensor, " n_forward"]:
-    """Which senders have an edge into one of their inputs; the input node if it sends."""
-    incoming = in_graph.any(dim=0)[receiver_of(config)].any(dim=1)
-    incoming[0] = in_graph[0].any()
+    config: GraphConfig, in_graph: Bool[Tensor, "*span n_forward n_backward"]
+) -> Bool[Tensor, "*span n_forward"]:
+    """Which senders have an edge into one of their inputs; the input node if it sends.
+
+    At a span, a head is reached by its q there, and by its k and v there and at earlier spans.
+    """
+    reached = in_graph.any(dim=-2)
+    if reached.ndim > 1:
+        carried = reached.cummax(dim=0).values
+        reached = torch.where(reads_keys(config), carried, reached)
+    incoming = reached[..., receiver_of(config)].any(dim=-1)
+    incoming[..., 0] = in_graph[..., 0, :].any(dim=-1)
     return incoming
+
+
+EDGE_TENSORS = ("scores", "in_graph", "standard_errors", "is_exact")
+NODE_TENSORS = ("node_scores", "node_errors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +64,21 @@ class GraphContents:
     """The fields of a `Graph`, which describes them."""
 
     config: GraphConfig
-    scores: Float[Tensor, "n_forward n_backward"]
-    in_graph: Bool[Tensor, "n_forward n_backward"]
-    standard_errors: Float[Tensor, "n_forward n_backward"] | None = None
-    is_exact: Bool[Tensor, "n_forward n_backward"] | None = None
+    scores: Float[Tensor, "*span n_forward n_backward"]
+    in_graph: Bool[Tensor, "*span n_forward n_backward"]
+    standard_errors: Float[Tensor, "*span n_forward n_backward"] | None = None
+    is_exact: Bool[Tensor, "*span n_forward n_backward"] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
-    node_scores: Float[Tensor, " n_forward"] | None = None
-    node_errors: Float[Tensor, " n_forward"] | None = None
+    node_scores: Float[Tensor, "*span n_forward"] | None = None
+    node_errors: Float[Tensor, "*span n_forward"] | None = None
     higher_is_better: bool | None = None
+    span_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        edges = (self.config.n_forward, self.config.n_backward)
-        shapes = {
-            **dict.fromkeys(("scores", "in_graph", "standard_errors", "is_exact"), edges),
-            **dict.fromkeys(("node_scores", "node_errors"), edges[:1]),
+        nodes = (*([len(self.span_names)] if self.span_names else []), self.config.n_forward)
+        shapes: dict[str, tuple[int, ...]] = {
+            **dict.fromkeys(EDGE_TENSORS, (*nodes, self.config.n_backward)),
+            **dict.fromkeys(NODE_TENSORS, nodes),
         }
         for name, shape in shapes.items():
             tensor = getattr(self, name)
@@ -66,11 +87,35 @@ class GraphContents:
                     f"{name} is {list(tensor.shape)}; a graph of this shape has {list(shape)}"
                 )
 
+    @property
+    def n_edges(self) -> int:
+        """Number of edges of the whole graph; with spans, of pairs of an edge and a span."""
+        return self.config.n_edges * max(1, len(self.span_names))
+
+    @property
+    def in_any_span(self) -> Bool[Tensor, "n_forward n_backward"]:
+        """Which edges are in the circuit at one span at least."""
+        return self.in_graph.any(dim=0) if self.span_names else self.in_graph
+
     def nodes_in_graph(self) -> set[str]:
         """Names of the nodes that send along an edge of the circuit; `logits` if an edge enters it.
 
         A head is not in the circuit for an edge into a key or value that it merely shares.
         """
-        sending = self.in_graph.any(dim=1).nonzero().flatten().tolist()
+        in_graph = self.in_any_span
+        sending = in_graph.any(dim=1).nonzero().flatten().tolist()
         names = {self.config.sender_names[i] for i in sending}
-        return names | ({"logits"} if self.in_graph[:, -1].any() else set())
+        return names | ({"logits"} if in_graph[:, -1].any() else set())
+
+
+def check_plain(graph: GraphContents, what: str) -> None:
+    """Whether a graph is one that `what` is done with: without spans.
+
+    Raises:
+        UserError: it has spans.
+    """
+    if graph.span_names:
+        raise UserError(
+            f"{what} no spans, and this graph has {len(graph.span_names)}: give "
+            "graph.over_spans(), or graph.at_span(name)"
+        )

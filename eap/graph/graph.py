@@ -13,7 +13,7 @@ from torch import Tensor
 
 import eap
 from eap.errors import UserError
-from eap.graph import selection
+from eap.graph import selection, spans
 from eap.graph.contents import GraphContents, edge_exists
 from eap.graph.formats import export, files
 from eap.graph.formats.files import Schema
@@ -48,14 +48,22 @@ class Graph(GraphContents):
         node_errors: standard errors of the node scores.
         higher_is_better: whether a high value of the metric is the better one, so that corrupting
             a helpful edge lowers it; None if unknown.
+        span_names: of the spans of the prompt at which edges are scored; then all tensors have an
+            axis of spans before the others, and a circuit consists of pairs of a span and an edge.
     """
 
     @classmethod
-    def from_config(cls, config: GraphConfig) -> "Graph":
-        """A graph with zero scores that contains every edge."""
+    def from_config(cls, config: GraphConfig, span_names: Sequence[str] = ()) -> "Graph":
+        """A graph with zero scores that contains every edge (at every span)."""
         exists = edge_exists(config)
-        scores = torch.zeros(exists.shape, dtype=torch.float32, device=exists.device)
-        return cls(config, scores=scores, in_graph=exists.clone())
+        if span_names:
+            exists = exists.expand(len(span_names), -1, -1)
+        return cls(
+            config,
+            scores=torch.zeros(exists.shape, dtype=torch.float32, device=exists.device),
+            in_graph=exists.clone(),
+            span_names=tuple(span_names),
+        )
 
     @classmethod
     def from_model(cls, model: Any, *, expanded_kv: bool = False) -> "Graph":
@@ -85,17 +93,12 @@ class Graph(GraphContents):
         return self.config.receiver_names
 
     @property
-    def edge_exists(self) -> Bool[Tensor, "n_forward n_backward"]:
+    def edge_exists(self) -> Bool[Tensor, "*span n_forward n_backward"]:
         """Which (sender, receiver) pairs are edges at all; a tensor of the caller's own."""
-        return edge_exists(self.config).clone()
-
-    @property
-    def n_edges(self) -> int:
-        """Number of edges of the whole graph."""
-        return self.config.n_edges
+        return edge_exists(self.config).expand(self.in_graph.shape).clone()
 
     def count_edges(self) -> int:
-        """Number of edges of the circuit."""
+        """Number of edges of the circuit; with spans, of pairs of an edge and a span."""
         return int(self.in_graph.sum())
 
     def count_nodes(self) -> int:
@@ -107,42 +110,81 @@ class Graph(GraphContents):
         return edge_index(self.config, edge)
 
     def score(self, edge: str) -> float:
-        """The score of an edge by name."""
-        return float(self.scores[self.index(edge)])
+        """The score of an edge by name; with spans, `a0.h3->m2 @ subject` at one of them."""
+        return float(self.scores[self._place(edge)])
 
     def __contains__(self, edge: str) -> bool:
-        """Whether the edge of this name is in the circuit."""
-        return bool(self.in_graph[self.index(edge)])
+        """Whether the edge of this name (with spans, `a0.h3->m2 @ subject`) is in the circuit."""
+        return bool(self.in_graph[self._place(edge)])
+
+    def _place(self, edge: str) -> tuple[int, ...]:
+        """Where the tensors have an edge of this name."""
+        if not self.span_names:
+            return self.index(edge)
+        name, _, span = str(edge).partition(" @ ")
+        return (spans.span_index(self, span), *self.index(name))
 
     def edges(self, *, in_graph_only: bool = True) -> Iterator[Edge]:
         """The edges as objects, senders in order; those of the circuit unless asked for all."""
-        pairs = self.in_graph if in_graph_only else edge_exists(self.config)
+        pairs = self.in_graph if in_graph_only else self.edge_exists
         senders, receivers = self.sender_names, self.receiver_names
-        for i, j in pairs.nonzero().tolist():
+        for *span, i, j in pairs.nonzero().tolist():
+            place = (*span, i, j)
             yield Edge(
-                f"{senders[i]}->{receivers[j]}",
+                self._name(*place),
                 senders[i],
                 receivers[j],
-                float(self.scores[i, j]),
-                bool(self.in_graph[i, j]),
+                float(self.scores[place]),
+                bool(self.in_graph[place]),
             )
 
     def edge_names(self) -> list[str]:
-        """Names of the circuit's edges."""
-        senders, receivers = self.sender_names, self.receiver_names
-        return [f"{senders[i]}->{receivers[j]}" for i, j in self.in_graph.nonzero().tolist()]
+        """Names of the circuit's edges; with spans, `a0.h3->m2 @ subject`."""
+        return [self._name(*place) for place in self.in_graph.nonzero().tolist()]
+
+    def _name(self, *place: int) -> str:
+        *span, i, j = place
+        edge = f"{self.sender_names[i]}->{self.receiver_names[j]}"
+        return f"{edge} @ {self.span_names[span[0]]}" if span else edge
 
     def __repr__(self) -> str:
+        place = f" at {len(self.span_names)} spans" if self.span_names else ""
         return (
-            f"Graph({self.config.n_layers} layers, {self.config.n_heads} heads: "
+            f"Graph({self.config.n_layers} layers, {self.config.n_heads} heads{place}: "
             f"{self.count_edges():,} of {self.n_edges:,} edges)"
         )
 
+    # ---- spans ---------------------------------------------------------------------------------
+
+    def over_spans(self) -> "Graph":
+        """The plain graph: scores summed over spans, and the edges in the circuit at any of them.
+
+        The sums are those of methods that are linear in what a sender sends, and of IFR. They have
+        no standard errors: spans vary together over the examples.
+        """
+        return spans.over_spans(self)
+
+    def at_span(self, name: str) -> "Graph":
+        """The plain graph of one span.
+
+        Raises:
+            UserError: this graph has no such span.
+        """
+        return spans.at_span(self, name)
+
+    def at_all_spans(self, span_names: Sequence[str]) -> "Graph":
+        """The circuit of a plain graph with every edge at every span; scores are unknown.
+
+        Raises:
+            UserError: this graph has spans already, or no span is named.
+        """
+        return spans.at_all_spans(self, span_names)
+
     # ---- selections ----------------------------------------------------------------------------
 
-    def with_edges(self, in_graph: Bool[Tensor, "n_forward n_backward"]) -> "Graph":
+    def with_edges(self, in_graph: Bool[Tensor, "*span n_forward n_backward"]) -> "Graph":
         """The same scores with the circuit `in_graph`; pairs that are not edges must be False."""
-        exists = edge_exists(self.config)
+        exists = self.edge_exists
         is_table = isinstance(in_graph, Tensor) and in_graph.dtype == torch.bool
         if not is_table or in_graph.shape != exists.shape or (in_graph & ~exists).any():
             raise UserError(
@@ -157,7 +199,7 @@ class Graph(GraphContents):
 
     def empty(self) -> "Graph":
         """No edge at all."""
-        return replace(self, in_graph=torch.zeros_like(edge_exists(self.config)))
+        return replace(self, in_graph=torch.zeros_like(self.in_graph))
 
     def top_n(self, n: int, *, by: By = "magnitude") -> "Graph":
         """The `n` edges that rank highest; ties go to the earlier edge.
@@ -252,7 +294,7 @@ class Graph(GraphContents):
     def _with(self, edges: tuple[str, ...], *, present: bool) -> "Graph":
         in_graph = self.in_graph.clone()
         for edge in edges:
-            in_graph[self.index(edge)] = present
+            in_graph[self._place(edge)] = present
         return replace(self, in_graph=in_graph)
 
     def _same_shape(self, other: "Graph") -> "Graph":
@@ -263,6 +305,8 @@ class Graph(GraphContents):
                 f"these circuits are of different graphs, with {self.n_edges:,} and "
                 f"{other.n_edges:,} edges"
             )
+        if other.span_names != self.span_names:
+            raise UserError("these circuits are of graphs with different spans")
         return other
 
     # ---- for other programs --------------------------------------------------------------------
@@ -272,7 +316,8 @@ class Graph(GraphContents):
 
         Columns: `edge` (its name), `sender`, `receiver`, `input` (`q`, `k`, `v`, or empty),
         `sender_layer` (-1: the input), `receiver_layer` (the number of layers: the logits),
-        `score`, `standard_error` and `exact` where known, `in_graph`.
+        `score`, `standard_error` and `exact` where known, `in_graph`; with spans first `span`, a
+        row per pair of an edge and a span.
         """
         return export.to_frame(self, in_graph_only=in_graph_only)
 
@@ -314,7 +359,8 @@ class Graph(GraphContents):
         - `.json`: what the EAP-IG library and MIB read (`Graph.from_json`), with what a graph knows
           beyond that; `schema="paper"` writes the paper's older form, nodes as booleans.
         - `.pt`: what the EAP-IG library reads (`Graph.from_pt`).
-        - `.safetensors`: this package's alone; the choice for large graphs.
+        - `.safetensors`: this package's alone; the choice for large graphs, and for those with
+          spans, which the others have no place for.
 
         Other programs take a positive score for a helpful edge, so `.json` and `.pt` files hold
         scores with their sign turned, unless low values of the metric are better; the file says so

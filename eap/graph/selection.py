@@ -1,6 +1,9 @@
 """Choosing edges: by rank, from the logits down, by a threshold, by nodes; and pruning.
 
-Every function returns which edges are kept, `[n_forward, n_backward]`, and changes nothing.
+Every function returns which edges are kept, `[n_forward, n_backward]`, and changes nothing. Where
+scores have an axis of spans before these, what is chosen are pairs of a span and an edge, and nodes
+are pairs of a span and a node; the plain graph is the case of one span.
+
 Edges are ranked by `by`:
 
 - `magnitude`: the size of the score, whatever its sign (the paper's);
@@ -20,13 +23,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from eap.errors import UserError, quoted
-from eap.graph.contents import GraphContents, edge_exists, has_incoming, receiver_of
+from eap.graph.contents import (
+    GraphContents,
+    edge_exists,
+    has_incoming,
+    reads_keys,
+    receiver_of,
+)
 from eap.graph.numbering import GraphConfig
 from eap.runtime.ranges import Range, is_whole, real, shown
 
 By = Literal["magnitude", "helpful", "harmful"]
-Edges = Bool[Tensor, "n_forward n_backward"]
-Order = Int[np.ndarray, "2 n"]
+Edges = Bool[Tensor, "*span n_forward n_backward"]
+Order = Int[np.ndarray, "axis n"]
+"""Indices of edges, axis by axis of the scores: (span,) sender, receiver."""
 
 
 def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
@@ -35,10 +45,10 @@ def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
     Raises:
         UserError: there are fewer edges, scores are unknown, or `by` cannot be told.
     """
-    n = check_number(n, graph.config.n_edges)
+    n = check_number(n, graph.n_edges)
     values = edge_ranks(graph, by)
     if n == 0:
-        return torch.zeros_like(edge_exists(graph.config))
+        return torch.zeros_like(graph.in_graph)
     last = torch.topk(values.flatten(), n, sorted=False).values.min()  # no sort of all edges
     kept = values > last
     ties = (values == last).flatten().nonzero().flatten()
@@ -72,8 +82,8 @@ def greedy(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
 
 def first_edges(graph: GraphContents, order: Order) -> Edges:
     """The edges of an order, or of the beginning of one."""
-    kept = torch.zeros_like(edge_exists(graph.config))
-    kept[torch.from_numpy(order[0]), torch.from_numpy(order[1])] = True
+    kept = torch.zeros_like(graph.in_graph)
+    kept[tuple(torch.from_numpy(order))] = True
     return kept
 
 
@@ -82,37 +92,43 @@ def greedy_order(graph: GraphContents, n: int, by: By = "magnitude") -> Order:
 
     The circuit of any smaller size is the beginning of this order, `order[:, :m]`.
     """
-    n = check_number(n, graph.config.n_edges)
-    values = edge_ranks(graph, by).T.contiguous()  # [n_backward, n_forward]
+    n = check_number(n, graph.n_edges)
+    config, values = graph.config, edge_ranks(graph, by)
+    values = values if graph.span_names else values[None]
+    inputs = values.transpose(1, 2).flatten(0, 1)  # [span and receiver, n_forward]
     # Every receiver's edges in order of score; the heap holds the next one of each receiver.
-    sorted_values, order = (x.numpy() for x in torch.sort(values, descending=True, stable=True))
-    n_incoming = edge_exists(graph.config).sum(dim=0).tolist()
-    receivers_of = receiver_of(graph.config).tolist()
-    heap: list[tuple[float, int, int]] = []  # (-score, receiver, rank in its sorted edges)
-    opened = [False] * graph.config.n_backward
-    in_circuit = [False] * graph.config.n_forward
-    chosen = np.empty((2, n), dtype=np.int64)
+    sorted_values, order = (x.numpy() for x in torch.sort(inputs, descending=True, stable=True))
+    n_incoming = edge_exists(config).sum(dim=0).tolist()
+    receivers_of, at_keys = receiver_of(config).tolist(), reads_keys(config).tolist()
+    heap: list[tuple[float, int, int]] = []  # (-score, span and receiver, rank in its sorted edges)
+    opened, in_circuit = set(), set()
+    chosen = np.empty((3, n), dtype=np.int64)
 
-    def open_receiver(receiver: int) -> None:
-        if receiver >= 0 and not opened[receiver]:
-            opened[receiver] = True
-            heapq.heappush(heap, (-float(sorted_values[receiver, 0]), receiver, 0))
+    def open_receiver(span: int, receiver: int) -> None:
+        place = span * config.n_backward + receiver
+        if receiver >= 0 and place not in opened:
+            opened.add(place)
+            heapq.heappush(heap, (-float(sorted_values[place, 0]), place, 0))
 
-    open_receiver(graph.config.logits_receiver)
+    for span in range(len(values)):
+        open_receiver(span, config.logits_receiver)
     for step in range(n):
-        _, receiver, rank = heap[0]
+        _, place, rank = heap[0]
+        span, receiver = divmod(place, config.n_backward)
         if rank + 1 < n_incoming[receiver]:
-            following = -float(sorted_values[receiver, rank + 1])
-            heapq.heapreplace(heap, (following, receiver, rank + 1))
+            following = -float(sorted_values[place, rank + 1])
+            heapq.heapreplace(heap, (following, place, rank + 1))
         else:
             heapq.heappop(heap)
-        sender = int(order[receiver, rank])
-        chosen[:, step] = sender, receiver
-        if not in_circuit[sender]:
-            in_circuit[sender] = True
-            for input_of_sender in receivers_of[sender]:
-                open_receiver(input_of_sender)
-    return chosen
+        sender = int(order[place, rank])
+        chosen[:, step] = span, sender, receiver
+        if (span, sender) not in in_circuit:
+            in_circuit.add((span, sender))
+            for opening in receivers_of[sender]:
+                # A head reads keys and values at its own and at all earlier spans.
+                for earlier in range(0 if at_keys[opening] else span, span + 1):
+                    open_receiver(earlier, opening)
+    return chosen[-graph.scores.ndim :]
 
 
 def prune(config: GraphConfig, in_graph: Edges) -> Edges:
@@ -121,7 +137,7 @@ def prune(config: GraphConfig, in_graph: Edges) -> Edges:
     A head stays if any of its q, k and v inputs has an edge and its output has one.
     """
     while True:
-        alive = has_incoming(config, in_graph) & in_graph.any(dim=1)
+        alive = has_incoming(config, in_graph) & in_graph.any(dim=-1)
         kept = in_graph & among(config, alive)
         if torch.equal(kept, in_graph):
             return kept
@@ -146,35 +162,43 @@ def top_n_nodes(
             "edges with top_n or greedy"
         )
     first = 0 if rank_input else 1
-    values = _directed(graph, graph.node_scores, by)[first:]
+    values = _directed(graph, graph.node_scores, by)[..., first:]
     unscored = values.isnan()
     n = check_number(n, int((~unscored).sum()), "scored nodes")
-    ranks = values.masked_fill(unscored, -torch.inf)
-    kept = torch.ones(graph.config.n_forward, dtype=torch.bool, device=values.device)
-    kept[first:] = unscored
-    kept[first + torch.sort(ranks, descending=True, stable=True).indices[:n]] = True
+    ranks = values.masked_fill(unscored, -torch.inf).flatten()
+    nodes = unscored.flatten()
+    nodes[torch.sort(ranks, descending=True, stable=True).indices[:n]] = True
+    kept = torch.ones_like(graph.node_scores, dtype=torch.bool)
+    kept[..., first:] = nodes.view_as(values)
     return among(graph.config, kept) & edge_exists(graph.config)
 
 
-def among(config: GraphConfig, nodes: Bool[Tensor, " n_forward"]) -> Edges:
+def among(config: GraphConfig, nodes: Bool[Tensor, "*span n_forward"]) -> Edges:
     """Which pairs have both ends among `nodes` (senders), the logits being always among them.
 
-    A receiver that several heads share is among them while one of its heads is.
+    A receiver that several heads share is among them while one of its heads is; a k or v input at a
+    span, while its head is there or at a later one.
     """
-    reached = torch.zeros(config.n_backward, dtype=torch.bool, device=nodes.device)
-    reached[receiver_of(config)[1:][nodes[1:]].flatten()] = True
-    reached[config.logits_receiver] = True
-    return nodes[:, None] & reached
+    inputs, readers = receiver_of(config)[1:].flatten(), nodes[..., 1:].repeat_interleave(3, dim=-1)
+    reached = torch.zeros(
+        *nodes.shape[:-1], config.n_backward, dtype=torch.long, device=nodes.device
+    )
+    reached.index_add_(-1, inputs, readers.long())
+    if nodes.ndim > 1:
+        later = reached.flip(0).cumsum(0).flip(0)
+        reached = torch.where(reads_keys(config), later, reached)
+    reached[..., config.logits_receiver] = 1
+    return nodes[..., :, None] & (reached > 0)[..., None, :]
 
 
-def edge_ranks(graph: GraphContents, by: By) -> Float[Tensor, "n_forward n_backward"]:
+def edge_ranks(graph: GraphContents, by: By) -> Float[Tensor, "*span n_forward n_backward"]:
     """What edges are ranked by: minus infinity where there is no edge.
 
     Raises:
         UserError: scores are unknown, or `by` cannot be told.
     """
     exists = edge_exists(graph.config)
-    if graph.scores[exists].isnan().any():
+    if (graph.scores.isnan() & exists).any():
         raise UserError("cannot select edges: some scores are NaN (never computed)")
     return _directed(graph, graph.scores, by).masked_fill(~exists, -torch.inf)
 

@@ -178,7 +178,7 @@ class Attention:
     ) -> Float[Tensor, "batch n pos d_head"]:
         """Queries as attention uses them: clipped, normalised (in some families), turned."""
         q = _normed_heads(self.q_norm, self._clipped(q), rules)
-        return self._turned(q, cache, last_only=last_only).transpose(1, 2)
+        return self.turned(q, cache, last_only=last_only).transpose(1, 2)
 
     def keys(
         self,
@@ -188,7 +188,7 @@ class Attention:
     ) -> Float[Tensor, "batch n pos d_head"]:
         """Keys as attention uses them: clipped, normalised (in some families), turned."""
         k = _normed_heads(self.k_norm, self._clipped(k), rules)
-        return self._turned(k, cache, last_only=False).transpose(1, 2)
+        return self.turned(k, cache, last_only=False).transpose(1, 2)
 
     def values(self, v: Float[Tensor, "batch pos n d_head"]) -> Float[Tensor, "batch n pos d_head"]:
         """Values as attention uses them: clipped where the family does so."""
@@ -197,7 +197,7 @@ class Attention:
     def _clipped(self, x: Tensor) -> Tensor:
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
-    def _turned(
+    def turned(
         self, x: Float[Tensor, "batch pos n d_head"], cache: PrefixCache, *, last_only: bool
     ) -> Float[Tensor, "batch pos n d_head"]:
         """Rotary position embedding; `last_only`: x has the last tokens alone."""
@@ -302,19 +302,32 @@ class MLP:
         self, x: Float[Tensor, "batch pos d_model"], rules: BackwardRules = EXACT
     ) -> Float[Tensor, "batch pos d_model"]:
         """The output for normalised inputs, in the weights' dtype."""
+        return F.linear(self.hidden(x, rules), self.W_out, self.b_out)
+
+    def hidden(
+        self, x: Float[Tensor, "batch pos d_model"], rules: BackwardRules = EXACT
+    ) -> Float[Tensor, "batch pos d_mlp"]:
+        """Activations of the hidden units: act(in), or in a gated MLP act(gate) * in."""
+        return self.activate(*self.inputs(x), rules=rules)
+
+    def inputs(
+        self, x: Float[Tensor, "batch pos d_model"]
+    ) -> tuple[Float[Tensor, "batch pos d_mlp"], ...]:
+        """What the hidden units read: in, and in a gated MLP gate."""
         x = x.to(self.W_in.dtype)
         into = F.linear(x, self.W_in, self.b_in)
-        if self.W_gate is None:
-            hidden = self._activate(into, rules)
-        else:
-            gate = self._activate(F.linear(x, self.W_gate, self.b_gate), rules)
-            hidden = scale_gradient(gate * into, rules.gate_product)
-        return F.linear(hidden, self.W_out, self.b_out)
+        return (into,) if self.W_gate is None else (into, F.linear(x, self.W_gate, self.b_gate))
 
-    def _activate(self, x: Tensor, rules: BackwardRules) -> Tensor:
+    def activate(
+        self, into: Tensor, gate: Tensor | None = None, *, rules: BackwardRules = EXACT
+    ) -> Float[Tensor, "batch pos d_mlp"]:
+        """Activations of the hidden units from what they read."""
+        bent = into if gate is None else gate
         if rules.frozen_activations:
-            return frozen_activation(x, self.activation)
-        return self.activation(x)
+            bent = frozen_activation(bent, self.activation)
+        else:
+            bent = self.activation(bent)
+        return bent if gate is None else scale_gradient(bent * into, rules.gate_product)
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,10 +73,16 @@ def hash_of(paths: Iterable[Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(paths):
-        tree = ast.parse((PACKAGE / path).read_bytes())
-        _drop_docstrings(tree)
-        digest.update(f"{path.as_posix()}\n{ast.dump(tree)}\n".encode())
+        digest.update(f"{path.as_posix()}\n{_tree_hash((PACKAGE / path).read_bytes())}\n".encode())
     return digest.hexdigest()[:16]
+
+
+@cache
+def _tree_hash(source: bytes) -> str:
+    """Of a file's syntax tree. Parsing takes long, and three keys hash most files."""
+    tree = ast.parse(source)
+    _drop_docstrings(tree)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def _sources() -> list[Path]:
@@ -91,13 +97,20 @@ def _room(path: Path) -> str:
 
 def _imported(path: Path, sources: set[Path]) -> list[Path]:
     """Files of the package that a file imports at its top."""
-    modules: set[str] = set()
-    for node in ast.walk(ast.parse((PACKAGE / path).read_bytes())):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    modules = _modules_of((PACKAGE / path).read_bytes())
     files = [Path(*module.split(".")[1:]) for module in modules if module.startswith("eap.")]
     both = [name for file in files for name in (file.with_suffix(".py"), file / "__init__.py")]
     return [name for name in both if name in sources]
+
+
+@cache
+def _modules_of(source: bytes) -> frozenset[str]:
+    """What a file imports from, and each name there, which may be a module, too."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(modules)
 
 
 def library_versions() -> dict[str, str]:

@@ -110,14 +110,16 @@ def _run(shapes: Shapes, extent: Extent, n_columns: int) -> int:
     return extent.n_positions * per_token + 6 * extent.n_keys * shapes.d_heads + 2 * n_columns
 
 
-def attribution_need(shapes: Shapes, extent: Extent, n_points: int, n_columns: int) -> Need:
+def attribution_need(
+    shapes: Shapes, extent: Extent, n_points: int, n_columns: int, n_spans: int = 1
+) -> Need:
     """Of `eap.attribute`: gradients at `n_points` inputs, with logits of `n_columns` tokens."""
     n, layers = extent.n_positions, shapes.n_layers
     changes = n * shapes.n_forward * shapes.d_model
     # Of one layer: gradients at its receivers' inputs, twice, and the scores in float64.
     gradients = 2 * n * shapes.n_receivers_per_layer * shapes.d_model
-    scores = 8 * shapes.n_forward * shapes.n_receivers_per_layer
-    whole = shapes.n_forward * layers * shapes.n_receivers_per_layer
+    scores = 8 * n_spans * shapes.n_forward * shapes.n_receivers_per_layer
+    whole = n_spans * shapes.n_forward * layers * shapes.n_receivers_per_layer
     # Gradients summed over points, and x^ and c of every point (see `eap.engine.receivers`).
     sums = 2 * layers * n * (shapes.d_model + 3 * shapes.d_heads)
     points = n_points * (layers + 2) * n * (shapes.d_model + 3 * shapes.n_heads)

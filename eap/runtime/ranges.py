@@ -55,6 +55,7 @@ RANGES = {
     "head": COUNT,
     "learning_steps": COUNT,
     "memory_budget": BYTES,
+    "n": COUNT,
     "n_clusters": COUNT,
     "n_examples": COUNT,
     "n_permutations": Range(1, 10**6),

@@ -1,3 +1,4 @@
+from . import parts as parts
 from . import paths as paths
 from . import provenance as provenance
 from . import settings as settings
@@ -13,6 +14,9 @@ from .mib import published_cells as published_cells
 from .mib import submit as submit
 from .mib import submitted_circuits as submitted_circuits
 from .pareto import pareto_study as pareto_study
+from .parts import part_study as part_study
+from .positions import measure_circuits as measure_circuits
+from .positions import positions_study as positions_study
 from .provenance import save_csv as save_csv
 from .scoring import attributed as attributed
 from .scoring import count_edges as count_edges

@@ -313,6 +313,26 @@ STEPS: tuple[Step, ...] = (
         reads=_csv("stability", "{task}"), writes=_pictures("stability", "edges", "nodes"),
     ),
     Step(
+        "positions", "positions.py",
+        "are circuits whose edges are at spans of the prompt smaller at equal faithfulness?",
+        tasks=main_tasks, option="--task", runs_model=True,
+        writes=(*_csv("positions", "{task}"), "graphs/{model}/{task}_spans.safetensors"),
+    ),
+    Step(
+        "figure_positions", "results/positions/plot_positions.py", "circuits at spans",
+        tasks=main_tasks, reads=_csv("positions", "{task}"),
+        writes=_pictures("positions", "pairs", "shares"),
+    ),
+    Step(
+        "parts", "parts.py",
+        "how many hidden units and channels of a circuit's nodes keep it faithful?",
+        option="--task", runs_model=True, writes=_csv("parts", "{task}", "{task}_top"),
+    ),
+    Step(
+        "figure_parts", "results/parts/plot_parts.py", "faithfulness by number of parts",
+        reads=_csv("parts", "{task}"), writes=_pictures("parts", "parts"),
+    ),
+    Step(
         "claims", "results/claims/claims.py", "which of the paper's claims hold for this model?",
         tasks=main_tasks, reads=_CURVES, also_reads=(*_RANKS, *_CROSS, *_POINTS_CURVES),
         writes=_csv("claims", "claims"),
@@ -413,6 +433,13 @@ FIGURES: tuple[Figure, ...] = (
         "overlap_heatmaps.py", "jaccard", _OVERLAPS, _OVERLAPS,
     ),
     Figure(
+        "Positions", "Edges at spans of the prompt",
+        "Normalised faithfulness of circuits that consist of pairs of an edge and a span of the "
+        "prompt, and of circuits whose edges are everywhere, against what they keep: pairs, and "
+        "their share of all pairs that can change something. Bands: 95% confidence of the share.",
+        "results/positions/plot_positions.py", "positions", ("pairs", "shares"), ("{task}",),
+    ),
+    Figure(
         "Stability", "How far the circuits can be trusted",
         "Mean Jaccard similarity of circuits found on resampled examples, beside that of random "
         "circuits and of a null task, whose answers are shuffled: what a null task reaches is no "
@@ -421,6 +448,13 @@ FIGURES: tuple[Figure, ...] = (
         "similarities.",
         "results/stability/plot_stability.py", "stability", ("edges", "nodes"),
         ("{task}_areas", "{task}_verdicts", "{task}"),
+    ),
+    Figure(
+        "Parts", "How many parts of a circuit's nodes it needs",
+        "Normalised faithfulness of a circuit whose MLPs keep only their best hidden units, or "
+        "whose heads keep only their best channels, by the share that is kept, with 95% confidence "
+        "over examples; dashed: as many that are drawn by chance.",
+        "results/parts/plot_parts.py", "parts", ("parts",), ("{task}", "{task}_top"),
     ),
     Figure(
         "Claims", "The paper's claims, asked of this model",

@@ -12,6 +12,8 @@ EXPERIMENTS = {
     "cross-task": ("all_cross_task_faithfulness.py", "one task's circuit on another task"),
     "ig-test": ("test_ig_iterations.py", "how many points of integrated gradients are enough"),
     "stability": ("stability.py", "how far a task's circuit can be trusted"),
+    "positions": ("positions.py", "where in the prompt circuits work"),
+    "parts": ("parts.py", "how many hidden units and channels keep a circuit faithful"),
     "mib": ("mib.py", "one cell of MIB's circuit track"),
 }
 

@@ -73,8 +73,8 @@ def keep_folders(settings: Settings, model: Model, *, write: bool = True) -> Non
     )
 
 
-def load_task(settings: Settings, model: Model, task: str) -> Dataset:
-    """The pairs of one task, for a model; says how many."""
+def load_task(settings: Settings, model: Model, task: str, *, spans: str | None = None) -> Dataset:
+    """The pairs of one task, for a model, with spans of a kind if asked; says how many."""
     dataset = load_dataset(
         task,
         model.tokenizer,
@@ -83,6 +83,7 @@ def load_task(settings: Settings, model: Model, task: str) -> Dataset:
         seed=settings.seed,
         prepend_bos=settings.prepend_bos,
         drop_unfit=settings.drop_unfit,
+        spans=spans,
     )
     say(dataset.summary())
     return dataset
@@ -163,7 +164,7 @@ def graph_path(settings: Settings, model: Model, name: str) -> Path:
 
 def attributed(
     settings: Settings, model: Model, dataset: Dataset, name: str, *,
-    method: str, metric: str, steps: int | None = None,
+    method: str, metric: str, steps: int | None = None, spans: bool = False,
 ) -> Graph:  # fmt: skip
     """The graph called `name` if it is there and of the same provenance; else score and save it.
 
@@ -175,6 +176,7 @@ def attributed(
         method: a name of `eap.methods.METHODS`.
         metric: name of the metric (which a method may not ask for).
         steps: of integrated gradients, if other than the settings'.
+        spans: score every span of the data set's prompts.
     """
     spec = get_method(method)
     used_metric = metric if spec.uses_metric else None
@@ -184,8 +186,10 @@ def attributed(
     origin = describe(
         settings, model, dataset, metric=used_metric, method=method,
         options=options if spec.integrates else {}, code=score_code(), signed=spec.signed,
+        spans=dataset.span_names if spans else (),
     )  # fmt: skip
     path = graph_path(settings, model, name)
+    path = path.with_suffix(".safetensors") if spans else path
     if (finished := reusable(path, origin, overwrite=settings.overwrite)) is not None:
         return finished
     graph = attribute(
@@ -196,6 +200,7 @@ def attributed(
         steps=options["steps"],
         rule=rule,
         expanded_kv=settings.expanded_kv,
+        spans=spans,
         quiet=False,
         **settings.resources,
     )

@@ -90,7 +90,7 @@ def run_with_edges(
     model: PreTrainedModel,
     clean: Sequence[int],
     corrupted: Sequence[int],
-    circuits: Bool[Tensor, "circuit n_forward n_backward"],
+    circuits: Bool[Tensor, "circuit *pos n_forward n_backward"],
     *,
     expanded: bool = False,
 ) -> Float[Tensor, "circuit d_vocab"]:
@@ -108,17 +108,18 @@ def run_with_senders(
     model: PreTrainedModel,
     tokens: Sequence[int],
     outside: Float[Tensor, "n_forward pos d_model"],
-    circuits: Bool[Tensor, "circuit n_forward n_backward"],
+    circuits: Bool[Tensor, "circuit *pos n_forward n_backward"],
     *,
     expanded: bool = False,
 ) -> Float[Tensor, "circuit d_vocab"]:
     """The same with any sender outputs carried by the edges outside the circuit."""
     shape = shape_of(model, expanded=expanded)
     exists = existing_edges(shape)
+    by_position = circuits if circuits.ndim == 4 else circuits[:, None]
 
     def receiver_input(receiver: int, senders: Mapping[int, Tensor]) -> Tensor:
         return add_up(
-            torch.where(circuits[:, u, receiver, None, None], senders[u], outside[u])
+            torch.where(by_position[..., u, receiver, None], senders[u], outside[u])
             for u in reachable(shape, receiver, senders, exists)
         )
 
@@ -220,11 +221,12 @@ def attribution_scores(
     weights: Sequence[float],
     *,
     expanded: bool = False,
-) -> Float[Tensor, "metric n_forward n_backward"]:
+    spans: Sequence[int] = (0,),
+) -> Float[Tensor, "metric *span n_forward n_backward"]:
     """(corrupted - clean output) . weighted sum of the gradients at points of the path of inputs.
 
     `points` are fractions of the clean embedding: 1 is the clean prompt, 0 the corrupted one. EAP
-    takes the gradient at 1 alone.
+    takes the gradient at 1 alone. `spans` are the first tokens of several spans of the prompt.
     """
     shape = shape_of(model, expanded=expanded)
     on_clean = sender_outputs(model, clean, expanded=expanded)
@@ -242,8 +244,11 @@ def attribution_scores(
         )
         for point, weight in zip(points, weights, strict=True)
     )
-    scores = torch.einsum("fpd,mbpd->mfb", on_corrupted - on_clean, gradients)
-    return scores.masked_fill(~existing_edges(shape), torch.nan)
+    by_position = torch.einsum("fpd,mbpd->mpfb", on_corrupted - on_clean, gradients)
+    ends = (*spans[1:], len(clean))
+    scores = [by_position[:, a:b].sum(1) for a, b in zip(spans, ends, strict=True)]
+    found = torch.stack(scores, dim=1) if len(spans) > 1 else scores[0]
+    return found.masked_fill(~existing_edges(shape), torch.nan)
 
 
 # --- Metrics --------------------------------------------------------------------------------------

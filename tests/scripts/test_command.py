@@ -89,24 +89,26 @@ def another(tmp_path):
     return tmp_path / "other"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        (ROOT / "results" / "pareto" / "plot_pareto.py",),
-        (ROOT / "results" / "manual_overlap" / "ioi_overlap.py",),
-        ("-c", "import eap_circuits; eap_circuits.command()", "--help"),
-    ],
-    ids=["figure", "two files", "command"],
-)
-def test_another_package_of_the_same_name_is_told_in_one_line(another, command):
+def started(another, *command):
     environment = {**os.environ, "PYTHONPATH": f"{another}{os.pathsep}{ROOT}"}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *map(str, command)],
         check=False, capture_output=True, text=True, env=environment, cwd=another,
     )  # fmt: skip
+
+
+def test_another_package_of_the_same_name_is_told_in_one_line(another):
+    done = started(another, "-c", "import eap_circuits; eap_circuits.command()", "--help")
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert f"another package of that name, {another / 'eap'}" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["pareto/plot_pareto.py", "manual_overlap/ioi_overlap.py"])
+def test_scripts_of_a_checkout_run_its_own_package_beside_another(another, script):
+    done = started(another, ROOT / "results" / script, "--help")
+    assert done.returncode == 0, done.stderr
+    assert str(ROOT) in done.stdout
 
 
 @pytest.mark.parametrize("script", [*EXPERIMENTS, *FIGURES, "mib.py"])

@@ -79,7 +79,7 @@ def quick() -> Iterator[None]:
 def toy(tmp_path_factory):
     """A finished run on the toy model, with few pairs."""
     output = tmp_path_factory.mktemp("toy")
-    only = {"stability": "ioi"}
+    only = {"stability": "ioi", "parts": "ioi"}
     run_paper(output, model="toy", head=6, tasks=" ".join(CHOSEN), only=only)
     return output
 
@@ -97,7 +97,7 @@ def gpt2_shaped(tmp_path_factory):
     GPT2LMHeadModel(config).save_pretrained(folder / "random")
     tokenizer.save_pretrained(folder / "random")
     study = {
-        "only": {"stability": "ioi", "ig_test": "ioi"},
+        "only": {"stability": "ioi", "parts": "ioi", "ig_test": "ioi"},
         "options": {
             "pareto": "--sizes 30 200 1000 --n_random 1",
             "exact": "--verify 60 --sample 20 --exact_head 1 --sizes 30 200",

@@ -29,14 +29,22 @@ from inputs import Settings, planned
 pytest.importorskip("snakemake", reason="the extra `paper` is not installed")
 
 CONFIG = ("model=tiny", "head=24", "tasks=ioi", "exact=False")
-EXPERIMENTS = {"pareto_ioi", "ig_test_ioi", "stability_ioi", "overlap", "cross_task"}
+EXPERIMENTS = {
+    "pareto_ioi",
+    "ig_test_ioi",
+    "positions_ioi",
+    "stability_ioi",
+    "parts_ioi",
+    "overlap",
+    "cross_task",
+}
 FROM_CURVES = {"figure_1", "figure_3", "figure_11", "metrics"}
 FROM_CIRCUITS = {"figure_5", "appendix_i", "claims"}
 EVERYTHING = (
     EXPERIMENTS
     | FROM_CURVES
     | FROM_CIRCUITS
-    | {"figure_2", "figure_7", "figure_stability", "report"}
+    | {"figure_2", "figure_7", "figure_positions", "figure_stability", "figure_parts", "report"}
 )
 
 

@@ -29,6 +29,11 @@ def model():
 
 
 @lru_cache(maxsize=1)
+def toy():
+    return eap.load_model("toy", device="cpu")
+
+
+@lru_cache(maxsize=1)
 def estimate():
     return eap.attribute(model(), PAIRS, method="EAP")
 
@@ -61,6 +66,12 @@ VERBS = {
     "faithfulness": lambda: eap.faithfulness(model(), circuit(), PAIRS, ablation="zero"),
     "patch_edges": lambda: eap.patch_edges(model(), PAIRS, metrics=["kl", "logit_diff"]),
     "patch_nodes": lambda: eap.patch_nodes(model(), PAIRS),
+    "part_scores": lambda: eap.part_scores(model(), PAIRS, steps=2),
+    "unit_edges": lambda: eap.unit_edges(model(), PAIRS, "m1", steps=2),
+    "part_activity": lambda: eap.part_activity(model(), PAIRS, ["m1.u3"])["coefficient"].to_numpy(),
+    "load_features": lambda: eap.load_features("toy", toy()).dictionaries,
+    "attention.logit_terms": lambda: eap.attention.logit_terms(model(), PAIRS, "a1.h0").terms,
+    "attention.head_result": lambda: eap.attention.head_result(model(), PAIRS, "a1.h0").values,
     "attention_patterns": lambda: eap.attention_patterns(model(), PAIRS),
     "learn_ranking": lambda: eap.learn_ranking(model(), PAIRS, recipe=eap.Recipe(steps=3)),
     "certify": lambda: eap.certify(model(), PAIRS, 20, n_subsets=20, method="EAP").graph,

@@ -370,3 +370,11 @@ def test_a_gradient_that_is_no_number_names_its_example(method, batch_size):
     assert eap.evaluate_baselines(model, dataset, metrics=[metric])[0]["root"].isfinite().all()
     with pytest.raises(eap.UserError, match=r"gradient of metric 'root' is .* on example 2, "):
         eap.attribute(model, dataset, method=method, metric=metric, batch_size=batch_size)
+    if method in ("EAP", "EAP-IG"):
+        options = {"method": method, "metric": metric, "batch_size": batch_size}
+        for call in (
+            lambda: eap.part_scores(model, dataset, **options),
+            lambda: eap.unit_edges(model, dataset, "m0", **options),
+        ):
+            with pytest.raises(eap.UserError, match=r"is .* on example 2, "):
+                call()

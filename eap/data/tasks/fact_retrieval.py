@@ -4,6 +4,7 @@ The corrupted prompt names the capital of another country, in as many tokens. A 
 represented by its first token.
 """
 
+import re
 from collections import defaultdict
 from random import Random
 
@@ -64,6 +65,14 @@ def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
     return (f" {row['country'].strip()}",), (f" {row['corrupted_country'].strip()}",)
 
 
+def roles(row: Row) -> tuple[int, int]:
+    """Where the capital begins and ends: what stands before ", the capital of"."""
+    match = re.fullmatch(r"\s*(.+?), the capital of\s*", row["clean"])
+    if match is None:
+        raise ValueError("the clean prompt must be like ' Paris, the capital of'")
+    return match.span(1)
+
+
 TASK = Task(
     name="fact-retrieval-comma",
     display_name="Country-Capital",
@@ -77,4 +86,6 @@ TASK = Task(
     order=4,
     main=True,
     circuit_size=500,
+    role_names=("before", "capital", "rest", "last"),
+    roles=roles,
 )

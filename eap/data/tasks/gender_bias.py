@@ -6,7 +6,7 @@ place of one stereotyped as female.
 
 from random import Random
 
-from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
+from eap.data.tasks.task import AnswerSets, Keep, Row, Task, changed_word, keep_all
 from eap.data.tasks.words import words
 from eap.data.vocabulary import Vocabulary
 from eap.errors import quoted
@@ -77,4 +77,6 @@ TASK = Task(
     order=3,
     main=True,
     circuit_size=200,
+    role_names=("before", "profession", "rest", "last"),
+    roles=changed_word,
 )

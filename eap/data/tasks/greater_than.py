@@ -94,6 +94,19 @@ def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
     return tuple(pieces[label + 1 :]), tuple(pieces[: label + 1])
 
 
+ROLE_NAMES = ("before", "start century", "start year", "between", "end century", "last")
+"""Of the last two numbers; the century is all digits of a number that are not asked for."""
+
+
+def roles(row: Row) -> tuple[int, int, int, int]:
+    """Where the century and the year of the last whole number begin, its end, and the last number."""
+    numbers = list(re.finditer(r"\d+", row["clean"]))
+    if len(numbers) < 2 or len(numbers[-2].group()) - len(numbers[-1].group()) not in (1, 2):
+        raise ValueError("the clean prompt must end in the first digits of a number")
+    start, head = numbers[-2:]
+    return start.start(), start.start() + len(head.group()), start.end(), head.start()
+
+
 def generate(
     random: Random, vocabulary: Vocabulary, keep: Keep = keep_all, *, n: int = 1000
 ) -> list[dict[str, str]]:
@@ -116,4 +129,6 @@ TASK = Task(
     main=True,
     pieces=True,
     circuit_size=200,
+    role_names=ROLE_NAMES,
+    roles=roles,
 )

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from eap.data.tasks.greater_than import answers, number_pairs
+from eap.data.tasks.greater_than import ROLE_NAMES, answers, number_pairs, roles
 from eap.data.tasks.task import Keep, Task, keep_all
 from eap.data.vocabulary import Vocabulary
 
@@ -34,4 +34,6 @@ TASK = Task(
     order=7,
     pieces=True,
     circuit_size=300,
+    role_names=ROLE_NAMES,
+    roles=roles,
 )

@@ -6,7 +6,7 @@ digits are single tokens), and the sixth begins there.
 
 from random import Random
 
-from eap.data.tasks.greater_than import answers
+from eap.data.tasks.greater_than import ROLE_NAMES, answers, roles
 from eap.data.tasks.task import Keep, Task, draw_pairs, keep_all
 from eap.data.vocabulary import Vocabulary
 
@@ -58,4 +58,6 @@ TASK = Task(
     order=8,
     pieces=True,
     circuit_size=200,
+    role_names=ROLE_NAMES,
+    roles=roles,
 )

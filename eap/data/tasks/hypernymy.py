@@ -86,6 +86,14 @@ def _names(row: Row, column: str) -> tuple[str, ...]:
     return tuple(f" {name.strip()}" for name in names)
 
 
+def roles(row: Row) -> tuple[int, int]:
+    """Where the member of the class begins and ends: what stands between ", " and " and other"."""
+    match = re.fullmatch(r"\W*(.+?) and other\s*", row["clean"])
+    if match is None:
+        raise ValueError("the clean prompt must be like ', robins and other'")
+    return match.span(1)
+
+
 TASK = Task(
     name="hypernymy-comma",
     display_name="Hypernymy",
@@ -98,4 +106,6 @@ TASK = Task(
     order=6,
     main=True,
     circuit_size=1600,
+    role_names=("before", "member", "rest", "last"),
+    roles=roles,
 )

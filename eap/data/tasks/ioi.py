@@ -8,7 +8,7 @@ import re
 from functools import partial
 from random import Random
 
-from eap.data.tasks.task import AnswerSets, Keep, Row, Task, draw_pairs, keep_all
+from eap.data.tasks.task import AnswerSets, Keep, Row, Task, changed_word, draw_pairs, keep_all
 from eap.data.tasks.words import words
 from eap.data.vocabulary import Vocabulary
 
@@ -63,11 +63,27 @@ def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
     if len(clean) != len(corrupted) or len(differing) != 1:
         raise ValueError("clean and corrupted must differ in one word, the repeated name")
     (subject,) = differing
-    pair = re.search(rf"(\w+) and {subject}\b|\b{subject} and (\w+)", row["clean"])
+    first, second = _people(row, subject)
+    indirect_object = first.group() if second.group() == subject else second.group()
+    return (f" {indirect_object}",), (f" {subject}",)
+
+
+def _people(row: Row, subject: str) -> tuple[re.Match[str], re.Match[str]]:
+    """The two people where both are named."""
+    pair = re.search(rf"\w+ and {subject}\b|\b{subject} and \w+", row["clean"])
     if pair is None:
         raise ValueError(f"no 'X and {subject}' or '{subject} and X' that names both people")
-    indirect_object = pair.group(1) or pair.group(2)
-    return (f" {indirect_object}",), (f" {subject}",)
+    first, _, second = re.compile(r"\w+").finditer(row["clean"], *pair.span())
+    return first, second
+
+
+def roles(row: Row) -> tuple[int, ...]:
+    """Where both names, what joins them, the middle, the repeated name and the rest begin."""
+    start, end = changed_word(row)
+    first, second = _people(row, row["clean"][start:end])
+    if second.end() > start:
+        raise ValueError("the repeated name does not follow the two people")
+    return first.start(), first.end(), second.start(), second.end(), start, end
 
 
 TASK = Task(
@@ -82,4 +98,15 @@ TASK = Task(
     order=1,
     main=True,
     circuit_size=800,
+    role_names=(
+        "before",
+        "first name",
+        "and",
+        "second name",
+        "middle",
+        "repeated name",
+        "rest",
+        "last",
+    ),
+    roles=roles,
 )

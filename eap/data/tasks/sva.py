@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import product
 from random import Random
 
-from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
+from eap.data.tasks.task import AnswerSets, Keep, Row, Task, changed_word, keep_all
 from eap.data.tasks.words import words
 from eap.data.vocabulary import Vocabulary
 from eap.errors import quoted
@@ -142,4 +142,6 @@ TASK = Task(
     order=5,
     main=True,
     circuit_size=400,
+    role_names=("before", "subject", "rest", "last"),
+    roles=changed_word,
 )

@@ -1,6 +1,7 @@
 """What a task is."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -65,6 +66,9 @@ class Task:
         pieces: answers are tokens in their own right, also where the tokenizer would write prompt and
             answer as one token (GPT-2 has " 1300" in one, but the answer "00" is that of " 13").
         circuit_size: edges of the cross-task study's circuit on GPT-2 small.
+        role_names: of the spans of its prompts, from the first token on; the last is the last token.
+        roles: `row -> characters` of the clean prompt at which the roles begin, all but the first
+            and the last; raises `ValueError` with what is not found.
     """
 
     name: str
@@ -80,3 +84,19 @@ class Task:
     first_token: bool = False
     pieces: bool = False
     circuit_size: int = 500
+    role_names: tuple[str, ...] = ()
+    roles: Callable[[Row], Sequence[int]] | None = None
+
+
+def changed_word(row: Row) -> tuple[int, int]:
+    """Where the first word of the clean prompt that the corrupted one changes begins and ends.
+
+    Raises:
+        ValueError: the prompts have different numbers of words, or the same words.
+    """
+    words, others = (list(re.finditer(r"\w+", row[side])) for side in ("clean", "corrupted"))
+    pairs = zip(words, others, strict=False)
+    changed = next((a for a, b in pairs if a.group() != b.group()), None)
+    if len(words) != len(others) or changed is None:
+        raise ValueError("clean and corrupted must be the same words but for some")
+    return changed.span()

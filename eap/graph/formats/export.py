@@ -7,33 +7,36 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from eap.graph.contents import GraphContents, edge_exists
+from eap.graph.contents import GraphContents, check_plain, edge_exists
 from eap.graph.numbering import GraphConfig
 from eap.runtime.atomic import write_atomically
 
 
 def to_frame(graph: GraphContents, *, in_graph_only: bool) -> pd.DataFrame:
     """A row per edge; `Graph.to_frame` describes the columns."""
-    pairs = (graph.in_graph if in_graph_only else edge_exists(graph.config)).nonzero()
-    i, j = pairs[:, 0], pairs[:, 1]
+    exists = edge_exists(graph.config).expand(graph.in_graph.shape)
+    place = (graph.in_graph if in_graph_only else exists).nonzero(as_tuple=True)
+    i, j = place[-2:]
     senders = np.array(graph.config.sender_names, dtype=object)[i.numpy()]
     receivers = np.array(graph.config.receiver_names, dtype=object)[j.numpy()]
     layers = np.array([layer for layer, _ in map(_place, graph.config.sender_names)])
     ends = [_place(name, graph.config.n_layers) for name in graph.config.receiver_names]
+    spans = np.array(graph.span_names, dtype=object)
     columns = {
+        **({"span": spans[place[0].numpy()]} if graph.span_names else {}),
         "edge": senders + "->" + receivers,
         "sender": senders,
         "receiver": receivers,
         "input": np.array([kind for _, kind in ends], dtype=object)[j.numpy()],
         "sender_layer": layers[i.numpy()],
         "receiver_layer": np.array([layer for layer, _ in ends])[j.numpy()],
-        "score": graph.scores[i, j].double().numpy(),
+        "score": graph.scores[place].double().numpy(),
     }
     if graph.standard_errors is not None:
-        columns["standard_error"] = graph.standard_errors[i, j].double().numpy()
+        columns["standard_error"] = graph.standard_errors[place].double().numpy()
     if graph.is_exact is not None:
-        columns["exact"] = graph.is_exact[i, j].numpy()
-    columns["in_graph"] = graph.in_graph[i, j].numpy()
+        columns["exact"] = graph.is_exact[place].numpy()
+    columns["in_graph"] = graph.in_graph[place].numpy()
     return pd.DataFrame(columns)
 
 
@@ -47,6 +50,7 @@ def _place(name: str, n_layers: int = -1) -> tuple[int, str]:
 
 def to_networkx(graph: GraphContents) -> nx.MultiDiGraph:
     """The circuit as a directed multigraph; `Graph.to_networkx` describes it."""
+    check_plain(graph, "networkx, GraphML and DOT have")
     network = nx.MultiDiGraph()
     ends = ends_of_receivers(graph)
     present = drawn_nodes(graph, ends)

@@ -20,7 +20,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from eap.errors import UserError, quoted
-from eap.graph.contents import GraphContents, edge_exists, has_incoming
+from eap.graph.contents import (
+    EDGE_TENSORS,
+    NODE_TENSORS,
+    GraphContents,
+    edge_exists,
+    has_incoming,
+)
 from eap.graph.formats import documents
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
 from eap.runtime.atomic import write_atomically
@@ -28,8 +34,6 @@ from eap.runtime.atomic import write_atomically
 Schema = Literal["library", "paper"]
 
 _SUFFIXES = (".json", ".pt", ".safetensors")
-_EDGE_TENSORS = ("scores", "in_graph", "standard_errors", "is_exact")
-_NODE_TENSORS = ("node_scores", "node_errors")
 _BOOLEAN = ("in_graph", "is_exact")
 _LONGEST = 400  # characters of a message
 
@@ -54,6 +58,11 @@ def write(graph: GraphContents, path: Path, *, schema: Schema = "library") -> No
         )
     if schema == "paper" and path.suffix != ".json":
         raise UserError(f"the paper's files are JSON: save {quoted(path.name)} with suffix .json")
+    if graph.span_names and path.suffix != ".safetensors":
+        raise UserError(
+            f"a {path.suffix} file has no place for spans: save the graph as .safetensors, or the "
+            "sum over them, graph.over_spans()"
+        )
     shared = graph.config.n_kv_receivers != graph.config.n_heads
     if shared and (schema == "paper" or path.suffix == ".pt"):
         raise UserError(
@@ -78,13 +87,14 @@ def _write(path: Path, write_to: Callable[[Path], Any]) -> None:
 def _safetensors_of(graph: GraphContents) -> bytes:
     tensors = {
         name: tensor.contiguous()
-        for name in (*_EDGE_TENSORS, *_NODE_TENSORS)
+        for name in (*EDGE_TENSORS, *NODE_TENSORS)
         if (tensor := getattr(graph, name)) is not None
     }
     header = {
         "cfg": asdict(graph.config),
         "higher_is_better": graph.higher_is_better,
         "provenance": graph.provenance,
+        **({"span_names": graph.span_names} if graph.span_names else {}),
     }
     return save(tensors, metadata={"graph": json.dumps(header)})
 
@@ -156,17 +166,21 @@ def _read_safetensors(path: Path, sign: int | None) -> GraphContents:
     with safe_open(path, framework="pt") as file:
         header = json.loads((file.metadata() or {})["graph"])
         names = list(file.keys())
-        if unknown := set(names) - {*_EDGE_TENSORS, *_NODE_TENSORS}:
+        if unknown := set(names) - {*EDGE_TENSORS, *NODE_TENSORS}:
             raise UserError(f"{quoted(min(unknown), 60)} is no part of a graph")
         tensors = {name: file.get_tensor(name) for name in names}
     if missing := {"scores", "in_graph"} - set(names):
         raise UserError(f"no {min(missing)}")
+    spans = header.get("span_names", [])
+    if not isinstance(spans, list) or not all(isinstance(name, str) for name in spans):
+        raise UserError("'span_names' is no list of names")
     return documents.finish(
         {**header, "score_sign": 1},
         own=True,
         sign=sign,
         unread=[],
-        config=_checked(documents.read_config(header["cfg"]), tensors),
+        config=_checked(documents.read_config(header["cfg"]), tensors, n_spans=len(spans)),
+        span_names=tuple(spans),
         **tensors,
     )
 
@@ -196,7 +210,7 @@ def _read_torch(path: Path, sign: int | None) -> GraphContents:
     exists = edge_exists(config)
     for name, tensor in tensors.items():
         tensors[name] = tensor[senders]
-        if name in _EDGE_TENSORS:
+        if name in EDGE_TENSORS:
             # What stands where there is no edge means nothing.
             tensors[name] = tensors[name][:, receivers].masked_fill(~exists, 0)
     header = {key: saved.get(key) for key in ("score_sign", "higher_is_better")}
@@ -214,11 +228,14 @@ def _order(names: Any, position: dict[str, int], what: str) -> list[int]:
     return [place[name] for name in position]
 
 
-def _checked(config: GraphConfig, tensors: dict[str, Any], *, outside: bool = True) -> GraphConfig:
+def _checked(
+    config: GraphConfig, tensors: dict[str, Any], *, outside: bool = True, n_spans: int = 0
+) -> GraphConfig:
     """`config`, if the tensors fit it; their shapes are compared before anything is made."""
+    spans = (n_spans,) if n_spans else ()
     for name, tensor in tensors.items():
-        shape: tuple[int, ...] = (config.n_forward, config.n_backward)
-        shape = shape[:1] if name in _NODE_TENSORS else shape
+        shape: tuple[int, ...] = (*spans, config.n_forward, config.n_backward)
+        shape = shape[:-1] if name in NODE_TENSORS else shape
         if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
             size = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
             raise UserError(f"{name} is {size}; this graph is {list(shape)}")

@@ -1,0 +1,198 @@
+"""Spans of the prompt: named runs of positions, such as a task's roles, as first tokens.
+
+Spans tile a prompt from its first to its last token: each begins where the one before it ends, and
+some may be empty. They are of the clean prompt, and stand for the same positions of the corrupted
+one. A task finds its roles as characters of the text; which tokens those are is read off the
+tokenizer (`first_tokens`), and a row in which they cannot be told is unfit, never guessed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+from eap.data.cells import UnfitRowError, prompt_ids
+from eap.data.followers import Prompt
+from eap.data.tasks.task import Task
+from eap.data.vocabulary import Vocabulary
+from eap.errors import UserError, quoted
+
+COLUMN = "span:"
+"""How the name of a column begins that holds a span of rows of one's own."""
+
+KINDS = ("roles", "auto", "tokens")
+"""What `load_dataset(spans=...)` takes."""
+
+AUTO = ("before", "difference", "after", "last")
+
+Roles = Callable[[Mapping[str, Any], Prompt, Sequence[int]], tuple[int, ...]]
+"""First token of every span of a row: of its cells, its clean prompt as it stands, and its ids."""
+
+
+def roles_of(
+    task: Task | None, columns: Sequence[str], vocabulary: Vocabulary
+) -> tuple[tuple[str, ...], Roles]:
+    """Names of the spans of a table, and how they are found in a row.
+
+    Columns `span:<name>` come first; a task knows its own roles. The last token is a span of its
+    own among a task's roles, whatever word it belongs to.
+
+    Raises:
+        UserError: there are neither such columns nor such a task.
+    """
+    names = tuple(column.removeprefix(COLUMN) for column in columns if column.startswith(COLUMN))
+    if names:
+        return names, lambda row, prompt, ids: _of_columns(names, row, prompt, ids, vocabulary)
+    if task is None or task.roles is None:
+        raise UserError(
+            f"{'these data' if task is None else task.name} have no roles: give columns "
+            f"{COLUMN}<name> with the parts of the clean prompt, or spans='auto' or 'tokens'"
+        )
+    find = task.roles
+
+    def of_task(row: Mapping[str, Any], prompt: Prompt, ids: Sequence[int]) -> tuple[int, ...]:
+        text, _ = prompt
+        if not text:
+            raise UnfitRowError("without roles", "roles are found in text, and the prompt is ids")
+        try:
+            characters = find({name: str(cell) for name, cell in row.items()})
+        except ValueError as error:
+            raise UnfitRowError("without roles", str(error)) from None
+        starts = first_tokens(text, characters, ids, vocabulary)
+        last = len(ids) - 1
+        return (0, *(min(start, last) for start in starts), last)
+
+    return task.role_names, of_task
+
+
+def first_tokens(
+    text: str, characters: Sequence[int], ids: Sequence[int], vocabulary: Vocabulary
+) -> tuple[int, ...]:
+    """The tokens with which the parts of a text begin that begin at some characters.
+
+    A token begins there if the text before it, with or without its trailing spaces, has the first
+    of the text's own tokens.
+
+    Args:
+        text: of the prompt.
+        characters: in ascending order.
+        ids: of the prompt, with the BOS if it has one.
+        vocabulary: of the tokenizer.
+
+    Raises:
+        UnfitRowError: a part begins within a token.
+    """
+    before = [text[:character] for character in characters]
+    stripped = [part.rstrip() for part in before]
+    whole, *parts = vocabulary.encode_all([text, *before, *stripped])
+    n_special = len(ids) - len(whole)  # a BOS that the text does not have
+    starts = []
+    for number, character in enumerate(characters):
+        for part, tokens in (
+            (before[number], parts[number]),
+            (stripped[number], parts[number + len(before)]),
+        ):
+            if not part or whole[: len(tokens)] == tokens:
+                starts.append(n_special + (len(tokens) if part else 0))
+                break
+        else:
+            raise UnfitRowError(
+                "roles within tokens",
+                f"no token begins at {quoted(text[character:], 40)} in {quoted(text, 100)}",
+            )
+    return tuple(starts)
+
+
+def _of_columns(
+    names: Sequence[str],
+    row: Mapping[str, Any],
+    prompt: Prompt,
+    ids: Sequence[int],
+    vocabulary: Vocabulary,
+) -> tuple[int, ...]:
+    text, as_given = prompt
+    cells = [row.get(f"{COLUMN}{name}", "") for name in names]
+    if not text:
+        n_special = len(ids) - len(as_given)
+        try:
+            starts = prompt_ids(cells, "spans")
+        except UnfitRowError:
+            starts = (-1,)
+        if starts[0] != 0 or not _ascend(starts, len(ids) - n_special):
+            raise UnfitRowError(
+                "bad spans",
+                f"spans of a prompt of ids are numbers of their first tokens that ascend from 0 to "
+                f"at most {len(ids) - n_special}, not {quoted(cells, 60)}",
+            )
+        return (0, *(start + n_special for start in starts[1:]))
+    parts = [cell if isinstance(cell, str) else "" for cell in cells]
+    if "".join(parts) != text:
+        raise UnfitRowError(
+            "bad spans",
+            f"the columns {COLUMN}... joined are {quoted(''.join(parts), 100)}; they must be the "
+            f"clean prompt {quoted(text, 100)}",
+        )
+    characters = list(accumulate(len(part) for part in parts[:-1]))
+    return (0, *first_tokens(text, characters, ids, vocabulary))
+
+
+def _ascend(starts: Sequence[int], n_tokens: int) -> bool:
+    return all(a <= b for a, b in pairwise((*starts, n_tokens)))
+
+
+def auto_spans(clean: Sequence[int], corrupted: Sequence[int]) -> tuple[int, ...]:
+    """First tokens of `AUTO`: before, first to last difference, after it, the last token."""
+    last = len(clean) - 1
+    differing = [i for i, (a, b) in enumerate(zip(clean, corrupted, strict=False)) if a != b]
+    first, end = (differing[0], differing[-1] + 1) if differing else (last, last)
+    return 0, min(first, last), min(end, last), last
+
+
+def token_spans(lengths: set[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """A span for every token of prompts of one length: names ('0', '1', ..) and first tokens.
+
+    Raises:
+        UserError: the prompts have several lengths.
+    """
+    if len(lengths) > 1:
+        raise UserError(
+            f"spans='tokens' needs prompts of one length; these have {min(lengths)} to "
+            f"{max(lengths)} tokens"
+        )
+    (n_tokens,) = lengths
+    return tuple(map(str, range(n_tokens))), tuple(range(n_tokens))
+
+
+def check_spans(names: Sequence[str], spans: Sequence[tuple[Sequence[int], int]]) -> None:
+    """Whether the spans of a data set are what they should be.
+
+    Args:
+        names: of the spans.
+        spans: of every example, the first token of each span, and the number of tokens.
+
+    Raises:
+        UserError: there are no names, a name is there twice, or an example's spans do not tile its
+            prompt.
+    """
+    if not names:
+        raise UserError(
+            "this data set has no spans: load it with load_dataset(..., spans='roles'), 'auto' or "
+            "'tokens', or give dataset.with_spans(...)"
+        )
+    if len(set(names)) < len(names):
+        raise UserError(f"two spans have one name: {quoted(', '.join(names), 200)}")
+    for number, (starts, n_tokens) in enumerate(spans):
+        if len(starts) != len(names) or starts[0] != 0 or not _ascend(starts, n_tokens):
+            raise UserError(
+                f"example {number}: its {len(names)} spans begin at tokens that ascend from 0 to "
+                f"at most {n_tokens}, not at {quoted(list(starts), 100)}"
+            )
+
+
+def bracketed(pieces: Sequence[str], names: Sequence[str], starts: Sequence[int]) -> str:
+    """A prompt's tokens with its spans in brackets: `[before: The] [noun: war] ...`."""
+    ends = (*starts[1:], len(pieces))
+    return " ".join(
+        f"[{name}: {'·'.join(pieces[start:end])}]"
+        for name, start, end in zip(names, starts, ends, strict=True)
+        if start < end
+    )

@@ -1,0 +1,143 @@
+"""One head on one prompt: where it looks, and what every sender brings to its q, k and v there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.data.batches import check_dataset, check_pairs
+from eap.data.dataset import Dataset
+from eap.errors import UserError, quoted
+from eap.graph.numbering import sender_index
+from eap.model.blocks import Norm
+from eap.model.model import Model
+from eap.model.prefix import PrefixCache
+from eap.model.runs import LayerTrace, outputs_everywhere
+from eap.parts import place_of
+from eap.runtime.ranges import Range, whole
+
+Prompt = Literal["clean", "corrupted"]
+
+
+def texts_of(model: Model, tokens: Sequence[int]) -> list[str]:
+    """Tokens as text; their ids where there is no tokenizer."""
+    if model.tokenizer is None:
+        return [str(token) for token in tokens]
+    return [str(model.tokenizer.decode([token])) for token in tokens]
+
+
+def pattern_of(
+    model: Model, layer: int, run: LayerTrace, cache: PrefixCache
+) -> Float[Tensor, "head query key"]:
+    """Of one layer's heads, on one prompt."""
+    attention = model.blocks[layer].attention
+    queries = attention.queries(run.q, cache, last_only=False)
+    keys = attention.keys(run.k, cache)
+    mask = cache.mask(attention.window, run.q.device, last_only=False)
+    return attention.pattern(queries, keys, mask)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRun:
+    """One head on one prompt, and what every sender sent there."""
+
+    model: Model
+    layer: int
+    head: int
+    texts: list[str]
+    outputs: Float[Tensor, "n_forward batch pos d_model"]
+    trace: LayerTrace
+    final: Float[Tensor, "batch pos d_model"]
+    cache: PrefixCache
+
+    @classmethod
+    def of(cls, model: Model, dataset: Dataset, head: str, prompt: str, example: int) -> "HeadRun":
+        """The run of a head on one prompt.
+
+        Raises:
+            UserError: there is no such head, prompt or example.
+        """
+        check_dataset(model, dataset)
+        if prompt not in get_args(Prompt):
+            raise UserError(
+                f"prompt is 'clean', 'corrupted' or (of logits) 'difference', not "
+                f"{quoted(str(prompt), 40)}"
+            )
+        example = whole("example", example, Range(0, len(dataset) - 1))
+        sender = sender_index(model.config).get(str(head), 0)
+        layer, number = place_of(model.config, sender)
+        if number is None:
+            raise UserError(f"{model.name} has no head {quoted(str(head), 40)}")
+        if prompt == "corrupted":
+            check_pairs(dataset, "prompt='corrupted'")
+        tokens = getattr(dataset.examples[example], prompt)
+        ids = torch.tensor([list(tokens)], device=model.device)
+        last = torch.tensor([len(tokens) - 1], device=model.device)
+        outputs, trace, final = outputs_everywhere(model, ids, last)
+        cache = PrefixCache(0, len(tokens), last, (), ())
+        texts = texts_of(model, tokens)
+        return cls(model, layer, number, texts, outputs, trace[layer], final, cache)
+
+    def position(self, position: int, what: str) -> int:
+        """Counted from the first token."""
+        n = len(self.texts)
+        return whole(what, position, Range(-n, n - 1)) % n
+
+    def check_sight(self, query: int, key: int) -> None:
+        """A `UserError` where the head does not see the key from the query."""
+        window = self.model.blocks[self.layer].attention.window
+        mask = self.cache.mask(window, self.outputs.device, last_only=False)
+        if mask[query, key] != 0:
+            raise UserError(f"a{self.layer}.h{self.head} does not see position {key} from {query}")
+
+    def pattern(self) -> Float[Tensor, "query key"]:
+        """Where the head looks."""
+        return pattern_of(self.model, self.layer, self.trace, self.cache)[self.head]
+
+    def terms(self, query: int, key: int) -> Float[Tensor, "n_rest n_rest"]:
+        """What each pair of senders adds to the logit."""
+        q, k = self.projected("q")[:, query], self.projected("k")[:, key]
+        scale = self.model.blocks[self.layer].attention.scale
+        return einsum(q, k, "u d, w d -> u w") * scale
+
+    def projected(self, kind: str) -> Float[Tensor, "n_forward_and_rest pos d_head"]:
+        """What every sender brings to the head's q, k or v, as attention uses it; then the rest."""
+        block, config = self.model.blocks[self.layer], self.model.config
+        attention = block.attention
+        W, b = attention.projection(kind)
+        shared = self.head * len(W) // config.n_heads  # of the head, by its number in the weights
+        x = self.trace.x
+        sent = self.outputs.to(x).clone()[:, 0]
+        sent[config.senders_before(self.layer, "attention") :] = 0
+        rest = x[0] - sent.sum(0)
+        parts = _through(block.ln1, torch.cat([sent, rest[None]]), x[0])
+        out = parts @ W[shared].to(parts)
+        if b is not None:
+            out[-1] += b[shared].to(out)
+        whole = getattr(self.trace, kind)[0, :, shared].to(out)
+        if attention.clip is not None:
+            clipped = whole.clamp(-attention.clip, attention.clip)
+            out = out * torch.where(whole == 0, 1.0, clipped / whole)
+            whole = clipped
+        head_norm = {"q": attention.q_norm, "k": attention.k_norm}.get(kind)
+        if head_norm is not None:
+            out = _through(head_norm, out, whole)
+        if kind == "v":
+            return out
+        return attention.turned(out[:, :, None], self.cache, last_only=False)[:, :, 0]
+
+
+def _through(
+    norm: Norm, parts: Float[Tensor, "n pos d"], whole: Float[Tensor, "pos d"]
+) -> Float[Tensor, "n pos d"]:
+    """Parts of `whole` as they are after a norm whose scale is that of the whole."""
+    parts = norm.centre(parts) * norm.scale(whole)
+    if norm.weight is not None:
+        parts = parts * norm.weight
+    if norm.bias is not None:
+        parts[-1] += norm.bias
+    return parts

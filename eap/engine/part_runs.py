@@ -1,0 +1,222 @@
+"""Scores of parts: what their coefficients change, times the gradient along their directions.
+
+A part's score is (c'_j - c_j) (w_j . g_u), summed over positions, where g_u, the gradient at the
+output of its sender u, is the sum of the gradients G_v at the inputs of all receivers v behind it;
+or w_j . G_v for one receiver. Heads of a layer have one g_u, and its MLP another, so that all of
+them are running sums over the layers, from the last to the first: no receiver's G is made.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.ablation import AblatedCoefficients
+from eap.engine.passes import Change, Pass
+from eap.engine.path_gradients import equal_pairs
+from eap.engine.prepared import PreparedBatch
+from eap.engine.receivers import LayerGradient, RunGradient, input_gradient
+from eap.graph import GraphConfig
+from eap.model.model import Model
+from eap.model.prefix import PrefixCache
+from eap.parts import PartLayout, Parts, SenderRun, sender_run
+
+
+@dataclass(frozen=True, eq=False)
+class Readers:
+    """What reads some senders: a gradient at their outputs.
+
+    Attributes:
+        senders: that are read.
+        column: of the result.
+        gradient: of the metric, by what any of the senders sends.
+    """
+
+    senders: slice
+    column: int
+    gradient: Float[Tensor, "batch query d_model"]
+
+
+def all_readers(
+    model: Model, config: GraphConfig, gradients: RunGradient, cache: PrefixCache
+) -> Iterator[Readers]:
+    """All receivers of every sender, in one: of each sublayer's senders, then of the input."""
+    stream = gradients.final
+    for layer in reversed(range(config.n_layers)):
+        mlp = config.mlp_sender(layer)
+        yield Readers(slice(mlp, mlp + 1), 0, stream)
+        part = gradients.layers.get(layer)
+        if part is not None:
+            after = stream + part.mlp_in.to(stream.device)
+        if part is not None or config.parallel_attn_mlp:
+            heads = stream if config.parallel_attn_mlp or part is None else after
+            yield Readers(config.heads(layer), 0, heads)
+        if part is None or not part.scaled:
+            return  # senders before are no part of this pass
+        stream = _everywhere(after, cache) + _attention_gradient(model, layer, part, cache)
+    yield Readers(slice(0, 1), 0, stream)
+
+
+def chosen_readers(
+    model: Model,
+    config: GraphConfig,
+    gradients: RunGradient,
+    cache: PrefixCache,
+    receivers: Sequence[int],
+) -> Iterator[Readers]:
+    """Chosen receivers, one by one; `column` is a receiver's place among them."""
+    columns = {receiver: column for column, receiver in enumerate(receivers)}
+    if config.logits_receiver in columns:
+        yield Readers(slice(0, config.n_forward), columns[config.logits_receiver], gradients.final)
+    for layer, part in gradients.layers.items():
+        if config.mlp_receiver(layer) in columns:
+            senders = slice(0, config.senders_before(layer, "mlp"))
+            yield Readers(senders, columns[config.mlp_receiver(layer)], part.mlp_in)
+        senders = slice(0, config.senders_before(layer, "attention"))
+        for kind in part.scaled:
+            of_kind = config.receivers(layer, kind)
+            wanted = [v for v in range(of_kind.start, of_kind.stop) if v in columns]
+            if wanted:
+                G = input_gradient(model, layer, kind, part, cache)
+                for v in wanted:
+                    yield Readers(senders, columns[v], G[v - of_kind.start])
+
+
+@torch.no_grad()
+def _attention_gradient(
+    model: Model, layer: int, part: LayerGradient, cache: PrefixCache
+) -> Float[Tensor, "batch pos d_model"]:
+    """The sum of the gradients at all q, k and v inputs of a layer: one product for each kind."""
+    norm, attention = model.blocks[layer].ln1, model.blocks[layer].attention
+    total: Tensor | None = None
+    for kind in "vkq":  # v first: it has every position
+        scaled = part.scaled[kind]
+        W, _ = attention.projection(kind)
+        # Several receivers share a weight in expanded grouped-query attention.
+        by_weight = scaled.unflatten(2, (len(W), -1)).sum(3)
+        back = norm.pull_back_weights(W).flatten(0, 1)
+        G = by_weight.flatten(2) @ back
+        if part.along:
+            along, hat = torch.cat(part.along[kind]).sum(-1), torch.cat(part.hat)
+            if along.shape[2] < hat.shape[2]:  # the last layer's queries
+                hat = cache.each_at_last(hat)
+            G = G - einsum(along, hat, "point batch pos, point batch pos d -> batch pos d")
+        total = G if total is None else total + _everywhere(G, cache)
+    assert total is not None
+    return total
+
+
+def _everywhere(
+    x: Float[Tensor, "batch query d_model"], cache: PrefixCache
+) -> Float[Tensor, "batch pos d_model"]:
+    """The same at every position, where `x` has that of the last token alone: zero elsewhere."""
+    if x.shape[1] == cache.n_positions:
+        return x
+    out = x.new_zeros(len(x), cache.n_positions, x.shape[2])
+    out[torch.arange(len(x), device=x.device), cache.last.to(x.device)] = x[:, 0]
+    return out
+
+
+# ---- contraction ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class PartScorer:
+    """Scores of the parts of some senders on every example of a batch.
+
+    Attributes:
+        parts: the basis.
+        layout: which parts there are.
+        receivers: indices of chosen receivers; None: all of them together.
+        ablated: what coefficients are when they are ablated.
+    """
+
+    parts: Parts
+    layout: PartLayout
+    receivers: tuple[int, ...] | None
+    ablated: AblatedCoefficients
+
+    def score(
+        self, batch: PreparedBatch, passes: Iterator[Pass]
+    ) -> Float[Tensor, "batch part column"]:
+        """Sums over passes; a sender's rest is the last of its parts."""
+        work = batch.work
+        n_columns = 1 if self.receivers is None else len(self.receivers)
+        scores = torch.zeros(
+            len(batch), len(self.layout), n_columns,
+            dtype=work.model.residual_dtype, device=work.model.device,
+        )  # fmt: skip
+        for one in passes:  # which take gradients
+            with torch.no_grad():
+                self._add_pass(scores, one)
+        scores[equal_pairs(batch).to(scores.device)] = 0.0
+        return scores
+
+    def _add_pass(self, scores: Float[Tensor, "batch part column"], one: Pass) -> None:
+        """Add the scores of one pass."""
+        change, gradients, senders = one
+        work, cache = change.batch.work, change.batch.cache
+        args = work.model, work.config, gradients, cache
+        receivers = self.receivers
+        readers = list(
+            all_readers(*args) if receivers is None else chosen_readers(*args, receivers)
+        )
+        runs = _Runs(change)
+        covered = range(work.config.n_forward)[senders or slice(None)]
+        for sender, start, stop in zip(
+            self.layout.senders, self.layout.starts, self.layout.starts[1:], strict=False
+        ):
+            reads = [one for one in readers if one.senders.start <= sender < one.senders.stop]
+            if sender in covered and reads:
+                self._add_sender(scores[:, start:stop], work.model, runs, sender, reads, cache)
+
+    def _add_sender(
+        self,
+        scores: Float[Tensor, "batch part column"],
+        model: Model,
+        runs: "_Runs",
+        sender: int,
+        readers: Sequence[Readers],
+        cache: PrefixCache,
+    ) -> None:
+        """Add a sender's scores of one pass."""
+        before, after = runs.of_sender(model, sender)
+        c, W = self.parts.coefficients(model, before), self.parts.directions(model, sender)
+        is_ablation = runs.change.after is None
+        moved = self.ablated(after, cache) if is_ablation else self.parts.coefficients(model, after)
+        moved = moved - c  # [batch, query, n]
+        whole = after.output - before.output
+        if is_ablation and (offsets := runs.change.batch.ablated_run.offsets) is not None:
+            of_last = sender >= len(offsets.everywhere)
+            whole = whole - (offsets.at_last if of_last else offsets.everywhere)[sender]
+        for reader in readers:
+            G = reader.gradient.to(moved)
+            at_last = G.shape[1] < moved.shape[1]
+            change, sent = (cache.at_last(x) if at_last else x for x in (moved, whole))
+            along = G if W is None else G @ W.to(G).T
+            of_parts = einsum(change, along, "batch query n, batch query n -> batch n")
+            of_sender = einsum(sent.to(G), G, "batch query d, batch query d -> batch")
+            rest = (of_sender - of_parts.sum(-1))[:, None]
+            scores[..., reader.column] += torch.cat([of_parts, rest], dim=1).to(scores)
+
+
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """Both runs of a change, sender by sender; a layer's heads are shared out once."""
+
+    change: Change
+    shares: tuple[dict[int, Tensor], dict[int, Tensor]] = field(default_factory=lambda: ({}, {}))
+
+    def of_sender(self, model: Model, sender: int) -> tuple[SenderRun, SenderRun]:
+        """What the sender computed in either run."""
+        before, after, batch = self.change.before, self.change.after, self.change.batch
+        first = sender_run(model, sender, before.embedding, before.trace, self.shares[0])
+        embedding, trace = (
+            (batch.ablated, batch.ablated_run.trace)
+            if after is None
+            else (after.embedding, after.trace)
+        )
+        return first, sender_run(model, sender, embedding, trace, self.shares[1])

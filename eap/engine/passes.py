@@ -1,0 +1,244 @@
+"""What methods that are linear in what senders send are made of: passes over a batch.
+
+A pass is a change of what senders send, from one run to another, and gradients at the receivers;
+a score is their product, summed over passes. Scorers contract passes edge by edge, `part_runs` part
+by part.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.engine.moments import Moments
+from eap.engine.path_gradients import (
+    CleanRun,
+    gradients_at,
+    input_at,
+    run_clean,
+    run_points,
+    the_metric,
+    weighted_sum,
+    zero_where_equal,
+)
+from eap.engine.prepared import PreparedBatch
+from eap.engine.receivers import RunGradient, differentiate
+from eap.methods import Method, Point
+from eap.metrics.metric import Predictions
+from eap.model.runs import LayerTrace, SenderOutputs, run_layers, sender_changes
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a scorer is asked for.
+
+    Attributes:
+        method: whose rules apply.
+        points: at which inputs gradients are taken.
+        points_per_run: how many of them may be stacked in one run.
+        level: 'edge' or 'node'.
+        spans: score every span of the prompt on its own.
+        baselines: gathers, if given, every example's metric of the clean run, of the model with
+            every edge ablated, and of the model run on the ablated input: [3].
+    """
+
+    method: Method
+    points: Sequence[Point]
+    points_per_run: int = 1
+    level: str = "edge"
+    spans: bool = False
+    baselines: Moments | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TracedRun:
+    """A run whose layers are kept: what the input sent (positions apart), and the layers."""
+
+    embedding: Float[Tensor, "batch pos d_model"]
+    trace: list[LayerTrace]
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """From what senders send in a run to what they send in another, or to what ablation carries.
+
+    Attributes:
+        batch: whose runs they are.
+        before: the first run.
+        after: the other; None: the ablated run, whose edges may carry other than it computes.
+    """
+
+    batch: PreparedBatch
+    before: TracedRun
+    after: TracedRun | None = None
+
+    @cached_property
+    def outputs(self) -> SenderOutputs:
+        """Of every sender at every position."""
+        batch, model = self.batch, self.batch.work.model
+        if self.after is None:
+            step = batch.ablated - self.before.embedding
+            changes = batch.ablated_run.changes(model, step, self.before.trace, batch.cache)
+        else:
+            step = self.after.embedding - self.before.embedding
+            before, after = self.before.trace, self.after.trace
+            changes = sender_changes(model, step, before, after, batch.cache)
+        zero_where_equal(batch, changes)
+        return changes
+
+
+class Pass(NamedTuple):
+    """One term of a score: what changes, the gradients, and the senders it is of (None: all)."""
+
+    change: Change
+    gradients: RunGradient
+    senders: slice | None = None
+
+
+@torch.no_grad()
+def note_baselines(batch: PreparedBatch, request: Request, clean: CleanRun) -> None:
+    """Gather the metric of the clean run, of the ablated model, and at the ablated input.
+
+    The last is where the path of the methods that integrate ends. It is the ablated model only
+    where ablated activations are those of one run: a mean of outputs is not the output of a mean.
+    """
+    if request.baselines is None:
+        return
+    metric, ablated_run = the_metric(batch), batch.ablated_run
+    finals = [ablated_run.final]
+    if request.method.integrates and ablated_run.offsets is not None:
+        finals.append(run_layers(batch.work.model, input_at(batch, 0.0), batch.cache))
+    runs = [Predictions(batch.unembed(final[:, 0]), clean.predictions) for final in finals]
+    values = [metric.measure(run, batch.answers) for run in (clean.predictions, *runs)]
+    request.baselines.add(torch.stack([*values, values[-1]][:3], dim=1))
+
+
+def gradient_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
+    """One: the ablation, with the gradient averaged over the method's points (EAP, EAP-IG)."""
+    gradients, clean = gradients_at(
+        batch, request.method.rules, request.points, request.points_per_run
+    )
+    note_baselines(batch, request, clean)
+    yield Pass(Change(batch, TracedRun(batch.clean, clean.trace)), gradients)
+
+
+def increment_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
+    """One for every step from the ablated to the clean input, with the gradient before it."""
+    work, rules = batch.work, request.method.rules
+    clean = run_clean(batch)
+    note_baselines(batch, request, clean)
+    descending = sorted(request.points, key=lambda point: -point.position)
+    later = TracedRun(batch.clean, clean.trace)
+    for first in range(0, len(descending), request.points_per_run):
+        some = descending[first : first + request.points_per_run]
+        trace, final, logits = run_points(batch, some, rules)
+        # An increment is the whole step's: no weight.
+        unweighted = [point._replace(weight=1.0) for point in some]
+        value = weighted_sum(batch, logits, clean.predictions, unweighted)
+        gradients = differentiate(
+            work.model, trace, final, value, batch.cache, rules=rules, by_point=True
+        )
+        for number, (point, gradient) in enumerate(zip(some, gradients, strict=True)):
+            rows = slice(number * len(batch), (number + 1) * len(batch))
+            embedding = batch.ablated + point.position * (batch.clean - batch.ablated)
+            here = TracedRun(embedding, [run.rows(rows).detached() for run in trace])
+            # From the later point back to this one: the sign of an ablation.
+            yield Pass(Change(batch, later, here), gradient)
+            later = here
+
+
+def activation_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
+    """One for every sublayer, with the gradient along its own outputs' path.
+
+    The outputs of the input, of a layer's attention or of its MLP are interpolated between ablated
+    and clean while all before is clean; only senders of that sublayer are scored by that path. A
+    receiver behind several sublayers sees each of their paths, so that credit is partial. Where
+    the clean end is one of the points, its gradient is the same on all paths, and made once.
+    """
+    config, rules, per_run = batch.work.config, request.method.rules, request.points_per_run
+    at_end = [point for point in request.points if point.position == 1.0]
+    path = [point for point in request.points if point.position != 1.0]
+    end: RunGradient | None = None
+    if at_end:
+        end, clean = gradients_at(batch, rules, at_end, per_run)
+    else:
+        clean = run_clean(batch)
+    note_baselines(batch, request, clean)
+    change = Change(batch, TracedRun(batch.clean, clean.trace))
+
+    def both(along: RunGradient | None, end: RunGradient | None) -> RunGradient:
+        gradients = [gradient for gradient in (along, end) if gradient is not None]
+        return gradients[0] if len(gradients) == 1 else gradients[0].plus(gradients[1])
+
+    along = gradients_at(batch, rules, path, per_run, clean)[0] if path else None
+    yield Pass(change, both(along, end), slice(0, 1))
+    request = replace(request, points=path)
+    for layer in range(config.n_layers):
+        mlp = config.mlp_sender(layer)
+        for senders in (config.heads(layer), slice(mlp, mlp + 1)):
+            reads = senders.start != mlp and not config.parallel_attn_mlp
+            along = _after_sublayer(batch, request, clean, change.outputs, layer, senders)
+            behind = None if end is None else end.after(layer, mlp=reads)
+            yield Pass(change, both(along, behind), senders)
+
+
+def _after_sublayer(
+    batch: PreparedBatch,
+    request: Request,
+    clean: CleanRun,
+    changes: SenderOutputs,
+    layer: int,
+    senders: slice,
+) -> RunGradient | None:
+    """Gradients behind a layer's heads (or its MLP) while their sum runs from ablated to clean.
+
+    None without points.
+    """
+    work, rules, run = batch.work, request.method.rules, clean.trace[layer]
+    model, config, block = work.model, work.config, work.model.blocks[layer]
+    last = layer == config.n_layers - 1
+    of_mlp = senders.start == config.mlp_sender(layer)
+    change = (changes.at_last if last else changes.everywhere)[senders].sum(0).to(run.x.device)
+    before = batch.cache.at_last(run.x) if last else run.x
+    attended = before + block.finish_attention(run.attention_raw)
+    total: RunGradient | None = None
+    for first in range(0, len(request.points), request.points_per_run):
+        some = request.points[first : first + request.points_per_run]
+        moved = torch.cat([(1 - point.position) * change for point in some]).requires_grad_()
+        copies = len(some)
+        x, mlp_in = attended.repeat(copies, 1, 1), None
+        if of_mlp:
+            x = x + run.mlp_out.repeat(copies, 1, 1) + moved
+        elif config.parallel_attn_mlp:
+            x = x + moved + run.mlp_out.repeat(copies, 1, 1)
+        else:
+            x = x + moved
+            mlp_in = x.view_as(x)
+            x = x + block.run_mlp(mlp_in, rules)
+        trace: list[LayerTrace] = []
+        final = run_layers(
+            model, x, batch.cache, first_layer=layer + 1,
+            trace=trace, expanded_kv=config.expanded_kv, rules=rules,
+        )  # fmt: skip
+        logits = batch.unembed(final[:, 0], rules)
+        value = weighted_sum(batch, logits, clean.predictions, some)
+        (part,) = differentiate(
+            model, trace, final, value, batch.cache,
+            rules=rules, first_layer=layer + 1, mlp_before=mlp_in,
+        )  # fmt: skip
+        total = part if total is None else total.plus(part)
+    return total
+
+
+Passes = Callable[[PreparedBatch, Request], Iterator[Pass]]
+
+PASSES: dict[str, Passes] = {
+    "gradients": gradient_passes,
+    "increments": increment_passes,
+    "activations": activation_passes,
+}
+"""Passes of the methods that are linear in what senders send, by `Method.scorer`."""

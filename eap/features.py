@@ -1,0 +1,304 @@
+"""Features of transcoders and sparse autoencoders as parts of what MLPs send.
+
+A feature's coefficient is what the encoder makes of its input, its direction is its row of the
+decoder. What the output has beside them is the error part: it is a part like others (`m3.error`),
+it is scored, ranked and kept or left out, and never hidden. Skip connections and decoder biases
+belong to it.
+
+Read are transcoders as circuit-tracer writes them (`config.yaml`, `layer_<n>.safetensors`), and
+transcoders and autoencoders of MLP outputs as SAELens writes them (`cfg.json`,
+`sae_weights.safetensors`).
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lazy_loader
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from eap.data.dataset import DATA
+from eap.errors import UserError, first_line, quoted
+from eap.model.model import Model
+from eap.model.verbs import verb
+from eap.parts import SenderRun, place_of
+
+yaml = lazy_loader.load("yaml", error_on_import=False)
+
+Reads = Literal["normalised", "hat", "residual", "output"]
+"""What an encoder reads of an MLP: its input after the norm, or before the norm's weight and bias,
+or before the norm; or what the MLP sends."""
+
+INPUT_HOOKS: dict[str, Reads] = {
+    "mlp.hook_in": "normalised",
+    "ln2.hook_normalized": "hat",
+    "hook_resid_mid": "residual",
+    "hook_mlp_in": "residual",
+}
+TOY = DATA / "toy-transcoders"
+"""Transcoders of the toy model, trained by `train.py` beside them."""
+
+OUTPUT_HOOKS = ("hook_mlp_out", "mlp.hook_out")
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """Features of one MLP.
+
+    Attributes:
+        W_enc, b_enc: of the encoder.
+        W_dec: directions.
+        reads: what the encoder reads.
+        activation: of the encoder.
+        input_bias: is subtracted from what is read; None: nothing is.
+    """
+
+    W_enc: Float[Tensor, "n d_model"]
+    b_enc: Float[Tensor, " n"]
+    W_dec: Float[Tensor, "n d_model"]
+    reads: Reads = "normalised"
+    activation: Callable[[Tensor], Tensor] = torch.relu
+    input_bias: Float[Tensor, " d_model"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features as parts of MLPs (see `eap.parts.Parts`).
+
+    Attributes:
+        dictionaries: by layer.
+    """
+
+    dictionaries: Mapping[int, Dictionary]
+    kind: str = "features"
+    rest: str = "error"
+
+    def count(self, model: Model, sender: int) -> int:
+        """How many features an MLP has."""
+        layer, head = place_of(model.config, sender)
+        return len(self.dictionaries[layer].W_dec) if self._has(layer, head) else 0
+
+    def _has(self, layer: int, head: int | None) -> bool:
+        return head is None and layer in self.dictionaries
+
+    def name(self, number: int) -> str:
+        """`f17`."""
+        return f"f{number}"
+
+    def coefficients(self, model: Model, run: SenderRun) -> Float[Tensor, "batch query n"]:
+        """Activations of the features."""
+        block, mlp_in = run.block, run.mlp_in
+        assert block is not None
+        assert mlp_in is not None
+        dictionary = self.dictionaries[place_of(model.config, run.sender)[0]]
+        x = {
+            "normalised": lambda: block.ln2(mlp_in),
+            "hat": lambda: block.ln2.hat(mlp_in),
+            "residual": lambda: mlp_in,
+            "output": lambda: run.output,
+        }[dictionary.reads]()
+        if dictionary.input_bias is not None:
+            x = x - dictionary.input_bias
+        pre = x.to(dictionary.W_enc) @ dictionary.W_enc.T + dictionary.b_enc
+        return dictionary.activation(pre).to(mlp_in.dtype)
+
+    def directions(self, model: Model, sender: int) -> Float[Tensor, "n d_model"]:
+        """Rows of the decoder."""
+        return self.dictionaries[place_of(model.config, sender)[0]].W_dec
+
+
+@verb
+def load_features(path: str | Path | Sequence[str | Path], model: Model) -> Features:
+    """Features from files of circuit-tracer or SAELens.
+
+        features = eap.load_features("toy", model)
+        eap.part_scores(model, dataset, parts=features)
+
+    Args:
+        path: a folder of circuit-tracer (`config.yaml`), or one or several folders of SAELens
+            (`cfg.json`), each of one MLP; `toy`: the transcoders of the toy model.
+        model: whose MLPs the features are of.
+
+    Raises:
+        UserError: there are no such files, or shapes and hooks that do not fit the model.
+    """
+    path = TOY if path == "toy" else path
+    folders = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+    dictionaries: dict[int, Dictionary] = {}
+    for folder in folders:
+        if (folder / "cfg.json").is_file():
+            layer, dictionary = _read_sae_lens(folder, model)
+            dictionaries[layer] = dictionary
+        elif (folder / "config.yaml").is_file():
+            dictionaries |= _read_circuit_tracer(folder, model)
+        else:
+            raise UserError(
+                f"no features in {quoted(str(folder))}: a folder of circuit-tracer has a "
+                "config.yaml, one of SAELens a cfg.json"
+            )
+    if not dictionaries:
+        raise UserError(f"no features in {', '.join(quoted(str(one)) for one in folders)}")
+    return Features(dictionaries)
+
+
+def _read_circuit_tracer(folder: Path, model: Model) -> dict[int, Dictionary]:
+    config = _read_yaml(folder)
+    reads = _reads(folder, config.get("feature_input_hook"))
+    _check_output(folder, config.get("feature_output_hook"), model)
+    dictionaries = {}
+    for file in sorted(folder.glob("layer_*.safetensors")):
+        number = re.fullmatch(r"layer_(\d+)", file.stem)
+        if number is None:
+            raise UserError(f"{quoted(file.name)} is not called layer_<number>.safetensors")
+        weights = _load(file, ("W_enc", "b_enc", "W_dec"))
+        threshold = weights.get("activation_function.threshold")
+        k = weights.get("k")
+        dictionaries[int(number[1])] = _checked(
+            file, model, int(number[1]), weights["W_enc"], weights["b_enc"], weights["W_dec"],
+            reads, _activation(threshold, None if k is None else int(k)),
+        )  # fmt: skip
+    return dictionaries
+
+
+def _read_yaml(folder: Path) -> dict[str, Any]:
+    """The object in a folder's config.yaml; JSON is YAML, too, and needs no library."""
+    content = (folder / "config.yaml").read_bytes()
+    try:
+        config = json.loads(content)
+    except ValueError:
+        try:
+            parse = yaml.safe_load
+        except ModuleNotFoundError:
+            raise UserError(
+                f"{quoted(str(folder))}: config.yaml needs the package `pyyaml` (pip install "
+                "pyyaml), or the same settings as JSON in it"
+            ) from None
+        try:
+            config = parse(content)
+        except (yaml.YAMLError, ValueError) as error:
+            raise UserError(f"{quoted(str(folder))}: config.yaml: {first_line(error)}") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _read_sae_lens(folder: Path, model: Model) -> tuple[int, Dictionary]:
+    try:
+        config = json.loads((folder / "cfg.json").read_text(encoding="utf8"))
+    except ValueError as error:
+        raise UserError(f"{quoted(str(folder))}: cfg.json: {first_line(error)}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{quoted(str(folder))}: cfg.json is not an object")
+    config = {**config, **(config.get("metadata") or {})}  # older files have all at the top
+    hook = str(config.get("hook_name") or config.get("hook_point"))
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook)
+    if match is None:
+        raise UserError(f"{quoted(str(folder))}: hook {quoted(hook, 60)} is not of a block")
+    layer, point = int(match[1]), match[2]
+    architecture = str(config.get("architecture", "standard"))
+    is_transcoder = "transcoder" in architecture
+    if is_transcoder:
+        reads = _reads(folder, point)
+        out = str(config.get("hook_name_out", ""))
+        _check_output(folder, out.removeprefix(f"blocks.{layer}."), model)
+    else:
+        reads = "output"
+        _check_output(folder, point, model)
+    for key, plain in (("normalize_activations", "none"), ("hook_head_index", None)):
+        if config.get(key) not in (plain, None):
+            raise UserError(f"{quoted(str(folder))}: {key}={config[key]} is not supported")
+    weights = _load(folder / "sae_weights.safetensors", ("W_enc", "b_enc", "W_dec", "b_dec"))
+    kind = architecture.removesuffix("transcoder").strip("_") or "standard"
+    if kind not in ("standard", "jumprelu", "topk"):
+        raise UserError(f"{quoted(str(folder))}: architecture {quoted(kind, 40)} is not supported")
+    if kind == "jumprelu" and "threshold" not in weights:
+        raise UserError(f"{quoted(str(folder))}: a jumprelu encoder has a threshold; it is missing")
+    activation = _activation(
+        weights["threshold"] if kind == "jumprelu" else None,
+        int(config["k"]) if kind == "topk" else None,
+    )
+    subtracts = config.get("apply_b_dec_to_input", not is_transcoder)
+    dictionary = _checked(
+        folder, model, layer, weights["W_enc"].T, weights["b_enc"], weights["W_dec"], reads,
+        activation, weights["b_dec"] if subtracts else None,
+    )  # fmt: skip
+    return layer, dictionary
+
+
+def _reads(folder: Path, hook: Any) -> Reads:
+    if hook not in INPUT_HOOKS:
+        raise UserError(
+            f"{quoted(str(folder))}: features read {quoted(str(hook), 60)}; known are "
+            f"{', '.join(INPUT_HOOKS)}"
+        )
+    return INPUT_HOOKS[hook]
+
+
+def _check_output(folder: Path, hook: Any, model: Model) -> None:
+    if hook not in OUTPUT_HOOKS:
+        raise UserError(
+            f"{quoted(str(folder))}: features of {quoted(str(hook), 60)} are not parts of one "
+            f"sender; those of an MLP's output ({', '.join(OUTPUT_HOOKS)}) are"
+        )
+    if hook == "mlp.hook_out" and any(block.post_mlp_norm for block in model.blocks):
+        raise UserError(
+            f"{quoted(str(folder))}: features of mlp.hook_out are before {model.name}'s norm after "
+            "the MLP; those of hook_mlp_out are parts of what it sends"
+        )
+
+
+def _load(file: Path, keys: Sequence[str]) -> dict[str, Tensor]:
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{quoted(str(file))}: {first_line(error)}") from None
+    if missing := [key for key in keys if key not in weights]:
+        raise UserError(f"{quoted(str(file))} has no {', '.join(missing)}")
+    return weights
+
+
+def _activation(threshold: Tensor | None, k: int | None) -> Callable[[Tensor], Tensor]:
+    if threshold is not None:
+        return lambda pre: pre * (pre > threshold.to(pre))
+    if k is not None:
+        return lambda pre: _top(pre.relu(), k)
+    return torch.relu
+
+
+def _top(x: Tensor, k: int) -> Tensor:
+    best = x.topk(k, dim=-1)
+    return torch.zeros_like(x).scatter(-1, best.indices, best.values)
+
+
+def _checked(
+    source: Path,
+    model: Model,
+    layer: int,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    W_dec: Tensor,
+    reads: Reads,
+    activation: Callable[[Tensor], Tensor],
+    input_bias: Tensor | None = None,
+) -> Dictionary:
+    """Features whose shapes fit the model, on its device and in its residual stream's dtype."""
+    d_model, n_layers = model.config.d_model, model.config.n_layers
+    if layer >= n_layers:
+        raise UserError(
+            f"{quoted(str(source))} is of layer {layer}; {model.name} has {n_layers} layers"
+        )
+    n = len(W_dec)
+    if W_enc.shape != (n, d_model) or W_dec.shape != (n, d_model) or b_enc.shape != (n,):
+        raise UserError(
+            f"{quoted(str(source))} has an encoder of {list(W_enc.shape)} and a decoder of "
+            f"{list(W_dec.shape)}; {model.name} has d_model {d_model}"
+        )
+    device = model.blocks[layer].device
+    W_enc, b_enc, W_dec = (x.to(device, model.residual_dtype) for x in (W_enc, b_enc, W_dec))
+    bias = None if input_bias is None else input_bias.to(device, model.residual_dtype)
+    return Dictionary(W_enc, b_enc, W_dec, reads, activation, bias)

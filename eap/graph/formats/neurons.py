@@ -1,0 +1,170 @@
+"""Files with neurons, as the EAP-IG library and MIB have them.
+
+A neuron there is a coordinate of what a node sends (`eap.parts.Coordinates`), not a hidden unit of
+an MLP. In JSON, a node has `neurons` (which are kept) and `neurons_scores`; a `.pt` file has
+`neurons_in_graph` and `neurons_scores`, [n_forward, d_model]. Signs are turned as those of nodes.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from eap.errors import UserError, quoted
+from eap.graph.formats import documents, files
+from eap.graph.graph import Graph
+from eap.runtime.atomic import write_atomically
+
+_KEYS = {".json": ("neurons", "neurons_scores"), ".pt": ("neurons_in_graph", "neurons_scores")}
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronFile:
+    """A graph, and what its file says of neurons.
+
+    Attributes:
+        graph: as `Graph.load` has it.
+        kept: which coordinates of each sender are in the circuit; None: the file does not say.
+        scores: of the coordinates, in this package's sign; None: the file has none.
+    """
+
+    graph: Graph
+    kept: Bool[Tensor, "n_forward d_model"] | None = None
+    scores: Float[Tensor, "n_forward d_model"] | None = None
+
+    @property
+    def masks(self) -> dict[str, Bool[Tensor, " part"]]:
+        """`kept` for `eap.PartCircuit(file.graph, "coordinates", file.masks)`."""
+        if self.kept is None:
+            raise UserError("this file does not say which neurons are kept")
+        names = self.graph.config.sender_names
+        # Coordinates leave no rest: it is kept where all of them are.
+        return {
+            name: torch.cat([mask, mask.all()[None]])
+            for name, mask in zip(names, self.kept, strict=True)
+        }
+
+
+def load_neurons(path: str | Path) -> NeuronFile:
+    """A graph with neurons from a `.json` or `.pt` file of the EAP-IG library, MIB or this package.
+
+        file = eap.load_neurons("ioi_gpt2.json")
+        eap.faithfulness(model, eap.PartCircuit(file.graph, "coordinates", file.masks), dataset)
+
+    Raises:
+        UserError: as `Graph.load`; a file without neurons, or with other numbers of them than the
+            graph has senders and d_model.
+    """
+    path = Path(path)
+    graph = Graph.load(path)
+    kept_key, scores_key = _keys(path)
+    sign = documents.file_sign(graph.higher_is_better)
+    origin = graph.provenance.get("read_from", {})
+    if origin:  # another program's file
+        sign = -1 if origin.get("signs") == "turned" else 1
+        left = [key for key in origin.get("left_out", []) if key not in (kept_key, scores_key)]
+        origin = {key: value for key, value in origin.items() if key != "left_out"}
+        origin |= {"left_out": left} if left else {}
+        graph = replace(graph, provenance={**graph.provenance, "read_from": origin})
+    if path.suffix == ".json":
+        nodes = json.loads(path.read_text(encoding="utf8"))["nodes"]
+        values = [_of_nodes(graph, nodes, key) for key in (kept_key, scores_key)]
+    else:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        place = {name: number for number, name in enumerate(saved["src_nodes"])}
+        order = [place[name] for name in graph.config.sender_names]
+        values = [_of_file(graph, saved.get(key), key, order) for key in (kept_key, scores_key)]
+    kept, scores = values
+    if kept is None and scores is None:
+        raise UserError(f"{quoted(path.name)} has no neurons: neither {kept_key} nor {scores_key}")
+    return NeuronFile(
+        graph,
+        None if kept is None else kept != 0,
+        None if scores is None else documents.turned(scores.to(graph.scores.dtype), sign),
+    )
+
+
+def save_neurons(
+    path: str | Path,
+    graph: Graph,
+    *,
+    kept: Bool[Tensor, "n_forward d_model"] | None = None,
+    scores: Float[Tensor, "n_forward d_model"] | None = None,
+) -> None:
+    """Write a graph with neurons as the EAP-IG library and MIB read it.
+
+        scores = eap.part_scores(model, dataset, parts="coordinates")
+        eap.save_neurons("ioi.json", graph, scores=scores.by_coordinate)
+
+    Args:
+        path: `.json` or `.pt`.
+        graph: nodes' scores and the circuit.
+        kept: which coordinates of each sender are in the circuit.
+        scores: of the coordinates, in this package's sign.
+
+    Raises:
+        UserError: another suffix, tensors of another shape, or scores that JSON cannot hold.
+    """
+    path = Path(path)
+    kept_key, scores_key = _keys(path)
+    sign = documents.file_sign(graph.higher_is_better)
+    values: dict[str, Tensor] = {}
+    if kept is not None:
+        values[kept_key] = _checked(graph, kept.bool(), kept_key)
+    if scores is not None:
+        values[scores_key] = documents.turned(_checked(graph, scores, scores_key), sign)
+    if path.suffix == ".json":
+        document = documents.to_document(graph, schema="library")
+        for key, tensor in values.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise UserError(f"some {key} are not finite, which JSON cannot hold: save as .pt")
+            for name, row in zip(graph.config.sender_names, tensor.tolist(), strict=True):
+                document["nodes"][name][key] = row
+        content = json.dumps(document).encode()
+        with write_atomically(path) as temporary:
+            temporary.write_bytes(content)
+    else:
+        files.write(graph, path)
+        saved = torch.load(path, weights_only=True) | values
+        with write_atomically(path) as temporary:
+            torch.save(saved, temporary)
+
+
+def _keys(path: Path) -> tuple[str, str]:
+    if path.suffix not in _KEYS:
+        raise UserError(f"neurons are in .json and .pt files, not in {quoted(path.name)}")
+    return _KEYS[path.suffix]
+
+
+def _of_nodes(graph: Graph, nodes: dict[str, Any], key: str) -> Tensor | None:
+    rows = []
+    for name in graph.config.sender_names:
+        node = nodes.get(name)
+        rows.append(node.get(key) if isinstance(node, dict) else None)
+    if all(row is None for row in rows):
+        return None
+    return _of_file(graph, rows, key, list(range(len(rows))))
+
+
+def _of_file(graph: Graph, values: Any, key: str, order: list[int]) -> Tensor | None:
+    if values is None:
+        return None
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{key} is not a table of numbers, a row for every sender") from None
+    return _checked(graph, tensor, key)[order]
+
+
+def _checked(graph: Graph, tensor: Tensor, key: str) -> Tensor:
+    shape = [graph.config.n_forward, graph.config.d_model]
+    if list(tensor.shape) != shape or tensor.is_complex():
+        raise UserError(
+            f"{key} is {list(tensor.shape)}; this graph has {shape[0]} senders and d_model "
+            f"{shape[1]}"
+        )
+    return tensor

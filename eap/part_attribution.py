@@ -1,0 +1,367 @@
+"""Estimates of every part's effect: hidden units, channels, coordinates and features alike.
+
+The effect of ablating one part of what a sender sends is estimated to first order,
+
+    score(j) = sum over positions of (c_j_ablated - c_j_clean) (w_j . g_u),
+
+with c the part's coefficient and w its direction (`eap.parts`), and g_u the metric's gradient at
+the sender's output, which is the sum of the gradients at all receivers behind it. Scores are means
+over examples. A sender's parts and its rest sum to the sender's node score, exactly.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Unpack
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from eap.ablation import Ablation, coefficients_of
+from eap.attribution import Call, warn_of_baselines
+from eap.data.batches import check_dataset, check_pairs, load_batch, plan_batches
+from eap.data.dataset import Dataset
+from eap.engine.moments import Moments
+from eap.engine.part_runs import PartScorer
+from eap.engine.passes import PASSES, Request
+from eap.engine.path_gradients import check_gradients
+from eap.engine.prepared import Demand, Work
+from eap.engine.signature import sign
+from eap.errors import UserError, quoted
+from eap.graph.numbering import receiver_index
+from eap.methods import Method, get_method
+from eap.metrics.metric import Metric, check_values
+from eap.model.model import Model
+from eap.model.runs import outputs_everywhere
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
+from eap.parts import PartLayout, Parts, get_parts, sender_run
+from eap.runtime.code import score_code
+from eap.runtime.memory import Extent, Need, Shapes, attribution_need
+from eap.runtime.ranges import Range, whole
+from eap.runtime.resources import ResourceOptions, Resources
+
+
+@dataclass(frozen=True, eq=False)
+class PartScores:
+    """Scores of the parts of senders, in units of the metric.
+
+    Attributes:
+        parts: the basis.
+        layout: which parts there are, and their names; the last of a sender's is its rest.
+        receivers: names of the chosen receivers; None: of all receivers together.
+        scores: by part, and by receiver where receivers were chosen.
+        standard_errors: over examples; None for one example.
+        provenance: where the scores come from.
+        higher_is_better: whether high values of the metric are good.
+    """
+
+    parts: Parts
+    layout: PartLayout
+    receivers: tuple[str, ...] | None
+    scores: Float[Tensor, "part *receiver"]
+    standard_errors: Float[Tensor, "part *receiver"] | None
+    provenance: dict[str, Any]
+    higher_is_better: bool | None
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+    def of_sender(self, sender: str) -> Float[Tensor, "n *receiver"]:
+        """The scores of one sender's parts, its rest last."""
+        return self.scores[self.layout.of_sender(sender)]
+
+    @property
+    def node_scores(self) -> dict[str, Float[Tensor, "*receiver"]]:
+        """The sum over each sender's parts, which is its node score."""
+        return {name: self.of_sender(name).sum(0) for name in self.layout.names}
+
+    @property
+    def by_coordinate(self) -> Float[Tensor, "n_forward d_model"]:
+        """Scores of the coordinates of every sender, as `eap.save_neurons` takes them.
+
+        Raises:
+            UserError: the parts are others, or of some senders alone.
+        """
+        sizes = {stop - start for start, stop in pairwise(self.layout.starts)}
+        if self.parts.kind != "coordinates" or self.scores.ndim > 1 or len(sizes) > 1:
+            raise UserError("neurons are the coordinates of senders: give parts='coordinates'")
+        return self.scores.unflatten(0, (len(self.layout.senders), -1))[:, :-1]
+
+    def name(self, number: int) -> str:
+        """Name of a part by its number: `m3.u17`."""
+        return self.layout.part_name(self.parts, number)
+
+    def ranking(self, by: str = "magnitude") -> list[int]:
+        """Numbers of all parts, best first.
+
+        Args:
+            by: 'magnitude', 'helpful' or 'harmful', as for `Graph.top_n`.
+
+        Raises:
+            UserError: another word; scores to several receivers; or a metric that does not say
+                whether high values are good, where the answer matters.
+        """
+        scores = self.scores
+        if scores.ndim > 1:
+            raise UserError("parts are ranked by scores to all receivers; leave receivers= out")
+        if by not in ("magnitude", "helpful", "harmful"):
+            raise UserError(f"by {by!r}: parts rank by 'magnitude', 'helpful' or 'harmful'")
+        if by == "magnitude":
+            value = scores.abs()
+        elif self.higher_is_better is None:
+            raise UserError(f"the metric does not say whether high is better, so nothing is {by}")
+        else:
+            value = scores if (by == "helpful") != self.higher_is_better else -scores
+        return torch.argsort(value, descending=True, stable=True).tolist()
+
+    def top_n(self, n: int = 20, by: str = "magnitude") -> pd.DataFrame:
+        """The best n parts, best first, as `to_frame` has them."""
+        return self._frame(self.ranking(by)[: whole("n", n)])
+
+    def keep(self, n: int, by: str = "magnitude") -> dict[str, Bool[Tensor, " part"]]:
+        """The best n parts as a choice for `eap.PartCircuit`: a mask for every sender."""
+        mask = torch.zeros(len(self), dtype=torch.bool)
+        mask[self.ranking(by)[: whole("n", n, Range(0, len(self)))]] = True
+        return {name: mask[self.layout.of_sender(name)] for name in self.layout.names}
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per part (and receiver): sender, part, receiver, score, standard_error."""
+        return self._frame(list(range(len(self))))
+
+    def _frame(self, numbers: Sequence[int]) -> pd.DataFrame:
+        names = [self.name(number) for number in numbers]
+        senders = [self.layout.names[self.layout.locate(number)[0]] for number in numbers]
+        receivers = self.receivers or (None,)
+        columns: dict[str, Any] = {
+            "sender": [sender for sender in senders for _ in receivers],
+            "part": [name for name in names for _ in receivers],
+        }
+        if self.receivers is not None:
+            columns["receiver"] = list(self.receivers) * len(numbers)
+        columns["score"] = self.scores[numbers].flatten().numpy()
+        if self.standard_errors is not None:
+            columns["standard_error"] = self.standard_errors[numbers].flatten().numpy()
+        return pd.DataFrame(columns)
+
+
+@verb
+def part_scores(
+    model: Model,
+    dataset: Dataset,
+    *,
+    parts: str | Parts = "hidden units",
+    senders: Sequence[str] | None = None,
+    receivers: Sequence[str] | None = None,
+    method: str | Method = "EAP-IG",
+    metric: str | Metric | None = None,
+    ablation: str | Ablation | None = None,
+    steps: int = 5,
+    rule: str = "paper",
+    expanded_kv: bool = False,
+    **resources: Unpack[ResourceOptions],
+) -> PartScores:
+    """Score every part of what senders send: hidden units, channels, coordinates or features.
+
+        scores = eap.part_scores(model, dataset, parts="hidden units", method="EAP")
+        scores.top_n(10)
+
+    Args:
+        model: from `eap.load_model`.
+        dataset: from `eap.load_dataset`.
+        parts: a name of `eap.parts.PARTS`, features from `eap.load_features`, or `Parts`.
+        senders: names of the senders that are split; None: all that the basis splits.
+        receivers: names of receivers, for scores of edges from parts to each; None: the parts'
+            scores as nodes. Scores take memory for every pair of a part and a chosen receiver.
+        method: a method that is linear in what senders send; exact values, QK fix and GradDrop are
+            not.
+        metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
+        ablation: what an ablated part carries; None: its coefficient on the corrupted prompt.
+        steps: number of points of methods that integrate.
+        rule: rule of integration, a name of `eap.methods.RULES`.
+        expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
+
+    Returns:
+        Scores [part], or [part, receiver], in units of the metric, with standard errors over
+        examples. Parts of a sender and its rest sum to the sender's score by `eap.attribute`.
+
+    Raises:
+        UserError: as `eap.attribute`; a method that is not linear, a sender that has no such parts,
+            or an unknown receiver.
+    """
+    basis = get_parts(parts)
+    call = linear_call(method, metric, ablation, rule)
+    steps = whole("steps", steps)
+    points = call.points(steps)
+    config = graph_config(model, expanded_kv=expanded_kv)
+    layout = PartLayout.of(model, basis, senders)
+    columns = None if receivers is None else _receivers(receivers, receiver_index(config))
+    n_columns = 1 if columns is None else len(columns)
+    limits = Resources(**resources)
+    assert call.metric is not None
+
+    def need(shapes: Shapes, extent: Extent, n_logits: int) -> Need:
+        base = attribution_need(shapes, extent, len(points), n_logits)
+        return replace(base, kept=base.kept + shapes.bytes * len(layout) * n_columns)
+
+    demand = Demand("attribution of parts", need, len(layout) * n_columns)
+    work = Work.plan(model, dataset, [call.metric], call.ablation, config, limits, demand)
+    passes = PASSES[str(call.method.scorer)]
+    ablated = coefficients_of(call.ablation)(model, basis, layout)
+    scorer = PartScorer(basis, layout, columns, ablated)
+    moments = Moments.zeros(len(layout), n_columns, device=model.device)
+    baselines = Moments.zeros(3)
+    what = f"{call.method.name} {call.metric.name}, {basis.kind}"
+    for batch in work.batches(what, quiet=limits.quiet):
+        stacked = work.runs_at_once(batch.extent)
+        request = Request(call.method, points, stacked, baselines=baselines)
+        with torch.enable_grad():
+            moments.add(scorer.score(batch, passes(batch, request)))
+    moments.merge_processes(what)
+    baselines.merge_processes(what)
+    check_gradients(work)
+    warn_of_baselines(model, call, baselines)
+    mean, error = moments.mean, moments.standard_error
+    check_values([call.metric], mean[None])
+    provenance = sign(
+        model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
+        level="part", expanded_kv=expanded_kv, settings=call.settings(steps),
+        code=score_code(), parts=basis.kind,
+    )  # fmt: skip
+    of_all = receivers is None
+
+    def shaped(values: Tensor) -> Tensor:
+        return (values[:, 0] if of_all else values).to(model.residual_dtype)
+
+    return PartScores(
+        parts=basis,
+        layout=layout,
+        receivers=None if receivers is None else tuple(receivers),
+        scores=shaped(mean),
+        standard_errors=None if error is None else shaped(error),
+        provenance=provenance,
+        higher_is_better=call.metric.higher_is_better,
+    )
+
+
+def linear_call(
+    method: str | Method,
+    metric: str | Metric | None,
+    ablation: str | Ablation | None,
+    rule: str,
+) -> Call:
+    """What a call asks for, of a method whose scores split into those of parts."""
+    entry = get_method(method)
+    if not entry.linear or entry.scorer not in PASSES:
+        raise UserError(
+            f"scores by {entry.name} are not linear in what senders send, so they do not split "
+            "into scores of parts; use EAP, EAP-IG, CEAP, RelP or another linear method"
+        )
+    return Call.check(entry, metric, ablation, "edge", rule)
+
+
+def _receivers(names: Sequence[str], index: Mapping[str, int]) -> tuple[int, ...]:
+    if isinstance(names, str):
+        raise UserError(f"receivers is a list of names, such as [{quoted(names, 40)}]")
+    for name in names:
+        if name not in index:
+            last = list(index)[-1]
+            raise UserError(
+                f"no receiver {quoted(str(name), 40)}; receivers look like 'a1.h0<q>', 'm1' and "
+                f"{last!r}"
+            )
+    if not names:
+        raise UserError("receivers is empty; leave it out for all receivers together")
+    return tuple(index[name] for name in names)
+
+
+# ---- where a part is active ----------------------------------------------------------------------
+
+
+@verb
+@torch.no_grad()
+def part_activity(
+    model: Model,
+    dataset: Dataset,
+    names: Sequence[str],
+    *,
+    parts: str | Parts = "hidden units",
+    n: int = 10,
+    prompt: str = "clean",
+    batch_size: int = 32,
+) -> pd.DataFrame:
+    """The examples and positions at which parts are most active.
+
+        eap.part_activity(model, dataset, ["m1.u7"], n=5)
+
+    Args:
+        model: from `eap.load_model`.
+        dataset: from `eap.load_dataset`.
+        names: of parts, as `PartScores.top_n` gives them.
+        parts: the basis that they are of.
+        n: how many places for each part.
+        prompt: 'clean' or 'corrupted'.
+        batch_size: prompts at a time.
+
+    Returns:
+        A row per place, largest magnitude first within a part: part, example (number in the data
+        set), position, token (as text, or its id where there is no tokenizer), coefficient.
+
+    Raises:
+        UserError: there is no such part, or examples that the model cannot run.
+    """
+    if prompt not in ("clean", "corrupted"):
+        raise UserError(f"prompt is 'clean' or 'corrupted', not {quoted(str(prompt), 40)}")
+    n, batch_size = whole("n", n), whole("batch_size", batch_size)
+    basis = get_parts(parts)
+    check_dataset(model, dataset)
+    if prompt == "corrupted":
+        check_pairs(dataset, "prompt='corrupted'")
+    wanted = [_find(model, basis, name) for name in names]
+    places: list[list[tuple[float, int, int]]] = [[] for _ in wanted]
+    for rows in plan_batches(dataset.examples, batch_size, lambda _: 0):
+        batch = load_batch(dataset.examples, rows, model.device, lambda _: 0)
+        tokens = batch.clean if prompt == "clean" else batch.corrupted
+        outputs, trace, _ = outputs_everywhere(model, tokens, batch.last)
+        by_sender: dict[int, Tensor] = {}
+        hidden = torch.arange(tokens.shape[1], device=model.device) > batch.last[:, None]
+        for (sender, number), best in zip(wanted, places, strict=True):
+            if sender not in by_sender:
+                run = sender_run(model, sender, outputs[0], trace)
+                by_sender[sender] = basis.coefficients(model, run).to(hidden.device)
+            c = by_sender[sender][..., number]
+            top = c.abs().masked_fill(hidden, -1.0).flatten().topk(min(n, c.numel())).indices
+            for place in top.tolist():
+                row, position = divmod(place, c.shape[1])
+                if not hidden[row, position]:
+                    best.append((float(c[row, position]), batch.rows[row], position))
+            best.sort(key=lambda entry: (-abs(entry[0]), entry[1], entry[2]))
+            del best[n:]
+    table = [
+        (name, example, position, _text(model, dataset, example, position, prompt), value)
+        for name, best in zip(names, places, strict=True)
+        for value, example, position in best
+    ]
+    return pd.DataFrame(table, columns=["part", "example", "position", "token", "coefficient"])
+
+
+def _find(model: Model, parts: Parts, name: str) -> tuple[int, int]:
+    """Sender and number of a part by its name."""
+    sender, _, short = str(name).rpartition(".")
+    known = sender in model.config.sender_names
+    layout = PartLayout.of(model, parts, [sender]) if known else None
+    count = 0 if layout is None else len(layout) - 1
+    digits = re.search(r"[0-9]{1,9}", short)
+    number = int(digits[0]) if digits else -1
+    if layout is None or not 0 <= number < count or parts.name(number) != short:
+        raise UserError(f"no part {quoted(str(name), 60)} of {parts.kind} in {model.name}")
+    return layout.senders[0], number
+
+
+def _text(model: Model, dataset: Dataset, example: int, position: int, prompt: str) -> str:
+    token = getattr(dataset.examples[example], prompt)[position]
+    return str(token) if model.tokenizer is None else str(model.tokenizer.decode([token]))

@@ -1,0 +1,110 @@
+"""Are circuits whose edges are at spans of the prompt smaller than those with edges everywhere?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from eap.circuits import faithfulness
+from eap.data.dataset import Dataset
+from eap.graph.graph import Graph
+from eap.model.model import Model
+from eap.runtime.progress import say
+from eap.studies.paths import shown, table_file
+from eap.studies.provenance import save_csv
+from eap.studies.scoring import attributed, describe, next_command
+from eap.studies.settings import Settings
+
+SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
+"""Of what is chosen from, unless sizes are given as other shares."""
+
+
+def positions_study(
+    settings: Settings,
+    model: Model,
+    dataset: Dataset,
+    *,
+    metric: str,
+    shares: Sequence[float] = SHARES,
+) -> pd.DataFrame:
+    """Score every edge at every span once, and measure circuits with and without spans.
+
+    Both kinds are selected greedily by absolute score and pruned: pairs of an edge and a span by
+    their own scores, edges by the sums over spans. What both keep is counted in pairs; a pair whose
+    score is exactly 0 can change nothing (before the first difference; where the last layer is not
+    read) and is not counted.
+
+    Writes graphs/<model>/<task>_spans.safetensors and results/positions/<model>/csv/<task>.csv.
+
+    Args:
+        settings: of the experiment.
+        model: from `load_model_of`.
+        dataset: with spans, from `load_task`.
+        metric: of the scores and of faithfulness.
+        shares: how much is selected, of all pairs (or edges) that can change something.
+
+    Returns:
+        A row per circuit: `circuits` ('pairs' or 'edges'), `share` (selected), after pruning
+        `n_edges`, `n_pairs` and `share_pairs` of all that count, `loss` (mean of the metric),
+        `stderr`, `normalised` and `stderr_share`; `baseline` and `corrupted_baseline`.
+    """
+    task = dataset.task
+    csv = table_file(settings.output, "positions", settings.model, task)
+    graph = attributed(
+        settings, model, dataset, f"{task}_spans", method="EAP-IG", metric=metric, spans=True
+    )
+    frame = measure_circuits(model, dataset, graph, metric, shares, settings.resources)
+    origin = describe(
+        settings, model, dataset, metric=metric,
+        method="faithfulness of circuits at spans", methods=["EAP-IG"],
+        options={"ig_steps": settings.ig_steps, "ig_rule": settings.ig_rule},
+        spans=dataset.span_names,
+    )  # fmt: skip
+    save_csv(frame, csv, origin)
+    columns = ["circuits", "share", "n_edges", "n_pairs", "share_pairs", "normalised"]
+    say(f"\n{task} by {metric} at {', '.join(dataset.span_names)}:")
+    say(frame[columns].to_string(index=False, float_format="%.3f"))
+    script = "results/positions/plot_positions.py"
+    command = next_command(script, "--tasks", task, settings=settings)
+    say(f"\n{shown(csv)} is written; draw it with: {command}")
+    return frame
+
+
+def measure_circuits(
+    model: Model,
+    dataset: Dataset,
+    graph: Graph,
+    metric: str,
+    shares: Sequence[float],
+    resources: Mapping[str, Any],
+) -> pd.DataFrame:
+    """The table of `positions_study`, of a graph with scores at spans."""
+    counts, summed = graph.scores != 0, graph.over_spans()
+    n_live = {"pairs": int(counts.sum()), "edges": int(counts.any(dim=0).sum())}
+    rows, circuits = [], []
+    for kind, scored in (("pairs", graph), ("edges", summed)):
+        sizes = [max(1, round(share * n_live[kind])) for share in shares]
+        for share, selected in zip(shares, scored.greedy_circuits(sizes), strict=True):
+            circuit = selected.prune()
+            spread = circuit if kind == "pairs" else circuit.at_all_spans(graph.span_names)
+            n_pairs = int((spread.in_graph & counts).sum())
+            rows.append(
+                {
+                    "circuits": kind,
+                    "share": share,
+                    "n_edges": int(circuit.in_any_span.sum()),
+                    "n_pairs": n_pairs,
+                    "share_pairs": n_pairs / n_live["pairs"],
+                }
+            )
+            circuits.append(circuit)
+    measured = faithfulness(model, circuits, dataset, metric=metric, quiet=False, **resources)
+    values = measured.circuits.double()
+    return pd.DataFrame(rows).assign(
+        loss=values.mean(1).numpy(),
+        stderr=(values.std(1) / values.shape[1] ** 0.5).numpy(),
+        normalised=measured.normalised,
+        stderr_share=measured.standard_error,
+        baseline=float(measured.clean.double().mean()),
+        corrupted_baseline=float(measured.corrupted.double().mean()),
+    )

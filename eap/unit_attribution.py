@@ -1,0 +1,157 @@
+"""Estimates of edges into hidden units: an edge into an MLP, split by what its units read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.ablation import Ablation
+from eap.attribution import warn_of_baselines
+from eap.data.dataset import Dataset
+from eap.engine.moments import Moments
+from eap.engine.passes import Request
+from eap.engine.path_gradients import check_gradients
+from eap.engine.prepared import Demand, Work
+from eap.engine.signature import sign
+from eap.engine.unit_runs import score_unit_edges
+from eap.errors import UserError, quoted
+from eap.graph.numbering import sender_index
+from eap.methods import Method
+from eap.metrics.metric import Metric, check_values
+from eap.model.model import Model
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
+from eap.part_attribution import linear_call
+from eap.parts import place_of
+from eap.runtime.code import score_code
+from eap.runtime.memory import Extent, Need, Shapes, attribution_need
+from eap.runtime.ranges import whole
+from eap.runtime.resources import ResourceOptions, Resources
+
+
+@dataclass(frozen=True, eq=False)
+class UnitEdges:
+    """Scores of the edges into the hidden units of one MLP, in units of the metric.
+
+    Attributes:
+        mlp: its name.
+        senders: names of the senders before it.
+        inputs: what a unit reads: ('in',), or ('in', 'gate') in a gated MLP.
+        scores: their sum over inputs and units is the score of the edge into the MLP.
+        standard_errors: over examples; None for one example.
+        provenance: where the scores come from.
+    """
+
+    mlp: str
+    senders: tuple[str, ...]
+    inputs: tuple[str, ...]
+    scores: Float[Tensor, "sender input unit"]
+    standard_errors: Float[Tensor, "sender input unit"] | None
+    provenance: dict[str, Any]
+
+    @property
+    def by_unit(self) -> Float[Tensor, "sender unit"]:
+        """The sum over what a unit reads."""
+        return self.scores.sum(1)
+
+    def top_n(self, n: int = 20) -> pd.DataFrame:
+        """The n edges of largest magnitude: edge (`a0.h1->m1.u7<gate>`), score, standard_error."""
+        order = self.scores.flatten().abs().argsort(descending=True, stable=True)[: whole("n", n)]
+        _, n_inputs, n_units = self.scores.shape
+        names = []
+        for place in order.tolist():
+            sender, within = divmod(place, n_inputs * n_units)
+            which, unit = divmod(within, n_units)
+            names.append(f"{self.senders[sender]}->{self.mlp}.u{unit}<{self.inputs[which]}>")
+        frame = pd.DataFrame({"edge": names, "score": self.scores.flatten()[order].numpy()})
+        if self.standard_errors is not None:
+            frame["standard_error"] = self.standard_errors.flatten()[order].numpy()
+        return frame
+
+
+@verb
+def unit_edges(
+    model: Model,
+    dataset: Dataset,
+    mlp: str,
+    *,
+    method: str | Method = "EAP-IG",
+    metric: str | Metric | None = None,
+    ablation: str | Ablation | None = None,
+    steps: int = 5,
+    rule: str = "paper",
+    **resources: Unpack[ResourceOptions],
+) -> UnitEdges:
+    """Score the edges from every sender into the hidden units of one MLP.
+
+        eap.unit_edges(model, dataset, "m1", method="EAP").top_n(10)
+
+    Args:
+        model: from `eap.load_model`.
+        dataset: from `eap.load_dataset`.
+        mlp: whose units: `m3`.
+        method: a method that averages gradients over points (EAP, EAP-IG, RelP, AttnLRP, GIM).
+        metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
+        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
+        steps: number of points of methods that integrate.
+        rule: rule of integration, a name of `eap.methods.RULES`.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
+
+    Returns:
+        Scores [sender, input, unit]; they sum to the scores of the edges into the MLP.
+
+    Raises:
+        UserError: as `eap.part_scores`; no such MLP, or a method with gradients of another kind.
+    """
+    call = linear_call(method, metric, ablation, rule)
+    if call.method.scorer != "gradients":
+        raise UserError(
+            f"edges into units by {call.method.name} are not available; use a method that averages "
+            "gradients over points, such as EAP or EAP-IG"
+        )
+    steps, config = whole("steps", steps), graph_config(model)
+    layer, head = place_of(config, sender_index(config).get(mlp, 0))
+    if layer < 0 or head is not None:
+        raise UserError(f"{model.name} has no MLP {quoted(str(mlp), 40)}")
+    assert call.metric is not None
+    points, limits = call.points(steps), Resources(**resources)
+    weights = model.blocks[layer].mlp
+    inputs: Sequence[str] = ("in",) if weights.W_gate is None else ("in", "gate")
+    shape = (config.senders_before(layer, "mlp"), len(inputs), len(weights.W_in))
+    n_scores = shape[0] * shape[1] * shape[2]
+
+    def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
+        base = attribution_need(shapes, extent, len(points), n_columns)
+        along = 2 * len(points) * extent.n_positions * shapes.mlp_width
+        return Need(base.kept + shapes.bytes * (n_scores + along), base.each)
+
+    demand = Demand("attribution of edges into units", need, n_scores)
+    work = Work.plan(model, dataset, [call.metric], call.ablation, config, limits, demand)
+    moments, baselines = Moments.zeros(*shape, device=model.device), Moments.zeros(3)
+    what = f"{call.method.name} {call.metric.name}, units of {mlp}"
+    for batch in work.batches(what, quiet=limits.quiet):
+        stacked = work.runs_at_once(batch.extent)
+        request = Request(call.method, points, stacked, baselines=baselines)
+        with torch.enable_grad():
+            moments.add(score_unit_edges(batch, request, layer))
+    moments.merge_processes(what)
+    baselines.merge_processes(what)
+    check_gradients(work)
+    warn_of_baselines(model, call, baselines)
+    mean, error = moments.mean, moments.standard_error
+    check_values([call.metric], mean[None].flatten(2))
+    return UnitEdges(
+        mlp=mlp,
+        senders=config.sender_names[: shape[0]],
+        inputs=tuple(inputs),
+        scores=mean.to(model.residual_dtype),
+        standard_errors=None if error is None else error.to(model.residual_dtype),
+        provenance=sign(
+            model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
+            level="part", settings=call.settings(steps), code=score_code(), receiver=mlp,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,57 @@
+"""How many hidden units, channels or features of a circuit's nodes keep it faithful.
+
+Finds the task's circuit and scores the parts of its nodes on every other pair, and measures, on
+the pairs between them, the faithfulness of the circuit whose nodes keep their best parts alone.
+Writes results/parts/<model>/csv/<task>.csv, a row per kind and number of parts, and
+<task>_top.csv, the best parts.
+"""
+
+import eap_circuits
+from eap import studies
+from eap.studies import shell
+from eap.studies.paths import table_file
+
+
+def main() -> None:
+    """Run the experiment that the command line describes."""
+    parser = shell.make_parser(__doc__)
+    add = parser.add_argument
+    add("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
+    add("--size", type=shell.positive, default=200, help="edges of the circuit, before pruning")
+    add("--parts", nargs="+", default=["hidden units", "channels"], help="kinds of parts")
+    add(
+        "--features",
+        type=shell.folder,
+        help="folder of transcoders or autoencoders",
+    )
+    add("--top", type=shell.positive, default=50, help="best parts of each kind that are listed")
+    shell.add_ig_arguments(parser)
+    args = parser.parse_args()
+
+    settings = shell.settings_of(args)
+    metric = studies.metric_name(args.metric, args.task)
+    model = studies.load_model_of(settings)
+    dataset = studies.load_task(settings, model, args.task)
+    features = args.features or ("toy" if args.model == "toy" else None)
+    study = studies.part_study(
+        model, dataset, metric=metric, size=args.size, steps=args.ig_steps, rule=args.ig_rule,
+        kinds=studies.parts.kinds_of(args.parts, features, model), seed=args.seed,
+        batch_size=args.batch_size, memory_budget=args.memory, quiet=False,
+    )  # fmt: skip
+
+    studies.keep_folders(settings, model)
+    tables = {"": study.table, "_top": study.top(args.top)}
+    for suffix, frame in tables.items():
+        path = table_file(args.output, "parts", args.model, f"{args.task}{suffix}")
+        studies.save_csv(frame, path, study.provenance)
+    shell.say(f"\n{metric} of a circuit of {study.circuit.count_edges()} edges:")
+    shell.say(study.table.round(3).to_string(index=False))
+    csv = table_file(args.output, "parts", args.model, args.task)
+    command = studies.next_command(
+        "results/parts/plot_parts.py", "--tasks", args.task, settings=settings
+    )
+    shell.say(f"\n{shell.shown(csv)} is written; draw it with: {command}")
+
+
+if __name__ == "__main__":
+    eap_circuits.run(main)

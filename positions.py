@@ -1,0 +1,32 @@
+"""Where in the prompt: are circuits whose edges are at spans smaller at equal faithfulness?
+
+Scores every edge at every span of the prompt (a task's roles, or --spans auto), selects circuits of
+pairs of an edge and a span, and circuits of edges everywhere, of several sizes, and measures both.
+Writes results/positions/<model>/csv/<task>.csv and graphs/<model>/<task>_spans.safetensors.
+"""
+
+import eap_circuits
+from eap import studies
+from eap.data.spans import KINDS
+from eap.studies import shell
+
+
+def main() -> None:
+    """Run the experiment that the command line describes."""
+    parser = shell.make_parser(__doc__)
+    parser.add_argument("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
+    parser.add_argument(
+        "--spans", choices=KINDS, default="roles", help="of the prompts (default: the task's roles)"
+    )
+    shell.add_ig_arguments(parser)
+    args = parser.parse_args()
+
+    settings = shell.settings_of(args)
+    metric = studies.metric_name(args.metric, args.task)
+    model = studies.load_model_of(settings)
+    dataset = studies.load_task(settings, model, args.task, spans=args.spans)
+    studies.positions_study(settings, model, dataset, metric=metric)
+
+
+if __name__ == "__main__":
+    eap_circuits.run(main)

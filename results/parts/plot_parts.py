@@ -1,0 +1,73 @@
+"""How faithful a circuit is whose nodes keep only their best hidden units, channels or features."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import eap_circuits
+from eap.data.tasks import TASKS
+from eap.errors import UserError
+from eap.figures import style, tables
+from eap.studies import shell
+
+LOOKS = {
+    "hidden units": (style.BLUE, "o"),
+    "channels": (style.ORANGE, "s"),
+    "features": (style.GREEN, "^"),
+    "coordinates": (style.PURPLE, "D"),
+}
+
+
+def draw(ax: Axes, frame: pd.DataFrame) -> None:
+    """Normalised faithfulness against the share of the parts of each kind that is kept."""
+    for y, line in ((1, "-"), (0, ":")):
+        ax.axhline(y, color=style.GREY, linewidth=0.8, linestyle=line, zorder=0)
+    for kind, rows in frame.groupby("parts", sort=False):
+        colour, marker = LOOKS.get(str(kind), (style.BLACK, "v"))
+        kept = rows[rows["kept"] > 0]
+        ax.errorbar(
+            100 * kept["share"], kept["faithfulness"], 1.96 * kept["standard_error"],
+            color=colour, marker=marker, elinewidth=0.8, label=style.plain(str(kind)),
+        )  # fmt: skip
+        ax.plot(
+            100 * kept["share"], kept["random"], "--", color=colour, linewidth=0.8,
+            label=style.plain(f"as many {kind}, drawn by chance"),
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlabel("% of the circuit's parts kept")
+
+
+def main() -> None:
+    """Draw results/parts/<model>/{png,pdf}/parts."""
+    args = shell.figure_parser(__doc__, tasks=list(TASKS)).parse_args()
+    results = tables.Results(args.output, args.model)
+    by_task = tables.read_tasks(
+        results,
+        "parts",
+        args.tasks,
+        results.command("parts.py", "--task {task}"),
+        needs=["kept", "share", "faithfulness", "standard_error", "random"],
+    )
+    tables.check_comparable(by_task.values())
+    style.save_figure(draw_all(by_task), results.folder("parts"), "parts")
+
+
+@style.styled
+def draw_all(by_task: dict[str, tables.Table]) -> Figure:
+    """A panel per task."""
+    figure, axes = style.panels(len(by_task))
+    for ax, (task, table) in zip(axes, by_task.items(), strict=True):
+        if "parts" not in table.texts:
+            raise UserError(
+                f"{shell.shown(table.path)}: no column 'parts' that names kinds of parts"
+            )
+        draw(ax, table.frame.assign(parts=list(table.texts["parts"])))
+        ax.set_title(style.display_name(task))
+    style.label_y(axes, "normalised faithfulness")
+    style.shared_legend(figure, axes)
+    style.add_note(figure, tables.origin_note(by_task.values()))
+    return figure
+
+
+if __name__ == "__main__":
+    eap_circuits.run(main)

@@ -1,0 +1,67 @@
+"""Faithfulness of circuits whose edges are at spans of the prompt, and of those without spans."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import eap_circuits
+from eap.data.tasks import TASKS
+from eap.errors import UserError
+from eap.figures import style, tables
+from eap.studies import shell
+
+LINES = {
+    "pairs": ("edges at spans", style.SKY, "-o"),
+    "edges": ("edges everywhere", style.ORANGE, "--s"),
+}
+
+
+def draw(ax: Axes, table: tables.Table, x: str) -> None:
+    """Normalised faithfulness, with its 95% interval, against what a circuit keeps."""
+    kinds = np.array(table.texts.get("circuits", ()))
+    if not set(LINES) <= set(kinds):
+        raise UserError(f"{shell.shown(table.path)} has no column circuits of pairs and edges")
+    for kind, (label, colour, line) in LINES.items():
+        frame = table.frame[kinds == kind].sort_values(x)
+        height = 1.96 * frame["stderr_share"]
+        share = frame["normalised"]
+        ax.plot(frame[x], share, line, color=colour, label=label, markersize=3)
+        ax.fill_between(
+            frame[x], share - height, share + height, color=colour, alpha=0.2, linewidth=0
+        )
+    ax.axhline(1, color=style.GREY, linewidth=0.8)
+    ax.set_xscale("log")
+    ax.set_xlabel("pairs of edge and span" if x == "n_pairs" else "share of all pairs")
+
+
+def main() -> None:
+    """Draw results/positions/<model>/{png,pdf}/{pairs,shares}."""
+    args = shell.figure_parser(__doc__, tasks=list(TASKS)).parse_args()
+    results = tables.Results(args.output, args.model)
+    found = tables.read_tasks(
+        results,
+        "positions",
+        args.tasks,
+        results.command("positions.py", "--task {task}"),
+        needs=["n_pairs", "share_pairs", "normalised", "stderr_share"],
+    )
+    tables.check_comparable(found.values())
+    for x, name in (("n_pairs", "pairs"), ("share_pairs", "shares")):
+        style.save_figure(draw_all(found, x), results.folder("positions"), name)
+
+
+@style.styled
+def draw_all(found: dict[str, tables.Table], x: str) -> Figure:
+    """A panel per task."""
+    figure, axes = style.panels(len(found))
+    for ax, (task, table) in zip(axes, found.items(), strict=True):
+        draw(ax, table, x)
+        ax.set_title(style.display_name(task))
+    style.label_y(axes, "normalised faithfulness")
+    style.shared_legend(figure, axes)
+    style.add_note(figure, tables.origin_note(found.values()))
+    return figure
+
+
+if __name__ == "__main__":
+    eap_circuits.run(main)

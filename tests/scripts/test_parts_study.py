@@ -1,0 +1,77 @@
+"""How many parts of a circuit's nodes it needs: the study, its script, its figure, and the text."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import shapes
+from running import call, files_below
+
+import eap
+from eap.commands import view
+from eap.data.collections import known_circuits
+from eap.errors import UserError
+from eap.studies.parts import part_study
+
+FOLDER = "results/parts/toy"
+
+
+def test_a_known_circuit_keeps_what_it_needs():
+    known = known_circuits.load("induction")
+    study = part_study(known.model, known.dataset, size=5, kinds=["channels"], shares=(0, 0.5, 1))
+    table = study.table
+    assert table.kept.tolist() == [0, table.of[0] // 2, table.of[0]]
+    assert table.faithfulness.iloc[0] == pytest.approx(0, abs=1e-6)
+    assert table.faithfulness.iloc[-1] == pytest.approx(1, abs=1e-6)
+    # Of a head's channels, few carry anything.
+    assert table.faithfulness.iloc[1] > 0.5
+
+
+def test_what_cannot_be_studied_is_refused():
+    known = known_circuits.load("induction")
+    with pytest.raises(UserError, match="one pair"):
+        part_study(known.model, known.dataset.head(1))
+    with pytest.raises(UserError, match="no node of the circuit has hidden units"):
+        part_study(known.model, known.dataset, size=5, kinds=["hidden units"])
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """A whole experiment, whose functions are checked elsewhere: without a check of shapes."""
+    folder = tmp_path_factory.mktemp("parts")
+    options = ("--model", "toy", "--device", "cpu", "--head", 4, "--output", folder)
+    shapes.is_on = False
+    try:
+        assert call("parts.py", *options, "--task", "ioi", "--ig_steps", 2) == 0
+    finally:
+        shapes.is_on = True
+    return folder
+
+
+def test_the_script_writes_tables_and_a_figure(output):
+    table = pd.read_csv(output / FOLDER / "csv" / "ioi.csv")
+    assert {"hidden units", "channels", "features"} == set(table.parts)
+    for _, own in table.groupby("parts"):
+        assert own.kept.is_monotonic_increasing
+        assert own.faithfulness.iloc[-1] == pytest.approx(own.random.iloc[-1])
+    top = pd.read_csv(output / FOLDER / "csv" / "ioi_top.csv")
+    assert (top.groupby("parts").size() == 50).all()
+    assert call("results/parts/plot_parts.py", "--output", output, "--tasks", "ioi") == 0
+    pictures = {f"{FOLDER}/{kind}/parts.{kind}" for kind in ("png", "pdf")}
+    assert pictures <= set(files_below(output))
+
+
+def test_why_a_head_looks_is_said_in_text(tmp_path, capsys, monkeypatch):
+    model = eap.load_model("toy")
+    dataset = eap.load_dataset("ioi", model.tokenizer)
+    eap.Graph.from_model(model).save(tmp_path / "g.json")
+    arguments = [str(tmp_path / "g.json"), "--why", "a2.h0", "-m", "toy", "-t", "ioi"]
+    monkeypatch.setattr("sys.argv", ["eap view", *arguments])
+    view.main()
+    said = capsys.readouterr().out
+    terms = eap.attention.logit_terms(model, dataset, "a2.h0")
+    assert f"from {terms.query} to {terms.key}" in said
+    assert f"{terms.logit:.3f}" in said
+    assert "query_sender" in said
+    assert "answers" in said
+    assert not list(tmp_path.glob("*.html"))

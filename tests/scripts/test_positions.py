@@ -1,0 +1,42 @@
+"""The study of positions: the table that its script writes, and the figure of it."""
+
+import json
+
+import pandas as pd
+import pytest
+from running import call, files_below
+
+from eap.graph import Graph
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("positions")
+    options = ("--model", "toy", "--device", "cpu", "--head", 12, "--output", folder)
+    assert call("positions.py", *options, "--task", "greater-than") == 0
+    return folder
+
+
+def test_circuits_with_and_without_spans_are_measured(output):
+    path = output / "results/positions/toy/csv/greater-than.csv"
+    table = pd.read_csv(path)
+    assert set(table["circuits"]) == {"pairs", "edges"}
+    assert (table["n_pairs"] >= table["n_edges"]).all()
+    assert table["share_pairs"].between(0, 1).all()
+    largest = table[table["share"] == table["share"].max()]
+    assert largest["normalised"].between(0.95, 1.05).all()
+    origin = json.loads(path.with_name("greater-than.csv-metadata.json").read_text("utf8"))
+    assert "start year" in json.dumps(origin)
+    graph = Graph.load(output / "graphs/toy/greater-than_spans.safetensors")
+    assert graph.span_names[2] == "start year"
+    assert graph.provenance["spans"] == list(graph.span_names)
+
+
+def test_the_figure_is_drawn(output):
+    script = "results/positions/plot_positions.py"
+    assert call(script, "--model", "toy", "--output", output) == 0
+    assert {name for name in files_below(output) if name.endswith((".png", ".pdf"))} == {
+        f"results/positions/toy/{kind}/{name}.{kind}"
+        for kind in ("png", "pdf")
+        for name in ("pairs", "shares")
+    }
