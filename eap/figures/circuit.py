@@ -16,7 +16,8 @@ from matplotlib.patches import FancyBboxPatch
 
 from eap.errors import UserError
 from eap.figures import style
-from eap.figures.measured import DOES_TASK, Measured
+from eap.figures.measured import Measured
+from eap.figures.tables import DOES_TASK
 from eap.graph.contents import check_plain
 from eap.graph.formats.export import drawn_nodes, ends_of_receivers
 from eap.graph.graph import Edge, Graph

@@ -14,8 +14,6 @@ from eap.studies.paths import shown
 from eap.studies.provenance import comparable
 from eap.studies.settings import PAPER_CURVES, file_suffix
 
-DOES_TASK = 0.8  # normalised faithfulness of a circuit that can be said to do the task
-
 
 @dataclass(frozen=True)
 class Measured:

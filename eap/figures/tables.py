@@ -24,6 +24,9 @@ from eap.studies.command_names import as_typed
 from eap.studies.paths import ROOT, shown, study_folder, table_file
 from eap.studies.provenance import comparable, file_hash, read_metadata
 
+DOES_TASK = 0.8
+"""Normalised faithfulness of a circuit that can be said to do the task."""
+
 BASELINES = ("baseline", "corrupted_baseline")
 MISSING = {"", "nan", "NaN", "NA", "null", "None"}
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import eap_circuits
 from eap import figures
 from eap.errors import UserError
-from eap.figures import measured, style, tables
+from eap.figures import style, tables
 from eap.studies import shell
 
 READABLE_EDGES = 200  # of a picture in which single lines can be told apart
@@ -25,7 +25,7 @@ def main() -> None:
         "--faithfulness",
         type=float,
         help="least faithfulness, of which the smallest measured circuit is drawn (default: "
-        f"{measured.DOES_TASK}, if a circuit of up to {READABLE_EDGES} edges has it)",
+        f"{tables.DOES_TASK}, if a circuit of up to {READABLE_EDGES} edges has it)",
     )
     size.add_argument("--edges", type=shell.positive, help="number of edges to select instead")
     parser.add_argument("--graph", default="task", help="scores: vanilla, task or kl")
@@ -37,7 +37,7 @@ def main() -> None:
         except FileNotFoundError as error:
             command = results.command("pareto.py", f"--task {task}")
             raise UserError(f"no {error}; make it with: {command}") from None
-        circuits = measured.read_measured(results, f"{task}_{args.graph}", graph)
+        circuits = figures.measured.read_measured(results, f"{task}_{args.graph}", graph)
         n = args.edges or size_of(circuits, task, args.faithfulness)
         n = min(n, graph.n_edges)
         circuit = graph.greedy(n).prune()
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def size_of(
-    circuits: Mapping[int, measured.Measured], task: str, faithfulness: float | None
+    circuits: "Mapping[int, figures.measured.Measured]", task: str, faithfulness: float | None
 ) -> int:
     """Edges to select for the smallest circuit that is faithful enough.
 
@@ -67,8 +67,8 @@ def size_of(
     Raises:
         UserError: a faithfulness is asked for that no measured circuit has.
     """
-    minimum = measured.DOES_TASK if faithfulness is None else faithfulness
-    n = measured.smallest_faithful(circuits, minimum)
+    minimum = tables.DOES_TASK if faithfulness is None else faithfulness
+    n = figures.measured.smallest_faithful(circuits, minimum)
     if n is not None and (faithfulness is not None or circuits[n].n_edges <= READABLE_EDGES):
         return n
     largest = max(circuits.values(), key=lambda circuit: circuit.value, default=None)

@@ -326,7 +326,7 @@ def test_the_head_of_a_head_is_what_it_has():
     assert first.provenance["tokens_sha256"] == first.tokens_sha256 != whole.tokens_sha256
     assert len(whole.head(100)) == 10
     for n in (0, -1, 2.0, True, "3"):
-        with pytest.raises(UserError, match="at least 1"):
+        with pytest.raises(UserError, match="whole number from 1"):
             whole.head(n)
 
 
