@@ -24,7 +24,9 @@ def main() -> None:
     parser.add_argument(
         "--methods", nargs="+", choices=CURVES, default=list(EXACT_CURVES), help="estimates beside"
     )
-    parser.add_argument("--metric", help="of the estimates and curves (default: the task's own)")
+    parser.add_argument(
+        "--metric", help="metric of the estimates and curves (default: the task's own)"
+    )
     shell.add_size_arguments(parser)
     parser.add_argument(
         "--verify", type=shell.positive, metavar="K", help="exact for the best K only"

@@ -27,36 +27,76 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-m", "--model", default="toy", help="toy, a Hugging Face directory, or a hub name")
-    add("-t", "--task", choices=MIB_TASKS, default="ioi", help="of the benchmark")
+    add("-t", "--task", choices=MIB_TASKS, default="ioi", help="task of the benchmark")
     methods = [*METHODS, "MAttr"]
     add("--method", choices=methods, nargs="+", default=["EAP-IG"], help="how edges are scored")
-    add("--mean", choices=("raw", "scaled"), default="raw", help="of several methods' scores")
+    add(
+        "--mean",
+        choices=("raw", "scaled"),
+        default="raw",
+        help="how scores of several methods are averaged",
+    )
     add("--level", choices=("edge", "node"), default="edge", help="what is ranked")
     add("--source", help="a folder with a copy of the data set, or a CSV of pairs (default: hub)")
     add("--split", choices=SPLITS, default="test", help="on which circuits are measured")
     add("--n_train", type=shell.positive, help="pairs to score on (default: 1,000 of ioi, or 100)")
     add("--head", type=shell.positive, help="measure on only this many pairs (default: all)")
-    add("--ig_steps", type=shell.number_of_steps, default=5, help="of methods that integrate")
-    add("--rule", choices=RULES, help="of integration (default: the benchmark's for the method)")
-    add("--optimizer", choices=("adam", "sgd"), default="adam", help="of MAttr")
-    add("--learning_rate", type=float, help="of MAttr (default: .05 of adam, 3 of sgd)")
+    add(
+        "--ig_steps",
+        type=shell.number_of_steps,
+        default=5,
+        help="number of points, for methods that integrate",
+    )
+    add(
+        "--rule",
+        choices=RULES,
+        help="rule of integration (default: the benchmark's for the method)",
+    )
+    add("--optimizer", choices=("adam", "sgd"), default="adam", help="optimizer of MAttr")
+    add(
+        "--learning_rate",
+        type=float,
+        help="learning rate of MAttr (default: .05 for adam, 3 for sgd)",
+    )
     add("--sizes", choices=SIZES, default="uniform", help="how MAttr draws sizes of circuits")
-    add("--loss", choices=LOSSES, default="metric", help="of MAttr")
-    add("--learning_steps", type=shell.positive, help="of MAttr (default: 5,000; nodes: 500)")
-    add("--free_input", action="store_true", help="of nodes: keep the input without counting it")
-    add("--seed", type=shell.seed, default=0, help="of the bootstrap over examples, and of MAttr")
+    add("--loss", choices=LOSSES, default="metric", help="loss of MAttr")
+    add(
+        "--learning_steps",
+        type=shell.positive,
+        help="optimizer steps of MAttr (default: 5,000; nodes: 500)",
+    )
+    add(
+        "--free_input",
+        action="store_true",
+        help="keep the input in every circuit of nodes, without counting it",
+    )
+    add(
+        "--seed",
+        type=shell.seed,
+        default=0,
+        help="random seed of the bootstrap over examples, and of MAttr",
+    )
     add("--batch_size", type=shell.positive, help="pairs at a time (default: what memory allows)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--device_map", help="layers on several devices instead: auto, balanced, sequential")
-    add("--dtype", default="float32", help="of the weights: float32, bfloat16, float16, float64")
+    add(
+        "--dtype",
+        default="float32",
+        help="data type of the weights: float32, bfloat16, float16, float64",
+    )
     add("--memory", type=shell.gigabytes, metavar="GB", help="beside the weights (default: half)")
     add("--output", type=shell.output_folder, default=ROOT, help="folder of results/ and graphs/")
     add("--submission", type=shell.folder, help="also write <task>_<model>/ into this folder")
     add(
         "--files", choices=("one", "nine"), default="one",
-        help="of the submission: scores, or circuits of .1 to 50%%",
+        help="files of the submission: one of scores, or nine circuits of .1 to 50%%",
     )  # fmt: skip
-    add("--by", choices=("helpful", "magnitude"), default="helpful", help="of the nine circuits")
+    add(
+        "--by",
+        choices=("helpful", "magnitude"),
+        default="helpful",
+        help="ranking of the nine circuits",
+    )
     return parser
 
 

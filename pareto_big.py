@@ -18,8 +18,17 @@ def main() -> None:
         "--methods", nargs="+", choices=CURVES, default=list(PAPER_CURVES), help="curves to measure"
     )
     parser.add_argument("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
-    parser.add_argument("--eval_batch_size", type=shell.positive, help="of evaluation, if another")
-    parser.add_argument("--end_proportion", type=shell.share, default=0.04, help="of all edges")
+    parser.add_argument(
+        "--eval_batch_size",
+        type=shell.positive,
+        help="pairs at a time in evaluation (default: --batch_size)",
+    )
+    parser.add_argument(
+        "--end_proportion",
+        type=shell.share,
+        default=0.04,
+        help="largest size, as a fraction of all edges",
+    )
     parser.add_argument("--n_steps", type=shell.positive, default=10, help="number of sizes")
     parser.add_argument(
         "--n_random", type=shell.not_negative, default=5, help="random circuits of every size"

@@ -16,7 +16,10 @@ def main() -> None:
     parser = shell.make_parser(__doc__)
     parser.add_argument("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
     parser.add_argument(
-        "--spans", choices=KINDS, default="roles", help="of the prompts (default: the task's roles)"
+        "--spans",
+        choices=KINDS,
+        default="roles",
+        help="spans of the prompts (default: the task's roles)",
     )
     shell.add_ig_arguments(parser)
     args = parser.parse_args()

@@ -15,8 +15,8 @@ def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
     add = parser.add_argument
-    add("--attribution_metric", help="of the scores (default: the task's own)")
-    add("--eval_metric", help="of faithfulness (default: the task's own)")
+    add("--attribution_metric", help="metric of the scores (default: the task's own)")
+    add("--eval_metric", help="metric of faithfulness (default: the task's own)")
     shell.add_size_arguments(parser)
     add("--steps", type=shell.number_of_steps, nargs="+", default=STEPS, help="to compare")
     shell.add_ig_arguments(parser, steps=False)

@@ -52,13 +52,17 @@ def main() -> None:
     add = parser.add_argument
     add("--model", default="toy")
     add("--tasks", nargs="+", default=list(PARETO_TASKS))
-    add("--pairs", type=int, default=100, help="that methods score")
+    add("--pairs", type=int, default=100, help="number of pairs that methods score")
     add("--judged", type=int, default=200, help="others, on which they are judged")
-    add("--steps", type=int, default=5, help="of methods that integrate")
+    add("--steps", type=int, default=5, help="number of points, for methods that integrate")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--levels", nargs="+", choices=("edge", "node"), default=["edge", "node"])
     add("--learned", action="store_true", help="MAttr as well (minutes a task)")
-    add("--learning_steps", type=int, help="of MAttr (default: 5000 for edges, 500 for nodes)")
+    add(
+        "--learning_steps",
+        type=int,
+        help="optimizer steps of MAttr (default: 5000 for edges, 500 for nodes)",
+    )
     add("--page", type=Path, default=PAGE)
     add("--csv", type=Path, help="a table of the numbers, too")
     args = parser.parse_args()

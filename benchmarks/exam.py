@@ -177,8 +177,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--tasks", nargs="*", default=list(TASKS), help="of the toy model")
-    add("--pairs", type=shell.positive, default=30, help="that are scored, and as many judged")
+    add("--tasks", nargs="*", default=list(TASKS), help="tasks of the toy model")
+    add(
+        "--pairs",
+        type=shell.positive,
+        default=30,
+        help="number of pairs that are scored; as many others are judged",
+    )
     add("--page", type=Path, default=PAGE)
     add("--table", type=Path, default=TABLE)
     args = parser.parse_args()

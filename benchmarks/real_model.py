@@ -86,9 +86,9 @@ def main() -> None:
     )
     add = parser.add_argument
     studies = sorted(path.stem for path in INTRODUCTIONS.glob("*.md"))
-    add("study", choices=studies, help="whose settings and page")
+    add("study", choices=studies, help="study whose settings and page")
     add("model", type=Path, help="a directory or a GGUF file")
-    add("--output", type=Path, help="of graphs and results (default: <study>-results)")
+    add("--output", type=Path, help="folder of graphs and results (default: <study>-results)")
     add("--cores", type=shell.positive, default=2, help="steps side by side, one thread each")
     add("--page_only", action="store_true", help="write the page from what is there")
     args = parser.parse_args()
@@ -266,7 +266,7 @@ def verdicts(results: Results) -> str:
 
 
 def exact_values(results: Results) -> str:
-    """Of which edges they are, and what a choice of edges leaves unknown, by task."""
+    """Edges that have exact values, and what the choice of them leaves unknown, by task."""
     verified = results.output / "graphs" / results.folder("pareto").name / "real_test"
     if not any(verified.glob("*_verified.*")):
         return (

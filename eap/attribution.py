@@ -225,8 +225,7 @@ def example_scores(
     keep = KeepEdges(config, names, scores)
     options["observers"] = [*options.get("observers", ()), keep]
     graph = attribute(model, dataset, steps=steps, **options)
-    scores = distributed.sum_over_processes(scores.cpu())
-    return ExampleScores(graph, tuple(names), scores)
+    return ExampleScores(graph, tuple(names), distributed.sum_over_processes(scores.cpu()))
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Votes:
     """How subsets vote on edges or on nodes, and what is certain of it.
 
     Attributes:
-        share: of the subsets whose circuit has it.
+        share: fraction of the subsets whose circuit has the edge or node.
         low, high: Clopper-Pearson bounds of the probability that this estimates.
         p_delete: probability that a subset leaves an example out.
     """
@@ -111,8 +111,8 @@ class Certificate:
         circuit: the edges that are certified to be in.
         edges: votes on edges [n_forward, n_backward].
         nodes: votes on heads and MLPs [n_forward - 1].
-        faithfulness: of the certified and of the plain circuit, in this order.
-        provenance: of the scores and of the subsets.
+        faithfulness: faithfulness of the certified and of the plain circuit, in this order.
+        provenance: where the scores and the subsets come from.
     """
 
     graph: Graph
@@ -194,7 +194,7 @@ def certify(
     seed: int = 0,
     **options: Any,
 ) -> Certificate:
-    """Which edges and nodes of a circuit stay, whatever happens to some of the examples.
+    """Certify the edges and nodes of a circuit that stay when some of the examples change.
 
         certificate = eap.certify(model, dataset, 200, selection="greedy", steps=5)
         certificate.circuit, certificate.edges.radius

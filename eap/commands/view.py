@@ -25,7 +25,12 @@ def main() -> None:
     add = parser.add_argument
     add("graph", type=Path, help="a graph's file")
     add("other", type=Path, nargs="?", help="another one, to compare with")
-    add("-o", "--output", type=Path, help="of the page (default: <graph>.html, where you are)")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        help="file of the page (default: <graph>.html in the working directory)",
+    )
     add("--sizes", type=shell.positive, nargs="+", help="numbers of edges that the slider offers")
     add("--by", choices=("magnitude", "helpful", "harmful"), default="magnitude")
     add("--selection", choices=("greedy", "top_n"), default="greedy")

@@ -84,10 +84,14 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
     )
     add("--head", type=positive, help="use only this many pairs of the task (default: all)")
     add("--batch_size", type=positive, help="pairs at a time (default: what the memory allows)")
-    add("--seed", type=seed, default=0, help="of drawn data and random circuits")
+    add("--seed", type=seed, default=0, help="random seed of generated data and random circuits")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--device_map", help="layers on several devices instead: auto, balanced, sequential")
-    add("--dtype", default="float32", help="of the weights: float32, bfloat16, float16, float64")
+    add(
+        "--dtype",
+        default="float32",
+        help="data type of the weights: float32, bfloat16, float16, float64",
+    )
     add("--memory", type=gigabytes, metavar="GB", help="budget beside the weights (default: half)")
     add(
         "--expanded_kv",

@@ -16,7 +16,7 @@ from eap.studies import shell
 def main() -> None:
     """Draw results/ig_test/<model>/{png,pdf}/ig_test."""
     parser = shell.figure_parser(__doc__, tasks=["ioi", "greater-than", "gender-bias"], sizes=True)
-    parser.add_argument("--eval_metric", help="of faithfulness (default: each task's own)")
+    parser.add_argument("--eval_metric", help="metric of faithfulness (default: each task's own)")
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)
 

@@ -99,7 +99,7 @@ def circuit_overlaps(scored: dict[str, eap.Graph], sizes: range) -> dict[str, li
 def main() -> None:
     """Compare the graphs of every task that has them."""
     parser = shell.figure_parser(__doc__)
-    parser.add_argument("--metric", help="of the scores compared (default: each task's own)")
+    parser.add_argument("--metric", help="metric of the scores compared (default: each task's own)")
     parser.add_argument(
         "--methods", nargs="+", choices=[name for name in METHODS if name != "exact"],
         default=[], help="beside EAP and EAP-IG, if get_real_values.py was given them",

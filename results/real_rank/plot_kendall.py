@@ -11,7 +11,7 @@ from eap.studies import shell
 def main() -> None:
     """Draw results/real_rank/<model>/{png,pdf}/kendall_difference."""
     parser = shell.figure_parser(__doc__)
-    parser.add_argument("--metric", help="that was given to compare_real.py, if any")
+    parser.add_argument("--metric", help="metric that was given to compare_real.py, if any")
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)
     command = results.command("results/real_rank/compare_real.py")

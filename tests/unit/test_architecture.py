@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 from importlinter.cli import lint_imports
@@ -11,6 +12,15 @@ from running import ROOT
 # It names the model's type, which is above it, for the type checker only.
 EXCEPT = ROOT / "eap" / "runtime" / "memory.py"
 FILES = sorted(path for path in (ROOT / "eap").rglob("*.py") if path != EXCEPT)
+
+
+def test_help_texts_begin_with_a_noun():
+    """A help text stands alone in a terminal: what it is comes first."""
+    patterns = ("*.py", "results/*.py", "results/*/*.py", "benchmarks/*.py")
+    scripts = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    for path in [*scripts, *FILES]:
+        found = re.findall(r'help="((?:of|that|as|which|whose) [^"]*)', path.read_text("utf8"))
+        assert found == [], path
 
 
 def test_imports_run_downwards(monkeypatch, capfd):
