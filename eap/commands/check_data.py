@@ -27,7 +27,12 @@ def main() -> None:
     parser = shell.OneLineParser(description=__doc__)
     add = parser.add_argument
     add("data", nargs="?", type=shell.data_file, help="a file of pairs (default: the task's own)")
-    add("-m", "--model", default="toy", help="whose tokenizer: toy, a directory, or a hub name")
+    add(
+        "-m",
+        "--model",
+        default="toy",
+        help="model whose tokenizer is used: toy, a directory, or a hub name",
+    )
     add("-t", "--task", type=shell.named_task, default=OWN_TASK, help="a task's name")
     add("--head", type=shell.positive, help="use only this many pairs")
     add("--drop_unfit", action="store_true", help="leave out rows that do not fit the tokenizer")
