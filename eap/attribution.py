@@ -61,7 +61,7 @@ def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
         warnings.warn(f"attribute({former}) is now {present}", FutureWarning, stacklevel=3)
 
     @wraps(function)
-    def call(model: Model, dataset: Dataset, **options: Any) -> Any:
+    def call(*given: Any, **options: Any) -> Any:
         method = options.get("method", "EAP-IG")
         if "tolerance" in options:
             warn("tolerance=...", "attribute(steps=eap.Auto(tolerance=...))")
@@ -72,13 +72,11 @@ def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
             edges = options.pop("edges", 100)
             if options.pop("per_example", False):
                 warn("per_example=True", "example_scores(model, dataset, edges, ...)")
-                return example_scores(model, dataset, edges, **options)
+                return example_scores(*given, edges=edges, **options)
         if not isinstance(method, str | Method) and isinstance(method, Sequence):
             warn("method=[...]", "mean_of([attribute(method=...), ...])")
-            return mean_of(
-                [function(model, dataset, **options | {"method": one}) for one in method]
-            )
-        return function(model, dataset, **options)
+            return mean_of([function(*given, **options | {"method": one}) for one in method])
+        return function(*given, **options)
 
     return call
 

@@ -7,6 +7,7 @@ your own is a `Method` given to `eap.attribute`; how scores are computed from po
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -206,11 +207,23 @@ METHODS: dict[str, Method] = {
 }
 """Every method, by name."""
 
+FOREIGN_NAMES = {"EAP-IG-inputs": "EAP-IG", "information-flow-routes": "IFR"}
+"""What the EAP-IG library and MIB call methods that have another name here."""
+
 
 def get_method(method: str | Method) -> Method:
     """A method by name (a `Method` is returned as it is); a `UserError` lists the known names."""
     if isinstance(method, Method):
         return method
     if method not in METHODS:
-        raise UserError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+        likely = FOREIGN_NAMES.get(method, "") or _like(method)
+        hint = f"did you mean {likely!r}? " if likely else ""
+        raise UserError(f"unknown method {method!r}; {hint}known are {', '.join(METHODS)}")
     return METHODS[method]
+
+
+def _like(name: str) -> str:
+    """The method whose name is spelled most like this one, or nothing."""
+    spelled = {known.lower(): known for known in METHODS}
+    found = get_close_matches(name.lower(), spelled, n=1)
+    return spelled[found[0]] if found else ""

@@ -24,6 +24,7 @@ from eap.data.tasks import TASKS, Task, get_task
 from eap.data.tasks.task import keep_all
 from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError, quoted
+from eap.runtime.arguments import checked
 from eap.runtime.ranges import whole
 from eap.runtime.shipped import data_folder
 
@@ -144,6 +145,7 @@ class Dataset:
         return "; ".join(parts)
 
 
+@checked
 def load_dataset(
     task: str,
     tokenizer: Any,

@@ -6,6 +6,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from eap.model.model import Model
+from eap.runtime.arguments import check_call
 from eap.runtime.context import plain_torch
 
 Parameters = ParamSpec("Parameters")
@@ -17,8 +18,9 @@ _CALL = threading.local()
 def verb(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """A function whose numbers do not depend on when and where it is called.
 
-    It runs outside autocast, inference mode and a default device, and reads a model anew whose
-    weights changed since they were read. A verb within a verb does neither again.
+    A call with a wrong argument is refused in one line. The function runs outside autocast,
+    inference mode and a default device, and a model whose weights changed since they were read is
+    read again. A verb within a verb does neither again.
 
     Example:
         >>> @verb
@@ -28,6 +30,7 @@ def verb(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]
 
     @wraps(function)
     def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        check_call(function, args, kwargs)
         if getattr(_CALL, "is_within", False):
             return function(*args, **kwargs)
         _CALL.is_within = True
