@@ -70,11 +70,12 @@ def from_the_ablated_end(rule: str, steps: int) -> list[Point]:
 class Auto:
     """As many points of integration as it takes (`steps` of `eap.attribute`).
 
-        graph = eap.attribute(model, dataset, steps=eap.Auto(tolerance=0.01))
-
     Attributes:
-        tolerance: how far the scores of the edges out of the input may be from the metric's
-            difference, relative to it.
+        tolerance: largest relative distance between the summed scores of the edges out of the input
+            and the metric's difference.
+
+    Example:
+        >>> graph = eap.attribute(model, dataset, steps=eap.Auto(tolerance=0.05))
     """
 
     tolerance: float = 0.05
@@ -91,19 +92,26 @@ class Method:
     """One way to score edges.
 
     Attributes:
-        name: as scripts, files and legends have it.
-        source: who proposed it.
+        name: name as scripts, files and legends have it.
+        source: publication or authors.
         points: `(rule, steps) -> points` at which gradients are taken.
-        rules: how gradients flow.
-        scorer: how scores follow: a name of `eap.attribution.SCORERS`, or a function like those.
-        passes: what it costs, in forward and backward passes.
-        integrates: its points depend on `steps`,
-        uses_rule: and on the rule of integration.
-        uses_metric: it asks for a metric.
-        needs_pair: it needs a corrupted prompt for every clean one.
-        linear: a score is linear in what the sender sends, so a node's score is the sum of its
-            edges' scores.
-        signed: scores have the common sign; else they are importance: high is helpful.
+        rules: backward rules.
+        scorer: rule that makes scores: a name of `eap.attribution.SCORERS`, or a function like
+            those.
+        passes: cost, in forward and backward passes.
+        integrates: whether the points depend on `steps`.
+        uses_rule: whether the points depend on the rule of integration.
+        uses_metric: whether the method asks for a metric.
+        needs_pair: whether the method needs a corrupted prompt for every clean one.
+        linear: whether a score is linear in what the sender sends, so a node's score is the sum of
+            its edges' scores.
+        signed: whether scores have the common sign; otherwise they are importances: high is
+            helpful.
+
+    Example:
+        >>> from eap.methods import Point
+        >>> halfway = eap.Method("halfway", "ours", points=lambda rule, steps: [Point(0.5, 1.0)])
+        >>> graph = eap.attribute(model, dataset, method=halfway)
     """
 
     name: str

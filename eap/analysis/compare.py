@@ -117,8 +117,8 @@ def agreement(
 
     Args:
         estimate: scored graph.
-        exact: of the same shape.
-        weights: for how many edges each stands, where the exact ones are a sample
+        exact: exact scores of the same shape.
+        weights: weights for how many edges each stands, where the exact ones are a sample
             (`eap.screening.weights_of`); None: each for itself.
     """
     counted = _both_scored(estimate, exact)

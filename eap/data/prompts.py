@@ -43,8 +43,8 @@ class Prompts:
     """Ids of the prompts of all rows, encoded at once.
 
     Args:
-        vocabulary: of the tokenizer.
-        rows: whose prompts are texts, or lists of token ids.
+        vocabulary: vocabulary of the tokenizer.
+        rows: rows whose prompts are texts, or lists of token ids.
         prepend_bos: begin each prompt with the BOS, unless it does already.
     """
 

@@ -73,10 +73,10 @@ def first_tokens(
     of the text's own tokens.
 
     Args:
-        text: of the prompt.
-        characters: in ascending order.
-        ids: of the prompt, with the BOS if it has one.
-        vocabulary: of the tokenizer.
+        text: text of the prompt.
+        characters: characters in ascending order.
+        ids: token ids of the prompt, with the BOS if it has one.
+        vocabulary: vocabulary of the tokenizer.
 
     Raises:
         UnfitRowError: a part begins within a token.
@@ -166,8 +166,8 @@ def check_spans(names: Sequence[str], spans: Sequence[tuple[Sequence[int], int]]
     """Whether the spans of a data set are what they should be.
 
     Args:
-        names: of the spans.
-        spans: of every example, the first token of each span, and the number of tokens.
+        names: names of the spans.
+        spans: spans of every example, the first token of each span, and the number of tokens.
 
     Raises:
         UserError: there are no names, a name is there twice, or an example's spans do not tile its

@@ -34,8 +34,8 @@ class Claim:
     Attributes:
         text: what is claimed.
         quantity: what was measured.
-        value: of the quantity.
-        low, high: its 95% interval over tasks; NaN (no interval) for a single task.
+        value: value of the quantity.
+        low, high: 95% interval over tasks; NaN (no interval) for a single task.
         above: the bound that the interval must lie above.
         n_tasks: number of tasks that the interval is over.
     """
@@ -115,9 +115,9 @@ def about_agreement(
     """Of Figures 4 and 8: EAP-IG's scores agree with exact values, and better than EAP's do.
 
     Args:
-        correlations: of compare_real.py, by `<task>_{vanilla,ig}[_kendall]`.
-        tasks: that have them.
-        overlaps: its average overlap of the top n edges, by the same names.
+        correlations: correlations of compare_real.py, by `<task>_{vanilla,ig}[_kendall]`.
+        tasks: tasks that have them.
+        overlaps: average overlap of the top n edges, by the same names.
     """
     if not tasks:
         return []
@@ -145,7 +145,8 @@ def about_overlap(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFra
 
     Args:
         overlaps: square tables of the tasks' circuits, by what they are of.
-        faithfulness: of each circuit (column) on each task (row), as a share of the own circuit's.
+        faithfulness: faithfulness of each circuit (column) on each task (row), as a share of the
+            own circuit's.
 
     Returns:
         Whether overlap leaves more than half of the variance over pairs of tasks unexplained, by

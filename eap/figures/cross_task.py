@@ -70,8 +70,8 @@ def align(*tables: Table, tasks: Sequence[str] = ()) -> list[pd.DataFrame]:
     Says which tasks are left out because a table lacks them.
 
     Args:
-        tables: whose rows are named.
-        tasks: which, and in what order; none: all, in the first table's.
+        tables: tables whose rows are named.
+        tasks: tasks to show, in this order; none: all, in the first table's order.
 
     Raises:
         UserError: they have no task in common.

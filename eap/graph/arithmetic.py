@@ -14,9 +14,6 @@ from eap.graph.graph import Graph
 def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
     """The mean of the scores of several graphs, all turned to one direction.
 
-        graphs = [eap.attribute(model, dataset, method=name) for name in ("EAP", "EAP-IG")]
-        ranking = eap.mean_of(graphs)
-
     Args:
         graphs: at least two graphs of one shape and level; either all with signed scores or all
             with importances (IFR, AtP*-GradDrop, MAttr), which have no sign.
@@ -30,6 +27,10 @@ def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
     Raises:
         UserError: fewer than two graphs, graphs of different shapes, levels or models, signed
             scores beside importances, or a graph whose metric's direction is unknown.
+
+    Example:
+        >>> graphs = [eap.attribute(model, dataset, method=name) for name in ("EAP", "EAP-IG")]
+        >>> ranking = eap.mean_of(graphs)
     """
     graphs = list(graphs)
     if len(graphs) < 2:

@@ -1,13 +1,13 @@
 """Calls that a function does not understand: one line that names the right argument.
 
-People who come from another library, or from another verb, type the name that they know. Python's own
-message names a function inside the package, and never the argument that was meant.
+People who come from another library, or from another verb, type the name that they know. Python's
+own message names a function inside the package, and never the argument that was meant.
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from functools import lru_cache, wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 from eap.errors import UserError, quoted
@@ -50,7 +50,7 @@ MADE_BY = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def _signature(function: Callable[..., Any]) -> tuple[inspect.Signature, tuple[str, ...], bool]:
     """The signature, all keywords, and whether keywords go on to another function unseen."""
     signature = inspect.signature(function)
@@ -106,12 +106,13 @@ def check_call(
         made_by = MADE_BY.get(getattr(wanted, "__name__", ""))
         if made_by and inspect.isclass(wanted) and not isinstance(value, wanted):
             raise UserError(
-                f"{name} takes a {wanted.__name__} as {key!r}, not a {type(value).__name__}; {made_by}"
+                f"{name} takes a {wanted.__name__} as {key!r}, not a {type(value).__name__}; "
+                f"{made_by}"
             )
 
 
 def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """A function whose calls are checked first: for those that take no model (see `eap.model.verbs`).
+    """A function whose calls are checked first (verbs are: see `eap.model.verbs`).
 
     Args:
         function: function to wrap.
