@@ -5,11 +5,13 @@ one head, the scores beside the exact values, a circuit, its faithfulness by siz
 circuits under three ablations.
 """
 
+import io
 import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent / "pictures"
 sys.path.insert(0, str(FOLDER.parents[1]))
@@ -45,7 +47,9 @@ def draw_graph(graph: eap.Graph) -> Figure:
         colour = BLUE if name == HEAD else "white"
         ax.plot(x, y, "o" if ".h" in name else "s", color="black", markerfacecolor=colour, zorder=3)
         if ".h" not in name or name == HEAD:
-            ax.annotate(name, (x, y), (7, -3), textcoords="offset points", fontsize=8)
+            below = (-12, -14) if name == HEAD else (7, -3)
+            frame = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            ax.annotate(name, (x, y), below, textcoords="offset points", fontsize=8, bbox=frame)
     for layer in range(n_layers):
         ax.annotate(f"layer {layer}", (-0.6, 2.0 * layer), ha="right", va="center", fontsize=8)
     ax.set_xlim(-2.2, 10)
@@ -94,12 +98,12 @@ def curve(
 
 
 def save(figure: Figure, name: str) -> None:
-    """Write a picture, small enough for the repository."""
+    """Write a picture of few colours, small enough for the repository."""
     FOLDER.mkdir(exist_ok=True)
-    figure.savefig(
-        FOLDER / f"{name}.png", dpi=110, bbox_inches="tight", metadata={}
-    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, bbox_inches="tight")
     plt.close(figure)
+    Image.open(buffer).convert("RGB").quantize(24).save(FOLDER / f"{name}.png", optimize=True)
 
 
 def main() -> None:

@@ -137,8 +137,8 @@ def faithfulness(
 
     Example:
         >>> result = eap.faithfulness(model, circuit, dataset, metric="logit_diff")
-        >>> round(float(eap.faithfulness(model, graph.full(), dataset).normalised), 3)
-        1.0
+        >>> eap.faithfulness(model, graph.full(), dataset).normalised.round(3).tolist()
+        [1.0]
     """
     graphs = [circuits] if isinstance(circuits, Circuit) else list(circuits)
     measured, ablated = get_metric(metric), get_ablation(ablation)

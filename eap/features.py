@@ -57,7 +57,7 @@ class Dictionary:
         W_dec: directions.
         reads: what the encoder reads.
         activation: activation of the encoder.
-        input_bias: is subtracted from what is read; None: nothing is.
+        input_bias: bias that is subtracted from what is read; None: none.
     """
 
     W_enc: Float[Tensor, "n d_model"]

@@ -51,7 +51,7 @@ class PartScores:
 
     Attributes:
         parts: the basis.
-        layout: which parts there are, and their names; the last of a sender's is its rest.
+        layout: numbers and names of the parts; the last of a sender's is its rest.
         receivers: names of the chosen receivers; None: of all receivers together.
         scores: scores by part, and by receiver where receivers were chosen.
         standard_errors: over examples; None for one example.

@@ -74,7 +74,7 @@ def patch_edges(
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
         metrics: names of `eap.metrics.METRICS`, or `Metric` objects.
-        edges: which edges to score; None: all.
+        edges: mask [n_forward, n_backward] of the edges to score; None: all edges.
         ablation: activation that a patched edge carries; None: that of the corrupted prompt.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         spans: the value at every span of the prompts; the edge is patched at its positions alone.

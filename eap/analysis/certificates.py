@@ -317,7 +317,7 @@ class Tallies:
 
         Args:
             totals: sums of scores.
-            members: which of them make up a subset's; None: each is a subset's.
+            members: examples that make up a subset's; None: each is a subset's.
             sizes: examples in every subset; those without any have no circuit.
             find: a circuit from mean scores.
         """

@@ -125,7 +125,7 @@ class Comparison:
         circuit: circuit that is judged.
         circuits: all that are run, the first being that one. Random circuits have exactly as many
             edges and are all different; where fewer exist, there are fewer (or none).
-        parts: which of them are of each kind, by name.
+        parts: circuits of each kind, by name.
     """
 
     circuit: Graph

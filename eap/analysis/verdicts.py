@@ -206,7 +206,7 @@ def judge(
             out of range.
 
     Example:
-        >>> verdicts = eap.judge(model, graph.greedy(30), dataset, n_random=19)
+        >>> verdicts = eap.judge(model, graph.greedy(12), dataset, alpha=0.2, n_random=9)
     """
     check_plain(circuit, "verdicts know")
     tolerance, alpha = real("tolerance", tolerance), real("alpha", alpha)

@@ -129,7 +129,7 @@ class PartScorer:
 
     Attributes:
         parts: the basis.
-        layout: which parts there are.
+        layout: layout of the parts.
         receivers: indices of chosen receivers; None: all of them together.
         ablated: what coefficients are when they are ablated.
     """

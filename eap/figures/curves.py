@@ -143,7 +143,7 @@ def curve_figure(
         columns: panels side by side.
         linear: linear axes of sizes.
         exact: tables of get_real_values.py, by task: their curves from exact values are added.
-        methods: which curves of `tables`; None: all.
+        methods: curves of `tables` to draw; None: all.
         finish: what else is done to each panel, given the number of all edges.
 
     Raises:

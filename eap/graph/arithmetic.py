@@ -15,7 +15,7 @@ def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
     """The mean of the scores of several graphs, all turned to one direction.
 
     Args:
-        graphs: at least two graphs of one shape and level; either all with signed scores or all
+        graphs: two or more graphs of one shape and level; either all with signed scores or all
             with importances (IFR, AtP*-GradDrop, MAttr), which have no sign.
         scaled: scale each graph's scores to unit mean magnitude first; False: the raw scores, for
             methods of one unit (as in the ensembles of arXiv 2510.06811).

@@ -52,9 +52,9 @@ class Graph(GraphContents):
     Attributes:
         config: the shape.
         scores: mean over examples of `metric(patched) - metric(clean)`, exact or estimated.
-        in_graph: which edges belong to the circuit.
+        in_graph: mask of the edges that belong to the circuit.
         standard_errors: standard errors of the scores, over examples; None if unknown.
-        is_exact: which scores are exact values rather than estimates; None if all are estimates.
+        is_exact: mask of the scores that are exact values; None if all are estimates.
         provenance: origin of the scores (model, task, metric, method, versions, ...).
         node_scores: node scores of the senders, in the same convention; None if nodes were not
             scored.
@@ -100,7 +100,7 @@ class Graph(GraphContents):
 
         Example:
             >>> eap.Graph.from_model(model).sender_names[:2]
-            ['input', 'a0.h0']
+            ('input', 'a0.h0')
         """
         return cls.from_config(replace(model.config, expanded_kv=expanded_kv))
 

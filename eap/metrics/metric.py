@@ -65,7 +65,7 @@ class Metric:
             are computed).
         flat_at_clean: whether the gradient is zero when `logits` are the clean run's.
         differentiable: whether the metric has a gradient, so that it can be attributed.
-        needs: which answer sets every example must have: of 'correct' and 'incorrect'.
+        needs: answer sets that every example must have, of 'correct' and 'incorrect'.
         n_labels: number of examples it has labels for; None: it has none of its own.
         of_predictions: the function again, of a run whose softmax other metrics share.
         reads_clean: whether the metric reads the clean run's logits; if no metric does, that run is

@@ -48,6 +48,18 @@ MADE_BY = {
     "Graph": "eap.attribute makes one",
     "Model": "eap.load_model makes one",
 }
+"""What makes the objects that verbs take, by the name of their class."""
+
+KINDS = {
+    "circuit": "Graph",
+    "circuits": "Graph",
+    "dataset": "Dataset",
+    "first": "Graph",
+    "graph": "Graph",
+    "measured_on": "Dataset",
+    "model": "Model",
+}
+"""The class of an argument, by the argument's name: people exchange them."""
 
 
 @cache
@@ -77,7 +89,7 @@ def check_call(
 
     Raises:
         UserError: an argument that the function does not have, one that is missing, too many by
-            position, or something else where a model, a data set or a graph belongs.
+            position, or a model, a data set or a graph in each other's place.
     """
     signature, names, passes_on = _signature(function)
     name = f"{function.__name__}()"
@@ -102,12 +114,10 @@ def check_call(
     except TypeError as error:
         raise UserError(f"{name}: {error}") from None
     for key, value in given.items():
-        wanted = signature.parameters[key].annotation
-        made_by = MADE_BY.get(getattr(wanted, "__name__", ""))
-        if made_by and inspect.isclass(wanted) and not isinstance(value, wanted):
+        kind = type(value).__name__
+        if kind in MADE_BY and kind != KINDS.get(key, kind):
             raise UserError(
-                f"{name} takes a {wanted.__name__} as {key!r}, not a {type(value).__name__}; "
-                f"{made_by}"
+                f"{name} takes a {KINDS[key]} as {key!r}, not a {kind}; {MADE_BY[KINDS[key]]}"
             )
 
 

@@ -211,7 +211,7 @@ class Budget:
         Args:
             extents: extents of the groups of examples that batches are cut from.
             need_of: memory of an example of a group.
-            what: is run, for the message.
+            what: name of what is run, for the message.
 
         Raises:
             UserError: a batch of one does not fit.

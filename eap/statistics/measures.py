@@ -113,7 +113,7 @@ def auroc(scores: Any, truth: Any) -> float:
 
     Args:
         scores: scores of all edges; take absolute values first, if their sign is not to count.
-        truth: which of them belong to the known circuit.
+        truth: mask of the edges that belong to the known circuit.
 
     Raises:
         UserError: no true or no false edge, or scores that are NaN.

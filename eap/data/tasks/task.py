@@ -34,7 +34,7 @@ def draw_pairs(
     Args:
         n: number of them.
         draw: given how many there are, draws a pair, or None if what it drew is none.
-        keep: which pairs are wanted.
+        keep: filter of the pairs that are wanted.
     """
     rows: dict[str, dict[str, str]] = {}
     fruitless = 0

@@ -28,7 +28,7 @@ class NeuronFile:
 
     Attributes:
         graph: graph as `Graph.load` has it.
-        kept: which coordinates of each sender are in the circuit; None: the file does not say.
+        kept: coordinates of each sender that are in the circuit; None: the file does not say.
         scores: scores of the coordinates, in this package's sign; None: the file has none.
     """
 
@@ -108,7 +108,7 @@ def save_neurons(
     Args:
         path: `.json` or `.pt`.
         graph: nodes' scores and the circuit.
-        kept: which coordinates of each sender are in the circuit.
+        kept: coordinates of each sender that are in the circuit.
         scores: scores of the coordinates, in this package's sign.
 
     Raises:
