@@ -41,7 +41,7 @@ def known(tmp_path_factory):
     if not dataset.prepend_bos:
         texts = [(decode(pair.clean), decode(pair.corrupted)) for pair in dataset.examples]
     table = [
-        {"clean": clean, "corrupted": corrupted, "correct": decode([a]), "incorrect": decode([b])}
+        {"clean": clean, "corrupt": corrupted, "answers": [decode([a])], "wrong_answers": [decode([b])]}
         for (clean, corrupted), (a, b) in zip(texts, answers, strict=True)
     ]
     (folder / "ioi.json").write_text(json.dumps(table))
