@@ -14,6 +14,7 @@ runs only its own nodes (`eap.engine.circuit_runs`). Clean and ablated runs are 
 and shared by all circuits and all metrics.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -60,7 +61,7 @@ class Faithfulness:
 
     Attributes:
         clean: metric of the whole model on every example.
-        corrupted: metric of the model with every edge ablated, on every example.
+        ablated: metric of the model with every edge ablated, on every example.
         circuits: metric [circuit, example] of each circuit.
         edges: number of edges of each circuit.
         provenance: origin of the values: model, data, metric, ablation, versions.
@@ -72,10 +73,17 @@ class Faithfulness:
     """
 
     clean: Float[Tensor, " example"]
-    corrupted: Float[Tensor, " example"]
+    ablated: Float[Tensor, " example"]
     circuits: Float[Tensor, "circuit example"]
     edges: tuple[int, ...]
     provenance: dict[str, Any]
+
+    @property
+    def corrupted(self) -> Float[Tensor, " example"]:
+        """The former name of `ablated`."""
+        message = "Faithfulness.corrupted is now Faithfulness.ablated"
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        return self.ablated
 
     @property
     def normalised(self) -> Float[np.ndarray, " circuit"]:
@@ -94,11 +102,11 @@ class Faithfulness:
         It is that of a ratio: the clean, the ablated and the circuit's values vary together over
         the same examples.
         """
-        return share_errors(self.circuits.numpy(), self.clean.numpy(), self.corrupted.numpy())
+        return share_errors(self.circuits.numpy(), self.clean.numpy(), self.ablated.numpy())
 
     @property
     def _low(self) -> float:
-        return float(self.corrupted.double().mean())
+        return float(self.ablated.double().mean())
 
 
 @verb
@@ -151,7 +159,7 @@ def faithfulness(
     )  # fmt: skip
     return Faithfulness(
         clean=values[0],
-        corrupted=values[1],
+        ablated=values[1],
         circuits=values[2:],
         edges=tuple(graph.count_edges() for graph in graphs),
         provenance=provenance,
