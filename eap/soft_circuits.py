@@ -50,7 +50,8 @@ def evaluate_soft(
             query head has, edges are those of that graph (`expanded_kv`). Where there is no edge,
             they are not read.
         dataset: pairs of prompts (`eap.load_dataset`).
-        metrics: names of `eap.metrics.METRICS`, or `Metric`s; kl and js are against the clean run.
+        metrics: names of `eap.metrics.METRICS`, or `Metric` objects; kl and js are against the
+            clean run.
         ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 

@@ -124,7 +124,7 @@ def second_circuit(
         ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
         recipe: loss, optimizer and steps of the learned rankings.
         prices: what the whole first circuit adds to the loss; one ranking is learned for each.
-        tolerance: a circuit is as faithful as the first if |1 - f| is at most so much larger.
+        tolerance: a circuit is as faithful as the first if `|1 - f|` is at most so much larger.
         largest_overlap: the largest IoU of edges at which the first circuit is not unique.
         measured_on: the examples that faithfulness is measured on; None: those of `dataset`.
         **resources: batch_size, memory_budget (bytes), quiet.

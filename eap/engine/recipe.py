@@ -21,8 +21,8 @@ class Recipe:
     Attributes:
         steps: steps of the optimizer; None: 5000 for edges, 500 for nodes.
         loss: 'metric' (minus the metric, or the metric itself where low is better); 'kl';
-            'faithfulness': |1 - f|, f of a step's pairs together, over the data set's difference
-            between the clean and the ablated model; 'cmd': the mean of |1 - f| of a step's pairs,
+            'faithfulness': `|1 - f|`, f of a step's pairs together, over the data set's difference
+            between the clean and the ablated model; 'cmd': the mean of `|1 - f|` of a step's pairs,
             each over its own difference, which counts as at least 1.
         optimizer: 'adam' or 'sgd' (no momentum).
         learning_rate: None: 0.05 for adam, 3 for sgd.

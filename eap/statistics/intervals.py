@@ -100,7 +100,8 @@ def interval_of_distances(
     of |f - true f|, whose distribution over resamples has no such bias.
 
     Args:
-        values, clean, ablated, n_resamples, confidence, seed: values and options as of `interval_of_shares`.
+        values, clean, ablated, n_resamples, confidence, seed: values and options as of
+            `interval_of_shares`.
         mean: the weighted mean of distances [.., size], such as `area`.
     """
     confidence = real("confidence", confidence)

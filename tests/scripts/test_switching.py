@@ -40,8 +40,9 @@ def known(tmp_path_factory):
     texts = [(decode(pair.clean[1:]), decode(pair.corrupted[1:])) for pair in dataset.examples]
     if not dataset.prepend_bos:
         texts = [(decode(pair.clean), decode(pair.corrupted)) for pair in dataset.examples]
+    names = ("clean", "corrupt", "answers", "wrong_answers")
     table = [
-        {"clean": clean, "corrupt": corrupted, "answers": [decode([a])], "wrong_answers": [decode([b])]}
+        dict(zip(names, (clean, corrupted, [decode([a])], [decode([b])]), strict=True))
         for (clean, corrupted), (a, b) in zip(texts, answers, strict=True)
     ]
     (folder / "ioi.json").write_text(json.dumps(table))
