@@ -111,7 +111,7 @@ class Prompts:
         """Ids without the padding tokens at both ends.
 
         Raises:
-            UnfitRowError: whether they are padding or text cannot be told.
+            UnfitRowError: tokens that may be padding or text.
         """
         padding, is_text = self.vocabulary.padding
         if padding is None or padding not in ids:

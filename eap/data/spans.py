@@ -3,7 +3,7 @@
 Spans tile a prompt from its first to its last token: each begins where the one before it ends, and
 some may be empty. They are of the clean prompt, and stand for the same positions of the corrupted
 one. A task finds its roles as characters of the text; which tokens those are is read off the
-tokenizer (`first_tokens`), and a row in which they cannot be told is unfit, never guessed.
+tokenizer (`first_tokens`), and a row whose roles are not found is unfit, never guessed.
 """
 
 from collections.abc import Callable, Mapping, Sequence

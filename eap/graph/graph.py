@@ -359,7 +359,7 @@ class Graph(GraphContents):
                 input is empty once pruned.
 
         Raises:
-            UserError: no node scores, fewer than `n` nodes, or a ranking that cannot be told.
+            UserError: no node scores, fewer than `n` nodes, or an unknown direction.
 
         Example:
             >>> nodes = eap.attribute(model, dataset, method="EAP", level="node")

@@ -90,7 +90,7 @@ def load_task(settings: Settings, model: Model, task: str, *, spans: str | None 
 
 
 def load_tasks(settings: Settings, model: Model) -> dict[str, Dataset]:
-    """The pairs of all tasks of the settings; says which cannot be posed to this model.
+    """The pairs of all tasks of the settings; tasks that this tokenizer cannot express are named.
 
     Raises:
         UserError: none can.
@@ -102,7 +102,8 @@ def load_tasks(settings: Settings, model: Model) -> dict[str, Dataset]:
         except UserError as error:
             say(f"left out: {error}")
     if not datasets:
-        raise UserError(f"none of {', '.join(settings.tasks)} can be posed to {model.name}")
+        tasks = ", ".join(settings.tasks)
+        raise UserError(f"none of {tasks} can be expressed with the tokenizer of {model.name}")
     return datasets
 
 
