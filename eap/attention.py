@@ -43,7 +43,7 @@ def attention_patterns(
     n_examples: int = 3,
     prompt: Prompt = "clean",
 ) -> dict[str, list[Pattern]]:
-    """The attention patterns of heads on the first few examples.
+    """Attention patterns of heads on the first few examples.
 
     Args:
         model: loaded model (`eap.load_model`).

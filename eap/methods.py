@@ -68,7 +68,7 @@ def from_the_ablated_end(rule: str, steps: int) -> list[Point]:
 
 @dataclass(frozen=True)
 class Auto:
-    """As many points of integration as it takes (`steps` of `eap.attribute`).
+    """Number of integration points, doubled until scores are complete (`steps` of `attribute`).
 
     Attributes:
         tolerance: largest relative distance between the summed scores of the edges out of the input
@@ -89,7 +89,7 @@ class Auto:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to score edges.
+    """Method of scoring edges: points of the path, backward rules, or a scorer.
 
     Attributes:
         name: name as scripts, files and legends have it.

@@ -68,7 +68,7 @@ def patch_edges(
     checkpoint: Checkpoint | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Graph]:
-    """The exact value of every edge, or of the given ones, for several metrics in one pass.
+    """Exact values of all edges, or of the given edges, for several metrics in one pass.
 
     Args:
         model: loaded model (`eap.load_model`).

@@ -41,7 +41,7 @@ def evaluate_soft(
     ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Float[Tensor, "*circuit example"]]:
-    """The metrics of every example when every edge keeps a share of what its sender changed.
+    """Metrics on every example when every edge keeps a share of what its sender changed.
 
     Args:
         model: loaded model (`eap.load_model`).

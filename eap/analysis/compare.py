@@ -91,7 +91,7 @@ def _check_shapes(first: Graph, second: Graph) -> None:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of the absolute values of two sets of scores.
+    """Agreement of the absolute values of two sets of scores.
 
     Attributes:
         pearson: correlation of the absolute values.

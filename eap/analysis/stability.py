@@ -175,7 +175,7 @@ def bootstrap(
     expanded_kv: bool = False,
     **attribution: Any,
 ) -> Stability:
-    """Score all edges once, and say how stable the ranking's circuits are over the examples.
+    """Score all edges once, and measure how stable the ranking's circuits are over examples.
 
     Args:
         model: loaded model (`eap.load_model`).

@@ -70,7 +70,7 @@ def leave_one_out(
     ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> Graph:
-    """What every edge of a circuit is worth in it: the metric without the edge, minus with it.
+    """Value of every edge within a circuit: the metric without the edge, minus that with it.
 
     All circuits with one edge less share one pass over the data.
 
@@ -180,7 +180,7 @@ def judge(
     seed: int = 0,
     **resources: Unpack[ResourceOptions],
 ) -> Verdicts:
-    """Seven tests of one circuit, of which all runs share one pass over the data.
+    """Run seven tests of one circuit, in one pass over the data.
 
     A test whose p-value could not have been as low as `alpha`, whatever the values, says
     "inconclusive" and why: too few random circuits of the circuit's size, or too few examples.

@@ -167,7 +167,7 @@ def load_dataset(
     drop_unfit: bool = False,
     spans: str | None = None,
 ) -> Dataset:
-    """The pairs of a task as token ids.
+    """Load the pairs of a task as token ids.
 
     Args:
         task: a name of `eap.data.tasks.TASKS`; with `data`, a name of your own will do.

@@ -16,7 +16,7 @@ SIZES = ("uniform", "log")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a ranking is learned (`eap.learn_ranking`).
+    """Recipe of a learned ranking: loss, optimizer, steps and sizes (`eap.learn_ranking`).
 
     Attributes:
         steps: steps of the optimizer; None: 5000 for edges, 500 for nodes.

@@ -53,7 +53,7 @@ MetricFunction = Callable[
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and what the engine may know about it.
+    """Metric: a function of logits, its name, and what the engine may assume about it.
 
     Attributes:
         name: name of the metric, as files and scripts have it.

@@ -25,7 +25,7 @@ def from_sequence_metric(
     *,
     higher_is_better: bool | None = None,
 ) -> Metric:
-    """A metric written as `function(logits, clean_logits, input_length, labels) -> [batch]`.
+    """Make a metric of a function `(logits, clean_logits, input_length, labels) -> [batch]`.
 
     Args:
         name: name.

@@ -149,7 +149,7 @@ def test_scores(run, known):
     mask.view(-1)[best] = 1 - step
     slope = (eap.evaluate_soft(model, mask, dataset)["logit_diff"].double().mean() - clean) / step
     assert float(slope) == pytest.approx(float(sign), rel=0.05)
-    assert run("method `EAP-IG-activations`").provenance["method"]["name"] == "EAP-IG-activations"
+    assert run("method `EAP-IG-activations`").provenance["method"] == "EAP-IG-activations"
 
 
 def test_selections(run, known):
