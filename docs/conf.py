@@ -15,6 +15,7 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False  # shapes hold asterisks, which reStructuredText reads as emphasis
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+default_role = "code"
 html_theme = "furo"
 html_title = f"eap {version}"
 myst_enable_extensions = ["dollarmath"]

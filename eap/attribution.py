@@ -111,8 +111,9 @@ def attribute(
             takes until the scores of the edges out of the input sum to the metric's difference.
         rule: rule of integration, a name of `eap.methods.RULES`.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        spans: score every edge at every span of the data set's prompts (a k or v input at the
-            key's position); scores of linear methods, and IFR's, sum over spans to those without.
+        spans: whether to score every edge at every span of the data set's prompts (a k or v input
+            at the key's position); scores of linear methods, and IFR's, sum over spans to those
+            without.
         observers: objects that are given every block of per-example scores as it is made.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 

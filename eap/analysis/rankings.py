@@ -169,7 +169,7 @@ def areas(
         selection: selection of edges: 'top_n', or 'greedy' from the logits; None: 'greedy' for a
             method that asks for no metric (IFR: its best edges are not connected; so does MIB),
             else 'top_n'.
-        rank_input: rank input of nodes: rank and count the input among them, as MIB does; a circuit
+        rank_input: whether to rank and count the input among the nodes, as MIB does; a circuit
             without it is empty.
         n_resamples: number of resamples of the bootstrap of examples.
         seed: seed of the bootstrap.

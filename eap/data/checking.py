@@ -68,7 +68,7 @@ def check_rows(
         rows: rows as `eap.data.reading` has them. If none has a corrupted prompt, none needs one.
         vocabulary: vocabulary of the tokenizer.
         places: what each row is called (default: its line in a file with a header).
-        prepend_bos: begin each prompt with the BOS, unless it does already.
+        prepend_bos: whether to begin each prompt with the BOS, unless it does already.
         roles: finds the first token of every span of a row (see `eap.data.spans.Roles`).
     """
     places = places or [f"line {number}" for number in range(2, len(rows) + 2)]

@@ -183,10 +183,10 @@ def load_dataset(
         path: the same as `data`, for a file.
         head: number of pairs.
         seed: seed of generated pairs, for a tokenizer without a file.
-        prepend_bos: begin prompts with the BOS token; None: if the tokenizer has one. A prompt
-            that begins with it already gets no second one.
-        drop_unfit: leave out those rows of your own that do not fit (and count them) instead of
-            refusing them all.
+        prepend_bos: whether to begin prompts with the BOS token; None: if the tokenizer has one. A
+            prompt that begins with it already gets no second one.
+        drop_unfit: whether to leave out those rows of your own that do not fit (and count them)
+            instead of refusing them all.
         spans: 'roles' (of the task, or of columns `span:<name>` that hold the parts of the clean
             prompt; a row whose roles are not found does not fit), 'auto' or 'tokens' (see
             `Dataset.with_spans`); None: no spans.

@@ -45,7 +45,7 @@ class Prompts:
     Args:
         vocabulary: vocabulary of the tokenizer.
         rows: rows whose prompts are texts, or lists of token ids.
-        prepend_bos: begin each prompt with the BOS, unless it does already.
+        prepend_bos: whether to begin each prompt with the BOS, unless it does already.
     """
 
     def __init__(self, vocabulary: Vocabulary, rows: Sequence[Row], *, prepend_bos: bool) -> None:

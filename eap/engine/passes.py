@@ -41,7 +41,7 @@ class Request:
         points: points of the path at which gradients are taken.
         points_per_run: number of points that may be stacked in one run.
         level: 'edge' or 'node'.
-        spans: score every span of the prompt on its own.
+        spans: whether to score every span of the prompt on its own.
         baselines: gathers, if given, every example's metric of the clean run, of the model with
             every edge ablated, and of the model run on the ablated input: [3].
     """

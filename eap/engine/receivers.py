@@ -214,7 +214,7 @@ def contract(
 
     Args:
         senders: only those; None: all.
-        layout: score every span of the prompt on its own, [batch, span, sender, receiver]; None:
+        layout: spans of the prompt, each scored on its own, [batch, span, sender, receiver]; None:
             the whole prompt, [batch, sender, receiver].
     """
     senders = slice(0, config.n_forward) if senders is None else senders

@@ -138,7 +138,7 @@ def curve_figure(
 
     Args:
         tables: tables of each task; what surrounds the curves is read from beside it.
-        normalise: draw normalised faithfulness, not the metric.
+        normalise: whether to draw normalised faithfulness, not the metric.
         model: name of the model, for the number of edges where the tables do not have it.
         columns: panels side by side.
         linear: linear axes of sizes.

@@ -17,8 +17,8 @@ def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
     Args:
         graphs: two or more graphs of one shape and level; either all with signed scores or all
             with importances (IFR, AtP*-GradDrop, MAttr), which have no sign.
-        scaled: scale each graph's scores to unit mean magnitude first; False: the raw scores, for
-            methods of one unit (as in the ensembles of arXiv 2510.06811).
+        scaled: whether to scale each graph's scores to unit mean magnitude first; False: the raw
+            scores, for methods of one unit (as in the ensembles of arXiv 2510.06811).
 
     Returns:
         A graph of the mean scores, in the direction of the first graph's metric, without standard

@@ -79,8 +79,8 @@ def run_block(
 
     Args:
         trace: what the layer computed is appended to it.
-        expanded_kv: give every query head a k and a v of its own (copies), so that a gradient can
-            be taken at each.
+        expanded_kv: whether to give every query head a k and a v of its own (copies), so that a
+            gradient can be taken at each.
         rules: backward rules.
         everywhere: compute every position in the last layer, too.
     """

@@ -95,7 +95,7 @@ def mib_study(
         recipe: loss, optimizer and steps of MAttr; None: `eap.Recipe()`.
         scaled: scaled of a mean of methods: each scaled to unit mean magnitude first; False: raw
             scores, as in the ensembles of arXiv 2510.06811.
-        rank_input: rank and count the input among the nodes, as the benchmark does.
+        rank_input: whether to rank and count the input among the nodes, as the benchmark does.
         seed: seed of the bootstrap of examples.
         **resources: batch_size, memory_budget (bytes), quiet.
 

@@ -177,7 +177,7 @@ def attributed(
         method: a name of `eap.methods.METHODS`.
         metric: name of the metric (which a method may not ask for).
         steps: steps of integrated gradients, if other than the settings'.
-        spans: score every span of the data set's prompts.
+        spans: whether to score every span of the data set's prompts.
     """
     spec = get_method(method)
     used_metric = metric if spec.uses_metric else None

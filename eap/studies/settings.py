@@ -46,7 +46,8 @@ class Settings:
         data: a file of pairs of one's own, instead of the task's.
         drop_unfit: rows of it that do not fit the tokenizer are left out; otherwise they are an
             error.
-        prepend_bos: begin prompts with the BOS token; None: if the saved tokenizer has one.
+        prepend_bos: whether to begin prompts with the BOS token; None: if the saved tokenizer has
+            one.
         head: number of pairs of a task; None: all.
         seed: seed of drawn data and random circuits.
         device, device_map, dtype: device, device map and dtype as `eap.load_model` has them.

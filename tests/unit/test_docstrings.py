@@ -15,7 +15,7 @@ import eap
 # Words that begin no noun phrase: an argument's line stands alone in an editor.
 NO_NOUN = set(
     "also as at be by for from how if in is it its of on that their them they to use used which "
-    "whose with without".split()
+    "whose with without begin draw give keep leave scale".split()
 )
 
 

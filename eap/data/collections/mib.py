@@ -62,7 +62,7 @@ class MibTask:
         counterfactual: the column whose prompt is the corrupted one.
         answers: rule that reads the right answer from a row.
         subset: subset of the data set; None: it has but one.
-        operator: keep the rows of this operator alone.
+        operator: operator of the rows to keep.
         n_train: number of pairs of the train split edges are scored on.
     """
 
