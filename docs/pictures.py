@@ -103,7 +103,7 @@ def save(figure: Figure, name: str) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, bbox_inches="tight")
     plt.close(figure)
-    Image.open(buffer).convert("RGB").quantize(24).save(FOLDER / f"{name}.png", optimize=True)
+    Image.open(buffer).convert("RGB").quantize(96).save(FOLDER / f"{name}.png", optimize=True)
 
 
 def main() -> None:
