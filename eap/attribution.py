@@ -72,7 +72,7 @@ def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
             edges = options.pop("edges", 100)
             if options.pop("per_example", False):
                 warn("per_example=True", "example_scores(model, dataset, edges, ...)")
-                return example_scores(*given, edges=edges, **options)
+                return example_scores(*given, **options | {"edges": edges})
         if not isinstance(method, str | Method) and isinstance(method, Sequence):
             warn("method=[...]", "mean_of([attribute(method=...), ...])")
             return mean_of([function(*given, **options | {"method": one}) for one in method])

@@ -13,9 +13,11 @@ from running import ROOT
 import eap
 from eap import Graph
 from eap.studies.catalogue import FIGURES, STEPS
+from eap.studies.command_names import EXPERIMENTS, figures
 
 README = (ROOT / "README.md").read_text("utf8")
 THEIRS = ("run_attribution.py",)  # a script of MIB's
+SCRIPTS = {**EXPERIMENTS, **figures()}
 MANUAL = sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs" / "methods").glob("*.md"))
 DOCUMENTS = [
     *MANUAL,
@@ -54,11 +56,10 @@ def test_commands_of_the_documents_exist():
         ):
             if "/EAP-IG" in rest or name in THEIRS:
                 continue
-            script = name if kind == "python" else f"{name.replace('-', '_')}.py"
-            if kind == "eap" and not (ROOT / script).exists():
-                script = f"eap/commands/{script}"
             if kind == "eap" and name.startswith("-"):
                 continue
+            tool = f"eap/commands/{name.replace('-', '_')}.py"
+            script = name if kind == "python" else SCRIPTS.get(name, (tool,))[0]
             assert (ROOT / script).exists(), f"{path.name}: {kind} {name}"
             source = (ROOT / script).read_text("utf8") + shared
             for option in re.findall(r" (--[\w-]+)", rest):
