@@ -60,10 +60,11 @@ class Float64(TorchFunctionMode):
 
         if func is Tensor.float:
             func = Tensor.double
-        else:
+        elif any(value is torch.float32 for value in args):
             args = [promote(value) for value in args]
-            kwargs = {name: promote(value) for name, value in (kwargs or {}).items()}
-        return func(*args, **(kwargs or {}))
+        if not kwargs:
+            return func(*args)
+        return func(*args, **{name: promote(value) for name, value in kwargs.items()})
 
 
 # --- Runs -----------------------------------------------------------------------------------------
@@ -114,13 +115,12 @@ def run_with_senders(
 ) -> Float[Tensor, "circuit d_vocab"]:
     """The same with any sender outputs carried by the edges outside the circuit."""
     shape = shape_of(model, expanded=expanded)
-    exists = existing_edges(shape)
     by_position = circuits if circuits.ndim == 4 else circuits[:, None]
 
     def receiver_input(receiver: int, senders: Mapping[int, Tensor]) -> Tensor:
         return add_up(
             torch.where(by_position[..., u, receiver, None], senders[u], outside[u])
-            for u in reachable(shape, receiver, senders, exists)
+            for u in reachable(shape, receiver, senders)
         )
 
     batch = token_batch(model, tokens).expand(len(circuits), -1)
@@ -141,12 +141,11 @@ def run_with_masks(
     its output in this very run makes.
     """
     shape = shape_of(model, expanded=expanded)
-    exists = existing_edges(shape)
 
     def receiver_input(receiver: int, senders: Mapping[int, Tensor]) -> Tensor:
         return add_up(
             outside[u] + masks[u, receiver] * (senders[u] - outside[u])
-            for u in reachable(shape, receiver, senders, exists)
+            for u in reachable(shape, receiver, senders)
         )
 
     batch = token_batch(model, tokens)

@@ -69,8 +69,9 @@ def _metrics(example: Example) -> list[oracle.Metric]:
     return [oracle.metric_of(name, example.correct, example.incorrect) for name in METRICS]
 
 
-@lru_cache(maxsize=4096)
-def _attribution(family: str, example: Example, points, weights, expanded: bool) -> Tensor:
+@lru_cache(maxsize=8192)
+def _attribution(family: str, example: Example, point: float, expanded: bool) -> Tensor:
+    """From one point of the path: a rule's scores are a sum of them, and rules share points."""
     model = hf_model(family)
     with oracle.Float64():
         return oracle.attribution_scores(
@@ -78,8 +79,8 @@ def _attribution(family: str, example: Example, points, weights, expanded: bool)
             example.clean,
             example.corrupted,
             _metrics(example),
-            points,
-            weights,
+            [point],
+            [1.0],
             expanded=expanded,
         ).nan_to_num(0.0)
 
@@ -94,9 +95,16 @@ def oracle_attribution(
     expanded: bool = False,
 ) -> Float[Tensor, "example n_forward n_backward"]:
     """Scores of every example; 0 where there is no edge."""
-    points, weights = tuple(points), tuple(weights)
-    scores = [_attribution(family, own, points, weights, expanded) for own in examples]
-    return torch.stack([own[METRICS.index(metric)] for own in scores])
+    which = METRICS.index(metric)
+    return torch.stack(
+        [
+            oracle.add_up(
+                weight * _attribution(family, own, point, expanded)[which]
+                for point, weight in zip(points, weights, strict=True)
+            )
+            for own in examples
+        ]
+    )
 
 
 @lru_cache(maxsize=1024)
