@@ -187,7 +187,10 @@ def receiver_gradients(
     expanded: bool = False,
     embedding: Float[Tensor, "pos d_model"] | None = None,
 ) -> Float[Tensor, "metric n_backward pos d_model"]:
-    """Gradients of the metrics with respect to each receiver's own input, by autograd."""
+    """Gradients of the metrics with respect to each receiver's own input, by autograd.
+
+    One copy of the prompt for each metric: the gradient of their sum at a copy is that of its own.
+    """
     shape = shape_of(model, expanded=expanded)
     plain = plain_input(shape)
     probes: dict[int, Tensor] = {}
@@ -198,17 +201,19 @@ def receiver_gradients(
         probes[receiver] = torch.zeros_like(stream, requires_grad=True)
         return stream + probes[receiver]
 
-    batch = None if embedding is None else embedding[None]
+    n = len(metrics)
+    batch = None if embedding is None else embedding.expand(n, -1, -1)
     with torch.enable_grad():
         logits, _ = split_run(
-            model, token_batch(model, tokens), receiver_input, expanded=expanded, embedding=batch
+            model,
+            token_batch(model, tokens).expand(n, -1),
+            receiver_input,
+            expanded=expanded,
+            embedding=batch,
         )
+        values = [metric(own, clean_logits) for metric, own in zip(metrics, logits, strict=True)]
         ordered = [probes[v] for v in range(shape.n_backward)]
-        gradients = []
-        for metric in metrics:
-            value = metric(logits[0], clean_logits)
-            gradients.append(torch.cat(torch.autograd.grad(value, ordered, retain_graph=True)))
-    return torch.stack(gradients)
+        return torch.stack(torch.autograd.grad(add_up(values), ordered), dim=1)
 
 
 def attribution_scores(

@@ -126,7 +126,7 @@ def workers(process: forked.Forked) -> list[int]:
     return [pid for _, pid in sorted(found)]
 
 
-EXACT = ("get_real_values.py", *TOY, "--head", 8, "--end", 41, "--save_every", 0, "--output")
+EXACT = ("get_real_values.py", *TOY, "--head", 4, "--end", 41, "--save_every", 0, "--output")
 
 
 @pytest.fixture(scope="module")
