@@ -1,7 +1,7 @@
 """Python processes that begin with the big libraries loaded: forks of one that loads them once.
 
 The imports of a script take about four seconds. `start` forks a server instead, which has imported
-the libraries (nothing of `eap`). All else is the process's own: session, folder, environment,
+the libraries (nothing of `eap`). All else is the process's own: group, folder, environment,
 `sys.path`, signals, streams, and how it ends; Python that it starts is forked, too, for its
 `sys.executable` is a program that asks the server. What a start itself does (which libraries it
 loads, how streams are opened, the seed of hashes) is tested with processes of Python's own.
@@ -220,6 +220,7 @@ def serve(address: str, ready: int) -> tuple[list[str], str, dict[str, str], lis
                     return *json.loads(request), streams
                 for stream in streams:
                     os.close(stream)
+                os.setpgid(process, process)  # here, too: who asked may signal the group at once
                 asking.send(json.dumps(process).encode())
                 descriptor = os.pidfd_open(process)
                 running[descriptor] = process, asking
@@ -243,7 +244,7 @@ def serve(address: str, ready: int) -> tuple[list[str], str, dict[str, str], lis
 
 def become(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[int]) -> None:
     """Be `python <arguments>`."""
-    os.setsid()
+    os.setpgid(0, 0)
     for own, stream in enumerate(streams):
         os.dup2(stream, own)
     for stream in streams:
