@@ -332,3 +332,12 @@ def test_no_examples_and_no_circuits():
     with pytest.raises(eap.UserError, match="no examples"):
         eap.evaluate(model, graph_of("gpt2"), dataset_of([]))
     assert eap.evaluate(model, [], dataset_of(EXAMPLES))["logit_diff"].shape == (0, len(EXAMPLES))
+
+
+def test_former_name_of_the_ablated_runs_metric():
+    found = eap.Faithfulness(
+        clean=torch.ones(2), ablated=torch.zeros(2), circuits=torch.ones(1, 2), edges=(3,),
+        provenance={},
+    )  # fmt: skip
+    with pytest.warns(FutureWarning, match=r"Faithfulness\.ablated"):
+        assert torch.equal(found.corrupted, found.ablated)
