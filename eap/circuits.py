@@ -123,7 +123,7 @@ def faithfulness(
     Returns:
         Values per example, `.normalised` and `.standard_error` (one of each per circuit).
     """
-    graphs = [circuits] if isinstance(circuits, Circuit) else list(circuits)
+    graphs = _listed(circuits)
     measured, ablated = get_metric(metric), get_ablation(ablation)
     limits = Resources(**resources)
     values = _run(model, graphs, dataset, [measured], ablated, limits)[measured.name]
@@ -147,7 +147,7 @@ def evaluate(
     circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
-    metrics: Sequence[str | Metric] = ...,
+    metrics: str | Metric | Sequence[str | Metric] = ...,
     ablation: str | Ablation | None = ...,
     as_frame: Literal[False] = ...,
     **resources: Unpack[ResourceOptions],
@@ -160,7 +160,7 @@ def evaluate(
     circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
-    metrics: Sequence[str | Metric] = ...,
+    metrics: str | Metric | Sequence[str | Metric] = ...,
     ablation: str | Ablation | None = ...,
     as_frame: Literal[True],
     **resources: Unpack[ResourceOptions],
@@ -173,7 +173,7 @@ def evaluate(
     circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
-    metrics: Sequence[str | Metric] = ("logit_diff",),
+    metrics: str | Metric | Sequence[str | Metric] = ("logit_diff",),
     ablation: str | Ablation | None = None,
     as_frame: bool = False,
     **resources: Unpack[ResourceOptions],
@@ -196,7 +196,7 @@ def evaluate(
         graphs are not modified. As a table: a row per circuit and example, with `circuit` (its
         number), `edges` (its size), `example` (its number in the data set), and every metric.
     """
-    graphs = [circuits] if isinstance(circuits, Circuit) else list(circuits)
+    graphs = _listed(circuits)
     values = _run(
         model, graphs, dataset, get_metrics(metrics), get_ablation(ablation),
         Resources(**resources), baselines=False,
@@ -220,7 +220,7 @@ def evaluate_baselines(
     model: Model,
     dataset: Dataset,
     *,
-    metrics: Sequence[str | Metric] = ("logit_diff",),
+    metrics: str | Metric | Sequence[str | Metric] = ("logit_diff",),
     ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> tuple[dict[str, Float[Tensor, " example"]], dict[str, Float[Tensor, " example"]]]:
@@ -230,6 +230,18 @@ def evaluate_baselines(
     )
     clean = {name: rows[0] for name, rows in values.items()}
     return clean, {name: rows[1] for name, rows in values.items()}
+
+
+def _listed(circuits: Circuit | Sequence[Circuit]) -> list[Circuit]:
+    """One circuit or several as a list.
+
+    Raises:
+        UserError: there is none.
+    """
+    several = [circuits] if isinstance(circuits, Circuit) else list(circuits)
+    if not several:
+        raise UserError("no circuit is given; at least one is needed")
+    return several
 
 
 def _edges_of(circuit: Circuit) -> Graph:
@@ -300,15 +312,16 @@ def _run(
         return evaluation_need(shapes, extent, len(graphs), n_columns)
 
     config = graphs[0].config if graphs else graph_config(model)
-    # The plan of a circuit has a number for every edge at the most.
-    n_results = sum(graph.in_graph.numel() for graph in graphs) // 10
-    demand = Demand("evaluation", need, n_results)
+    n_runs = len(graphs) + (2 if baselines else 0)
+    # A circuit and its plan have a flag and a number for every edge at the most.
+    n_kept = sum(6 * graph.in_graph.numel() for graph in graphs)
+    n_kept += 12 * len(metrics) * n_runs * len(dataset)
+    demand = Demand("evaluation", need, 0, n_kept)
     work = Work.plan(model, dataset, metrics, ablation, config, limits, demand)
     plans = [
         plan_circuit(model, graph, prune=ablation.has_pair, kept=kept)
         for graph, kept in zip(graphs, _kept(model, circuits, ablation), strict=True)
     ]
-    n_runs = len(graphs) + (2 if baselines else 0)
     shape = (len(metrics), n_runs, len(dataset))
     values = torch.zeros(shape, dtype=model.residual_dtype, device=model.device)
     run_clean = baselines or any(metric.reads_clean for metric in metrics)

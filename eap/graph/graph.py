@@ -19,6 +19,7 @@ from eap.graph.formats import export, files
 from eap.graph.formats.files import Schema
 from eap.graph.numbering import GraphConfig, edge_index
 from eap.graph.selection import By
+from eap.runtime.kinds import checked, shown
 
 
 class Edge(NamedTuple):
@@ -53,6 +54,7 @@ class Graph(GraphContents):
     """
 
     @classmethod
+    @checked
     def from_config(cls, config: GraphConfig, span_names: Sequence[str] = ()) -> "Graph":
         """A graph with zero scores that contains every edge (at every span)."""
         exists = edge_exists(config)
@@ -67,7 +69,13 @@ class Graph(GraphContents):
 
     @classmethod
     def from_model(cls, model: Any, *, expanded_kv: bool = False) -> "Graph":
-        """The graph of a loaded `eap.Model`, with zero scores and every edge."""
+        """The graph of a loaded `eap.Model`, with zero scores and every edge.
+
+        Raises:
+            UserError: it is something else.
+        """
+        if not isinstance(getattr(model, "config", None), GraphConfig):
+            raise UserError(f"model is {shown(model)}; give what eap.load_model returns")
         return cls.from_config(replace(model.config, expanded_kv=expanded_kv))
 
     # ---- what is in it -------------------------------------------------------------------------
@@ -353,6 +361,7 @@ class Graph(GraphContents):
 
     # ---- files ---------------------------------------------------------------------------------
 
+    @checked
     def save(self, path: str | Path, *, schema: Schema = "library") -> None:
         """Write the graph by the suffix of `path`, whole or not at all.
 
@@ -374,6 +383,7 @@ class Graph(GraphContents):
         files.write(self, Path(path), schema=schema)
 
     @classmethod
+    @checked
     def load(cls, path: str | Path, *, sign: int | None = None) -> "Graph":
         """Read a graph that `save` wrote, or one of the EAP-IG library, MIB or the paper.
 

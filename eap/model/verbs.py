@@ -7,6 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from eap.model.model import Model
 from eap.runtime.context import plain_torch
+from eap.runtime.kinds import check_kinds
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -17,8 +18,9 @@ _CALL = threading.local()
 def verb(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """A function whose numbers do not depend on when and where it is called.
 
-    It runs outside autocast, inference mode and a default device, and reads a model anew whose
-    weights changed since they were read. A verb within a verb does neither again.
+    A value of another kind than its annotation is refused. The function runs outside autocast,
+    inference mode and a default device, and a model whose weights changed since they were read is
+    read anew. A verb within a verb does neither again.
 
     Example:
         >>> @verb
@@ -28,6 +30,7 @@ def verb(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]
 
     @wraps(function)
     def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        check_kinds(function, args, kwargs)
         if getattr(_CALL, "is_within", False):
             return function(*args, **kwargs)
         _CALL.is_within = True
