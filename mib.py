@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = shell.OneLineParser(description=__doc__, formatter_class=shell.DefaultsOnce)
     add = parser.add_argument
-    add("-m", "--model", default="toy", help="toy, a Hugging Face directory, or a hub name")
+    shell.add_model_arguments(parser)
     add("-t", "--task", choices=MIB_TASKS, default="ioi", help="task of the benchmark")
     methods = [*METHODS, "MAttr"]
     add("--method", choices=methods, nargs="+", default=["EAP-IG"], help="how edges are scored")
@@ -102,8 +102,8 @@ def main() -> None:
     """Run the experiment that the command line describes."""
     args = make_parser().parse_args()
     settings = studies.Settings(
-        model=args.model, device=args.device, device_map=args.device_map, dtype=args.dtype,
-        output=args.output,
+        model=args.model, revision=args.revision, device=args.device, device_map=args.device_map,
+        dtype=args.dtype, output=args.output,
     )  # fmt: skip
     check_source(args.source)  # before the model, which takes long
     recipe = Recipe(

@@ -40,7 +40,7 @@ it holds zero. Where the paper has words and no number, the side is that of the 
 than half of the variance unexplained; 5 points at most .02 less close to 1 than the most.
 What the paper does not say and has no number for is *new*. Intervals are Student's, 95%,
 over the tasks (the jackknife's for the variance): the tasks are the sample, and sizes
-within a task are not.
+within a task are not; the three variants of greater-than count as one task.
 
 **Kendall's tau is an observation, not a test of the claim.** Most edges move the metric so
 little that it is linear in the input along the whole path. There the slope at the clean

@@ -9,7 +9,7 @@ The input node sends the token embedding, so positions and biases stay in place 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import torch
 from jaxtyping import Float
@@ -29,8 +29,11 @@ from eap.model.runs import (
     run_layers,
     sender_changes,
 )
+from eap.model.shapes import graph_config
 from eap.model.verbs import verb
 from eap.parts import PartLayout, Parts, SenderRun, sender_run
+from eap.runtime.kinds import shown
+from eap.runtime.resources import ResourceOptions, Resources
 
 AblatedCoefficients = Callable[[SenderRun, PrefixCache], Float[Tensor, "#batch query n"]]
 """What the coefficients of a sender's parts are when they are ablated.
@@ -214,7 +217,7 @@ class Mean:
         *,
         prompts: str = "corrupted",
         per_position: bool = False,
-        batch_size: int = 32,
+        **resources: Unpack[ResourceOptions],
     ) -> "Mean":
         """The mean over all real tokens of a data set's prompts; padding does not count.
 
@@ -223,12 +226,13 @@ class Mean:
             dataset: data set of the prompts.
             prompts: 'corrupted' or 'clean'.
             per_position: a mean for each position, of prompts that are all equally long.
-            batch_size: prompts at a time.
+            **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
         Raises:
             UserError: fewer than two prompts (their mean would be each prompt itself), or
                 `per_position` with prompts of several lengths.
         """
+        limits, config = Resources(**resources), graph_config(model)
         if prompts not in ("clean", "corrupted"):
             raise UserError(f"prompts {prompts!r}: a mean is over 'clean' or 'corrupted' ones")
         if prompts == "corrupted":
@@ -241,8 +245,10 @@ class Mean:
                 f"a mean per position needs prompts of one length; these have {min(lengths)} to "
                 f"{max(lengths)} tokens"
             )
-        prompts_of = Prompts(dataset, prompts, per_position, batch_size)
-        (means,) = prompts_of.means(model, lambda outputs, _: [outputs])
+        prompts_of = Prompts(dataset, prompts, per_position, limits)
+        (means,) = prompts_of.means(
+            model, lambda outputs, _: [outputs], n_numbers=config.n_forward * config.d_model
+        )
         over = {
             "prompts": f"{prompts} prompts of {dataset.task}",
             "tokens_sha256": dataset.tokens_sha256,
@@ -311,7 +317,9 @@ class Mean:
             runs = (sender_run(model, sender, outputs[0], trace) for sender in layout.senders)
             return [parts.coefficients(model, run)[None] for run in runs]
 
-        means = dict(zip(layout.senders, self.prompts.means(model, each), strict=True))
+        n_parts = len(layout)
+        made = self.prompts.means(model, each, n_numbers=n_parts, n_parts=n_parts)
+        means = dict(zip(layout.senders, made, strict=True))
 
         def ablated(run: SenderRun, cache: PrefixCache) -> Tensor:
             mean, n_queries = means[run.sender], run.n_queries
@@ -340,6 +348,12 @@ def get_ablation(ablation: "str | Ablation | None") -> Ablation:
     if ablation is None:
         return Resample()
     if not isinstance(ablation, str):
+        needs = ("name", "has_pair", "start", "embedding", "run", "provenance")
+        if isinstance(ablation, type) or not all(hasattr(ablation, name) for name in needs):
+            raise UserError(
+                f"ablation is {shown(ablation)}; it must be {' or '.join(map(repr, ABLATIONS))}, a "
+                "mean from eap.Mean.over_dataset, or an object with the members of Ablation"
+            )
         return ablation
     if ablation == "mean":
         raise UserError("a mean is over a data set: give eap.Mean.over_dataset(model, dataset)")

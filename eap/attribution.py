@@ -114,7 +114,8 @@ def attribute(
         spans: whether to score every edge at every span of the data set's prompts (a k or v input
             at the key's position); scores of linear methods, and IFR's, sum over spans to those
             without.
-        observers: objects that are given every block of per-example scores as it is made.
+        observers: objects that are given every block of per-example scores as it is made; the bytes
+            that their `n_bytes` names (0 where there is none) are taken of the memory first.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
@@ -334,7 +335,9 @@ def _score(
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
         return attribution_need(shapes, extent, len(points), n_columns, n_spans)
 
-    demand = Demand("attribution", need, n_spans * config.n_forward * config.n_backward)
+    n_results = n_spans * config.n_forward * config.n_backward
+    n_observed = sum(getattr(observer, "n_bytes", 0) for observer in observers)
+    demand = Demand("attribution", need, n_results, n_observed)
     work = Work.plan(model, dataset, metrics, call.ablation, config, limits, demand)
     scorer = call.method.scorer
     score: Scorer = SCORERS[scorer] if isinstance(scorer, str) else scorer

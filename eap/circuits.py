@@ -148,7 +148,7 @@ def faithfulness(
         >>> eap.faithfulness(model, graph.full(), dataset).normalised.round(3).tolist()
         [1.0]
     """
-    graphs = [circuits] if isinstance(circuits, Circuit) else list(circuits)
+    graphs = _listed(circuits)
     measured, ablated = get_metric(metric), get_ablation(ablation)
     limits = Resources(**resources)
     values = _run(model, graphs, dataset, [measured], ablated, limits)[measured.name]
@@ -172,7 +172,7 @@ def evaluate(
     circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
-    metrics: Sequence[str | Metric] = ...,
+    metrics: str | Metric | Sequence[str | Metric] = ...,
     ablation: str | Ablation | None = ...,
     as_frame: Literal[False] = ...,
     **resources: Unpack[ResourceOptions],
@@ -185,7 +185,7 @@ def evaluate(
     circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
-    metrics: Sequence[str | Metric] = ...,
+    metrics: str | Metric | Sequence[str | Metric] = ...,
     ablation: str | Ablation | None = ...,
     as_frame: Literal[True],
     **resources: Unpack[ResourceOptions],
@@ -198,7 +198,7 @@ def evaluate(
     circuits: Circuit | Sequence[Circuit],
     dataset: Dataset,
     *,
-    metrics: Sequence[str | Metric] = ("logit_diff",),
+    metrics: str | Metric | Sequence[str | Metric] = ("logit_diff",),
     ablation: str | Ablation | None = None,
     as_frame: bool = False,
     **resources: Unpack[ResourceOptions],
@@ -231,7 +231,7 @@ def evaluate(
         >>> values["kl"].shape
         torch.Size([8])
     """
-    graphs = [circuits] if isinstance(circuits, Circuit) else list(circuits)
+    graphs = _listed(circuits)
     values = _run(
         model, graphs, dataset, get_metrics(metrics), get_ablation(ablation),
         Resources(**resources), baselines=False,
@@ -255,7 +255,7 @@ def evaluate_baselines(
     model: Model,
     dataset: Dataset,
     *,
-    metrics: Sequence[str | Metric] = ("logit_diff",),
+    metrics: str | Metric | Sequence[str | Metric] = ("logit_diff",),
     ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> tuple[dict[str, Float[Tensor, " example"]], dict[str, Float[Tensor, " example"]]]:
@@ -285,6 +285,18 @@ def evaluate_baselines(
     )
     clean = {name: rows[0] for name, rows in values.items()}
     return clean, {name: rows[1] for name, rows in values.items()}
+
+
+def _listed(circuits: Circuit | Sequence[Circuit]) -> list[Circuit]:
+    """One circuit or several as a list.
+
+    Raises:
+        UserError: there is none.
+    """
+    several = [circuits] if isinstance(circuits, Circuit) else list(circuits)
+    if not several:
+        raise UserError("no circuit is given; at least one is needed")
+    return several
 
 
 def _edges_of(circuit: Circuit) -> Graph:
@@ -355,15 +367,16 @@ def _run(
         return evaluation_need(shapes, extent, len(graphs), n_columns)
 
     config = graphs[0].config if graphs else graph_config(model)
-    # The plan of a circuit has a number for every edge at the most.
-    n_results = sum(graph.in_graph.numel() for graph in graphs) // 10
-    demand = Demand("evaluation", need, n_results)
+    n_runs = len(graphs) + (2 if baselines else 0)
+    # A circuit and its plan have a flag and a number for every edge at the most.
+    n_kept = sum(6 * graph.in_graph.numel() for graph in graphs)
+    n_kept += 12 * len(metrics) * n_runs * len(dataset)
+    demand = Demand("evaluation", need, 0, n_kept)
     work = Work.plan(model, dataset, metrics, ablation, config, limits, demand)
     plans = [
         plan_circuit(model, graph, prune=ablation.has_pair, kept=kept)
         for graph, kept in zip(graphs, _kept(model, circuits, ablation), strict=True)
     ]
-    n_runs = len(graphs) + (2 if baselines else 0)
     shape = (len(metrics), n_runs, len(dataset))
     values = torch.zeros(shape, dtype=model.residual_dtype, device=model.device)
     run_clean = baselines or any(metric.reads_clean for metric in metrics)

@@ -347,6 +347,8 @@ def part_activity(
     check_dataset(model, dataset)
     if prompt == "corrupted":
         check_pairs(dataset, "prompt='corrupted'")
+    if not names:
+        raise UserError("names is empty; give at least one part, such as 'm0.u7'")
     wanted = [_find(model, basis, name) for name in names]
     places: list[list[tuple[float, int, int]]] = [[] for _ in wanted]
     for rows in plan_batches(dataset.examples, batch_size, lambda _: 0):

@@ -27,6 +27,7 @@ from eap.graph.numbering import sender_index
 from eap.model.blocks import Block
 from eap.model.model import Model
 from eap.model.runs import LayerTrace
+from eap.runtime.kinds import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +195,11 @@ PARTS: dict[str, Callable[[], Parts]] = {
 def get_parts(parts: str | Parts) -> Parts:
     """A basis by name (an object with the members of `Parts` is returned as it is)."""
     if not isinstance(parts, str):
+        if isinstance(parts, type) or not callable(getattr(parts, "coefficients", None)):
+            raise UserError(
+                f"parts is {shown(parts)}; it must be {' or '.join(map(repr, PARTS))}, features "
+                "from eap.load_features, or an object with the members of eap.parts.Parts"
+            )
         return parts
     if parts not in PARTS:
         raise UserError(

@@ -37,7 +37,7 @@ def evaluate_soft(
     masks: Float[Tensor, "*circuit n_forward n_backward"],
     dataset: Dataset,
     *,
-    metrics: Sequence[str | Metric] = ("logit_diff",),
+    metrics: str | Metric | Sequence[str | Metric] = ("logit_diff",),
     ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Float[Tensor, "*circuit example"]]:
@@ -97,6 +97,8 @@ def _config_of(model: Model, masks: Tensor) -> GraphConfig:
             f"soft circuits of this model are a tensor {shapes[0]}, or several of them stacked; "
             f"not {what}"
         )
+    if masks.is_complex():
+        raise UserError(f"shares of a soft circuit are real numbers, not {masks.dtype}")
     if not bool(masks.isfinite().all()):
         raise UserError("some shares of a soft circuit are infinite or NaN; finite ones are needed")
     return configs[shapes.index(shape[-2:])]

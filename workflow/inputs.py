@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TOY_HEAD = 100
 """Pairs of every task that keep the toy model's run within minutes."""
 
-PASSED_ON = ("head", "batch_size", "device", "dtype", "memory")
+PASSED_ON = ("head", "batch_size", "device", "dtype", "memory", "revision")
 """Settings of the experiments."""
 
 # Of a model's directory: what no number depends on.
@@ -51,6 +51,7 @@ class Settings:
         only: by the name of a step, its tasks, where not all.
         output: folder of graphs/ and results/.
         threads: of every experiment.
+        revision: of a model of the hub; None: its main branch.
         options: passed on to the experiments, as on their command line.
         step_options: more of them, by the step (of `eap/studies/catalogue.py`) that they are for.
     """
@@ -62,6 +63,7 @@ class Settings:
     large: bool
     output: str
     threads: int
+    revision: str | None
     options: tuple[str, ...]
     step_options: Mapping[str, tuple[str, ...]]
 
@@ -97,6 +99,7 @@ class Settings:
             large=large,
             output=str((Path(called_from) / config.get("output", REPOSITORY)).resolve()),
             threads=int(config.get("threads", 1)),
+            revision=str(given["revision"]) if "revision" in given else None,
             options=tuple(text for name in given for text in (f"--{name}", str(given[name]))),
             step_options={
                 step: tuple(shlex.split(str(text)))
@@ -144,7 +147,9 @@ def planned(settings: Settings) -> list[Planned]:
     """
     name = model_name(settings.model)
     directory = data_folder() / "toy-model" if settings.model == "toy" else Path(settings.model)
-    shape, tokenizer = _load(str(directory) if directory.exists() else settings.model)
+    shape, tokenizer = _load(
+        str(directory) if directory.exists() else settings.model, settings.revision
+    )
     family = find_family(Vocabulary(tokenizer))
     weights = model_files(directory) if directory.exists() else ()
     suffix = ".safetensors" if shape.n_edges > JSON_EDGES else ".json"
@@ -224,14 +229,14 @@ def code_of(step: Step) -> str:
 
 
 @cache
-def _load(name: str) -> tuple[GraphConfig, PreTrainedTokenizerBase]:
+def _load(name: str, revision: str | None = None) -> tuple[GraphConfig, PreTrainedTokenizerBase]:
     """A model's shape and tokenizer."""
     if (file := find_file(name)) is not None:
         header = read_header(file)
         return shape_of(read_config(header)), read_tokenizer(header)
     try:
-        config = AutoConfig.from_pretrained(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, revision=revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"cannot load model {name!r:.100}: {reason}") from None

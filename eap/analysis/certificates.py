@@ -40,12 +40,13 @@ from eap.model.shapes import graph_config
 from eap.model.verbs import verb
 from eap.runtime import distributed
 from eap.runtime.memory import Budget
+from eap.runtime.progress import progress_bar
 from eap.runtime.ranges import ALPHA, real, whole
 from eap.runtime.resources import Resources
 
 SELECTIONS = ("greedy", "top_n", "threshold")
 
-CHUNK = 2**25
+CHUNK = 2**23
 """Bytes of scores of subsets that are made at a time."""
 
 Find = Callable[[Float[Tensor, "n_forward n_backward"]], Graph]
@@ -238,8 +239,7 @@ def certify(
     blank = replace(Graph.from_config(config), higher_is_better=True)
     _cut(blank, selection, size, by, blank.scores)  # refuses what cannot be selected, at once
     budget = Budget.of(model.device, options.pop("memory_budget", None)).n_bytes
-    n_numbers = config.n_forward * config.n_backward
-    fits = sums_that_fit(n_numbers, budget)
+    fits = sums_that_fit(WeightedSums(config, masks[:, :1].float()).n_bytes, budget)
     tallies = Tallies(config.n_forward, config.n_backward)
     # Few examples: keep each one's scores. Else the sums of as many subsets as fit, in each pass.
     one_pass = len(dataset) <= min(fits, n_subsets)
@@ -247,14 +247,16 @@ def certify(
     for part in parts:
         weights = torch.eye(len(dataset)) if one_pass else part.float()
         sums = WeightedSums(config, weights)
-        kept = 8 * n_numbers * weights.shape[1]
         graph = attribute(
-            model, dataset, memory_budget=max(1, budget - kept),
+            model, dataset, memory_budget=budget,
             **options | {"observers": [*options.get("observers", ()), sums]},
         )  # fmt: skip
         sums.merge_processes()
         find = partial(_cut, graph, selection, size, by)
-        tallies.add(sums.totals, part if one_pass else None, part.sum(0), find)
+        tallies.add(
+            sums.totals, part if one_pass else None, part.sum(0), find,
+            quiet=options.get("quiet", True),
+        )  # fmt: skip
     tallies.merge_processes()
     edges, of_nodes = (
         Votes.of(counts.numpy(), n_subsets, p_delete, alpha / (n if simultaneous else 1))
@@ -281,9 +283,9 @@ def _cut(graph: Graph, selection: str, size: float, by: By, scores: Tensor) -> G
     return circuit.prune()
 
 
-def sums_that_fit(n_numbers: int, budget: int) -> int:
-    """How many sums of as many float64 fit in half of a budget, in every process."""
-    return max(1, distributed.smallest(budget // 2 // (8 * n_numbers)))
+def sums_that_fit(n_bytes: int, budget: int) -> int:
+    """How many sums, of so many bytes each, fit in half of a budget, in every process."""
+    return max(1, distributed.smallest(budget // 2 // n_bytes))
 
 
 def draw_subsets(
@@ -312,6 +314,8 @@ class Tallies:
         members: Bool[Tensor, "sum subset"] | None,
         sizes: Int[Tensor, " subset"],
         find: Find,
+        *,
+        quiet: bool = True,
     ) -> None:
         """Find the circuits of a process's share of the subsets, and count their edges and nodes.
 
@@ -320,11 +324,13 @@ class Tallies:
             members: examples that make up a subset's; None: each is a subset's.
             sizes: examples in every subset; those without any have no circuit.
             find: a circuit from mean scores.
+            quiet: whether to hide the progress bar.
         """
         shares = distributed.own_share([n for n, size in enumerate(sizes.tolist()) if size])
         n_chunk = max(1, CHUNK // (8 * totals[0].numel()))
         flat = totals.flatten(1)
-        for first in range(0, len(shares), n_chunk):
+        chunks = range(0, len(shares), n_chunk)
+        for first in progress_bar(chunks, "circuits of subsets", quiet=quiet):
             chunk = list(shares[first : first + n_chunk])
             sums = flat[chunk] if members is None else members[:, chunk].to(flat.dtype).T @ flat
             means = sums / sizes[chunk, None]

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from eap.errors import UserError
 from eap.graph.graph import Graph
+from eap.runtime.kinds import checked
+from eap.runtime.ranges import Range, whole
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Overlap:
         return float(stats.hypergeom.sf(self.n_shared - 1, self.n_all, self.n_second, self.n_first))
 
 
+@checked
 def edge_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> Overlap:
     """Of the edges of two circuits of one shape; or of those that touch no MLP."""
     _check_shapes(first, second)
@@ -59,6 +62,7 @@ def edge_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> O
     return _overlap(first.in_graph & counted, second.in_graph & counted, int(counted.sum()))
 
 
+@checked
 def node_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> Overlap:
     """Of the heads and MLPs of two circuits of one shape; or of the heads alone."""
     _check_shapes(first, second)
@@ -104,6 +108,7 @@ class Agreement:
     mean_difference: float
 
 
+@checked
 def agreement(
     estimate: Graph,
     exact: Graph,
@@ -181,6 +186,7 @@ def _both_scored(first: Graph, second: Graph) -> Bool[Tensor, "n_forward n_backw
     return counted
 
 
+@checked
 def overlap_at_depths(
     first: Graph, second: Graph, max_depth: int
 ) -> Float[np.ndarray, " max_depth"]:
@@ -189,8 +195,7 @@ def overlap_at_depths(
     Ties go to the earlier edge.
     """
     pair = paired_scores(first, second)
-    if not 1 <= max_depth <= len(pair[0]):
-        raise UserError(f"no top {max_depth} of {len(pair[0]):,} edges")
+    max_depth = whole("max_depth", max_depth, Range(1, len(pair[0])))
     ranks = []
     for scores in pair:
         rank = np.empty(len(scores), dtype=np.int64)

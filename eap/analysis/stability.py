@@ -14,6 +14,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from random import Random
 from typing import Any
 
@@ -33,11 +34,14 @@ from eap.graph.selection import check_number
 from eap.model.model import Model
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
+from eap.runtime.progress import progress_bar
 from eap.runtime.ranges import whole
 
 SIZES = (0.01, 0.02, 0.05, 0.1)
 """Sizes of circuits, as shares of all edges, whose stability is measured unless said otherwise."""
 
+# Numbers that sets are compared by at a time, in float64.
+MOST_COLUMNS = 2**17
 
 # ---- resampling ----------------------------------------------------------------------------------
 
@@ -75,17 +79,34 @@ class Resamples(WeightedSums):
         n_resamples: int = 50,
         seed: int = 0,
         n_spans: int | None = None,
+        n_kept: int = 0,
     ) -> None:
         self.n_resamples, self.seed = whole("n_resamples", n_resamples), whole("seed", seed)
         self.weights = poisson_weights(examples, self.n_resamples, self.seed)
         # A resample without any example has nothing to say (likely only for a handful of examples).
         super().__init__(config, self.weights[:, self.weights.sum(dim=0) > 0], n_spans=n_spans)
+        self._n_kept = n_kept
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of sums, weights, circuits made of the sums, and of what is kept already."""
+        n_sums = self._shape[0]
+        kept = super().n_bytes + 2 * prod(self._shape)
+        # As if no resample were left out.
+        return kept * self.n_resamples // max(1, n_sums) + 2 * self.weights.nbytes + self._n_kept
 
     @property
     def scores(self) -> Float[Tensor, "resample *span n_forward n_backward"]:
         """Mean scores of every resample."""
         sizes = self.weights.double().sum(dim=0)
         return self.totals / sizes.view(-1, *[1] * (len(self._shape) - 1))
+
+    def each(self) -> Iterator[Float[Tensor, "*span n_forward n_backward"]]:
+        """Mean scores of one resample after the other."""
+        yield from (
+            total / size
+            for total, size in zip(self.totals, self.weights.double().sum(dim=0), strict=True)
+        )
 
     @property
     def standard_errors(self) -> Float[Tensor, "*span n_forward n_backward"]:
@@ -187,7 +208,7 @@ def bootstrap(
         seed: random seed of resamples and shuffling.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         **attribution: method (one that scores by gradients), metric, ablation, steps, rule, and
-            resources, as for `eap.attribute`.
+            resources, as for `eap.attribute`; all resamples together must fit in `memory_budget`.
 
     Raises:
         UserError: as `eap.attribute`; an unknown selection, or a size that the graph does not have.
@@ -210,13 +231,21 @@ def bootstrap(
     if not sizes or 0 in sizes:
         raise UserError(f"sizes are numbers of edges from 1 to {n_edges:,}, one at least")
 
+    # The sums of the task and of the null task are there together.
+    n_kept = 8 * n_resamples * config.n_forward * config.n_backward if null else 0
+
     def measure(examples: Dataset) -> Stability:
-        resamples = Resamples(config, examples.examples, n_resamples=n_resamples, seed=seed)
+        resamples = Resamples(
+            config, examples.examples, n_resamples=n_resamples, seed=seed, n_kept=n_kept
+        )
         graph = attribute(
             model, examples, expanded_kv=expanded_kv, observers=[resamples], **attribution,
         )  # fmt: skip
         resamples.merge_processes()
-        found = tuple(stability_of_size(graph, resamples, size, selection) for size in sizes)
+        quiet = attribution.get("quiet", True)
+        found = tuple(
+            stability_of_size(graph, resamples, size, selection, quiet=quiet) for size in sizes
+        )
         return Stability(graph, resamples, found)
 
     stability = measure(dataset)
@@ -224,20 +253,24 @@ def bootstrap(
 
 
 def stability_of_size(
-    graph: Graph, resamples: Resamples, size: int, selection: str = "top_n"
+    graph: Graph, resamples: Resamples, size: int, selection: str = "top_n", *, quiet: bool = True
 ) -> SizeStability:
     """Select and prune a circuit from every resample's scores, and compare them."""
-    circuits = []
-    for scores in resamples.scores:
-        ranking = replace(graph, scores=scores)
-        circuits.append(getattr(ranking, selection)(size).prune())
-    members = torch.stack([circuit.in_graph for circuit in circuits])
-    frequency = members.double().mean(dim=0)
-    edge_jaccard, edge_chance = mean_jaccard(members[:, graph.edge_exists])
-    node_jaccard, node_chance = mean_jaccard(torch.stack([nodes(own) for own in circuits]))
+    n = len(resamples.totals)
+    members = torch.zeros(n, graph.n_edges, dtype=torch.bool)
+    members_of = torch.zeros(n, graph.n_forward - 1, dtype=torch.bool)
+    total = torch.zeros(graph.scores.shape, dtype=torch.float64)
+    scores = resamples.each()
+    for row in progress_bar(range(n), f"circuits of {size:,} edges", quiet=quiet):
+        circuit = getattr(replace(graph, scores=next(scores)), selection)(size).prune()
+        members[row], members_of[row] = circuit.in_graph[graph.edge_exists], nodes(circuit)
+        total += circuit.in_graph
+    frequency = total / n
+    edge_jaccard, edge_chance = mean_jaccard(members)
+    node_jaccard, node_chance = mean_jaccard(members_of)
     return SizeStability(
         size=size,
-        n_edges=float(members.sum(dim=(1, 2)).double().mean()),
+        n_edges=float(members.sum(dim=1).double().mean()),
         frequency=frequency,
         edge_jaccard=edge_jaccard,
         edge_chance=edge_chance,
@@ -254,9 +287,11 @@ def mean_jaccard(members: Bool[Tensor, "set thing"]) -> tuple[float, float]:
     the union that this leaves. Two empty sets are no evidence: such pairs are left out, and the
     result is NaN if no others are there.
     """
-    counts = members.double()
-    shared = counts @ counts.T
-    sizes = counts.sum(dim=1)
+    parts = members.split(max(1, MOST_COLUMNS // max(1, len(members))), dim=1)
+    shared = torch.zeros(len(members), len(members), dtype=torch.float64)
+    for part in parts:
+        shared += part.double() @ part.double().T
+    sizes = members.sum(dim=1).double()
     both = sizes[:, None] + sizes[None]
     pairs = torch.triu(torch.ones_like(shared, dtype=torch.bool), diagonal=1) & (both > 0)
     if not pairs.any():

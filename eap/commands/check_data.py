@@ -27,11 +27,8 @@ def main() -> None:
     parser = shell.OneLineParser(description=__doc__)
     add = parser.add_argument
     add("data", nargs="?", type=shell.data_file, help="a file of pairs (default: the task's own)")
-    add(
-        "-m",
-        "--model",
-        default="toy",
-        help="model whose tokenizer is used: toy, a directory, or a hub name",
+    shell.add_model_arguments(
+        parser, what="model whose tokenizer is used: toy, a directory, or a hub name"
     )
     add("-t", "--task", type=shell.named_task, default=OWN_TASK, help="a task's name")
     add("--head", type=shell.positive, help="use only this many pairs")
@@ -53,7 +50,7 @@ def main() -> None:
         )
     if args.save is not None and args.corrupt is None:
         raise UserError("--save is for the pairs that --corrupt makes")
-    tokenizer = tokenizer_of(args.model)
+    tokenizer = tokenizer_of(args.model, args.revision)
     data = args.data
     if args.corrupt is not None:
         made = corrupt(args.data, tokenizer, words_of(args.corrupt), seed=args.seed)
@@ -77,7 +74,7 @@ def main() -> None:
             print(f"{name:>9}: {text}")
 
 
-def tokenizer_of(name: str) -> Any:
+def tokenizer_of(name: str, revision: str | None = None) -> Any:
     """The tokenizer that experiments on a model use, without its weights.
 
     Raises:
@@ -88,10 +85,10 @@ def tokenizer_of(name: str) -> Any:
         odd = [path for path in directory.iterdir() if not (path.is_file() or path.is_dir())]
         if odd:  # a pipe, which reading would wait on
             raise UserError(f"{directory} is not read: {quoted(odd[0].name)} is not a regular file")
-    tokenizer = load_tokenizer(name, directory)
+    tokenizer = load_tokenizer(name, directory, revision)
     if directory is not None and not (directory / "config.json").is_file():
         return tokenizer  # a tokenizer alone
-    d_vocab = read_config(name, directory).get_text_config().vocab_size
+    d_vocab = read_config(name, directory, revision).get_text_config().vocab_size
     return without_foreign_bos(tokenizer, d_vocab)
 
 

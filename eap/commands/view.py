@@ -43,7 +43,11 @@ def main() -> None:
         metavar="HEAD",
         help="say in text, without a page, why this head looks there",
     )
-    add("-m", "--model", help="for --attention, --why (default: the one that the graph is of)")
+    shell.add_model_arguments(
+        parser,
+        default=None,
+        what="for --attention, --why (default: the one that the graph is of)",
+    )
     add("-t", "--task", type=shell.named_task, help="for --attention (default: the graph's)")
     add("--data", type=shell.data_file, help="for --attention: pairs of your own")
     args = parser.parse_args()
@@ -95,12 +99,14 @@ def reasons(model: eap.Model, dataset: eap.Dataset, args: argparse.Namespace) ->
 def model_and_pairs(graph: Graph, args: argparse.Namespace) -> tuple[eap.Model, eap.Dataset]:
     """The model and the pairs that the graph was scored on, or those of the command line."""
     provenance = graph.provenance
-    name = args.model or dict(provenance.get("model", {})).get("name")
+    scored = dict(provenance.get("model", {}))
+    name = args.model or scored.get("name")
+    revision = args.revision or (None if args.model else scored.get("revision"))
     task = args.task or provenance.get("task")
     if not name or not task:
         raise UserError("the graph does not say of which model and task it is: --model and --task")
     if args.data is not None:  # before the model, which takes long
         check_data(task, args.data)
-    model = eap.load_model(name)
+    model = eap.load_model(name, revision=revision)
     bos = dict(provenance.get("data", {})).get("prepend_bos")
     return model, eap.load_dataset(task, model.tokenizer, data=args.data, prepend_bos=bos)

@@ -15,6 +15,7 @@ from eap.data.reading import read_rows
 from eap.data.tasks.ioi import NAMES
 from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError, quoted
+from eap.runtime.kinds import checked
 from eap.runtime.ranges import whole
 
 NUMBER = re.compile(r"(?<![\w.,])\d+(?![\w]|[.,]\d)")
@@ -51,6 +52,7 @@ class Counterparts:
         return f"{said}; left out: {why}" if why else said
 
 
+@checked
 def corrupt(
     data: Any, tokenizer: Any, words: str | Sequence[str], *, seed: int = 0
 ) -> Counterparts:

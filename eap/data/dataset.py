@@ -24,7 +24,7 @@ from eap.data.tasks import TASKS, Task, get_task
 from eap.data.tasks.task import keep_all
 from eap.data.vocabulary import Vocabulary
 from eap.errors import UserError, quoted
-from eap.runtime.arguments import checked
+from eap.runtime.kinds import checked
 from eap.runtime.ranges import whole
 from eap.runtime.shipped import data_folder
 
@@ -260,7 +260,8 @@ def _check_tokenizer(tokenizer: Any) -> Any:
             "the model has no tokenizer: load it with load_model(model, tokenizer=...), or make a "
             "Dataset of token ids yourself"
         )
-    if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
+    is_class = isinstance(tokenizer, type)
+    if is_class or not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
         raise UserError(
             f"the tokenizer is {type(tokenizer).__name__}; give a Hugging Face tokenizer, such as "
             "model.tokenizer"

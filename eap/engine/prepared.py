@@ -47,11 +47,13 @@ class Demand:
         what: name of the work, for messages.
         need: bytes of an example: of a model's sizes, a batch's, and the columns unembedded.
         n_results: number of numbers it gathers over all batches.
+        n_observed: number of bytes that observers take beside that.
     """
 
     what: str
     need: Callable[[Shapes, Extent, int], Need]
     n_results: int
+    n_observed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,9 @@ class Work:
             answers = {token for e in examples for token in (*e.correct, *e.incorrect)}
             n_columns = len(answers)
         # Moments are three float64 each, the scores and masks made of them another two.
-        budget = Budget.of(model.device, limits.memory_budget, reserved=40 * demand.n_results)
+        budget = Budget.of(
+            model.device, limits.memory_budget, reserved=40 * demand.n_results + demand.n_observed
+        )
         batch_size = limits.batch_size
         if batch_size is None:
             groups = group_examples(examples, ablation.start)

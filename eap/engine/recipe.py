@@ -1,6 +1,6 @@
 """How a ranking is learned: loss, optimizer, and the sizes that steps draw."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,6 +31,9 @@ class Recipe:
         temperature: T of the masks.
         seed: seed of sizes and pairs.
 
+    Raises:
+        UserError: an unknown name, or a number out of range.
+
     Example:
         >>> eap.Recipe(steps=500, loss="kl", k="log").optimizer
         'adam'
@@ -45,31 +48,31 @@ class Recipe:
     temperature: float = 0.5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "learning_rate"):
+            if getattr(self, name) is not None:
+                self._check(name)
+        for name in ("pairs", "seed", "temperature"):
+            self._check(name)
+        for name, known in (("loss", LOSSES), ("optimizer", LEARNING_RATES), ("k", SIZES)):
+            word_of(name, getattr(self, name), known)
+
+    def _check(self, name: str) -> None:
+        """Make a number Python's, if it is in its range."""
+        within = RANGES["learning_steps" if name == "steps" else name]
+        number = real if name in ("learning_rate", "temperature") else whole
+        object.__setattr__(self, name, number(name, getattr(self, name), within))
+
     def complete(self, level: str) -> "Recipe":
         """The recipe with all numbers filled in for 'edge' or 'node'.
 
         Raises:
-            UserError: an unknown name, or a number out of range.
+            UserError: an unknown level.
         """
-        names = {
-            "level": (level, STEPS),
-            "loss": (self.loss, LOSSES),
-            "optimizer": (self.optimizer, LEARNING_RATES),
-            "k": (self.k, SIZES),
-        }
-        for name, (word, known) in names.items():
-            if word not in tuple(known):
-                raise UserError(f"unknown {name} {quoted(str(word))}; known are {', '.join(known)}")
+        word_of("level", level, STEPS)
         rate = LEARNING_RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
         steps = STEPS[level] if self.steps is None else self.steps
-        return replace(
-            self,
-            steps=whole("steps", steps, RANGES["learning_steps"]),
-            pairs=whole("pairs", self.pairs),
-            seed=whole("seed", self.seed),
-            learning_rate=real("learning_rate", rate),
-            temperature=real("temperature", self.temperature),
-        )
+        return replace(self, steps=steps, learning_rate=rate)
 
     def draw(self, step: int, n: int, sizes: Sequence[int]) -> tuple[int, float]:
         """Which batch a step runs, each as likely as it has pairs (`sizes`), and how many are kept.
@@ -82,3 +85,13 @@ class Recipe:
         if self.k == "uniform":
             return batch, float(source.integers(1, n + 1))
         return batch, float(np.exp(source.uniform(0.0, np.log(n))))
+
+
+def word_of(name: str, word: object, known: Iterable[str]) -> None:
+    """Check a word against those that are known.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    if word not in list(known):
+        raise UserError(f"unknown {name} {quoted(str(word))}; known are {', '.join(known)}")

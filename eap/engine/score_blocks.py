@@ -1,7 +1,8 @@
 """Scores of every example as scorers make them, block by block, and what may look at them."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from math import prod
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,7 @@ class ScoreBlock(NamedTuple):
     scores: Float[Tensor, "batch *span sender receiver"]
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Something that is given every block of scores as it is made: a bootstrap, a Gram matrix."""
 
@@ -78,6 +80,7 @@ class WeightedSums:
         self.weights = weights
         spans = () if n_spans is None else (n_spans,)
         self._shape = (weights.shape[1], *spans, config.n_forward, config.n_backward)
+        self._widest = config.n_heads + 2 * config.n_kv_receivers + 1
         # Sums lie where the scores are, so that blocks need not be moved: one for each device.
         self._sums: dict[torch.device, Tensor] = {}
 
@@ -92,6 +95,14 @@ class WeightedSums:
         sums = self._sums[scores.device]
         columns = torch.as_tensor(block.receivers, device=scores.device)
         sums[..., block.senders, columns] += weighted.to(sums.dtype)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the sums take, and what is added to them at a time."""
+        n_sums, *_, n_forward, n_backward = self._shape
+        spans = prod(self._shape[1:-2])
+        # The sums, and of one layer's block: weighted scores, and what is read and written back.
+        return n_sums * spans * n_forward * (8 * n_backward + 32 * self._widest)
 
     def merge_processes(self) -> None:
         """Every process ends with the sums over all examples."""

@@ -21,6 +21,7 @@ from eap.figures.tables import DOES_TASK
 from eap.graph.contents import check_plain
 from eap.graph.formats.export import drawn_nodes, ends_of_receivers
 from eap.graph.graph import Edge, Graph
+from eap.runtime.kinds import checked
 
 # All lengths are in inches.
 WIDTH, HEIGHT = 0.52, 0.27  # of a box
@@ -38,6 +39,7 @@ Curve = tuple[Float[np.ndarray, " n_points"], Float[np.ndarray, " n_points"]]
 
 
 @style.styled
+@checked
 def draw_circuit(
     circuit: Graph,
     *,

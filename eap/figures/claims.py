@@ -3,28 +3,30 @@
 Each claim is a quantity with a value for every task (or one for all), an interval, and a bound. It
 *holds* if the whole interval lies above the bound, *does not hold* if it lies below, and is
 *inconclusive* otherwise. Claims are those of Hanna, Pezzelle and Belinkov (2024).
+
+Intervals are over tasks. Variants of a task (`Task.variant_of`) are not independent of it, so they
+count as one task: by their mean, or left out together by the jackknife.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from eap.data.tasks import base_task
 from eap.figures.cross_task import explained_variance
-from eap.figures.tables import BASELINES, Table
+from eap.figures.tables import Table
 from eap.statistics.intervals import Interval, interval_of_tasks, pseudo_values
 from eap.statistics.measures import normalised
 
 ENOUGH = 0.02
 """Faithfulness that fewer points of integration may cost and still be enough."""
-OWN_DOES = 0.1
-"""Normalised faithfulness of a task's own circuit below which nothing is measured against it."""
 DEPTHS = (5, 10, 25, 50, 100, 200, 400)
 """Numbers of best edges whose overlap with the exact ones is asked about."""
 FEWEST_TASKS = 6
-"""Tasks below which nothing is said of pairs of them."""
+"""Independent tasks below which nothing is said of pairs of them."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Claim:
         value: value of the quantity.
         low, high: 95% interval over tasks; NaN (no interval) for a single task.
         above: the bound that the interval must lie above.
-        n_tasks: number of tasks that the interval is over.
+        n_tasks: number of independent tasks that the interval is over.
     """
 
     text: str
@@ -61,28 +63,24 @@ class Claim:
         return f"{self.verdict:15} {self.text}: {self.quantity} {interval} over {tasks}"
 
 
-def over_tasks(text: str, quantity: str, values: Sequence[float], *, above: float = 0.0) -> Claim:
-    """A claim about the mean over tasks, with Student's interval: tasks are the sample."""
-    interval = interval_of_tasks(values)
-    return Claim(text, quantity, interval.value, interval.low, interval.high, above, len(values))
+def over_tasks(
+    text: str, quantity: str, values: Mapping[Hashable, float], *, above: float = 0.0
+) -> Claim:
+    """A claim about the mean over tasks, with Student's interval: tasks are the sample.
+
+    Args:
+        text, quantity, above: text, quantity and above as `Claim` has them.
+        values: values of every task; those of a task and its variants become their mean.
+    """
+    means = pd.Series(values, dtype=float).groupby(lambda task: base_task(str(task))).mean()
+    interval = interval_of_tasks(means)
+    return Claim(text, quantity, interval.value, interval.low, interval.high, above, len(means))
 
 
 def does_task(table: Table) -> bool:
     """Whether the model does a table's task, so that a share of what it does says something."""
     clean, corrupted = table.baselines
     return bool(clean > corrupted or (table.metric in ("kl", "js") and clean != corrupted))
-
-
-def tasks_done(table: pd.DataFrame) -> list[str]:
-    """Tasks of a cross-task table that the model and the task's own circuit do.
-
-    A share of what the own circuit does says nothing where that is almost nothing: it must do at
-    least `OWN_DOES` of what the model does.
-    """
-    clean, corrupted = (table[name].to_numpy(dtype=float) for name in BASELINES)
-    own = np.diag(table[list(table.index)].to_numpy(dtype=float))
-    done = (clean > corrupted) & (own - corrupted >= OWN_DOES * (clean - corrupted))
-    return [str(task) for task in table.index[done]]
 
 
 def closeness(table: Table, column: str) -> float:
@@ -105,7 +103,7 @@ def about_curves(curves: Mapping[str, Table]) -> list[Claim]:
         }
         if differences:
             quantity = f"closeness of faithfulness to 1, {better} minus {worse}"
-            claims.append(over_tasks(text, quantity, list(differences.values())))
+            claims.append(over_tasks(text, quantity, differences))
     return claims
 
 
@@ -126,15 +124,15 @@ def about_agreement(
         over_tasks(
             text,
             f"{name} of absolute scores, EAP-IG minus EAP",
-            [correlations[f"{task}_ig{suffix}"] - correlations[f"{task}_vanilla{suffix}"]
-             for task in tasks],
+            {task: correlations[f"{task}_ig{suffix}"] - correlations[f"{task}_vanilla{suffix}"]
+             for task in tasks},
         )
         for name, suffix in (("Pearson's r", ""), ("Kendall's tau", "_kendall"))
     ]  # fmt: skip
     there = [task for task in tasks if {f"{task}_ig", f"{task}_vanilla"} <= set(overlaps.frame)]
     rows = overlaps.frame[overlaps.frame["depth"].isin(DEPTHS)] if there else overlaps.frame[:0]
     for _, row in rows.iterrows():
-        differences = [row[f"{task}_ig"] - row[f"{task}_vanilla"] for task in there]
+        differences = {task: row[f"{task}_ig"] - row[f"{task}_vanilla"] for task in there}
         quantity = f"average overlap of the top {int(row['depth'])} edges, EAP-IG minus EAP"
         claims.append(over_tasks(text, quantity, differences))
     return claims
@@ -151,15 +149,15 @@ def about_overlap(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFra
     Returns:
         Whether overlap leaves more than half of the variance over pairs of tasks unexplained, by
         adjusted R^2. Pairs of tasks are not independent, so value and interval are the jackknife's
-        over tasks. None for fewer than `FEWEST_TASKS` tasks, which have too few pairs.
+        over tasks, which leaves a task and its variants out together. None for fewer than
+        `FEWEST_TASKS` independent tasks, which have too few pairs.
     """
-    n = len(faithfulness)
-    if n < FEWEST_TASKS:
+    if n_independent(faithfulness.index) < FEWEST_TASKS:
         return []
     claim = over_tasks(
         "overlap of circuits predicts cross-task faithfulness poorly",
         f"variance over pairs of tasks that {' and '.join(overlaps)} do not explain",
-        list(unexplained_variance([*overlaps.values()], faithfulness)),
+        dict(enumerate(unexplained_variance([*overlaps.values()], faithfulness))),
         above=0.5,
     )
     value, low, high = np.clip([claim.value, claim.low, claim.high], 0.0, 1.0)
@@ -168,7 +166,7 @@ def about_overlap(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFra
 
 def unexplained_variance(
     overlaps: Sequence[pd.DataFrame], faithfulness: pd.DataFrame
-) -> Float[np.ndarray, " task"]:
+) -> Float[np.ndarray, " group"]:
     """Jackknife pseudo-values of 1 minus the adjusted R^2 of faithfulness on overlaps."""
     tables = [table.to_numpy(dtype=float) for table in (*overlaps, faithfulness)]
 
@@ -180,7 +178,12 @@ def unexplained_variance(
         freedom = (len(y) - 1) / (len(y) - len(x) - 1)
         return (1 - explained_variance(np.column_stack(x), y)) * freedom
 
-    return pseudo_values(unexplained, len(faithfulness))
+    return pseudo_values(unexplained, [base_task(str(task)) for task in faithfulness.index])
+
+
+def n_independent(tasks: Iterable[Hashable]) -> int:
+    """Number of tasks, with the variants of a task counted once."""
+    return len({base_task(str(task)) for task in tasks})
 
 
 def about_points(curves: Mapping[str, Table], points: int = 5) -> list[Claim]:
@@ -199,9 +202,7 @@ def about_points(curves: Mapping[str, Table], points: int = 5) -> list[Claim]:
     if not losses:
         return []
     quantity = f"closeness of faithfulness to 1, {points} points minus the most"
-    return [
-        over_tasks(f"{points} points are enough", quantity, list(losses.values()), above=-ENOUGH)
-    ]
+    return [over_tasks(f"{points} points are enough", quantity, losses, above=-ENOUGH)]
 
 
 def to_frame(claims: list[Claim]) -> pd.DataFrame:

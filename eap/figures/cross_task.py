@@ -6,10 +6,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from eap.data.tasks import base_task
 from eap.errors import UserError, quoted
 from eap.figures.tables import BASELINES, Results, Table, required_table
 from eap.statistics.measures import normalised
 from eap.studies.paths import shown
+
+OWN_DOES = 0.1
+"""Normalised faithfulness of a task's own circuit below which nothing is measured against it."""
 
 
 def read_square(results: Results, name: str) -> Table:
@@ -32,7 +36,11 @@ def share_of_model(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def share_of_own(table: pd.DataFrame) -> pd.DataFrame:
-    """Faithfulness as a share of that of the task's own circuit (on the diagonal)."""
+    """Faithfulness as a share of that of the task's own circuit (on the diagonal).
+
+    Args:
+        table: table of tasks that their own circuits do (`align_done`).
+    """
     metric = table[list(table.index)]
     own = np.diag(metric)[:, None]
     return normalised(metric, own, table["corrupted_baseline"].to_numpy()[:, None])
@@ -92,6 +100,40 @@ def align(*tables: Table, tasks: Sequence[str] = ()) -> list[pd.DataFrame]:
     ]
 
 
+def tasks_done(table: pd.DataFrame, *, own: bool = True) -> list[str]:
+    """Tasks of a cross-task table that the model does; says which it does not do.
+
+    Args:
+        table: a row for every task, from `read_faithfulness`.
+        own: whether the task's own circuit must do at least `OWN_DOES` of what the model does: a
+            share of what the own circuit does says nothing where that is almost nothing.
+    """
+    clean, corrupted = (table[name].to_numpy(dtype=float) for name in BASELINES)
+    done = clean > corrupted
+    if own:
+        circuits = np.diag(table[list(table.index)].to_numpy(dtype=float))
+        done &= circuits - corrupted >= OWN_DOES * (clean - corrupted)
+    who = "the model or the task's own circuit hardly does" if own else "the model does not do"
+    if not done.all():
+        print(f"left out: {', '.join(map(str, table.index[~done]))}, which {who}")
+    return [str(task) for task in table.index[done]]
+
+
+def align_done(*tables: Table, tasks: Sequence[str] = (), own: bool = True) -> list[pd.DataFrame]:
+    """As `align`, without the tasks that `tasks_done` leaves out of the last table.
+
+    Raises:
+        UserError: no task is left.
+    """
+    done = tasks_done(align(*tables, tasks=tasks)[-1], own=own)
+    if not done:
+        raise UserError(
+            f"{shown(tables[-1].path)} has no task that is done well enough to compare with; take "
+            "a model that does the tasks, or circuits of more edges"
+        )
+    return align(*tables, tasks=done)
+
+
 def off_diagonal(table: pd.DataFrame) -> Float[np.ndarray, " n_pairs"]:
     """The values of a square table, row by row, without the diagonal."""
     return table.to_numpy(dtype=float)[~np.eye(len(table), dtype=bool)]
@@ -104,6 +146,12 @@ def explained_variance(
     design = np.column_stack([x, np.ones(len(y))])
     residuals = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     return float(1 - residuals.var() / y.var())
+
+
+def base_means(table: pd.DataFrame) -> pd.DataFrame:
+    """The means of a square table over every task and its variants, as one row and column."""
+    means = table.groupby(lambda task: base_task(str(task)), sort=False).mean()
+    return means.T.groupby(lambda task: base_task(str(task)), sort=False).mean().T
 
 
 def mantel_p(
@@ -141,7 +189,8 @@ def summary(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFrame) ->
     """How well overlaps tell faithfulness: correlations over pairs of tasks, and R^2 of both.
 
     The diagonal is 1 in all tables by definition, and is left out. Cells are not independent
-    (overlaps are symmetric, and a task's cells share its effect): p-values are Mantel's.
+    (overlaps are symmetric, and a task's cells share its effect): p-values are Mantel's, of the
+    means over a task and its variants, which are not independent of each other either.
     """
     y = off_diagonal(faithfulness)
     if len(y) < 6:
@@ -150,7 +199,8 @@ def summary(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFrame) ->
     x = {name: off_diagonal(table) for name, table in overlaps.items()}
     for name, values in x.items():
         correlation = np.corrcoef(values, y)[0, 1]
-        p = mantel_p(overlaps[name].to_numpy(float), faithfulness.to_numpy(float))
+        means = (base_means(table).to_numpy(float) for table in (overlaps[name], faithfulness))
+        p = mantel_p(*means)
         lines.append(f"  {name}: Pearson's r {correlation:.2f} (p = {p:.2g}, Mantel)")
     fit = explained_variance(np.column_stack(list(x.values())), y)
     return "\n".join([*lines, f"  all, linear regression: R^2 {fit:.2f}"])

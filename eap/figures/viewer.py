@@ -27,6 +27,7 @@ from eap.graph.formats.export import nodes_of_receiver
 from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.runtime.atomic import write_atomically
+from eap.runtime.kinds import checked
 from eap.runtime.ranges import is_whole
 
 Selection = Literal["greedy", "top_n"]
@@ -42,6 +43,7 @@ SCRIPTS = ("viewer_circuit.js", "viewer_panels.js", "viewer.js")
 FACTS = ("model", "task", "metric", "method", "ablation", "level")
 
 
+@checked
 def write_page(
     graph: Graph,
     path: str | Path,

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from eap.errors import UserError
 from eap.graph.graph import Graph
+from eap.runtime.kinds import checked
 
 
+@checked
 def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
     """The mean of the scores of several graphs, all turned to one direction.
 

@@ -19,6 +19,7 @@ from eap.graph.formats import export, files
 from eap.graph.formats.files import Schema
 from eap.graph.numbering import GraphConfig, edge_index
 from eap.graph.selection import By
+from eap.runtime.kinds import checked, shown
 
 
 class Edge(NamedTuple):
@@ -73,6 +74,7 @@ class Graph(GraphContents):
     """
 
     @classmethod
+    @checked
     def from_config(cls, config: GraphConfig, span_names: Sequence[str] = ()) -> "Graph":
         """Make a graph with zero scores that contains every edge (at every span).
 
@@ -98,10 +100,15 @@ class Graph(GraphContents):
             model: loaded model (`eap.load_model`).
             expanded_kv: one k and v receiver per query head where key/value heads are shared.
 
+        Raises:
+            UserError: something else than a model.
+
         Example:
             >>> eap.Graph.from_model(model).sender_names[:2]
             ('input', 'a0.h0')
         """
+        if not isinstance(getattr(model, "config", None), GraphConfig):
+            raise UserError(f"model is {shown(model)}; give what eap.load_model returns")
         return cls.from_config(replace(model.config, expanded_kv=expanded_kv))
 
     # ---- what is in it -------------------------------------------------------------------------
@@ -514,6 +521,7 @@ class Graph(GraphContents):
 
     # ---- files ---------------------------------------------------------------------------------
 
+    @checked
     def save(self, path: str | Path, *, schema: Schema = "library") -> None:
         """Write the graph by the suffix of the path, whole or not at all.
 
@@ -544,6 +552,7 @@ class Graph(GraphContents):
         files.write(self, Path(path), schema=schema)
 
     @classmethod
+    @checked
     def load(cls, path: str | Path, *, sign: int | None = None) -> "Graph":
         """Read a graph that `save` wrote, or one of the EAP-IG library, MIB or the paper.
 

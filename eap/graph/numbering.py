@@ -14,6 +14,9 @@ from jaxtyping import Bool, Int
 from eap.errors import UserError, quoted
 from eap.runtime.ranges import Range, whole
 
+LARGEST = 10**10
+"""Pairs of a sender and a receiver that a graph may have: Llama 3.1 405B has 10^9."""
+
 
 @dataclass(frozen=True)
 class GraphConfig:
@@ -48,6 +51,12 @@ class GraphConfig:
         if self.n_heads % self.n_kv_heads:
             raise UserError(
                 f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads evenly"
+            )
+
+        if (size := self.n_forward * self.n_backward) > LARGEST:
+            raise UserError(
+                f"a graph of {self.n_layers:,} layers and {self.n_heads:,} heads has {size:,} "
+                f"pairs of nodes; at most {LARGEST:,} go"
             )
 
     @property

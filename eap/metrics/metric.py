@@ -23,6 +23,7 @@ from eap.data.answers import Answers
 from eap.data.dataset import Example
 from eap.errors import UserError, quoted
 from eap.metrics.predictions import Predictions
+from eap.runtime.kinds import shown
 
 __all__ = [
     "METRICS",
@@ -92,6 +93,15 @@ class Metric:
     reads_clean: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip() or "\n" in self.name:
+            raise UserError(
+                f"the name of a metric is {shown(self.name)}; it must be one line of text"
+            )
+        if not callable(self.function):
+            raise UserError(
+                f"metric {quoted(self.name, 40)} is made of {shown(self.function)}; make it of a "
+                "function of (logits, clean_logits, answers)"
+            )
         if not (self.higher_is_better is None or isinstance(self.higher_is_better, bool)):
             raise UserError(
                 f"metric {quoted(str(self.name), 40)}: higher_is_better is True (as of a logit "

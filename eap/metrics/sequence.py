@@ -11,6 +11,7 @@ from torch import Tensor
 from eap.data.answers import Answers
 from eap.errors import UserError, first_line
 from eap.metrics.metric import Metric
+from eap.runtime.kinds import checked
 
 SequenceFunction = Callable[[Tensor, Tensor, Int[Tensor, " batch"], Any], Tensor]
 
@@ -18,6 +19,7 @@ SequenceFunction = Callable[[Tensor, Tensor, Int[Tensor, " batch"], Any], Tensor
 TRIED_POSITIONS, TRIED_ROWS = 16, 4
 
 
+@checked
 def from_sequence_metric(
     name: str,
     function: SequenceFunction,

@@ -37,6 +37,12 @@ def unwrapped(model: Any) -> Any:
         elif isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = inner.module
         elif kind.__module__.partition(".")[0] == "peft" and "base_model" in inner._modules:
+            learned = getattr(inner, "active_peft_config", None)
+            if getattr(learned, "is_prompt_learning", False):
+                raise UserError(
+                    f"the model has prompts that PEFT learned ({type(learned).__name__}), which "
+                    "are no weights of its layers: the engine cannot run them"
+                )
             base: Any = inner.base_model
             inner = getattr(base, "model", base)
         else:

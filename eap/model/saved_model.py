@@ -57,6 +57,14 @@ def load_files(
     except Exception as error:  # every library below raises its own kind
         raise UserError(f"cannot load model {quoted(name)}: {first_line(error)}") from error
     hf.requires_grad_(False)
+    if isinstance(device_map, dict):
+        names = [f"{parameter}." for parameter, _ in hf.named_parameters()]
+        for key in device_map:
+            if key and not any(known.startswith(f"{key}.") for known in names):
+                raise UserError(
+                    f"the device map names {quoted(key, 60)}, which {quoted(name, 60)} does not "
+                    f"have; its weights are called {quoted(names[0][:-1], 60)} and so on"
+                )
     described = architecture_of(hf.config)
     if type(hf).__name__ != described:
         raise UserError(

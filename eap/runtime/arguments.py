@@ -7,14 +7,11 @@ own message names a function inside the package, and never the argument that was
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from functools import cache, wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import cache
+from typing import Any
 
 from eap.errors import UserError, quoted
 from eap.runtime.resources import ResourceOptions
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
 
 MEANT = {
     "absolute": ("by",),
@@ -43,24 +40,6 @@ MEANT = {
 }
 """Names that other libraries, or other verbs, use, and what the same thing is called here."""
 
-MADE_BY = {
-    "Dataset": "eap.load_dataset makes one",
-    "Graph": "eap.attribute makes one",
-    "Model": "eap.load_model makes one",
-}
-"""What makes the objects that verbs take, by the name of their class."""
-
-KINDS = {
-    "circuit": "Graph",
-    "circuits": "Graph",
-    "dataset": "Dataset",
-    "first": "Graph",
-    "graph": "Graph",
-    "measured_on": "Dataset",
-    "model": "Model",
-}
-"""The class of an argument, by the argument's name: people exchange them."""
-
 
 @cache
 def _signature(function: Callable[..., Any]) -> tuple[inspect.Signature, tuple[str, ...], bool]:
@@ -88,8 +67,8 @@ def check_call(
         kwargs: arguments by keyword.
 
     Raises:
-        UserError: an argument that the function does not have, one that is missing, too many by
-            position, or a model, a data set or a graph in each other's place.
+        UserError: an argument that the function does not have, one that is missing, or too many by
+            position.
     """
     signature, names, passes_on = _signature(function)
     name = f"{function.__name__}()"
@@ -104,36 +83,16 @@ def check_call(
         for parameter in signature.parameters.values()
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
-    if len(args) > len(positional):
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if len(args) > len(positional) and inspect.Parameter.VAR_POSITIONAL not in kinds:
         raise UserError(
             f"{name} takes {len(positional)} arguments by position, {', '.join(positional)}, and "
             f"was given {len(args)}; give the others by name"
         )
     try:
-        given = signature.bind(*args, **kwargs).arguments
+        signature.bind(*args, **kwargs)
     except TypeError as error:
         raise UserError(f"{name}: {error}") from None
-    for key, value in given.items():
-        kind = type(value).__name__
-        if kind in MADE_BY and kind != KINDS.get(key, kind):
-            raise UserError(
-                f"{name} takes a {KINDS[key]} as {key!r}, not a {kind}; {MADE_BY[KINDS[key]]}"
-            )
-
-
-def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """A function whose calls are checked first (verbs are: see `eap.model.verbs`).
-
-    Args:
-        function: function to wrap.
-    """
-
-    @wraps(function)
-    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        check_call(function, args, kwargs)
-        return function(*args, **kwargs)
-
-    return call
 
 
 def meant(keyword: str, names: Iterable[str]) -> str:

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from eap.errors import UserError, quoted
+
 # .<name>.<machine>.<process>.<random>.tmp: hidden, and with an ending that no reader looks for.
 _TEMPORARY = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d+)\.[^.]*\.tmp")
 
@@ -28,6 +30,8 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         OSError: the disk is full, the folder read-only, `path` a directory; it names `path`.
     """
     path = Path(path)
+    if "\0" in str(path) or re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        raise UserError(f"{quoted(str(path))} cannot be written: it is no path of a file system")
     with _naming(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

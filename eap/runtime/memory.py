@@ -153,6 +153,17 @@ def patching_need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
     return Need(kept * shapes.bytes, each * shapes.bytes)
 
 
+def mean_need(shapes: Shapes, extent: Extent, n_parts: int = 0) -> Need:
+    """Of a mean over prompts: what all senders send, or `n_parts` coefficients for each token."""
+    # What senders send is there twice while it is put together.
+    n = extent.n_positions
+    outputs = 2 * n * (shapes.n_forward + 2) * shapes.d_model + 3 * n * n_parts
+    kept = _trace(shapes, extent) + outputs
+    # Of one sender: its outputs without padding, in float64.
+    each = _run(shapes, extent, 0) + 5 * n * max(shapes.d_model, n_parts)
+    return Need(kept * shapes.bytes, each * shapes.bytes)
+
+
 # ---- the budget ----------------------------------------------------------------------------------
 
 
@@ -218,14 +229,16 @@ class Budget:
         """
         largest = 1
         limits = []
-        for extent in extents:
-            need = need_of(extent)
-            one = self._held(need.kept + need.each)
-            if self.reserved + one > self.n_bytes:
-                raise UserError(
-                    f"a memory budget of {_mib(self.n_bytes)} is too small: {what} takes "
-                    f"{_mib(self.reserved + one)} for one example of {extent.n_keys} tokens"
-                )
+        needs = [need_of(extent) for extent in extents]
+        ones = [self._held(need.kept + need.each) for need in needs]
+        most = max(ones, default=0)
+        if self.reserved + most > self.n_bytes:
+            raise UserError(
+                f"a memory budget of {_mib(self.n_bytes)} is too small: {what} takes "
+                f"{_mib(self.reserved + most)} for one example of "
+                f"{extents[ones.index(most)].n_keys} tokens"
+            )
+        for extent, one in zip(extents, ones, strict=True):
             enough = max(1, self.enough_tokens // extent.n_positions)
             fits = min((self.n_bytes - self.reserved) // one, enough)
             largest = max(largest, extent.n_rows)

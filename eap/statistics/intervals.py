@@ -4,7 +4,7 @@ The coverage of each is simulated under a known truth, at the sizes of samples t
 `benchmarks/coverage.py` writes the table, and a test holds it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,17 +200,18 @@ def interval_of_tasks(values: Any, *, confidence: float = 0.95) -> Interval:
 
 
 def pseudo_values(
-    statistic: Callable[[Int[np.ndarray, " kept"]], float], n: int
-) -> Float[np.ndarray, " task"]:
-    """The jackknife's pseudo-values of a statistic of n tasks (Tukey 1958).
+    statistic: Callable[[Int[np.ndarray, " kept"]], float], groups: Sequence[str]
+) -> Float[np.ndarray, " group"]:
+    """The jackknife's pseudo-values of a statistic of tasks (Tukey 1958).
 
     Their mean is the statistic less its bias to first order, and Student's interval of them is the
     jackknife's: for a statistic of pairs of tasks, which are not independent of each other.
 
     Args:
         statistic: statistic of the numbers of the tasks that are kept.
-        n: number of tasks.
+        groups: group of every task; tasks of one group are left out together.
     """
-    every = np.arange(n)
-    less = np.array([statistic(np.delete(every, task)) for task in every])
-    return n * statistic(every) - (n - 1) * less
+    of_task = np.asarray(groups)
+    names = list(dict.fromkeys(groups))
+    less = np.array([statistic(np.flatnonzero(of_task != name)) for name in names])
+    return len(names) * statistic(np.arange(len(of_task))) - (len(names) - 1) * less

@@ -43,6 +43,7 @@ def load_model_of(settings: Settings) -> Model:
         device=settings.device,
         dtype=settings.dtype,
         device_map=settings.device_map,
+        revision=settings.revision,
     )
     keep_folders(settings, model, write=False)
     return model
@@ -297,6 +298,8 @@ def check_finite(graphs: Mapping[str, Graph]) -> None:
 def next_command(script: str, *options: str, settings: Settings) -> str:
     """The command that goes on with what was written."""
     words = [*as_typed(script), *options, "--model", settings.model]
+    if settings.revision is not None:
+        words += ["--revision", settings.revision]
     if settings.output.resolve() != Settings().output.resolve():
         words += ["--output", shown(settings.output)]
     return shlex.join(words)

@@ -46,6 +46,7 @@ class Settings:
         data: a file of pairs of one's own, instead of the task's.
         drop_unfit: rows of it that do not fit the tokenizer are left out; otherwise they are an
             error.
+        revision: branch, tag or commit of a model of the hub; None: its main branch.
         prepend_bos: whether to begin prompts with the BOS token; None: if the saved tokenizer has
             one.
         head: number of pairs of a task; None: all.
@@ -66,6 +67,7 @@ class Settings:
     tasks: tuple[str, ...] = ("ioi",)
     data: Path | None = None
     drop_unfit: bool = False
+    revision: str | None = None
     prepend_bos: bool | None = None
     head: int | None = None
     seed: int = 0
@@ -98,6 +100,8 @@ class Settings:
     def _check_kinds(self) -> None:
         """Texts, whole numbers, names of tasks: what a command line cannot get wrong."""
         texts = {"model": self.model, "dtype": self.dtype, "ig_rule": self.ig_rule}
+        if self.revision is not None:
+            texts["revision"] = self.revision
         if not isinstance(self.tasks, tuple):
             raise UserError(f"tasks is {quoted(self.tasks)}; it must be a tuple of names")
         texts |= {f"task {place}": task for place, task in enumerate(self.tasks)}

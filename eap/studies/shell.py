@@ -72,7 +72,7 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
     """A parser with the arguments that every experiment has, for one task or for several."""
     parser = OneLineParser(description=description, formatter_class=DefaultsOnce)
     add = parser.add_argument
-    add("-m", "--model", default="toy", help="toy, a directory, a GGUF file, or a hub name")
+    add_model_arguments(parser)
     if tasks:
         add("--tasks", nargs="+", type=known_task, default=list(TASKS), help="tasks to work on")
     else:
@@ -115,6 +115,19 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
     )
     add("--overwrite", action="store_true", help="do not reuse finished graphs")
     return parser
+
+
+def add_model_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    default: str | None = "toy",
+    what: str = "toy, a directory, a GGUF file, or a hub name",
+) -> None:
+    """The model, and which revision of one of the hub."""
+    parser.add_argument("-m", "--model", default=default, help=what)
+    parser.add_argument(
+        "--revision", help="branch, tag or commit of a model of the hub (default: main)"
+    )
 
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:

@@ -58,17 +58,12 @@ def main() -> None:
             cross_task.read_square(results, "edge_ious"),
             cross_task.read_faithfulness(results),
         ]
-        metric = cross_task.align(*squares)[-1]
-        done = [task for task in claims.tasks_done(metric) if task not in undone]
-        if less := [str(task) for task in metric.index if task not in done]:
+        every = cross_task.tasks_done(cross_task.align(*squares)[-1])
+        done = [task for task in every if task not in undone]
+        if (n := claims.n_independent(done)) < claims.FEWEST_TASKS:
             shell.say(
-                f"left out of overlap: {', '.join(less)}, which the model or the task's own "
-                "circuit hardly does"
-            )
-        if len(done) < claims.FEWEST_TASKS:
-            shell.say(
-                f"left out: overlap of circuits, of which {len(done)} tasks say too little; at "
-                f"least {claims.FEWEST_TASKS} are needed"
+                f"left out: overlap of circuits, of which {n} tasks (variants of a task count "
+                f"once) say too little; at least {claims.FEWEST_TASKS} are needed"
             )
         else:
             nodes, edges, metric = cross_task.align(*squares, tasks=done)

@@ -19,19 +19,20 @@ def main() -> None:
         cross_task.read_faithfulness(results),
     ]
     tables.check_comparable(found)
-    nodes, edges, metric = cross_task.align(*found, tasks=args.tasks)
-    own = cross_task.share_of_own(metric)
-    for name, title, faithfulness in (
-        ("cross_task", "Cross-task faithfulness", cross_task.share_of_model(metric)),
-        ("cross_task_own", "Cross-task / own circuit's", own),
+    for name, title, own in (
+        ("cross_task", "Cross-task faithfulness", False),
+        ("cross_task_own", "Cross-task / own circuit's", True),
     ):
+        nodes, edges, metric = cross_task.align_done(*found, tasks=args.tasks, own=own)
+        share = cross_task.share_of_own if own else cross_task.share_of_model
+        faithfulness = share(metric)
         figure = heatmaps.heatmap_row(
             {"Node IoU": nodes, "Edge IoU": edges, title: faithfulness},
             labels={title: ("whose circuit", "tested on")},
         )
         style.add_note(figure, tables.origin_note(found))
         style.save_figure(figure, results.folder("cross-task"), name)
-    shell.say(cross_task.summary({"node IoU": nodes, "edge IoU": edges}, own))
+    shell.say(cross_task.summary({"node IoU": nodes, "edge IoU": edges}, faithfulness))
 
 
 if __name__ == "__main__":

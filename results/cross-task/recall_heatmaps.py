@@ -18,7 +18,7 @@ def main() -> None:
         cross_task.read_faithfulness(results),
     ]
     tables.check_comparable(found)
-    nodes, edges, metric = cross_task.align(*found, tasks=args.tasks)
+    nodes, edges, metric = cross_task.align_done(*found, tasks=args.tasks)
     own = "Cross-task / own circuit's"
     figure = heatmaps.heatmap_row(
         {"Node recall": nodes, "Edge recall": edges, own: cross_task.share_of_own(metric)},

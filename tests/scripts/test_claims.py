@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from running import call
 
-from eap.figures import claims
+from eap.figures import claims, cross_task, heatmaps
 from eap.figures.tables import Table
 
 
@@ -37,7 +38,7 @@ def test_closeness_counts_overshoot_as_distance():
     ],
 )
 def test_a_verdict_is_where_the_interval_lies(values, verdict):
-    claim = claims.over_tasks("c", "q", values)
+    claim = claims.over_tasks("c", "q", dict(enumerate(values)))
     assert claim.verdict == verdict
     assert claim.value == pytest.approx(np.mean(values))
     if len(values) == 3:  # Student's interval by hand: t(0.975, 2) = 4.3027
@@ -85,11 +86,60 @@ def test_the_interval_of_overlap_is_a_jackknife_over_tasks():
     assert claims.unexplained_variance([square(x)], square(y)) == pytest.approx(pseudo)
 
 
-def test_tasks_that_the_model_or_its_own_circuit_does_not_do_are_left_out():
+GREATER_THAN = ("greater-than", "greater-than-price", "greater-than-sequence")
+
+
+def test_variants_of_a_task_count_as_one():
+    """Three variants that share what is particular to them: 95% intervals hold, and would not."""
+    generator = np.random.default_rng(0)
+    names = ("ioi", "sva", "gender-bias", *GREATER_THAN)
+    held = []
+    for _ in range(400):
+        effects = generator.normal(size=4)[[0, 1, 2, 3, 3, 3]]
+        values = effects + 0.1 * generator.normal(size=6)
+        own, apart = (
+            claims.over_tasks("c", "q", dict(zip(tasks, values, strict=True)))
+            for tasks in (names, range(6))
+        )
+        assert (own.n_tasks, apart.n_tasks) == (4, 6)
+        held.append([claim.low <= 0 <= claim.high for claim in (own, apart)])
+    together, independent = np.mean(held, axis=0)
+    assert together > 0.92
+    assert independent < 0.9
+
+
+def test_the_jackknife_leaves_a_task_and_its_variants_out_together():
+    generator = np.random.default_rng(1)
+    names = ["ioi", "sva", "gender-bias", "hypernymy-comma", "fact-retrieval-comma", *GREATER_THAN]
+    x, y = (pd.DataFrame(generator.random((8, 8)), names, names) for _ in range(2))
+    values = claims.unexplained_variance([x], y)
+    assert len(values) == 6
+    five = [name for name in names if name not in GREATER_THAN]
+    everything = unexplained_without(x, y, [])
+    less = unexplained_without(x, y, GREATER_THAN)
+    assert unexplained_without(x.loc[five, five], y.loc[five, five], []) == pytest.approx(less)
+    assert values[5] == pytest.approx(6 * everything - 5 * less)
+    (claim,) = claims.about_overlap({"edge IoU": x}, y)
+    assert claim.n_tasks == 6
+    few = [*five[:4], *GREATER_THAN]  # seven tasks, of which five are independent
+    assert claims.about_overlap({"edge IoU": x.loc[few, few]}, y.loc[few, few]) == []
+
+
+def unexplained_without(x, y, left_out):
+    kept = [name for name in x.index if name not in left_out]
+    cells = [(a, b) for a in kept for b in kept if a != b]
+    r = np.corrcoef([x.loc[c] for c in cells], [y.loc[c] for c in cells])[0, 1]
+    return (1 - r**2) * (len(cells) - 1) / (len(cells) - 2)
+
+
+def test_tasks_that_the_model_or_its_own_circuit_does_not_do_are_left_out(capsys):
     table = square(np.full((4, 4), 0.5)).assign(baseline=1.0, corrupted_baseline=0.0)
     table.loc["b", "baseline"] = -0.02  # the clean run is no better than the corrupted one
     table.loc["c", "c"] = 0.004  # the own circuit is no better
-    assert claims.tasks_done(table) == ["a", "d"]
+    assert cross_task.tasks_done(table) == ["a", "d"]
+    assert "left out: b, c, which the model or the task's own circuit" in capsys.readouterr().out
+    assert cross_task.tasks_done(table, own=False) == ["a", "c", "d"]
+    assert "left out: b, which the model does not do" in capsys.readouterr().out
 
 
 def test_five_points_are_enough_if_more_are_hardly_closer():
@@ -146,8 +196,34 @@ def test_the_claim_of_overlap_is_over_tasks_that_are_done(tmp_path, capfd, undon
     assert call("results/claims/claims.py", "--output", tmp_path) == 0
     said = capfd.readouterr().out
     assert "does not hold   overlap of circuits" in said
-    assert f"over {8 - undone} tasks" in said
-    assert ("left out of overlap: greater-than-sequence" in said) == bool(undone)
+    assert "over 6 tasks" in said  # the three variants of greater-than are one
+    assert ("left out: greater-than-sequence, which" in said) == bool(undone)
+
+
+@pytest.mark.parametrize("script", ["make_all_heatmaps", "recall_heatmaps"])
+def test_pictures_of_shares_leave_out_what_is_not_done(tmp_path, capfd, script, monkeypatch):
+    write_squares(tmp_path, 8, undone=1)
+    folder = tmp_path / "results/jaccard/toy/csv"
+    for name in ("node", "edge"):
+        shutil.copy(folder / f"{name}_ious.csv", folder / f"{name}_overlap.csv")
+    drawn, draw = [], heatmaps.heatmap_row
+    monkeypatch.setattr(
+        heatmaps, "heatmap_row", lambda panels, **kw: drawn.append(panels) or draw(panels, **kw)
+    )
+    assert call(f"results/cross-task/{script}.py", "--output", tmp_path) == 0
+    said = capfd.readouterr().out
+    assert "left out: greater-than-sequence, which the model or the task's own" in said
+    for panels in drawn:
+        for table in panels.values():
+            assert "greater-than-sequence" not in table.index
+            assert np.isfinite(table.to_numpy()).all()
+            assert np.abs(table.to_numpy()).max() < 5  # a share of almost nothing would be 13
+
+
+def test_pictures_of_shares_need_a_task_that_is_done(tmp_path, capfd):
+    write_squares(tmp_path, 3, undone=3)
+    assert call("results/cross-task/make_all_heatmaps.py", "--output", tmp_path) == 2
+    assert "no task that is done well enough" in capfd.readouterr().err
 
 
 def test_one_task_has_a_value_and_no_interval(tmp_path, capfd):
@@ -156,5 +232,5 @@ def test_one_task_has_a_value_and_no_interval(tmp_path, capfd):
     said = capfd.readouterr().out
     assert "inconclusive    EAP-IG's circuits" in said
     assert "0.300 (no interval) over 1 task; GPT-2, published: 0.118: inconclusive\n" in said
-    assert "of which 5 tasks say too little; at least 6 are needed" in said
+    assert "of which 5 tasks (variants of a task count once) say too little" in said
     assert "nan" not in said

@@ -385,3 +385,16 @@ def test_two_models_of_one_name_do_not_mix(tmp_path, capfd):
     assert call("pareto.py", *QUICK, "--model", twins[1], "--output", output) == 2
     assert "is of another model" in capfd.readouterr().err
     assert {name: (output / name).read_bytes() for name in files_below(output)} == before
+
+
+def test_a_revision_is_passed_on_to_the_model_and_to_the_next_command(monkeypatch, tmp_path):
+    from eap.studies import scoring, shell
+
+    given = {}
+    monkeypatch.setattr(scoring, "load_model", lambda name, **options: given.update(options))
+    monkeypatch.setattr(scoring, "keep_folders", lambda *args, **options: None)
+    words = ["--model", "gpt2", "--revision", "abc", "--output", str(tmp_path)]
+    settings = shell.settings_of(shell.make_parser("a script").parse_args(words))
+    scoring.load_model_of(settings)
+    assert given["revision"] == "abc"
+    assert "--revision abc" in scoring.next_command("pareto.py", settings=settings)

@@ -271,3 +271,28 @@ def test_the_weights_of_a_model_in_memory_are_not_copied():
     assert all(
         parameter.requires_grad for parameter in tiny_hf("llama").requires_grad_(True).parameters()
     )
+
+
+# ---- PEFT's own objects, where it is installed ---------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"use_rslora": True}], ids=str)
+def test_adapters_of_peft_are_merged(options):
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(target_modules=["q_proj", "up_proj"], init_lora_weights=False, r=4)
+    adapted = peft.get_peft_model(tiny_hf("llama"), replace_all(settings, options)).eval()
+    with pytest.warns(UserWarning, match="merged into the weights"):
+        eap.load_model(adapted)  # which compares logits with the model's own
+
+
+def test_prompts_that_peft_learned_are_refused():
+    peft = pytest.importorskip("peft")
+    settings = peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    with pytest.raises(eap.UserError, match="prompts that PEFT learned"):
+        eap.load_model(peft.get_peft_model(tiny_hf("llama"), settings))
+
+
+def replace_all(settings, options):
+    for name, value in options.items():
+        setattr(settings, name, value)
+    return settings

@@ -9,6 +9,18 @@
 | nodes of a circuit | `Graph.in_graph` | counts, networks, JSON, `.pt`, overlaps, pages |
 | the end of a path | `Ablation.embedding` | completeness, `steps="auto"` |
 | sizes and faithfulness | tables of `pareto.py` | pictures and pages of a circuit |
+
+Joints that other files test, beside what they join:
+
+| what | written by | read by | in |
+|---|---|---|---|
+| tasks that are done, variants | cross-task tables, `Task` | claims, maps | `test_claims.py` |
+| level of an interval | `statistics.intervals` | tables, bands, claims | `test_coverage.py` |
+| rows and columns of square tables | `overlap_heatmaps.py` | maps | `test_heatmaps.py` |
+| identity of model, data, code | `sign`, `save_csv` | `comparable`, reuse | `test_provenance.py` |
+| spans | `load_dataset(spans=...)` | graphs, their files, verbs | `test_span_graphs.py` |
+| weights of the model | `load_model` | every verb, means | `test_given_models.py` |
+| memory that observers take | `n_bytes` | plan of an attribution | `test_memory.py` |
 """
 
 from __future__ import annotations

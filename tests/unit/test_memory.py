@@ -198,6 +198,33 @@ def test_circuits_stay_within_the_budget(family, tmp_path):
     check_budgets(partial(eap.evaluate, model, circuits, data, metrics=["kl", "js"]), tmp_path)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_means_stay_within_the_budget(family, tmp_path):
+    model, data = twins.load(family), dataset_of(VARIED * 8)
+    check_budgets(partial(eap.Mean.over_dataset, model, data), tmp_path)
+    whole, cut = (
+        eap.Mean.over_dataset(model, data, **limits) for limits in ({}, {"batch_size": 3})
+    )
+    twins.assert_close(whole.outputs, cut.outputs, 1e-5)
+
+
+@pytest.mark.parametrize("selection", ["top_n", "greedy"])
+def test_resamples_stay_within_the_budget(selection, tmp_path):
+    """All resamples' scores are alive at once, and the null task's beside them."""
+    model, data = twins.load("gpt2"), dataset_of(VARIED)
+    run = partial(
+        eap.bootstrap, model, data, steps=1, n_resamples=100, sizes=[20], selection=selection
+    )
+    check_budgets(run, tmp_path)
+
+
+def test_verdicts_stay_within_the_budget(tmp_path):
+    model, data = twins.load("gpt2"), dataset_of(VARIED)
+    circuit = eap.attribute(model, data, steps=1).greedy(10).prune()
+    run = partial(eap.judge, model, circuit, data, n_random=19, n_subsets=2)
+    check_budgets(run, tmp_path)
+
+
 # ---- operations ----------------------------------------------------------------------------------
 
 

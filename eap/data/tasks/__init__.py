@@ -50,4 +50,18 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
-__all__ = ["PARETO_TASKS", "TASKS", "AnswerSets", "Row", "Task", "get_task", "register"]
+def base_task(name: str) -> str:
+    """The task that a task is a variant of, or its own name: variants are no independent tasks."""
+    return (TASKS[name].variant_of if name in TASKS else "") or name
+
+
+__all__ = [
+    "PARETO_TASKS",
+    "TASKS",
+    "AnswerSets",
+    "Row",
+    "Task",
+    "base_task",
+    "get_task",
+    "register",
+]

@@ -31,6 +31,7 @@ TASK = Task(
     columns=("correct_idx",),
     generate=generate,
     answers=answers,
+    variant_of="greater-than",
     order=7,
     pieces=True,
     circuit_size=300,

@@ -55,6 +55,7 @@ TASK = Task(
     columns=("correct_idx",),
     generate=generate,
     answers=answers,
+    variant_of="greater-than",
     order=8,
     pieces=True,
     circuit_size=200,

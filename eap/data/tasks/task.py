@@ -60,6 +60,8 @@ class Task:
         answers: `(row, vocabulary) -> texts` of the correct and incorrect answers; raises
             `ValueError` with what is wrong with the row.
         answer_ids: columns of token ids, and the answer set ('correct' or 'incorrect') they repeat.
+        variant_of: name of the task that it is a variant of: both count as one where tasks are the
+            sample.
         order: order of the tasks in scripts and figures; those without one come last, by name.
         main: one of the six tasks of the paper's main figures.
         first_token: answers of several tokens are represented by their first one.
@@ -81,6 +83,7 @@ class Task:
     generate: Callable[[Random, Vocabulary, Keep], list[dict[str, str]]]
     answers: Callable[[Row, Vocabulary], AnswerSets]
     answer_ids: Mapping[str, str] = field(default_factory=dict)
+    variant_of: str = ""
     order: int = 1000
     main: bool = False
     first_token: bool = False

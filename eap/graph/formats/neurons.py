@@ -18,6 +18,7 @@ from eap.errors import UserError, quoted
 from eap.graph.formats import documents, files
 from eap.graph.graph import Graph
 from eap.runtime.atomic import write_atomically
+from eap.runtime.kinds import checked
 
 _KEYS = {".json": ("neurons", "neurons_scores"), ".pt": ("neurons_in_graph", "neurons_scores")}
 
@@ -49,6 +50,7 @@ class NeuronFile:
         }
 
 
+@checked
 def load_neurons(path: str | Path) -> NeuronFile:
     """Read a graph with neurons from a file of the EAP-IG library, MIB or this package.
 
@@ -96,6 +98,7 @@ def load_neurons(path: str | Path) -> NeuronFile:
     )
 
 
+@checked
 def save_neurons(
     path: str | Path,
     graph: Graph,
