@@ -45,7 +45,6 @@ def test_arguments_of_circuits(toy):
         (lambda: eap.evaluate(model, graph, dataset, metric="kl"), "is 'metrics'"),
         (lambda: eap.faithfulness(model, graph, dataset, metrics=["kl"]), "is 'metric'"),
         (lambda: eap.judge(model, graph, dataset, level=0.05), "is 'alpha'"),
-        (lambda: eap.evaluate(model, dataset, graph), "circuits is a Dataset; it must be"),
         (lambda: eap.evaluate(model, graph), "missing a required argument: 'dataset'"),
         (lambda: eap.attribute(model, graph, dataset), "takes 2 arguments by position"),
         (lambda: eap.load_dataset("ioi", model.tokenizer, limit=5), "is 'head'"),
