@@ -30,7 +30,7 @@ def heatmap_figure(
 
     Args:
         table: a row and a column per task.
-        title: of the figure.
+        title: title of the figure.
         probabilities: the numbers are p-values: colours on a logarithmic scale.
         sizes: what the tasks' circuits have, written behind the names of the rows.
     """
@@ -51,7 +51,7 @@ def heatmap_row(
     The names of the rows stand at the first; and again at every one that has other rows.
 
     Args:
-        tables: by title.
+        tables: tables by title.
         labels: what columns and rows are, by title.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(1.5 * PAPER_WIDTH, 4.1), squeeze=False)

@@ -64,18 +64,18 @@ def write_page(
 
     Args:
         graph: scores and circuit.
-        path: of the HTML file; folders are made.
+        path: path of the HTML file; folders are made.
         other: a second graph of the same shape: the page tells which edges are in one or both.
         names: what the page calls the two.
         sizes: numbers of edges before pruning that the slider offers; by default up to 5,000.
-        selection: how circuits are selected, 'greedy' or 'top_n'; they are pruned.
+        selection: rule that selects circuits, 'greedy' or 'top_n'; circuits are pruned.
         by: what selections rank by, as for `Graph.top_n`.
         curve: normalised faithfulness (whole model 1, corrupted 0), or that and its standard error,
             by number of edges after pruning, if it was measured: the page says it of the circuit
             that it shows, and opens with the smallest one that has at least .8.
         patterns: attention patterns of heads, by name, shown when a head is chosen: per example
             its tokens as text and their weights `[query, key]`, each row summing to 1.
-        title: of the page.
+        title: title of the page.
 
     Returns:
         The path.
@@ -83,6 +83,10 @@ def write_page(
     Raises:
         UserError: nothing to show, sizes that the graph does not have, two graphs of different
             shapes, or patterns that are of no head or not square.
+
+    Example:
+        >>> eap.write_page(graph, "circuit.html", title="IOI").name
+        'circuit.html'
     """
     graphs = [graph] if other is None else [graph, other]
     for shown in graphs:
