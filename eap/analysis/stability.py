@@ -25,6 +25,7 @@ from torch import Tensor
 
 from eap.analysis.compare import nodes
 from eap.attribution import attribute
+from eap.data.batches import named_spans
 from eap.data.dataset import Dataset, Example
 from eap.engine.score_blocks import WeightedSums
 from eap.errors import UserError
@@ -101,9 +102,9 @@ class SizeStability:
     """How alike the resamples' circuits of one size are.
 
     Attributes:
-        size: edges selected (before pruning).
-        n_edges: mean number of edges after pruning.
-        frequency: the probability that an edge is in the circuit; [n_forward, n_backward].
+        size: edges (with spans, pairs of an edge and a span) selected, before pruning.
+        n_edges: mean number of them after pruning.
+        frequency: the probability that an edge is in the circuit.
         edge_jaccard, node_jaccard: mean over pairs of resamples.
         edge_chance, node_chance: the same for random sets of as many edges, and of as many nodes.
         consensus: the edges that are in at least half of the circuits, pruned.
@@ -111,7 +112,7 @@ class SizeStability:
 
     size: int
     n_edges: float
-    frequency: Float[Tensor, "n_forward n_backward"]
+    frequency: Float[Tensor, "*span n_forward n_backward"]
     edge_jaccard: float
     edge_chance: float
     node_jaccard: float
@@ -173,6 +174,7 @@ def bootstrap(
     null: bool = True,
     seed: int = 0,
     expanded_kv: bool = False,
+    spans: bool = False,
     **attribution: Any,
 ) -> Stability:
     """Score all edges once, and say how stable the ranking's circuits are over the examples.
@@ -186,16 +188,16 @@ def bootstrap(
         null: also measure a null task: the same prompts, with the answers shuffled.
         seed: random seed of resamples and shuffling.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        spans: of circuits of pairs of an edge and a span of the data set's prompts.
         **attribution: method (one that scores by gradients), metric, ablation, steps, rule, and
             resources, as for `eap.attribute`.
 
     Raises:
         UserError: as `eap.attribute`; an unknown selection, or a size that the graph does not have.
     """
-    if attribution.get("spans"):
-        raise UserError("stability is of circuits of edges; leave spans out")
     config = graph_config(model, expanded_kv=expanded_kv)
-    n_edges = Graph.from_config(config).n_edges
+    names = named_spans(model, dataset) if spans else ()
+    n_edges = config.n_edges * max(1, len(names))
     if sizes is None:
         sizes = [max(1, int(share * n_edges)) for share in SIZES]
     if selection not in ("top_n", "greedy"):
@@ -207,9 +209,13 @@ def bootstrap(
         raise UserError(f"sizes are numbers of edges from 1 to {n_edges:,}, one at least")
 
     def measure(examples: Dataset) -> Stability:
-        resamples = Resamples(config, examples.examples, n_resamples=n_resamples, seed=seed)
+        resamples = Resamples(
+            config, examples.examples, n_resamples=n_resamples, seed=seed,
+            n_spans=len(names) if spans else None,
+        )  # fmt: skip
         graph = attribute(
-            model, examples, expanded_kv=expanded_kv, observers=[resamples], **attribution,
+            model, examples, expanded_kv=expanded_kv, spans=spans, observers=[resamples],
+            **attribution,
         )  # fmt: skip
         resamples.merge_processes()
         found = tuple(stability_of_size(graph, resamples, size, selection) for size in sizes)
@@ -230,10 +236,12 @@ def stability_of_size(
     members = torch.stack([circuit.in_graph for circuit in circuits])
     frequency = members.double().mean(dim=0)
     edge_jaccard, edge_chance = mean_jaccard(members[:, graph.edge_exists])
-    node_jaccard, node_chance = mean_jaccard(torch.stack([nodes(own) for own in circuits]))
+    node_jaccard, node_chance = mean_jaccard(
+        torch.stack([nodes(own).flatten() for own in circuits])
+    )
     return SizeStability(
         size=size,
-        n_edges=float(members.sum(dim=(1, 2)).double().mean()),
+        n_edges=float(members.flatten(1).sum(dim=1).double().mean()),
         frequency=frequency,
         edge_jaccard=edge_jaccard,
         edge_chance=edge_chance,
