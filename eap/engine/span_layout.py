@@ -90,6 +90,24 @@ WHOLE = SpanLayout(1, _ALL, _ALL)
 """All positions of all examples as one span."""
 
 
+def mix(
+    weights: Float[Tensor, "span n_receivers n_senders"],
+    values: Float[Tensor, "n_senders batch pos d_model"],
+    pieces: Sequence[Piece],
+) -> Float[Tensor, "n_receivers batch pos d_model"]:
+    """Every receiver's weighted sum over its senders, with the weights of each span there."""
+    n_receivers = weights.shape[1]
+    if len(pieces) == 1:  # all positions
+        flat = weights[pieces[0].span] @ values.flatten(1)
+        return flat.view(n_receivers, *values.shape[1:])
+    mixed = values.new_empty(n_receivers, *values.shape[1:])
+    for piece in pieces:
+        part = values[:, piece.rows, piece.positions]
+        flat = weights[piece.span] @ part.flatten(1)
+        mixed[:, piece.rows, piece.positions] = flat.view(n_receivers, *part.shape[1:])
+    return mixed
+
+
 def _placed(span: int, inside: Tensor, outside: Tensor, pieces: Sequence[Piece]) -> Tensor:
     """`inside` at the positions of one span's pieces, `outside` elsewhere."""
     placed = outside.clone()

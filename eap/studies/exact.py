@@ -179,8 +179,9 @@ class ExactStudy:
                 "edges; float32 tells small values apart"
             )
         seconds = measure_seconds(plan)
+        at = " at spans" if self.spans else ""
         say(
-            f"exact values: {int(plan.edges.sum()):,} edges{' at spans' * self.spans} x {len(dataset)} pairs in "
+            f"exact values: {int(plan.edges.sum()):,} edges{at} x {len(dataset)} pairs in "
             f"{len(plan.units):,} pieces; up to {plan.work.n_bytes() / 2**20:,.0f} MiB beside "
             f"the weights, about {duration(seconds)} in all"
             + ("; going on where an earlier run was stopped" if earlier else "")

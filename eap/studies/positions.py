@@ -50,9 +50,9 @@ def positions_study(
         sample: number of other pairs whose exact values say what estimates miss.
 
     Returns:
-        A row per circuit: `circuits` ('pairs', 'edges' or 'verified'), `share` (selected), after pruning
-        `n_edges`, `n_pairs` and `share_pairs` of all that count, `loss` (mean of the metric),
-        `stderr`, `normalised` and `stderr_share`; `baseline` and `corrupted_baseline`.
+        A row per circuit: `circuits` ('pairs', 'edges' or 'verified'), `share` (selected), after
+        pruning `n_edges`, `n_pairs` and `share_pairs` of all that count, `loss` (mean of the
+        metric), `stderr`, `normalised` and `stderr_share`; `baseline` and `corrupted_baseline`.
     """
     task = dataset.task
     if verify is not None:

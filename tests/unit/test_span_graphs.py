@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,6 @@ from hypothesis import strategies as st
 
 from eap.analysis.compare import edge_overlap
 from eap.analysis.rankings import count_ranked
-from eap.analysis.screening import choose_edges
 from eap.errors import UserError
 from eap.figures.circuit import draw_circuit
 from eap.graph import Graph, GraphConfig
@@ -145,9 +146,7 @@ def test_frames_have_a_row_per_pair_and_networks_refuse(tmp_path):
     for call in (
         graph.to_networkx,
         lambda: graph.to_dot(tmp_path / "graph.dot"),
-        lambda: graph.to_html(tmp_path / "graph.html"),
         lambda: draw_circuit(graph),
-        lambda: choose_edges([graph], top=1, sample=1, seed=0),
     ):
         with pytest.raises(UserError, match="over_spans"):
             call()
@@ -177,3 +176,49 @@ def test_nodes_at_all_spans_are_counted():
     assert count_ranked(nodes, level="node", rank_input=True) == n_nodes + len(NAMES)
     with_input = nodes.top_n_nodes(n_nodes + len(NAMES), rank_input=True)
     assert torch.equal(with_input.in_graph, nodes.top_n_nodes(n_nodes).in_graph)
+
+
+# ---- pages ---------------------------------------------------------------------------------------
+
+
+def test_a_page_has_a_node_at_every_span(tmp_path):
+    graph = replace(scored(), node_scores=torch.arange(3.0 * CONFIG.n_forward).view(3, -1))
+    content = content_of(graph.to_html(tmp_path / "page.html", sizes=[10, 40, graph.n_edges]))
+    n_nodes = CONFIG.n_forward + 1
+    assert content["spans"] == list(NAMES)
+    assert content["nodes"][n_nodes : n_nodes + 2] == ["input @ second", "a0.h0 @ second"]
+    assert len(content["nodes"]) == 3 * n_nodes
+    scores = content["circuits"][0]["nodes"]
+    assert scores[n_nodes : n_nodes + 2] == [CONFIG.n_forward, CONFIG.n_forward + 1]
+    assert scores[n_nodes - 1] is None  # the logits
+    names = {node: number for number, node in enumerate(content["nodes"])}
+    ends = {receiver["name"]: receiver["nodes"] for receiver in content["receivers"]}
+    assert ends["a0.h1<q> @ second"] == [names["a0.h1 @ second"]]
+    assert ends["m0 @ second"] == [names["m0 @ second"]]
+    shared = [names[f"a0.h{head} @ {span}"] for span in ("second", "last") for head in (0, 1)]
+    assert ends["a0.kv0<v> @ second"] == shared
+    of_page = {}
+    for sender, end, score in zip(
+        content["senders"], content["ends"], content["circuits"][0]["score"], strict=True
+    ):
+        node, _, span = content["nodes"][sender].partition(" @ ")
+        receiver, _, at = content["receivers"][end]["name"].partition(" @ ")
+        assert span == at
+        of_page[f"{node}->{receiver} @ {span}"] = score
+    assert len(of_page) == graph.n_edges
+    for name, score in of_page.items():
+        assert score == pytest.approx(graph.score(name), rel=1e-3)
+    kept = content["circuits"][0]["kept"]
+    assert kept == [graph.greedy(n).prune().count_edges() for n in (10, 40, graph.n_edges)]
+
+
+def test_pages_compare_graphs_of_the_same_spans_only(tmp_path):
+    graph = scored()
+    graph.to_html(tmp_path / "page.html", scored(1))
+    with pytest.raises(UserError, match="different spans"):
+        graph.to_html(tmp_path / "page.html", scored(1, names=("a", "b", "c")))
+
+
+def content_of(path) -> dict:
+    text = path.read_text(encoding="utf8")
+    return json.loads(re.search(r'id="content">(.*?)</script>', text, re.DOTALL)[1])

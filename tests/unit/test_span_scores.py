@@ -175,7 +175,9 @@ def test_exact_values_equal_one_run_per_edge_and_span(family, expanded):
 
 
 def test_exact_values_at_one_span_are_the_plain_ones_bit_for_bit():
-    whole, spans = (score("llama", data=ONE_SPAN, method="exact", spans=each) for each in (False, True))
+    whole, spans = (
+        score("llama", data=ONE_SPAN, method="exact", spans=each) for each in (False, True)
+    )
     assert torch.equal(spans.scores[0], whole.scores)
 
 

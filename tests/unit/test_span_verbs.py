@@ -8,6 +8,7 @@ import pytest
 import torch
 from models.tiny import MAIN_FAMILIES, random_examples
 from reference import oracle, twins
+from reference.soft_twins import random_masks, soft_gradient, twin_gradient
 from reference.span_data import DATA, NAMES, ONE_SPAN, PAIRS
 from reference.split_run import existing_edges, shape_of
 from reference.twins import FORMS, assert_close
@@ -17,9 +18,13 @@ from eap.analysis.compare import agreement, edge_overlap, node_overlap, nodes
 from eap.analysis.screening import choose_edges, merge, report
 from eap.analysis.stability import bootstrap
 from eap.data.dataset import Dataset
+from eap.engine.mask_training import make_masks
 from eap.engine.patch_plan import make_plan
+from eap.engine.prepared import Work
 from eap.errors import UserError
+from eap.metrics.metric import METRICS
 from eap.runtime.resources import Resources
+from eap.soft_circuits import demand_of_masks, evaluate_soft
 
 # ---- resamples -----------------------------------------------------------------------------------
 
@@ -33,9 +38,7 @@ def test_resampled_scores_at_spans_are_weighted_means_of_the_examples():
     found, model = resampled(DATA, spans=True), twins.load("llama")
     singles = torch.stack(
         [
-            eap.attribute(
-                model, replace(DATA, examples=(pair,)), method="EAP", spans=True
-            ).scores
+            eap.attribute(model, replace(DATA, examples=(pair,)), method="EAP", spans=True).scores
             for pair in PAIRS
         ]
     ).double()
@@ -148,10 +151,7 @@ def test_exact_values_of_nodes_at_one_span_are_the_plain_ones_bit_for_bit(ablati
 def test_spans_before_the_first_difference_are_not_run(monkeypatch):
     data = Dataset(
         "x",
-        tuple(
-            replace(pair, spans=(0, 2, 4))
-            for pair in random_examples([6] * 4, [4] * 4, seed=2)
-        ),
+        tuple(replace(pair, spans=(0, 2, 4)) for pair in random_examples([6] * 4, [4] * 4, seed=2)),
         span_names=("one", "two", "three"),
     )
     units = make_plan(
@@ -177,7 +177,9 @@ def test_chosen_pairs_have_their_exact_values_and_the_others_the_estimates():
     assert torch.equal(chosen.top, estimate.top_n(30).in_graph)
     model, all_exact = twins.load("llama", torch.float64), exact("llama")
     with twins.precision("llama", torch.float64):
-        some = eap.patch_edges(model, DATA, edges=chosen.all, spans=True, batch_size=2)["logit_diff"]
+        some = eap.patch_edges(model, DATA, edges=chosen.all, spans=True, batch_size=2)[
+            "logit_diff"
+        ]
     assert_close(some.scores[chosen.all], all_exact.scores[chosen.all], 1e-12)
     assert_close(some.standard_errors[chosen.all], all_exact.standard_errors[chosen.all], 1e-9)
     assert some.scores[some.edge_exists & ~chosen.all].isnan().all()
@@ -202,3 +204,114 @@ def test_the_same_edges_at_all_spans_or_others_at_each():
     assert_close(found.scores[found.is_exact], whole.scores[found.is_exact], 1e-12)
     with pytest.raises(UserError, match="boolean tensor"):
         eap.patch_edges(model, DATA, edges=plain[:2], spans=True)
+
+
+# ---- soft circuits -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "expanded"), FORMS)
+def test_soft_circuits_at_spans_and_their_gradients_equal_the_twin(family, expanded):
+    masks = random_masks(family, expanded=expanded, n_spans=len(NAMES))
+    arguments = {"expanded": expanded, "examples": PAIRS}
+    value, gradient = soft_gradient(family, torch.float64, masks, "logit_diff", **arguments)
+    expected, expected_gradient = twin_gradient(family, masks, "logit_diff", **arguments)
+    assert_close(value, expected, 1e-9, at_least=1.0)
+    assert_close(gradient, expected_gradient, 1e-9)
+
+
+@pytest.mark.parametrize("family", MAIN_FAMILIES)
+def test_shares_of_zeros_and_ones_are_circuits_at_spans(family):
+    model = twins.load(family, torch.float64)
+    whole = eap.Graph.from_config(model.config, NAMES)
+    some = torch.rand(whole.scores.shape, generator=torch.Generator().manual_seed(3)) < 0.6
+    graphs = [whole, whole.empty(), whole.with_edges(whole.edge_exists & some)]
+    masks = torch.stack([graph.in_graph for graph in graphs]).double()
+    with twins.precision(family, torch.float64):
+        for ablation in ("resample", "zero"):
+            soft = evaluate_soft(model, masks, DATA, ablation=ablation, spans=True)["logit_diff"]
+            hard = eap.evaluate(model, graphs, DATA, ablation=ablation)["logit_diff"]
+            assert_close(soft, hard, 1e-9, at_least=0.1)
+        alone = evaluate_soft(model, masks[2], DATA, batch_size=1, spans=True)["logit_diff"]
+        soft = evaluate_soft(model, masks, DATA, spans=True)["logit_diff"]
+        assert_close(alone, soft[2], 1e-9)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_shares_of_other_spans_are_refused():
+    model = twins.load("gpt2")
+    plain = torch.ones(twins.edges_of("gpt2").shape)
+    for masks in (plain, plain.expand(3, -1, -1)):
+        with pytest.raises(UserError, match=r"a tensor \[4, "):
+            evaluate_soft(model, masks, DATA, spans=True)
+
+
+# ---- learned rankings ----------------------------------------------------------------------------
+
+
+def learned(family, data=DATA, *, spans=True, level="edge", **recipe):
+    settings = {"optimizer": "sgd", "learning_rate": 0.7, "k": "log", "steps": 3, "pairs": 3}
+    model = twins.load(family, torch.float64)
+    with twins.precision(family, torch.float64):
+        return eap.learn_ranking(
+            model, data, recipe=eap.Recipe(**settings | recipe), level=level, spans=spans
+        )
+
+
+@pytest.mark.parametrize("level", ["edge", "node"])
+@pytest.mark.parametrize("family", MAIN_FAMILIES)
+def test_three_steps_of_learning_at_spans_equal_the_twin(family, level):
+    recipe = eap.Recipe(optimizer="sgd", learning_rate=0.7, k="log", steps=3, pairs=3, seed=5)
+    model = twins.load(family, torch.float64)
+    exists = twins.edges_of(family).expand(len(NAMES), -1, -1)
+    ranked = exists if level == "edge" else torch.ones(exists.shape[:2], dtype=torch.bool)
+    if level == "node":
+        ranked[:, 0] = False
+    n = int(ranked.sum())
+    work = Work.plan(
+        model, DATA, [METRICS["logit_diff"]], eap.ablation.get_ablation(None), model.config,
+        Resources(batch_size=3), demand_of_masks(model.config),
+    )  # fmt: skip
+    scores = torch.zeros(n, dtype=torch.float64)
+    for step in range(3):
+        batch, k = recipe.draw(step, n, [len(rows) for rows in work.rows_of])
+        masks, slopes = make_masks(scores, k, 0.5)
+        full = torch.ones(ranked.shape, dtype=torch.float64).masked_scatter(ranked, masks)
+        full = full if level == "edge" else full[..., None].expand(exists.shape).contiguous()
+        examples = [PAIRS[row] for row in work.rows_of[batch]]
+        _, gradient = twin_gradient(family, full, "logit_diff", examples=examples)
+        gradient = gradient * exists
+        g = gradient[ranked] if level == "edge" else gradient.sum(-1)[ranked]
+        scores = scores + 0.7 * slopes / 0.5 * (g - (g * slopes).sum() / slopes.sum())
+    graph = learned(family, level=level, seed=5)
+    assert graph.span_names == NAMES
+    found = graph.scores if level == "edge" else graph.node_scores
+    assert_close(found[ranked].abs(), scores - scores.min(), 1e-8)
+    if level == "edge":
+        assert graph.greedy(20).prune().count_edges() <= 20
+    else:
+        assert found[:, 0].isnan().all()
+        assert graph.top_n_nodes(n).count_edges() == graph.n_edges
+
+
+def test_learning_at_one_span_is_learning_without():
+    for level in ("edge", "node"):
+        plain, spans = (
+            learned("gpt2", ONE_SPAN, spans=each, level=level, optimizer="adam")
+            for each in (False, True)
+        )
+        assert torch.equal(plain.scores.nan_to_num(), spans.scores[0].nan_to_num())
+        if level == "node":
+            assert torch.equal(plain.node_scores[1:], spans.node_scores[0, 1:])
+
+
+def test_prices_of_pairs_keep_them_out():
+    model = twins.load("gpt2")
+    graph = eap.Graph.from_config(model.config, NAMES)
+    prices = torch.zeros(graph.scores.shape)
+    prices[1] = 100.0
+    recipe = eap.Recipe(steps=20, pairs=2)
+    ranking = eap.learn_ranking(model, DATA, recipe=recipe, prices=prices, spans=True)
+    best = ranking.top_n(graph.n_edges // 2).in_graph
+    assert not best[1].any()
+    with pytest.raises(UserError, match=r"in a tensor \[4, "):
+        eap.learn_ranking(model, DATA, recipe=recipe, prices=prices[0], spans=True)
