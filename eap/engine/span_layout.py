@@ -77,10 +77,12 @@ class SpanLayout:
             _placed(span, at_last, torch.zeros_like(at_last), self.at_last),
         )
 
-    def spread(self, x: Float[Tensor, "batch pos"]) -> Float[Tensor, "batch span pos"]:
-        """Values at positions, each in its own span and 0 in the others."""
+    def spread(
+        self, x: Float[Tensor, "batch query"], pieces: Sequence[Piece]
+    ) -> Float[Tensor, "batch span query"]:
+        """Values at the positions of pieces, each in its own span and 0 in the others."""
         spread = x.new_zeros(len(x), self.n_spans, x.shape[1])
-        for piece in self.everywhere:
+        for piece in pieces:
             spread[piece.rows, piece.span, piece.positions] = x[piece.rows, piece.positions]
         return spread
 
