@@ -23,9 +23,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from eap.errors import UserError, quoted
-from eap.graph.formats.export import nodes_of_receiver
+from eap.graph.formats.export import node_names, nodes_behind
 from eap.graph.graph import Graph
-from eap.graph.numbering import GraphConfig
 from eap.graph.selection import By
 from eap.runtime.atomic import write_atomically
 from eap.runtime.ranges import is_whole
@@ -151,7 +150,8 @@ def _content(
         raise UserError("nothing to show: the graph has no circuit, and not all edges have scores")
     at = tuple(_best_first(graphs, shown).T)  # (span,) sender, receiver
     span = at[0] if span_names else np.zeros_like(at[0])
-    names = [*config.sender_names, "logits"]
+    names = node_names(graphs[0])
+    number = {name: index for index, name in enumerate(names)}
     places = span * config.n_backward + at[-1]
     receivers, receiver = np.unique(places, return_inverse=True)
     circuits = [
@@ -177,34 +177,18 @@ def _content(
         "by": by,
         "sizes": sizes,
         "spans": span_names,
-        "nodes": [f"{name} @ {s}" for s in span_names for name in names] or names,
+        "nodes": names,
         "parallel": config.parallel_attn_mlp,
         "receivers": [
-            _receiver(config, span_names, *divmod(int(place), config.n_backward))
-            for place in receivers
+            {
+                "name": config.receiver_names[r] + (f" @ {span_names[at]}" if span_names else ""),
+                "nodes": [number[node] for node in nodes_behind(graphs[0], r, at)],
+            }
+            for at, r in (divmod(int(place), config.n_backward) for place in receivers)
         ],
-        "senders": (span * len(names) + at[-2]).tolist(),
+        "senders": (span * (config.n_forward + 1) + at[-2]).tolist(),
         "ends": receiver.tolist(),
         "circuits": circuits,
-    }
-
-
-def _receiver(
-    config: GraphConfig, span_names: Sequence[str], span: int, index: int
-) -> dict[str, Any]:
-    """A receiver's name, and the numbers of the nodes behind it; with spans, one of each at each.
-
-    A head that reads a key or a value at a span sends there and at every later one.
-    """
-    name, n_nodes = config.receiver_names[index], config.n_forward + 1
-    place = {node: number for number, node in enumerate((*config.sender_names, "logits"))}
-    carries = name.endswith(("<k>", "<v>"))
-    spans = range(span, len(span_names)) if carries and span_names else [span]
-    return {
-        "name": f"{name} @ {span_names[span]}" if span_names else name,
-        "nodes": [
-            s * n_nodes + place[node] for s in spans for node in nodes_of_receiver(config, name)
-        ],
     }
 
 

@@ -135,7 +135,7 @@ def test_files_keep_spans_or_refuse_them(tmp_path):
     graph.over_spans().save(tmp_path / "graph.json")
 
 
-def test_frames_have_a_row_per_pair_and_networks_refuse(tmp_path):
+def test_frames_have_a_row_per_pair_and_drawings_refuse():
     graph = scored()
     frame = graph.to_frame()
     assert len(frame) == graph.n_edges
@@ -143,13 +143,34 @@ def test_frames_have_a_row_per_pair_and_networks_refuse(tmp_path):
     row = frame[(frame["span"] == "last") & (frame["edge"] == "m0->logits")]
     assert row["score"].item() == pytest.approx(graph.score("m0->logits @ last"))
     assert len(graph.top_n(7).to_frame(in_graph_only=True)) == 7
-    for call in (
-        graph.to_networkx,
-        lambda: graph.to_dot(tmp_path / "graph.dot"),
-        lambda: draw_circuit(graph),
-    ):
-        with pytest.raises(UserError, match="over_spans"):
-            call()
+    with pytest.raises(UserError, match="over_spans"):
+        draw_circuit(graph)
+
+
+def test_networks_have_a_node_wherever_a_component_is(tmp_path):
+    graph = replace(scored(), node_scores=torch.arange(3.0 * CONFIG.n_forward).view(3, -1))
+    circuit = graph.empty().add(
+        "input->a0.kv0<v> @ first", "a0.h1->logits @ last", "a0.h0->m0 @ second", "m0->m1 @ second"
+    )
+    network = circuit.to_networkx()
+    assert set(network) == {
+        "input @ first", "a0.h1 @ last", "logits @ last", "a0.h0 @ second", "m0 @ second",
+        "m1 @ second",
+    }  # fmt: skip
+    assert network.nodes["a0.h1 @ last"] == {
+        "kind": "head", "layer": 0, "span": "last", "score": 2 * CONFIG.n_forward + 2,
+    }  # fmt: skip
+    moved = set(network.successors("input @ first"))
+    assert moved == {"a0.h0 @ second", "a0.h1 @ last"}  # the heads that send, at later spans
+    (edge,) = network.get_edge_data("a0.h1 @ last", "logits @ last").values()
+    assert edge["edge"] == "a0.h1->logits @ last"
+    assert edge["score"] == circuit.score("a0.h1->logits @ last")
+    for span in NAMES:  # without keys and values that cross, spans are networks of their own
+        plain = circuit.at_span(span).remove("input->a0.kv0<v>").to_networkx()
+        assert {f"{node} @ {span}" for node in plain} <= set(network)
+    circuit.to_graphml(tmp_path / "graph.graphml")
+    circuit.to_dot(tmp_path / "graph.dot")
+    assert '"a0.h1 @ last" -> "logits @ last"' in (tmp_path / "graph.dot").read_text("utf8")
 
 
 def test_overlap_counts_pairs_and_means_need_the_same_spans():
