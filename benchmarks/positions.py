@@ -54,9 +54,11 @@ def beside_transformer_lens(bench: Bench, n_positions: int) -> tuple[float, floa
         return logits[0, -1, right] - logits[0, -1, wrong]
 
     config = EdgeAttributionConfig(granularity="edge")
+    bench.bridge.requires_grad_(True)  # as theirs needs it
     theirs, seconds_theirs = timed(
         lambda: attribution_patch(bench.bridge, clean, corrupted, metric, config)
     )
+    bench.bridge.requires_grad_(False)
     ours, seconds_ours = timed(
         lambda: eap.attribute(bench.model, data, method="EAP", metric="logit_diff", spans=True)
     )
@@ -108,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--positions", type=int, default=15, help="tokens of the pair")
     parser.add_argument("--pairs", type=int, default=16, help="pairs of the cost of spans")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each cost")
     args = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench()

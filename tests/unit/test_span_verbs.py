@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models.tiny import MAIN_FAMILIES, random_examples
+from models.tiny import MAIN_FAMILIES, bridge_of, random_examples, tiny_hf
 from reference import oracle, twins
 from reference.soft_twins import random_masks, soft_gradient, twin_gradient
 from reference.span_data import DATA, NAMES, ONE_SPAN, PAIRS
 from reference.split_run import existing_edges, shape_of
 from reference.twins import FORMS, assert_close
+from transformer_lens.tools.analysis.attribution_patching import (
+    EdgeAttributionConfig,
+    attribution_patch,
+)
 
 import eap
 from eap.analysis.compare import agreement, edge_overlap, node_overlap, nodes
@@ -315,3 +319,39 @@ def test_prices_of_pairs_keep_them_out():
     assert not best[1].any()
     with pytest.raises(UserError, match=r"in a tensor \[4, "):
         eap.learn_ranking(model, DATA, recipe=recipe, prices=prices[0], spans=True)
+
+
+# ---- TransformerLens -----------------------------------------------------------------------------
+
+
+def named(writer, reader) -> str:
+    """An edge of TransformerLens by our name."""
+    kinds = {"q_input": "<q>", "k_input": "<k>", "v_input": "<v>"}
+    ends = []
+    for node in (writer, reader):
+        if node.kind in ("embed", "logits"):
+            ends.append("input" if node.kind == "embed" else "logits")
+        elif node.head is None:
+            ends.append(f"m{node.layer}")
+        else:
+            ends.append(f"a{node.layer}.h{node.head}{kinds.get(node.kind, '')}")
+    return f"{'->'.join(ends)} @ {reader.position}"
+
+
+def test_scores_at_tokens_equal_the_position_edges_of_transformer_lens():
+    (pair,) = random_examples([6], [1], seed=3, n_answers=[(1, 1)])
+    graph = eap.attribute(
+        twins.load("gpt2"), Dataset("x", (pair,)).with_spans("tokens"), method="EAP", spans=True
+    )
+    bridge = bridge_of(tiny_hf("gpt2"))
+    bridge.requires_grad_(True)
+    # Theirs takes the gradient on the corrupted run and patches towards the clean one.
+    theirs = attribution_patch(
+        bridge, torch.tensor([pair.corrupted]), torch.tensor([pair.clean]),
+        lambda logits: logits[0, -1, pair.correct[0]] - logits[0, -1, pair.incorrect[0]],
+        EdgeAttributionConfig(granularity="edge"),
+    )  # fmt: skip
+    scores = {named(*edge): score for edge, score in theirs.edge_scores.items()}
+    assert len(scores) == graph.n_edges
+    expected = torch.tensor(list(scores.values()))
+    assert_close(torch.tensor([graph.score(name) for name in scores]), expected, 1e-4)
