@@ -14,6 +14,7 @@ runs only its own nodes (`eap.engine.circuit_runs`). Clean and ablated runs are 
 and shared by all circuits and all metrics.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -59,17 +60,24 @@ class Faithfulness:
     """The metric of the clean run, the ablated model and of circuits, on every example.
 
     Attributes:
-        clean, corrupted: of the whole model, and of the model with every edge ablated.
+        clean, ablated: of the whole model, and of the model with every edge ablated.
         circuits: of each circuit.
         edges: size of each circuit.
         provenance: where the values come from.
     """
 
     clean: Float[Tensor, " example"]
-    corrupted: Float[Tensor, " example"]
+    ablated: Float[Tensor, " example"]
     circuits: Float[Tensor, "circuit example"]
     edges: tuple[int, ...]
     provenance: dict[str, Any]
+
+    @property
+    def corrupted(self) -> Float[Tensor, " example"]:
+        """The former name of `ablated`."""
+        message = "Faithfulness.corrupted is now Faithfulness.ablated"
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        return self.ablated
 
     @property
     def normalised(self) -> Float[np.ndarray, " circuit"]:
@@ -84,11 +92,11 @@ class Faithfulness:
     @property
     def standard_error(self) -> Float[np.ndarray, " circuit"]:
         """Of `normalised`, as that of a ratio: all three vary over the same examples."""
-        return share_errors(self.circuits.numpy(), self.clean.numpy(), self.corrupted.numpy())
+        return share_errors(self.circuits.numpy(), self.clean.numpy(), self.ablated.numpy())
 
     @property
     def _low(self) -> float:
-        return float(self.corrupted.double().mean())
+        return float(self.ablated.double().mean())
 
 
 @verb
@@ -126,7 +134,7 @@ def faithfulness(
     )  # fmt: skip
     return Faithfulness(
         clean=values[0],
-        corrupted=values[1],
+        ablated=values[1],
         circuits=values[2:],
         edges=tuple(graph.count_edges() for graph in graphs),
         provenance=provenance,

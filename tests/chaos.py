@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from running import ROOT, files_below, start, torchrun
+from running import ROOT, files_below, launch, torchrun
 
 TOY = ("--model", "toy", "--device", "cpu", "--head", "4")
 RUNS: dict[str, tuple[str, ...]] = {
@@ -73,7 +73,7 @@ class Campaign:
         command = (self.script, *RUNS[self.script], "--output", ".")
         if self.processes > 1:
             return torchrun(self.processes, *command, cwd=output)
-        return start(*command, cwd=output)
+        return launch(*command, cwd=output)
 
     def undisturbed(self, output: Path) -> tuple[dict[str, bytes], float]:
         """What a run that nobody kills writes, and its seconds."""

@@ -25,10 +25,18 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("eap")
 
 
+LONGEST = {
+    f"test_{name}.py": place
+    for place, name in enumerate(
+        "paper workflow processes engine evaluate patching methods exact_script docs span_scores "
+        "chaos viewer shell scripts learning ablation".split()
+    )
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process ends with them alone."""
-    longest = ("test_workflow.py", "test_processes.py", "test_paper.py", "test_chaos.py")
-    items.sort(key=lambda item: item.path.name not in longest)
+    items.sort(key=lambda item: LONGEST.get(item.path.name, len(LONGEST)))
 
 
 def pytest_collection_finish() -> None:

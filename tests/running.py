@@ -1,4 +1,4 @@
-"""Running the scripts as a person does: in this process (quick), or in one of their own."""
+"""Running the scripts as a person does: in this process (quick), in a fork, or in their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = (
@@ -45,22 +47,35 @@ def call(script: str, *arguments: object) -> int:
     return 0
 
 
-def start(*command: object, cwd: Path) -> subprocess.Popen[str]:
-    """Start a script in a process of its own: `start("pareto.py", "--task", "ioi", cwd=...)`."""
-    return _start([], *command, cwd=cwd)
+def start(script: object, *arguments: object, cwd: Path) -> forked.Forked:
+    """Start a script in a fork: `start("pareto.py", "--task", "ioi", cwd=...)`."""
+    return forked.start(ROOT / str(script), *arguments, cwd=cwd)
+
+
+def start_together(n: int, script: object, *arguments: object, cwd: Path) -> forked.Forked:
+    """Start a script in `n` forks, as `torchrun` does."""
+    return forked.start(*_torchrun(n), ROOT / str(script), *arguments, cwd=cwd)
+
+
+def launch(*command: object, cwd: Path) -> subprocess.Popen[str]:
+    """Start a script in a process of its own, with all its imports."""
+    return _launch([], *command, cwd=cwd)
 
 
 def torchrun(n: int, *command: object, cwd: Path) -> subprocess.Popen[str]:
-    """Start a script in `n` processes."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
-    return _start(launch, *command, cwd=cwd)
+    """Start a script in `n` processes, with all their imports."""
+    return _launch(_torchrun(n), *command, cwd=cwd)
 
 
-def _start(
-    launch: list[str], script: object, *arguments: object, cwd: Path
+def _torchrun(n: int) -> list[str]:
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
+
+
+def _launch(
+    before: list[str], script: object, *arguments: object, cwd: Path
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *launch, str(ROOT / str(script)), *map(str, arguments)],
+        [sys.executable, *before, str(ROOT / str(script)), *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

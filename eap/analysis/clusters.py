@@ -261,7 +261,7 @@ def find_clusters(
         graphs.append(attribute(model, replace(dataset, examples=examples), **settings))
     circuits = [graph.top_n(min(size, graph.n_edges)).prune() for graph in graphs]
     found = faithfulness(model, circuits, dataset, metric=metric, **resources)
-    runs = [run.double().numpy() for run in (found.circuits, found.clean, found.corrupted)]
+    runs = [run.double().numpy() for run in (found.circuits, found.clean, found.ablated)]
     served = [
         _served(*(run[..., group[1::2]] for run in runs), better=metric.direction("clusters"))
         for group in members
@@ -285,15 +285,15 @@ def find_clusters(
 def _served(
     values: Float[np.ndarray, "circuit example"],
     clean: Float[np.ndarray, " example"],
-    corrupted: Float[np.ndarray, " example"],
+    ablated: Float[np.ndarray, " example"],
     *,
     better: bool,
 ) -> Float[np.ndarray, " circuit"]:
     """Normalised faithfulness of circuits, where there is something to normalise by."""
-    n, gaps = len(clean), clean - corrupted if better else corrupted - clean
+    n, gaps = len(clean), clean - ablated if better else ablated - clean
     if n < 2 or gaps.mean() <= max(2 * gaps.std(ddof=1) / np.sqrt(n), 0.0):
         return np.full(len(values), np.nan)
-    return normalised(values.mean(axis=1), float(clean.mean()), float(corrupted.mean()))
+    return normalised(values.mean(axis=1), float(clean.mean()), float(ablated.mean()))
 
 
 def separation_of(

@@ -54,7 +54,7 @@ class Curve:
         n_edges: numbers of edges that remain after pruning.
         values: the metric.
         right: 1 where the circuit decides the example right.
-        clean, corrupted: the metric of the two runs.
+        clean, ablated: the metric of the two runs.
     """
 
     by: str
@@ -64,13 +64,13 @@ class Curve:
     values: Values
     right: Values
     clean: Float[np.ndarray, " example"]
-    corrupted: Float[np.ndarray, " example"]
+    ablated: Float[np.ndarray, " example"]
 
     @property
     def faithfulness(self) -> Float[np.ndarray, " size"]:
         """Normalised: means over examples first, then the ratio."""
         means = self.values.mean(axis=1)
-        return normalised(means, float(self.clean.mean()), float(self.corrupted.mean()))
+        return normalised(means, float(self.clean.mean()), float(self.ablated.mean()))
 
     @property
     def accuracy(self) -> Float[np.ndarray, " size"]:
@@ -184,13 +184,13 @@ def areas(
     metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
     together = [circuit for own in circuits.values() for circuit in own]
     found = evaluate(model, together, dataset, metrics=metrics, ablation=where, **resources)
-    clean, corrupted = (
+    clean, ablated = (
         runs[metric.name].double().numpy()
         for runs in evaluate_baselines(
             model, dataset, metrics=[metric], ablation=where, **resources
         )
     )
-    warn_of_direction(metric, float(clean.mean()), float(corrupted.mean()))
+    warn_of_direction(metric, float(clean.mean()), float(ablated.mean()))
     values, right = (found[name].double().numpy() for name in (metric.name, "accuracy"))
     curves: dict[str, Curve] = {}
     for position, (by, own) in enumerate(circuits.items()):
@@ -203,7 +203,7 @@ def areas(
             values=values[rows],
             right=right[rows],
             clean=clean,
-            corrupted=corrupted,
+            ablated=ablated,
         )
     provenance = sign(
         model, dataset, metric=metric, method="areas", ablation=where, level=level,
@@ -289,12 +289,12 @@ def summarise(
         metric=metric,
         n_ranked=n_ranked,
         cpr=interval_of_shares(
-            helpful.values, helpful.clean, helpful.corrupted, lambda f: area(f, shares), **draws
+            helpful.values, helpful.clean, helpful.ablated, lambda f: area(f, shares), **draws
         ),
         cmd=interval_of_distances(
             magnitude.values,
             magnitude.clean,
-            magnitude.corrupted,
+            magnitude.ablated,
             lambda distances: area(distances, shares),
             **draws,
         ),

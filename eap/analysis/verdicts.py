@@ -216,7 +216,7 @@ def judge(
         model, plan.circuits, dataset, metric=metric, ablation=ablation, **resources
     )
     values = _Measured(
-        plan, *(own.double().numpy() for own in (found.circuits, found.clean, found.corrupted))
+        plan, *(own.double().numpy() for own in (found.circuits, found.clean, found.ablated))
     )
     edges = _judge_edges(values, alpha)
     verdicts = (
@@ -243,20 +243,20 @@ class _Measured:
     plan: Comparison
     values: Values
     clean: Float[np.ndarray, " example"]
-    corrupted: Float[np.ndarray, " example"]
+    ablated: Float[np.ndarray, " example"]
 
     def of(self, part: str) -> Values:
         return self.values[self.plan.parts[part]]
 
     @property
     def gap(self) -> float:
-        """Clean minus corrupted mean."""
-        return float(self.clean.mean() - self.corrupted.mean())
+        """Clean minus ablated mean."""
+        return float(self.clean.mean() - self.ablated.mean())
 
     def distances(self, part: str) -> Float[np.ndarray, " circuit"]:
         """How far the mean metric of circuits is from the model's, as a share."""
         share = normalised(
-            self.of(part).mean(axis=1), float(self.clean.mean()), float(self.corrupted.mean())
+            self.of(part).mean(axis=1), float(self.clean.mean()), float(self.ablated.mean())
         )
         return np.abs(1 - share)
 
@@ -296,7 +296,7 @@ def _faithfulness(values: _Measured, tolerance: float, alpha: float, seed: int) 
     share = 1 - (values.clean.mean() - values.of("circuit").mean()) / values.gap
 
     def distance(weights: np.ndarray) -> float:
-        gap = weights @ (values.clean - values.corrupted)
+        gap = weights @ (values.clean - values.ablated)
         return abs(weights @ (values.clean - values.of("circuit")[0])) / abs(gap)
 
     p = beyond_tolerance_p(values.resampled(distance, seed), tolerance)
@@ -315,7 +315,7 @@ def _completeness(values: _Measured, tolerance: float, alpha: float, seed: int) 
     apart = values.of("circuit, halved") - values.of("whole, less")
 
     def distance(weights: np.ndarray) -> float:
-        gap = weights @ (values.clean - values.corrupted)
+        gap = weights @ (values.clean - values.ablated)
         return float(np.abs(apart @ weights).mean() / abs(gap))
 
     even = np.full(len(values.clean), 1 / len(values.clean))
@@ -397,7 +397,7 @@ def _equivalence(values: _Measured, alpha: float) -> Verdict:
 
 
 def _independence(values: _Measured, alpha: float, seed: int) -> Verdict:
-    rest = (values.of("without")[0] - values.corrupted)[:HSIC_EXAMPLES]
+    rest = (values.of("without")[0] - values.ablated)[:HSIC_EXAMPLES]
     scale = 1e-5 * np.abs(values.clean).max()
     rest = np.where(np.abs(rest) <= scale, 0.0, rest)
     dependence, p = hsic_p(
@@ -410,6 +410,6 @@ def _independence(values: _Measured, alpha: float, seed: int) -> Verdict:
         Evidence.of_permutations(values.n_examples, N_PERMUTATIONS).word(
             p, alpha, "remainder still informative", "no dependence found"
         ),
-        "dependence (HSIC) of what the model without the circuit adds to the corrupted run on what "
+        "dependence (HSIC) of what the model without the circuit adds to the ablated run on what "
         "the model does; null: none",
     )

@@ -77,7 +77,7 @@ def as_text(cell: Cell, what: str) -> str:
     if not isinstance(cell, bool | int | float | str):
         raise UnfitRowError("bad cells", f"{what} is {quoted(cell)}, neither text nor a number")
     text = cell if isinstance(cell, str) else str(cell)
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise UnfitRowError("half characters", f"{what} has half a character: {quoted(text)}")
     return text
 

@@ -26,7 +26,7 @@ class Interval:
     Attributes:
         value: of the examples at hand.
         low, high: ends of the interval (95%, unless said otherwise); NaN where there is none:
-            fewer than `FEWEST` examples, or resamples whose clean and corrupted means do not keep
+            fewer than `FEWEST` examples, or resamples whose clean and ablated means do not keep
             their order, so that there is nothing to normalise by.
     """
 
@@ -53,7 +53,7 @@ def resampled_counts(
 def interval_of_shares(
     values: Float[np.ndarray, "*size example"],
     clean: Float[np.ndarray, " example"],
-    corrupted: Float[np.ndarray, " example"],
+    ablated: Float[np.ndarray, " example"],
     measure: Callable[[Any], Any],
     *,
     n_resamples: int = 1000,
@@ -63,19 +63,19 @@ def interval_of_shares(
     """A smooth measure of normalised faithfulness, and its percentile interval over examples.
 
     The means over a resample's examples come first and then the ratio, as for the number itself;
-    clean, corrupted and circuit values of an example are drawn together, as they vary together.
+    clean, ablated and circuit values of an example are drawn together, as they vary together.
     For distances, such as |1 - f|, use `interval_of_distances`.
 
     Args:
         values: the metric, per circuit and example.
-        clean, corrupted: the metric of the two runs.
+        clean, ablated: the metric of the two runs.
         measure: of normalised faithfulness [.., *size] a number [..], such as `area`.
         n_resamples: number of bootstrap resamples.
         confidence: probability that the interval holds the true value.
         seed: seed of the resamples.
     """
     confidence = real("confidence", confidence)
-    share, resampled = _resampled_shares(values, clean, corrupted, n_resamples, seed)
+    share, resampled = _resampled_shares(values, clean, ablated, n_resamples, seed)
     value = float(measure(share))
     if resampled is None:
         return Interval(value, float("nan"), float("nan"))
@@ -85,7 +85,7 @@ def interval_of_shares(
 def interval_of_distances(
     values: Float[np.ndarray, "size example"],
     clean: Float[np.ndarray, " example"],
-    corrupted: Float[np.ndarray, " example"],
+    ablated: Float[np.ndarray, " example"],
     mean: Callable[[Any], Any],
     *,
     n_resamples: int = 1000,
@@ -100,11 +100,11 @@ def interval_of_distances(
     of |f - true f|, whose distribution over resamples has no such bias.
 
     Args:
-        values, clean, corrupted, n_resamples, confidence, seed: as of `interval_of_shares`.
+        values, clean, ablated, n_resamples, confidence, seed: as of `interval_of_shares`.
         mean: the weighted mean of distances [.., size], such as `area`.
     """
     confidence = real("confidence", confidence)
-    share, resampled = _resampled_shares(values, clean, corrupted, n_resamples, seed)
+    share, resampled = _resampled_shares(values, clean, ablated, n_resamples, seed)
     value = float(mean(np.abs(1 - share)))
     if resampled is None:
         return Interval(value, float("nan"), float("nan"))
@@ -117,18 +117,16 @@ def interval_of_distances(
 def _resampled_shares(
     values: Float[np.ndarray, "*size example"],
     clean: Float[np.ndarray, " example"],
-    corrupted: Float[np.ndarray, " example"],
+    ablated: Float[np.ndarray, " example"],
     n_resamples: int,
     seed: int,
 ) -> tuple[Any, Any]:
     """Normalised faithfulness [*size], and that of resamples [resample, *size] (None: no sense)."""
-    values, clean, corrupted = (
-        np.asarray(run, dtype=np.float64) for run in (values, clean, corrupted)
-    )
-    share = normalised(values.mean(axis=-1), float(clean.mean()), float(corrupted.mean()))
+    values, clean, ablated = (np.asarray(run, dtype=np.float64) for run in (values, clean, ablated))
+    share = normalised(values.mean(axis=-1), float(clean.mean()), float(ablated.mean()))
     counts = resampled_counts(values.shape[-1], n_resamples, seed) / values.shape[-1]
-    base, gap = counts @ corrupted, counts @ (clean - corrupted)  # [resample]
-    in_order = np.sign(gap) == np.sign((clean - corrupted).mean())
+    base, gap = counts @ ablated, counts @ (clean - ablated)  # [resample]
+    in_order = np.sign(gap) == np.sign((clean - ablated).mean())
     if values.shape[-1] < FEWEST or not in_order.all():
         return share, None
     means = np.moveaxis(values @ counts.T, -1, 0)  # [resample, *size]

@@ -16,37 +16,37 @@ from eap.errors import UserError
 from eap.runtime.ranges import Range, real
 
 
-def normalised(values: Any, clean: Any, corrupted: Any) -> Any:
-    """Faithfulness as a share: 1 is the clean run, 0 the corrupted one (numbers or columns).
+def normalised(values: Any, clean: Any, ablated: Any) -> Any:
+    """Faithfulness as a share: 1 is the clean run, 0 the ablated one (numbers or columns).
 
     Raises:
         UserError: the two are equal.
     """
-    if np.any(np.equal(clean, corrupted)):
+    if np.any(np.equal(clean, ablated)):
         raise UserError(
-            "nothing to normalise by: the clean and the corrupted run both have "
+            "nothing to normalise by: the clean and the ablated run both have "
             f"{np.ravel(clean)[0]:.4g}"
         )
-    return (values - corrupted) / (clean - corrupted)
+    return (values - ablated) / (clean - ablated)
 
 
 def share_errors(
     values: Float[np.ndarray, "*circuit example"],
     clean: Float[np.ndarray, " example"],
-    corrupted: Float[np.ndarray, " example"],
+    ablated: Float[np.ndarray, " example"],
 ) -> Float[np.ndarray, "*circuit"]:
     """Standard error of `normalised` means, as that of a ratio; NaN for one example.
 
-    Circuit, clean and corrupted run vary together over the same examples, so to first order (the
+    Circuit, clean and ablated run vary together over the same examples, so to first order (the
     delta method) the share s varies as the mean of `v - c - s (b - c)` over the gap.
     """
-    values, clean, corrupted = (np.asarray(x, dtype=np.float64) for x in (values, clean, corrupted))
+    values, clean, ablated = (np.asarray(x, dtype=np.float64) for x in (values, clean, ablated))
     n = values.shape[-1]
     if n < 2:
         return np.full(values.shape[:-1], np.nan)
-    gap = clean.mean() - corrupted.mean()
-    share = normalised(values.mean(-1), clean.mean(), corrupted.mean())
-    residuals = values - corrupted - np.asarray(share)[..., None] * (clean - corrupted)
+    gap = clean.mean() - ablated.mean()
+    share = normalised(values.mean(-1), clean.mean(), ablated.mean())
+    residuals = values - ablated - np.asarray(share)[..., None] * (clean - ablated)
     return np.asarray(residuals.std(axis=-1, ddof=1) / np.sqrt(n) / abs(gap))
 
 

@@ -67,6 +67,6 @@ def cross_task_table(
         rows[task] = {
             **dict(zip(circuits, measured.circuits.mean(1).tolist(), strict=True)),
             "baseline": float(measured.clean.mean()),
-            "corrupted_baseline": float(measured.corrupted.mean()),
+            "corrupted_baseline": float(measured.ablated.mean()),
         }
     return pd.DataFrame.from_dict(rows, orient="index")

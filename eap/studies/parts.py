@@ -139,7 +139,7 @@ def _curve(
         masks = {name: mask[scores.layout.of_sender(name)] for name in scores.layout.names}
         circuits.append(PartCircuit(circuit, scores.parts, masks))
     values = faithfulness(model, circuits, dataset, metric=metric, **resources)
-    means = [float(values.clean.mean()), float(values.corrupted.mean())]
+    means = [float(values.clean.mean()), float(values.ablated.mean())]
     shares_kept = normalised(values.circuits.double().mean(1).numpy(), *means)
     sizes = scores.scores.abs()
     rests = sizes[[stop - 1 for stop in scores.layout.starts[1:]]]

@@ -124,5 +124,5 @@ def measure_circuits(
         normalised=measured.normalised,
         stderr_share=measured.standard_error,
         baseline=float(measured.clean.double().mean()),
-        corrupted_baseline=float(measured.corrupted.double().mean()),
+        corrupted_baseline=float(measured.ablated.double().mean()),
     )

@@ -127,23 +127,23 @@ def faithfulness_curves(
         "quiet": quiet,
     }
     measured = faithfulness(model, circuits, dataset, **options)
-    clean, corrupted = measured.clean.numpy(), measured.corrupted.numpy()  # [example]
+    clean, ablated = measured.clean.numpy(), measured.ablated.numpy()  # [example]
     values = measured.circuits.numpy()  # [circuit, example]
 
     table: dict[str, Any] = {
         "baseline": float(clean.mean()),
-        "corrupted_baseline": float(corrupted.mean()),
+        "corrupted_baseline": float(ablated.mean()),
         "edges": list(sizes),
     }
     bands: dict[str, Any] = {"edges": list(sizes), "total_edges": first.n_edges}
-    well_posed = clean.mean() != corrupted.mean()
+    well_posed = clean.mean() != ablated.mean()
     for number, (name, selected) in enumerate(by_method.items()):
         of_circuits = values[number * len(sizes) : (number + 1) * len(sizes)]
         table[f"edges_{name}"] = [circuit.count_edges() for circuit in selected]
         table[f"loss_{name}"] = of_circuits.mean(axis=1)
         bands[f"stderr_{name}"] = _standard_error(of_circuits)
         bands[f"stderr_share_{name}"] = (
-            share_errors(of_circuits, clean, corrupted) if well_posed else np.nan
+            share_errors(of_circuits, clean, ablated) if well_posed else np.nan
         )
     if n_random:
         rows = sorted(Random(seed).sample(range(len(dataset)), min(RANDOM_PAIRS, len(dataset))))
@@ -157,7 +157,7 @@ def faithfulness_curves(
         bands["loss_random_low"] = of_random.min(axis=1)
         bands["loss_random_high"] = of_random.max(axis=1)
         bands["baseline_random"] = float(clean[rows].mean())
-        bands["corrupted_baseline_random"] = float(corrupted[rows].mean())
+        bands["corrupted_baseline_random"] = float(ablated[rows].mean())
     return pd.DataFrame(table), pd.DataFrame(bands)
 
 

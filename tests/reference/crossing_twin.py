@@ -52,7 +52,7 @@ def crossing(model, pair, metric, kind: str) -> Tensor:
             ours = name.startswith(f"a{layer}.") and name.endswith(f"<{kind}>")
             return add_up(
                 sent[u] + where * (ablated[u] - clean[u]) if ours else sent[u]
-                for u in reachable(shape, receiver, sent, exists)
+                for u in reachable(shape, receiver, sent)
             )
 
         batch = token_batch(model, pair.clean)

@@ -111,7 +111,6 @@ def dropped_layers(
 ) -> Float[Tensor, "layer n_forward n_backward"]:
     """EAP's scores when one layer's outputs pass no gradient to its inputs, for every layer."""
     shape = shape_of(model, expanded=expanded)
-    exists = existing_edges(shape)
     a = sender_outputs(model, clean, expanded=expanded)
     b = sender_outputs(model, corrupted, expanded=expanded)
     scores = []
@@ -122,7 +121,7 @@ def dropped_layers(
         def reads(receiver: int, senders: Mapping[int, Tensor], dropped: range = dropped) -> Tensor:
             return add_up(
                 senders[u].detach() if u in dropped else senders[u]
-                for u in reachable(shape, receiver, senders, exists)
+                for u in reachable(shape, receiver, senders)
             )
 
         gradients, _ = _gradients(model, clean, metric, reads, expanded=expanded)
@@ -142,7 +141,6 @@ def sublayers(
 ) -> Float[Tensor, "n_forward n_backward"]:
     """EAP-IG over activations: one sublayer's outputs at a time between corrupted and clean."""
     shape = shape_of(model, expanded=expanded)
-    exists = existing_edges(shape)
     a = sender_outputs(model, clean, expanded=expanded)
     b = sender_outputs(model, corrupted, expanded=expanded)
     groups = [range(1)]
@@ -165,7 +163,7 @@ def sublayers(
             ) -> Tensor:
                 return add_up(
                     mixed[u][None] if u in group else senders[u]
-                    for u in reachable(shape, receiver, senders, exists)
+                    for u in reachable(shape, receiver, senders)
                 )
 
             gradients, _ = _gradients(model, clean, metric, reads, expanded=expanded)

@@ -60,10 +60,11 @@ class Float64(TorchFunctionMode):
 
         if func is Tensor.float:
             func = Tensor.double
-        else:
+        elif any(value is torch.float32 for value in args):
             args = [promote(value) for value in args]
-            kwargs = {name: promote(value) for name, value in (kwargs or {}).items()}
-        return func(*args, **(kwargs or {}))
+        if not kwargs:
+            return func(*args)
+        return func(*args, **{name: promote(value) for name, value in kwargs.items()})
 
 
 # --- Runs -----------------------------------------------------------------------------------------
@@ -114,13 +115,12 @@ def run_with_senders(
 ) -> Float[Tensor, "circuit d_vocab"]:
     """The same with any sender outputs carried by the edges outside the circuit."""
     shape = shape_of(model, expanded=expanded)
-    exists = existing_edges(shape)
     by_position = circuits if circuits.ndim == 4 else circuits[:, None]
 
     def receiver_input(receiver: int, senders: Mapping[int, Tensor]) -> Tensor:
         return add_up(
             torch.where(by_position[..., u, receiver, None], senders[u], outside[u])
-            for u in reachable(shape, receiver, senders, exists)
+            for u in reachable(shape, receiver, senders)
         )
 
     batch = token_batch(model, tokens).expand(len(circuits), -1)
@@ -141,12 +141,11 @@ def run_with_masks(
     its output in this very run makes.
     """
     shape = shape_of(model, expanded=expanded)
-    exists = existing_edges(shape)
 
     def receiver_input(receiver: int, senders: Mapping[int, Tensor]) -> Tensor:
         return add_up(
             outside[u] + masks[..., u, receiver, None] * (senders[u] - outside[u])
-            for u in reachable(shape, receiver, senders, exists)
+            for u in reachable(shape, receiver, senders)
         )
 
     batch = token_batch(model, tokens)
@@ -188,7 +187,10 @@ def receiver_gradients(
     expanded: bool = False,
     embedding: Float[Tensor, "pos d_model"] | None = None,
 ) -> Float[Tensor, "metric n_backward pos d_model"]:
-    """Gradients of the metrics with respect to each receiver's own input, by autograd."""
+    """Gradients of the metrics with respect to each receiver's own input, by autograd.
+
+    One copy of the prompt for each metric: the gradient of their sum at a copy is that of its own.
+    """
     shape = shape_of(model, expanded=expanded)
     plain = plain_input(shape)
     probes: dict[int, Tensor] = {}
@@ -199,17 +201,19 @@ def receiver_gradients(
         probes[receiver] = torch.zeros_like(stream, requires_grad=True)
         return stream + probes[receiver]
 
-    batch = None if embedding is None else embedding[None]
+    n = len(metrics)
+    batch = None if embedding is None else embedding.expand(n, -1, -1)
     with torch.enable_grad():
         logits, _ = split_run(
-            model, token_batch(model, tokens), receiver_input, expanded=expanded, embedding=batch
+            model,
+            token_batch(model, tokens).expand(n, -1),
+            receiver_input,
+            expanded=expanded,
+            embedding=batch,
         )
+        values = [metric(own, clean_logits) for metric, own in zip(metrics, logits, strict=True)]
         ordered = [probes[v] for v in range(shape.n_backward)]
-        gradients = []
-        for metric in metrics:
-            value = metric(logits[0], clean_logits)
-            gradients.append(torch.cat(torch.autograd.grad(value, ordered, retain_graph=True)))
-    return torch.stack(gradients)
+        return torch.stack(torch.autograd.grad(add_up(values), ordered), dim=1)
 
 
 def attribution_scores(

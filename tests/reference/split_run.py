@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,6 +83,7 @@ def receiver_names(shape: Shape) -> list[str]:
     return [*names, "logits"]
 
 
+@cache
 def existing_edges(shape: Shape) -> Bool[Tensor, "n_forward n_backward"]:
     """Whether a sender's output reaches a receiver's input directly.
 
@@ -280,20 +282,21 @@ def split_run(
     return logits, run
 
 
-def reachable(
-    shape: Shape, receiver: int, senders: Mapping[int, Tensor], exists: Bool[Tensor, "f b"]
-) -> list[int]:
-    indices = [u for u in range(shape.n_forward) if exists[u, receiver]]
-    missing = [u for u in indices if u not in senders]
+@cache
+def senders_of(shape: Shape, receiver: int) -> list[int]:
+    """Senders with an edge to a receiver."""
+    return existing_edges(shape)[:, receiver].nonzero().flatten().tolist()
+
+
+def reachable(shape: Shape, receiver: int, senders: Mapping[int, Tensor]) -> list[int]:
+    missing = [u for u in senders_of(shape, receiver) if u not in senders]
     assert not missing, f"receiver {receiver} runs before its senders {missing}"
-    return indices
+    return senders_of(shape, receiver)
 
 
 def plain_input(shape: Shape) -> ReceiverInput:
-    exists = existing_edges(shape)
-
     def receiver_input(receiver: int, senders: Mapping[int, Tensor]) -> Tensor:
-        return add_up(senders[u] for u in reachable(shape, receiver, senders, exists))
+        return add_up(senders[u] for u in reachable(shape, receiver, senders))
 
     return receiver_input
 

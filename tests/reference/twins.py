@@ -38,7 +38,8 @@ RAGGED = random_examples([4, 9, 6, 6, 11, 9, 8], [3, 2, 5, 2, 7, 4, None], seed=
 FROM_THE_FIRST = random_examples([1, 5, 2, 8, 8], [0, 0, 1, 0, 7], seed=2)
 """Prompts that differ from their first token on, one of a single token."""
 WITH_BOS = random_examples([5, 7, 7], [0, 3, 6], seed=3, bos=0)
-EXAMPLES = (*RAGGED, *FROM_THE_FIRST, *WITH_BOS)
+EXAMPLES = (*RAGGED[:5], RAGGED[6], FROM_THE_FIRST[0], *FROM_THE_FIRST[2:4], *WITH_BOS[:2])
+"""Of every kind; 11 of them, which no batch size divides."""
 
 
 def dataset_of(examples: Sequence[Example]) -> Dataset:
@@ -69,8 +70,9 @@ def _metrics(example: Example) -> list[oracle.Metric]:
     return [oracle.metric_of(name, example.correct, example.incorrect) for name in METRICS]
 
 
-@lru_cache(maxsize=4096)
-def _attribution(family: str, example: Example, points, weights, expanded: bool) -> Tensor:
+@lru_cache(maxsize=8192)
+def _attribution(family: str, example: Example, point: float, expanded: bool) -> Tensor:
+    """From one point of the path: a rule's scores are a sum of them, and rules share points."""
     model = hf_model(family)
     with oracle.Float64():
         return oracle.attribution_scores(
@@ -78,8 +80,8 @@ def _attribution(family: str, example: Example, points, weights, expanded: bool)
             example.clean,
             example.corrupted,
             _metrics(example),
-            points,
-            weights,
+            [point],
+            [1.0],
             expanded=expanded,
         ).nan_to_num(0.0)
 
@@ -94,9 +96,16 @@ def oracle_attribution(
     expanded: bool = False,
 ) -> Float[Tensor, "example n_forward n_backward"]:
     """Scores of every example; 0 where there is no edge."""
-    points, weights = tuple(points), tuple(weights)
-    scores = [_attribution(family, own, points, weights, expanded) for own in examples]
-    return torch.stack([own[METRICS.index(metric)] for own in scores])
+    which = METRICS.index(metric)
+    return torch.stack(
+        [
+            oracle.add_up(
+                weight * _attribution(family, own, point, expanded)[which]
+                for point, weight in zip(points, weights, strict=True)
+            )
+            for own in examples
+        ]
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -80,7 +80,10 @@ def toy(tmp_path_factory):
     """A finished run on the toy model, with few pairs."""
     output = tmp_path_factory.mktemp("toy")
     only = {"stability": "ioi", "parts": "ioi"}
-    run_paper(output, model="toy", head=6, tasks=" ".join(CHOSEN), only=only)
+    # Of random circuits, whose curves no figure of the paper draws, one of each size.
+    options = {"pareto": "--n_random 1"}
+    tasks = " ".join(CHOSEN)
+    run_paper(output, model="toy", head=6, tasks=tasks, only=only, options=options)
     return output
 
 

@@ -6,16 +6,15 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
+import forked
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import torch
-from running import ROOT, call, files_below, torchrun
+from running import ROOT, call, files_below, start_together, torchrun
 
 import eap
 
@@ -51,7 +50,8 @@ def several(tmp_path_factory):
             [script, *map(str, RUNS[script]), "--output", str(folder / script)]
             for script in scripts
         ]
-        process = torchrun(n, "tests/running_in_processes.py", json.dumps(commands), cwd=folder)
+        start = torchrun if n == 2 else start_together
+        process = start(n, "tests/running_in_processes.py", json.dumps(commands), cwd=folder)
         out, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
         ended[n] = folder, out
@@ -95,7 +95,7 @@ def test_a_bootstrap_is_the_same_to_the_byte(tmp_path):
     for n in (1, 2, 3):
         folder = tmp_path / str(n)
         folder.mkdir()
-        process = torchrun(n, "tests/bootstrap_in_processes.py", folder, 3 * n, cwd=tmp_path)
+        process = start_together(n, "tests/bootstrap_in_processes.py", folder, 3 * n, cwd=tmp_path)
         _, err = process.communicate(timeout=200)
         assert process.returncode == 0, err
     expected = np.load(tmp_path / "1" / "0.npz")
@@ -110,14 +110,14 @@ def test_a_bootstrap_is_the_same_to_the_byte(tmp_path):
 
 
 def test_bad_input_is_said_once(tmp_path):
-    process = torchrun(2, "pareto.py", *TOY, "--task", "nothing", cwd=tmp_path)
+    process = start_together(2, "pareto.py", *TOY, "--task", "nothing", cwd=tmp_path)
     _, err = process.communicate(timeout=200)
     assert process.returncode != 0
     assert err.count("unknown task 'nothing'") == 1
 
 
-def workers(process: subprocess.Popen[str]) -> list[int]:
-    """Process ids of the script's own processes, by rank."""
+def workers(process: forked.Forked) -> list[int]:
+    """Process ids of the script's own processes, by rank; a fork's is that of who asked for it."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         rank = child.environ().get("RANK")
@@ -126,7 +126,7 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return [pid for _, pid in sorted(found)]
 
 
-EXACT = ("get_real_values.py", *TOY, "--head", 8, "--end", 41, "--save_every", 0, "--output")
+EXACT = ("get_real_values.py", *TOY, "--head", 4, "--end", 41, "--save_every", 0, "--output")
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_run_and_exact_patching_goes_on(rank, undisturbed, tmp_path):
     command = (*EXACT, tmp_path)
-    process = torchrun(2, *command, cwd=tmp_path)
+    process = start_together(2, *command, cwd=tmp_path)
     folder = tmp_path / "graphs" / "toy" / "real_test"
     while len(list(folder.glob("*of2.safetensors"))) < 2:
         assert process.poll() is None, process.communicate()
@@ -153,7 +153,7 @@ def test_a_killed_process_ends_the_run_and_exact_patching_goes_on(rank, undistur
     assert "SIGKILL" in err or said
     assert not any(name.endswith("_real.json") for name in files_below(tmp_path))
 
-    process = torchrun(2, *command, cwd=tmp_path)
+    process = start_together(2, *command, cwd=tmp_path)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert "going on" in out
@@ -166,16 +166,11 @@ def test_a_killed_process_ends_the_run_and_exact_patching_goes_on(rank, undistur
 # ---- deciding, meeting, waiting ------------------------------------------------------------------
 
 
-def start_by_hand(code: str, rank: int, n: int, port: int) -> subprocess.Popen[str]:
+def start_by_hand(code: str, rank: int, n: int, port: int) -> forked.Forked:
     """A process that believes to be one of `n`, without torchrun."""
     place = {"RANK": rank, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, **{name: str(value) for name, value in place.items()}},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
+    return forked.start("-c", code, cwd=ROOT, environment=environment)
 
 
 def free_port() -> int:
@@ -335,7 +330,7 @@ sys.argv[0] = "pareto.py"
 runpy.run_path({str(ROOT / "pareto.py")!r}, run_name="__main__")
 """
     )
-    process = torchrun(2, late, *command[1:], "--output", tmp_path / "out", cwd=tmp_path)
+    process = start_together(2, late, *command[1:], "--output", tmp_path / "out", cwd=tmp_path)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     for suffix in ("vanilla", "task", "kl"):

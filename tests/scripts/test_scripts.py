@@ -11,7 +11,7 @@ import time
 import pandas as pd
 import pytest
 import torch
-from running import EXPERIMENTS, FIGURES, call, files_below, start
+from running import EXPERIMENTS, FIGURES, call, files_below, launch, start
 
 import eap
 
@@ -19,7 +19,7 @@ PARETO_COLUMNS = [
     "baseline", "corrupted_baseline", "edges",
     "edges_EAP", "loss_EAP", "edges_EAP-IG", "loss_EAP-IG", "edges_EAP-IG-KL", "loss_EAP-IG-KL",
 ]  # fmt: skip
-PARETO = ("--model", "toy", "--head", 12, "--end", 301, "--n_random", 2, "--device", "cpu")
+PARETO = ("--model", "toy", "--head", 6, "--end", 301, "--n_random", 1, "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_pareto_writes_the_published_columns_and_three_graphs(run):
 def test_the_numbers_in_the_table_are_those_of_the_package(run):
     frame = read_csv(run)
     model = eap.load_model("toy", device="cpu")
-    dataset = eap.load_dataset("ioi", model.tokenizer, head=12)
+    dataset = eap.load_dataset("ioi", model.tokenizer, head=6)
     clean, corrupted = eap.evaluate_baselines(model, dataset)
     assert frame["baseline"][0] == pytest.approx(float(clean["logit_diff"].mean()), rel=1e-5)
     assert frame["corrupted_baseline"][0] == pytest.approx(
@@ -78,7 +78,7 @@ def test_a_graph_says_where_it_comes_from(run):
     assert provenance["task"] == "ioi"
     assert (provenance["metric"], provenance["method"]) == ("logit_diff", "EAP-IG")
     assert provenance["settings"] == {"steps": 5, "rule": "paper"}
-    assert provenance["data"]["head"] == 12
+    assert provenance["data"]["head"] == 6
     assert provenance["data"]["prepend_bos"] is True
     assert {"eap", "torch", "transformer_lens", "transformers"} <= set(provenance["versions"])
     assert provenance["command"].startswith("pareto.py --model toy")
@@ -119,7 +119,7 @@ def test_a_csv_of_ones_own_is_a_task(tmp_path):
 
 
 def test_a_script_runs_from_any_directory(tmp_path):
-    process = start(
+    process = launch(
         "pareto.py", "--head", 4, "--end", 41, "--n_random", 0, "--output", "here", cwd=tmp_path
     )
     out, err = process.communicate(timeout=300)

@@ -15,6 +15,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from running import ROOT, files_below
@@ -72,17 +73,33 @@ def repository(tmp_path_factory):
     return folder
 
 
-def start(repository, *options: str, config=CONFIG) -> subprocess.Popen[str]:
-    """Start the workflow in a process group of its own."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *options, "--config", *config]
+def command(*options: str, config=CONFIG) -> list[str]:
+    return ["-m", "snakemake", "--cores", "2", *options, "--config", *config]
+
+
+def surroundings(repository) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(repository), "PWD": str(repository)}
+
+
+def launch(repository) -> subprocess.Popen[bytes]:
+    """Start the workflow, and its jobs, in processes of their own."""
     return subprocess.Popen(
-        command,
+        [sys.executable, *command()],
         cwd=repository,
-        env={**os.environ, "PYTHONPATH": str(repository), "PWD": str(repository)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        env=surroundings(repository),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
+    )
+
+
+def start(repository, *options: str, config=CONFIG) -> forked.Forked:
+    """Start the workflow, and its jobs, in forks."""
+    return forked.start(
+        *command(*options, config=config),
+        cwd=repository,
+        environment=surroundings(repository),
+        joined=True,
     )
 
 
@@ -107,13 +124,13 @@ def finished(repository):
     """The workflow killed without warning at several moments, and then left to end."""
     stamps = repository / "results" / "tiny" / "steps"
     for enough in (0, 1, 4):  # jobs that have ended
-        process = start(repository)
+        process = launch(repository)
         while process.poll() is None and len(list(stamps.glob("*.json"))) < enough + 1:
             if enough == 0 and (repository / "graphs").exists():
                 break
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)  # its jobs must end with it
-        process.communicate()
+        process.wait()
     run(repository)
     return repository
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
+import forked
 import pytest
 from running import files_below
 
@@ -63,7 +63,8 @@ def test_what_a_killed_process_left_is_removed_and_a_living_ones_is_not(tmp_path
         "    os.kill(os.getpid(), 9)\n"
     )
     path = tmp_path / "table.csv"
-    subprocess.run([sys.executable, "-c", code, path], check=False, timeout=60)
+    process = forked.start("-c", code, path)
+    assert process.wait(60) == -signal.SIGKILL
     assert len(names(tmp_path)) == 1
     with write_atomically(path) as first:
         first.write_text("first")
@@ -115,9 +116,10 @@ def test_a_disk_that_takes_no_more_is_named(name, tmp_path):
         "    print(error.strerror, error.filename, sep='|')\n"
     )
     path = tmp_path / name
-    command = [sys.executable, "-c", code, path]
-    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
-    reason, _, named = done.stdout.strip().partition("|")
+    process = forked.start("-c", code, path)
+    out, err = process.communicate(60)
+    assert process.returncode == 0, err
+    reason, _, named = out.strip().partition("|")
     assert reason == "File too large"
     assert named.startswith(str(tmp_path / name.split(".")[0]))
     assert files_below(tmp_path) == set()

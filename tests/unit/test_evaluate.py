@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.tiny import D_VOCAB, FAMILIES, MAIN_FAMILIES, random_examples
 from reference import micro, twins
@@ -170,6 +170,7 @@ def test_the_whole_graph_gives_the_clean_run_and_the_empty_one_the_corrupted_run
             assert (found[name][row] - baseline[name]).abs().max() <= 1e-5 * largest
 
 
+@settings(max_examples=12)  # each has values of the oracle that no other test shares
 @given(
     st.lists(st.tuples(st.integers(1, 8), st.integers(0, 7)), min_size=1, max_size=5),
     st.integers(0, 1000),
@@ -331,3 +332,12 @@ def test_no_examples_and_no_circuits():
     with pytest.raises(eap.UserError, match="no examples"):
         eap.evaluate(model, graph_of("gpt2"), dataset_of([]))
     assert eap.evaluate(model, [], dataset_of(EXAMPLES))["logit_diff"].shape == (0, len(EXAMPLES))
+
+
+def test_former_name_of_the_ablated_runs_metric():
+    found = eap.Faithfulness(
+        clean=torch.ones(2), ablated=torch.zeros(2), circuits=torch.ones(1, 2), edges=(3,),
+        provenance={},
+    )  # fmt: skip
+    with pytest.warns(FutureWarning, match=r"Faithfulness\.ablated"):
+        assert torch.equal(found.corrupted, found.ablated)

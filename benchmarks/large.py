@@ -1,0 +1,149 @@
+"""Large shapes with random weights, measured on a CPU: time, and memory beside what was planned.
+
+    python benchmarks/large.py                                  GPT-2 XL and Pythia 2.8B
+    python benchmarks/large.py --shapes gpt2 --dtypes float32 --budgets 0.5
+
+One thread. Every measurement runs in a child process that is forked from the one that holds the
+model, so that what an allocator kept from an earlier measurement hides nothing, and the weights are
+in memory once. Time is given as a multiple of one forward and backward pass of the bare model on
+the same pairs. Memory is the growth of the child's resident set, beside the budget that was given
+and beside the bytes that the planner promised (`Work.n_bytes`).
+"""
+
+import argparse
+import multiprocessing
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import psutil
+import torch
+from gpu import N_POSITIONS, SHAPES, Bench, make_bench
+from measuring import floor_runs, seconds, some_edges
+
+import eap
+from eap.engine.prepared import Work
+from eap.studies import shell
+
+N_EDGES = 60
+N_CIRCUITS = 20
+Measured = tuple[float, int, int]
+"""Seconds, growth of the resident set and promised bytes."""
+
+
+def main() -> None:
+    """Print one table for each shape and type of number."""
+    parser = shell.OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--shapes", nargs="+", choices=SHAPES, default=["gpt2-xl", "pythia-2.8b"])
+    add("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
+    add("--budgets", nargs="+", type=float, default=[1, 2, 4], help="memory budgets, in GiB")
+    add("--pairs", type=shell.positive, default=8)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for shape in args.shapes:
+        for dtype in args.dtypes:
+            print_table(shape, dtype, args.budgets, args.pairs)
+
+
+def print_table(shape: str, dtype: str, budgets: list[float], n_pairs: int) -> None:
+    """One shape's rows, for each budget."""
+    resident = psutil.Process().memory_info().rss
+    begun = time.perf_counter()
+    bench = make_bench(shape, "cpu", getattr(torch, dtype), n_pairs)
+    weights = sum(p.numel() * p.element_size() for p in bench.bare.parameters())
+    grown = psutil.Process().memory_info().rss - resident
+    both = floor_runs(bench.bare, bench.pairs)[1]
+    floor, *_ = in_child(both)
+    shell.say(
+        f"\n**{shape}, {dtype}**: {gib(weights)} GiB of weights; the model made and loaded in "
+        f"{time.perf_counter() - begun - floor:.0f} s, {gib(grown)} GiB resident; {n_pairs} pairs "
+        f"of {N_POSITIONS} tokens; the bare model's pass takes {floor:.1f} s.\n\n"
+        "| what | budget, GiB | times the bare model's pass | promised, GiB | seen, GiB |\n"
+        "|---|---|---|---|---|"
+    )
+    for budget in budgets:
+        for what, run in works(bench, int(budget * 2**30)):
+            took, seen, promised = in_child(run)
+            shell.say(
+                f"| {what} | {budget:g} | {took / floor:.2f} | {gib(promised)} | {gib(seen)} |"
+            )
+            sys.stdout.flush()
+
+
+def works(bench: Bench, budget: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What is run within a budget, by the name of its row."""
+    model, pairs = bench.model, bench.pairs
+    options: dict[str, Any] = {"memory_budget": budget, "quiet": True}
+    generator = torch.Generator().manual_seed(0)
+    unscored = eap.Graph.from_model(model)
+    graph = replace(unscored, scores=torch.randn(unscored.scores.shape, generator=generator))
+    largest = graph.n_edges // 20
+    circuits = [graph.greedy(largest * k // N_CIRCUITS).prune() for k in range(1, N_CIRCUITS + 1)]
+    edges = some_edges(graph, min(1.0, N_EDGES / graph.n_edges), generator)
+    yield "EAP", lambda: eap.attribute(model, pairs, method="EAP", **options)
+    yield "EAP-IG, 5 points", lambda: eap.attribute(model, pairs, method="EAP-IG", **options)
+    yield "one circuit", lambda: eap.evaluate(model, circuits[-1], pairs, **options)
+    yield f"{N_CIRCUITS} circuits", lambda: eap.evaluate(model, circuits, pairs, **options)
+    yield (
+        f"{int(edges.sum())} exact edges",
+        lambda: eap.patch_edges(model, pairs, metrics=["logit_diff"], edges=edges, **options),
+    )
+    recipe = eap.Recipe(steps=1, pairs=len(pairs))
+    yield (
+        "one step of a learned ranking",
+        lambda: eap.learn_ranking(model, pairs, recipe=recipe, **options),
+    )
+
+
+def in_child(run: Callable[[], object]) -> Measured:
+    """Seconds, growth and promised bytes of a call in a forked process."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_measure, args=(run, sender))
+    child.start()
+    sender.close()
+    found: Measured = receiver.recv()
+    child.join()
+    return found
+
+
+def _measure(run: Callable[[], object], sender: Any) -> None:
+    """What the child does."""
+    plans: list[Work] = []
+    plan = Work.plan
+
+    def recorded(*args: Any, **options: Any) -> Work:
+        plans.append(plan(*args, **options))
+        return plans[-1]
+
+    process, peak, done = psutil.Process(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    before = process.memory_info().rss
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    with mock.patch.object(Work, "plan", recorded):
+        took = seconds(run)
+    done.set()
+    watcher.join()
+    promised = max((work.n_bytes() for work in plans), default=0)
+    sender.send((took, max(0, peak[0] - before), promised))
+
+
+def gib(n_bytes: float) -> str:
+    """Bytes in GiB, with two digits."""
+    return f"{n_bytes / 2**30:.2f}"
+
+
+if __name__ == "__main__":
+    shell.run(main)
