@@ -2,6 +2,7 @@ from . import ablation as ablation
 from . import attention as attention
 from . import attribution as attribution
 from . import circuits as circuits
+from . import crossing as crossing
 from . import data as data
 from . import features as features
 from . import figures as figures
@@ -39,6 +40,8 @@ from .circuits import Faithfulness as Faithfulness
 from .circuits import evaluate as evaluate
 from .circuits import evaluate_baselines as evaluate_baselines
 from .circuits import faithfulness as faithfulness
+from .crossing import CrossingScores as CrossingScores
+from .crossing import crossing_scores as crossing_scores
 from .data.collections import hand_made as hand_made
 from .data.collections import known_circuits as known_circuits
 from .data.dataset import Dataset as Dataset

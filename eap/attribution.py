@@ -267,8 +267,6 @@ class Call:
             raise UserError(
                 f"{method.name} changes whole patterns: no part is a span's; leave spans out"
             )
-        if spans and level == "node" and method.scorer == "exact":
-            raise UserError("exact values at spans are of edges; leave level='node' or spans out")
         if not method.uses_metric:
             if metric is not None:
                 raise UserError(f"{method.name} asks for no metric; leave {_name(metric)!r} out")
@@ -406,9 +404,9 @@ def _exact(
 ) -> Graph:
     """Activation patching as one of the methods."""
     assert call.metric is not None
-    settings: dict[str, Any] = {"ablation": call.ablation, "expanded_kv": expanded_kv, **resources}
-    if call.level == "node":
-        graphs = patch_nodes(model, dataset, metrics=[call.metric], **settings)
-    else:
-        graphs = patch_edges(model, dataset, metrics=[call.metric], spans=call.spans, **settings)
+    patch = patch_nodes if call.level == "node" else patch_edges
+    graphs = patch(
+        model, dataset, metrics=[call.metric], ablation=call.ablation, expanded_kv=expanded_kv,
+        spans=call.spans, **resources,
+    )  # fmt: skip
     return graphs[call.metric.name]

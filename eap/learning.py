@@ -29,7 +29,7 @@ from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
 from eap.circuits import evaluate_baselines
-from eap.data.batches import check_dataset
+from eap.data.batches import check_dataset, named_spans
 from eap.data.dataset import Dataset
 from eap.engine.mask_training import State, Training
 from eap.engine.recipe import Recipe
@@ -74,9 +74,10 @@ def learn_ranking(
     metric: str | Metric | None = None,
     level: str = "edge",
     recipe: Recipe | None = None,
-    prices: Float[Tensor, "n_forward n_backward"] | None = None,
+    prices: Float[Tensor, "*span n_forward n_backward"] | None = None,
     ablation: str | Ablation | None = None,
     expanded_kv: bool = False,
+    spans: bool = False,
     checkpoint: Checkpoint | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> Graph:
@@ -94,6 +95,7 @@ def learn_ranking(
         prices: what a whole edge adds to the loss, such as to keep edges out of a circuit.
         ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        spans: rank pairs of an edge (or a node) and a span of the data set's prompts.
         checkpoint: where progress is kept; a run that was stopped goes on there, to the same end.
         **resources: batch_size (at the most; rounding apart, it changes nothing), memory_budget
             (bytes, half of it for runs that are kept), quiet; see `eap.runtime.resources`.
@@ -114,22 +116,27 @@ def learn_ranking(
     recipe = (recipe or Recipe()).complete(level)
     loss = recipe.loss
     settings = asdict(recipe)
+    names = named_spans(model, dataset) if spans else ()
     if prices is not None:
-        settings["prices"] = _check_prices(prices, model, level, expanded_kv=expanded_kv)
+        shape = Graph.from_config(
+            replace(model.config, expanded_kv=expanded_kv), names
+        ).scores.shape
+        settings["prices"] = _check_prices(prices, level, list(shape))
     chosen, where, limits = _metric_of(metric, loss), get_ablation(ablation), Resources(**resources)
     check_dataset(model, dataset)
     config = graph_config(model, expanded_kv=expanded_kv)
     provenance = sign(
         model, dataset, metric=chosen, method="MAttr", ablation=where,
         level=level, expanded_kv=expanded_kv, settings=settings,
-        code=score_code(), signed=False,
+        code=score_code(), signed=False, spans=names,
     )  # fmt: skip
     difference = 1.0
     if loss == "faithfulness":
         difference = _difference(model, dataset, chosen, where, limits)
     training = Training.plan(
-        model, dataset, chosen, where, config, recipe, level, prices, limits, checkpoint, difference
-    )
+        model, dataset, chosen, where, config, recipe, level, prices, limits, checkpoint,
+        difference, names,
+    )  # fmt: skip
     assert recipe.steps is not None
     state = State.start(len(training.places), recipe.steps)
     if checkpoint is not None:
@@ -143,10 +150,8 @@ def learn_ranking(
     return _to_graph(training, state, provenance)
 
 
-def _check_prices(prices: Tensor, model: Model, level: str, *, expanded_kv: bool) -> str:
-    """What identifies prices, if they are one finite number for every edge of the graph."""
-    config = replace(model.config, expanded_kv=expanded_kv)
-    shape = [config.n_forward, config.n_backward]
+def _check_prices(prices: Tensor, level: str, shape: list[int]) -> str:
+    """What identifies prices, if they are one finite number for every edge of a graph."""
     if level != "edge" or list(prices.shape) != shape or not bool(prices.isfinite().all()):
         raise UserError(f"prices are finite numbers of edges, in a tensor {shape}")
     return sha256(prices.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]
@@ -189,12 +194,13 @@ def _to_graph(training: Training, state: State, provenance: dict[str, Any]) -> G
     importance = (state.scores - state.scores.min()).to(work.model.residual_dtype)
     learned = -importance if higher_is_better else importance
     graph = replace(
-        Graph.from_config(work.config), provenance=provenance, higher_is_better=higher_is_better
-    )
+        Graph.from_config(work.config, training.span_names),
+        provenance=provenance, higher_is_better=higher_is_better,
+    )  # fmt: skip
     if training.level == "node":
-        nodes = torch.full((work.config.n_forward,), torch.nan, dtype=learned.dtype)
-        nodes[training.places] = learned
+        nodes = torch.full(training.shape[:-1], torch.nan, dtype=learned.dtype)
+        nodes.view(-1)[training.places] = learned
         return replace(graph, node_scores=nodes)
-    scores = torch.zeros(work.config.n_forward, work.config.n_backward, dtype=learned.dtype)
+    scores = torch.zeros(training.shape, dtype=learned.dtype)
     scores.view(-1)[training.places] = learned
     return replace(graph, scores=scores)

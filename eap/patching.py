@@ -14,37 +14,32 @@ From there on many edges are stacked along the batch dimension and the rest of t
 the positions from the first difference on. All metrics are read from one run. A patched node is
 the same with everything behind it: `delta_u` is added to the residual stream once.
 
-Phases: `eap.engine.patch_plan` cuts the work into units that can be stopped between; here they are
-run.
+Phases: `eap.engine.patch_plan` cuts the work into units that can be stopped between; `patch_runs`
+runs them.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
 from typing import Unpack
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
+from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
-from eap.engine.patch_plan import (
-    Plan,
-    Unit,
-    costs_of,
-    count_operations,
-    make_plan,
-    receivers_of,
-)
-from eap.engine.prepared import Demand, PreparedBatch, Work
+from eap.engine.patch_plan import Plan, costs_of, count_operations, make_plan
+from eap.engine.patch_runs import BatchPatcher, CleanBatch, patched_node
+from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
 from eap.graph import Graph
-from eap.metrics.metric import Metric, Predictions, check_values, get_metrics, measure_all
+from eap.metrics.metric import Metric, check_values, get_metrics
 from eap.model.model import Model
-from eap.model.runs import LayerTrace, SenderOutputs, changed_attention, run_layers
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
 from eap.runtime import distributed
@@ -61,7 +56,7 @@ def patch_edges(
     dataset: Dataset,
     *,
     metrics: str | Metric | Sequence[str | Metric] = ("logit_diff",),
-    edges: Bool[Tensor, "n_forward n_backward"] | None = None,
+    edges: Bool[Tensor, "*span n_forward n_backward"] | None = None,
     ablation: str | Ablation | None = None,
     expanded_kv: bool = False,
     spans: bool = False,
@@ -74,7 +69,8 @@ def patch_edges(
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
         metrics: names of `eap.metrics.METRICS`, or `Metric` objects.
-        edges: mask [n_forward, n_backward] of the edges to score; None: all edges.
+        edges: mask [n_forward, n_backward] of the edges to score, or [span, n_forward, n_backward]
+            of pairs of an edge and a span; None: all edges.
         ablation: activation that a patched edge carries; None: that of the corrupted prompt.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         spans: the value at every span of the prompts; the edge is patched at its positions alone.
@@ -123,17 +119,17 @@ def run_plan(
     patcher: BatchPatcher | None = None
     remaining = progress_bar(units[done:], "exact values", quiet=quiet, done=done)
     for number, unit in enumerate(remaining, start=done + 1):
-        if patcher is None or patcher.number != unit.batch:
-            patcher = BatchPatcher.load(plan, unit.batch)
-        for span, at_span in patcher.by_span():
-            for senders, receivers, values in at_span.run(unit):
-                by_example = rearrange(values, "metric edge batch -> batch metric edge")
-                moments.add(by_example, (slice(None), *span, senders, receivers))
+        patcher = BatchPatcher.load(plan, unit, patcher)
+        span = [unit.span] if plan.span_names else []
+        for senders, receivers, values in patcher.run(unit):
+            by_example = rearrange(values, "metric edge batch -> batch metric edge")
+            moments.add(by_example, (slice(None), *span, senders, receivers))
         if checkpoint is not None:
             checkpoint.save(moments.state.cpu(), number)
     moments.merge_processes("exact values")
+    moments.count_zeros(len(work.dataset))  # nothing changes before the first difference
     check_values(work.metrics, moments.mean)
-    graphs, is_exact = {}, plan.edges.expand(graph.scores.shape)
+    graphs, is_exact = {}, plan.edges
     for number, metric in enumerate(work.metrics):
         mean, error = moments.mean[number], moments.standard_error
         scores = mean.to(model.residual_dtype)
@@ -161,6 +157,7 @@ def patch_nodes(
     metrics: str | Metric | Sequence[str | Metric] = ("logit_diff",),
     ablation: str | Ablation | None = None,
     expanded_kv: bool = False,
+    spans: bool = False,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Graph]:
     """Exact values of all nodes: the change of a metric when a node sends its ablated output.
@@ -171,11 +168,12 @@ def patch_nodes(
         metrics: names in `eap.metrics.METRICS`, or `eap.Metric` objects.
         ablation: activation that a patched node sends; None: that of the corrupted prompt.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        spans: whether values are of every span of the prompts: a node is ablated at its positions.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        By metric name, the whole graph with `node_scores` [n_forward] (means over examples of the
-        metric's change) and `node_errors`.
+        By metric name, the whole graph with `node_scores` [n_forward] or [span, n_forward] (means
+        over examples of the metric's change) and `node_errors`.
 
     Raises:
         UserError: an unknown metric, or a budget too small for one node.
@@ -188,19 +186,24 @@ def patch_nodes(
     measured, ablated = get_metrics(metrics), get_ablation(ablation)
     limits = Resources(**resources)
     config = graph_config(model, expanded_kv=expanded_kv)
-    demand = Demand("exact patching", patching_need, len(measured) * config.n_forward)
+    names = named_spans(model, dataset) if spans else ()
+    shape = (len(measured), *([len(names)] if names else []), config.n_forward)
+    demand = Demand("exact patching", patching_need, prod(shape))
     work = Work.plan(model, dataset, measured, ablated, config, limits, demand)
-    moments = Moments.zeros(len(measured), config.n_forward, device=model.device)
+    moments = Moments.zeros(*shape, device=model.device)
     with torch.no_grad():
         for batch in work.batches("exact values of nodes", quiet=limits.quiet):
-            clean = _CleanBatch.run(batch)
-            for sender in range(config.n_forward):
-                values = clean.measure(_patched_node(clean, sender)[None])
-                moments.add(
-                    rearrange(values, "metric 1 batch -> batch metric"), (slice(None), sender)
-                )
+            clean = CleanBatch.run(batch)
+            present = [span for span in range(len(names)) if batch.layout.has(span)]
+            for place in [[span] for span in present] if names else [[]]:
+                patched = clean.at_span(*place) if place else clean
+                for sender in range(config.n_forward):
+                    values = patched.measure(patched_node(patched, sender)[None])
+                    by_example = rearrange(values, "metric 1 batch -> batch metric")
+                    moments.add(by_example, (slice(None), *place, sender))
     moments.merge_processes("exact values")
-    graph, error = Graph.from_config(config), moments.standard_error
+    moments.count_zeros(len(dataset))
+    graph, error = Graph.from_config(config, names), moments.standard_error
     return {
         metric.name: replace(
             graph,
@@ -210,7 +213,7 @@ def patch_nodes(
             node_errors=None if error is None else error[number].to(model.residual_dtype),
             provenance=sign(
                 model, dataset, metric=metric, method="exact", ablation=ablated, level="node",
-                expanded_kv=expanded_kv, code=score_code(),
+                expanded_kv=expanded_kv, code=score_code(), spans=names,
             ),
         )
         for number, metric in enumerate(measured)
@@ -222,201 +225,14 @@ def measure_seconds(plan: Plan, *, n_units: int = 4) -> float:
     of_first = [unit for unit in plan.units if unit.batch == 0]
     step = max(1, len(of_first) // n_units)
     sample = of_first[step // 2 :: step][:n_units]
-    patcher = BatchPatcher.load(plan, 0)
+    patcher = BatchPatcher.load(plan, sample[0])
     for _ in patcher.run(sample[0]):  # the first run of anything is slow
         break
     begun = time.perf_counter()
     for unit in sample:
+        patcher = BatchPatcher.load(plan, unit, patcher)
         for _, _, values in patcher.run(unit):
             values.cpu()  # waits for the device
     seconds = time.perf_counter() - begun
     ratio = count_operations(plan, plan.units) / count_operations(plan, sample)
-    return seconds * ratio * max(1, len(plan.span_names)) / distributed.count()
-
-
-# ---- one batch -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _CleanBatch:
-    """The clean run of a batch, from which patched runs start, and what senders would change."""
-
-    batch: PreparedBatch
-    trace: list[LayerTrace]
-    changes: SenderOutputs
-    final: Float[Tensor, "batch d_model"]
-    predictions: Predictions
-    values: Float[Tensor, "metric batch"]
-
-    @classmethod
-    @torch.no_grad()
-    def run(cls, batch: PreparedBatch) -> "_CleanBatch":
-        """Run the clean and the ablated prompts."""
-        work = batch.work
-        trace: list[LayerTrace] = []
-        final = batch.run_clean(trace=trace)[:, 0]
-        changes = batch.ablated_run.changes(
-            work.model, batch.ablated - batch.clean, trace, batch.cache
-        )
-        predictions = Predictions(batch.unembed(final))
-        values = measure_all(work.metrics, predictions, batch.answers)
-        return cls(batch, trace, changes, final, predictions, values)
-
-    def after_attention(
-        self, layer: int, raw: Float[Tensor, "*n batch query d_model"]
-    ) -> Float[Tensor, "*n batch query d_model"]:
-        """The residual stream after attention whose heads sum to `raw`."""
-        x, model = self.trace[layer].x, self.batch.work.model
-        before = self.batch.cache.at_last(x) if layer == model.config.n_layers - 1 else x
-        return before + model.blocks[layer].finish_attention(raw)
-
-    def run_rest(
-        self, layer: int, x: Float[Tensor, "rows query d_model"]
-    ) -> Float[Tensor, "n batch d_model"]:
-        """The final residual stream from that after `layer`."""
-        model = self.batch.work.model
-        if layer == model.config.n_layers - 1:
-            final = x[:, 0].to(model.device)
-        else:
-            final = run_layers(model, x, self.batch.cache, first_layer=layer + 1)[:, 0]
-        return rearrange(final, "(n batch) d -> n batch d", batch=len(self.batch))
-
-    def measure(self, finals: Float[Tensor, "n batch d_model"]) -> Float[Tensor, "metric n batch"]:
-        """Metrics of patched runs minus those of the clean run."""
-        batch = self.batch
-        values = [
-            measure_all(batch.work.metrics, Predictions(logits, self.predictions), batch.answers)
-            for logits in batch.unembed(finals)
-        ]
-        return torch.stack(values, dim=1) - self.values[:, None]
-
-
-def _patched_node(clean: _CleanBatch, sender: int) -> Float[Tensor, "batch d_model"]:
-    """The final residual stream when all that reads a sender reads its ablated output."""
-    batch = clean.batch
-    model, config = batch.work.model, batch.work.config
-    if sender == 0:
-        x = batch.ablated + batch.positions
-        return run_layers(model, x, batch.cache)[:, 0]
-    layer = (sender - 1) // (config.n_heads + 1)
-    last = layer == config.n_layers - 1
-    change = (clean.changes.at_last if last else clean.changes.everywhere)[sender]
-    run, block = clean.trace[layer], model.blocks[layer]
-    after = clean.after_attention(layer, run.attention_raw)
-    change = change.to(after.device)
-    if sender == config.mlp_sender(layer):
-        return clean.run_rest(layer, after + run.mlp_out + change)[0]
-    after = after + change
-    mlp_out = run.mlp_out if config.parallel_attn_mlp else block.run_mlp(after)
-    return clean.run_rest(layer, after + mlp_out)[0]
-
-
-Values = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "metric n batch"]]
-"""Senders, receivers, and the values of those edges on every example."""
-
-
-def _slices(n: int, step: int) -> Iterator[slice]:
-    return (slice(first, first + step) for first in range(0, n, step))
-
-
-@dataclass(frozen=True, eq=False)
-class BatchPatcher:
-    """Runs the units of one batch."""
-
-    plan: Plan
-    number: int
-    clean: _CleanBatch
-
-    @classmethod
-    def load(cls, plan: Plan, number: int) -> "BatchPatcher":
-        """Of the batch with this number."""
-        batch = plan.work.load(plan.work.rows_of[number])
-        return cls(plan, number, _CleanBatch.run(batch))
-
-    def by_span(self) -> Iterator[tuple[tuple[int, ...], "BatchPatcher"]]:
-        """Every span, and a patcher of its positions alone; without spans, this patcher."""
-        if not self.plan.span_names:
-            yield (), self
-            return
-        layout, changes = self.clean.batch.layout, self.clean.changes
-        for span in range(len(self.plan.span_names)):
-            clean = replace(self.clean, changes=layout.only(changes, span))
-            yield (span,), replace(self, clean=clean)
-
-    @torch.no_grad()
-    def run(self, unit: Unit) -> Iterator[Values]:
-        """The values of the edges of a unit, a run's worth at a time."""
-        clean, config = self.clean, self.plan.work.config
-        columns = receivers_of(config, unit.layer, unit.kind)
-        senders, receivers = self.plan.edges[unit.start : unit.stop, columns].nonzero(as_tuple=True)
-        senders = senders + unit.start
-        per_run = self.plan.work.runs_at_once(clean.batch.extent)
-        if unit.kind in "qkv":
-            # Heads are changed for as many senders at a time as edges are run.
-            for some in senders.unique().split(per_run):
-                of_some = torch.isin(senders, some)
-                u, v = senders[of_some], receivers[of_some]
-                changes = self._change_heads(unit.layer, unit.kind, some)
-                place = torch.searchsorted(some, u)
-                for part in _slices(len(u), per_run):
-                    of_heads = changes[place[part], v[part]]
-                    finals = self._into_heads(unit.layer, unit.kind, of_heads, v[part])
-                    yield u[part], v[part] + columns.start, clean.measure(finals)
-            return
-        for part in _slices(len(senders), per_run):
-            u, v = senders[part], receivers[part]
-            if unit.kind == "logits":
-                finals = clean.final + clean.changes.at_last[u, :, 0]
-            else:
-                finals = self._into_mlp(unit.layer, u)
-            yield u, v + columns.start, clean.measure(finals)
-
-    def _into_mlp(self, layer: int, senders: Int[Tensor, " n"]) -> Float[Tensor, "n batch d_model"]:
-        """Final residual streams when the layer's MLP reads the senders' ablated outputs."""
-        clean, work = self.clean, self.plan.work
-        run, last_only = clean.trace[layer], layer == work.config.n_layers - 1
-        deltas = clean.changes.at_last if last_only else clean.changes.everywhere
-        x = run.mlp_in + deltas[senders].to(run.mlp_in.device)  # [n, batch, pos, d_model]
-        mlp_out = work.model.blocks[layer].run_mlp(x.flatten(0, 1))
-        after = clean.after_attention(layer, run.attention_raw)
-        return clean.run_rest(layer, (after + mlp_out.view_as(x)).flatten(0, 1))
-
-    def _into_heads(
-        self,
-        layer: int,
-        kind: str,
-        changes: Float[Tensor, "n batch query d_receiver"],
-        receivers: Int[Tensor, " n"],
-    ) -> Float[Tensor, "n batch d_model"]:
-        """Final residual streams when one receiver changes its heads' z by `changes`."""
-        clean, config = self.clean, self.plan.work.config
-        block, run = self.plan.work.model.blocks[layer], clean.trace[layer]
-        # The heads that read one receiver are side by side, in the weights as in `changes`.
-        W_O = rearrange(
-            block.attention.W_O,
-            "(receiver head) d_head d -> receiver (head d_head) d",
-            receiver=config.n_receivers(kind),
-        )
-        rows = rearrange(changes, "n batch query d -> n (batch query) d").to(W_O.dtype)
-        added = torch.bmm(rows, W_O[receivers]).view(len(changes), *run.attention_raw.shape)
-        after = clean.after_attention(layer, run.attention_raw + added).flatten(0, 1)
-        if config.parallel_attn_mlp:
-            mlp_out = run.mlp_out.repeat(len(changes), 1, 1)
-        else:
-            mlp_out = block.run_mlp(after)
-        return clean.run_rest(layer, after + mlp_out)
-
-    def _change_heads(
-        self, layer: int, kind: str, senders: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n n_receivers batch query d_receiver"]:
-        """How z changes when every q (or k, or v) of a layer reads each sender's ablated output."""
-        clean, work = self.clean, self.plan.work
-        z = changed_attention(
-            work.model, layer, kind, clean.trace[layer], clean.changes.everywhere[senders],
-            clean.batch.cache,
-        )  # fmt: skip
-        return rearrange(
-            z,
-            "n batch query (receiver head) d_head -> n receiver batch query (head d_head)",
-            receiver=work.config.n_receivers(kind),
-        )
+    return seconds * ratio / distributed.count()

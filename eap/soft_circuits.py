@@ -5,8 +5,9 @@ The general case of a circuit has a real number m_uv for every edge,
     input of v = ablated input of v + sum over u of m_uv (a_u - a_u_ablated),
 
 where a_u is what u sends in this very run. Zeros and ones are the circuits of `eap.circuits`, which
-run their own nodes alone; here every node runs. All ones is the clean run, and there the metric's
-gradient with respect to m_uv is minus the edge's EAP score (Syed, Rager and Conmy 2023).
+run their own nodes alone; here every node runs. With spans of the prompt, an edge has one number at
+each of them. All ones is the clean run, and there the metric's gradient with respect to m_uv is
+minus the edge's EAP score (Syed, Rager and Conmy 2023).
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import Ablation, get_ablation
+from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
 from eap.engine.prepared import Work
 from eap.engine.soft_runs import demand_of_masks, run_soft_circuit
@@ -34,11 +36,12 @@ from eap.runtime.resources import ResourceOptions, Resources
 @torch.no_grad()
 def evaluate_soft(
     model: Model,
-    masks: Float[Tensor, "*circuit n_forward n_backward"],
+    masks: Float[Tensor, "*circuit_span n_forward n_backward"],
     dataset: Dataset,
     *,
     metrics: str | Metric | Sequence[str | Metric] = ("logit_diff",),
     ablation: str | Ablation | None = None,
+    spans: bool = False,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Float[Tensor, "*circuit example"]]:
     """Metrics on every example when every edge keeps a share of what its sender changed.
@@ -48,11 +51,12 @@ def evaluate_soft(
         masks: the shares, of one soft circuit or of several; 1 keeps an edge, 0 ablates it, and
             any other finite number goes. With as many columns as the graph with one k and v per
             query head has, edges are those of that graph (`expanded_kv`). Where there is no edge,
-            they are not read.
+            they are not read. With `spans`, [span, n_forward, n_backward] of each circuit.
         dataset: pairs of prompts (`eap.load_dataset`).
         metrics: names of `eap.metrics.METRICS`, or `Metric` objects; kl and js are against the
             clean run.
         ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
+        spans: whether an edge has a share at every span of the data set's prompts.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
@@ -67,9 +71,11 @@ def evaluate_soft(
         torch.Size([8])
     """
     measured, limits = get_metrics(metrics), Resources(**resources)
-    config = _config_of(model, masks)
-    circuits = masks.reshape(-1, *masks.shape[-2:]).to(model.device, model.residual_dtype)
-    demand = demand_of_masks(config)
+    names = named_spans(model, dataset) if spans else ()
+    config = _config_of(model, masks, len(names))
+    of_one = masks.shape[-3:] if spans else masks.shape[-2:]
+    circuits = masks.reshape(-1, *of_one).to(model.device, model.residual_dtype)
+    demand = demand_of_masks(config, max(1, len(names)))
     work = Work.plan(model, dataset, measured, get_ablation(ablation), config, limits, demand)
     n_values = (len(measured), len(circuits), len(dataset))
     values = torch.zeros(n_values, dtype=model.residual_dtype, device=model.device)
@@ -82,16 +88,18 @@ def evaluate_soft(
             values[:, number, list(batch.rows)] = measure_all(measured, run, batch.answers)
     values = distributed.sum_over_processes(values.cpu())
     check_values(measured, values)
-    shape = (*masks.shape[:-2], len(dataset))
+    shape = (*masks.shape[: -len(of_one)], len(dataset))
     return {metric.name: rows.view(shape) for metric, rows in zip(measured, values, strict=True)}
 
 
-def _config_of(model: Model, masks: Tensor) -> GraphConfig:
+def _config_of(model: Model, masks: Tensor, n_spans: int) -> GraphConfig:
     """The shape of the graph that the masks are of."""
     configs = [graph_config(model, expanded_kv=expanded) for expanded in (False, True)]
-    shapes = [[config.n_forward, config.n_backward] for config in configs]
+    of_spans = [n_spans] if n_spans else []
+    shapes = [[*of_spans, config.n_forward, config.n_backward] for config in configs]
+    n_axes = len(shapes[0])
     shape = list(masks.shape) if isinstance(masks, Tensor) else None
-    if shape is None or len(shape) not in (2, 3) or shape[-2:] not in shapes:
+    if shape is None or len(shape) not in (n_axes, n_axes + 1) or shape[-n_axes:] not in shapes:
         what = type(masks).__name__ if shape is None else f"a tensor {shape}"
         raise UserError(
             f"soft circuits of this model are a tensor {shapes[0]}, or several of them stacked; "
@@ -101,4 +109,4 @@ def _config_of(model: Model, masks: Tensor) -> GraphConfig:
         raise UserError(f"shares of a soft circuit are real numbers, not {masks.dtype}")
     if not bool(masks.isfinite().all()):
         raise UserError("some shares of a soft circuit are infinite or NaN; finite ones are needed")
-    return configs[shapes.index(shape[-2:])]
+    return configs[shapes.index(shape[-n_axes:])]

@@ -1,7 +1,8 @@
 """How alike two circuits, or two sets of scores, are: overlaps, chance, rank agreement.
 
 Circuits are compared by their edges, and by their nodes: heads and MLPs that send along an edge.
-The input and the logits belong to every circuit, so they are no evidence and never counted.
+The input and the logits belong to every circuit, so they are no evidence and never counted. With
+spans of the prompt, what is compared are pairs of an edge, or a node, and a span.
 """
 
 from collections.abc import Sequence
@@ -67,12 +68,13 @@ def node_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> O
     """Of the heads and MLPs of two circuits of one shape; or of the heads alone."""
     _check_shapes(first, second)
     counted = ~_are_mlps(first.sender_names[1:]) | include_mlps
+    counted = counted.expand(nodes(first).shape)
     return _overlap(nodes(first) & counted, nodes(second) & counted, int(counted.sum()))
 
 
-def nodes(graph: Graph) -> Bool[Tensor, " n_heads_and_mlps"]:
-    """Which heads and MLPs send along an edge of the circuit."""
-    return graph.in_graph[1:].any(dim=1)
+def nodes(graph: Graph) -> Bool[Tensor, "*span n_heads_and_mlps"]:
+    """Which heads and MLPs send along an edge of the circuit; with spans, at which."""
+    return graph.in_graph[..., 1:, :].any(dim=-1)
 
 
 def _are_mlps(names: Sequence[str]) -> Bool[Tensor, " n_names"]:
@@ -113,7 +115,7 @@ def agreement(
     estimate: Graph,
     exact: Graph,
     *,
-    weights: Float[Tensor, "n_forward n_backward"] | None = None,
+    weights: Float[Tensor, "*span n_forward n_backward"] | None = None,
 ) -> Agreement:
     """How well an estimate's scores agree with exact ones, over the edges that both have.
 
@@ -173,7 +175,7 @@ def paired_scores(
     return a, b
 
 
-def _both_scored(first: Graph, second: Graph) -> Bool[Tensor, "n_forward n_backward"]:
+def _both_scored(first: Graph, second: Graph) -> Bool[Tensor, "*span n_forward n_backward"]:
     """Which edges both have a score for: an exact one, where a graph says which are."""
     _check_shapes(first, second)
     counted = first.edge_exists.clone()

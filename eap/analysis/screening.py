@@ -11,7 +11,6 @@ from torch import Tensor
 
 from eap.analysis.compare import agreement
 from eap.errors import UserError
-from eap.graph.contents import check_plain
 from eap.graph.graph import Graph
 from eap.runtime.ranges import real, whole
 
@@ -20,15 +19,15 @@ from eap.runtime.ranges import real, whole
 class Chosen:
     """Which edges are patched: the best by some estimates, and a random sample of the rest."""
 
-    top: Bool[Tensor, "n_forward n_backward"]
-    sample: Bool[Tensor, "n_forward n_backward"]
+    top: Bool[Tensor, "*span n_forward n_backward"]
+    sample: Bool[Tensor, "*span n_forward n_backward"]
 
     @property
-    def all(self) -> Bool[Tensor, "n_forward n_backward"]:
+    def all(self) -> Bool[Tensor, "*span n_forward n_backward"]:
         """Both."""
         return self.top | self.sample
 
-    def weights(self, n_edges: int) -> Float[Tensor, "n_forward n_backward"]:
+    def weights(self, n_edges: int) -> Float[Tensor, "*span n_forward n_backward"]:
         """For how many of a graph's `n_edges` each edge stands: 1, or its share of the rest.
 
         That is the inverse of the chance to be chosen (Horvitz and Thompson 1952).
@@ -42,9 +41,13 @@ def choose_edges(estimates: Sequence[Graph], *, top: int, sample: int, seed: int
 
     An edge's rank is the best that an estimate gives it, by absolute score; ties go to the earlier
     edge. So each of k estimates has at least its own `top // k` highest edges among the chosen.
+    With spans of the prompt, what is chosen are pairs of an edge and a span.
+
+    Raises:
+        UserError: estimates with different spans.
     """
-    for estimate in estimates:
-        check_plain(estimate, "screened edges have")
+    if len({estimate.span_names for estimate in estimates}) > 1:
+        raise UserError("estimates with different spans choose no edges together")
     top, sample, seed = whole("top", top), whole("sample", sample), whole("seed", seed)
     exists = estimates[0].edge_exists
     ranks = torch.stack([_ranks(estimate.scores[exists].abs()) for estimate in estimates])
@@ -69,7 +72,7 @@ def _ranks(values: Float[Tensor, " n_edges"]) -> Int[Tensor, " n_edges"]:
 
 def weights_of(
     exact: Graph, estimates: Sequence[Graph]
-) -> Float[Tensor, "n_forward n_backward"] | None:
+) -> Float[Tensor, "*span n_forward n_backward"] | None:
     """For how many edges each exact value of a graph of `merge` stands; None if all are exact.
 
     Args:
@@ -131,7 +134,8 @@ def report(estimate: Graph, exact: Graph, chosen: Chosen) -> str:
     guess = estimate.scores[chosen.top].abs().double().numpy()
     truth = exact.scores[chosen.top].abs().double().numpy()
     n_top, n_rest = len(truth), estimate.n_edges - len(truth)
-    lines = [f"verified: the {n_top:,} edges that an estimate ranks highest"]
+    at = " at spans" if estimate.span_names else ""
+    lines = [f"verified: the {n_top:,} edges{at} that an estimate ranks highest"]
     if n_top > 1:
         pearson, kendall = stats.pearsonr(guess, truth)[0], stats.kendalltau(guess, truth)[0]
         lines.append(

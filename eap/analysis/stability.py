@@ -26,6 +26,7 @@ from torch import Tensor
 
 from eap.analysis.compare import nodes
 from eap.attribution import attribute
+from eap.data.batches import named_spans
 from eap.data.dataset import Dataset, Example
 from eap.engine.score_blocks import WeightedSums
 from eap.errors import UserError
@@ -122,9 +123,9 @@ class SizeStability:
     """How alike the resamples' circuits of one size are.
 
     Attributes:
-        size: edges selected (before pruning).
-        n_edges: mean number of edges after pruning.
-        frequency: the probability that an edge is in the circuit; [n_forward, n_backward].
+        size: edges (with spans, pairs of an edge and a span) selected, before pruning.
+        n_edges: mean number of them after pruning.
+        frequency: the probability that an edge is in the circuit.
         edge_jaccard, node_jaccard: mean over pairs of resamples.
         edge_chance, node_chance: the same for random sets of as many edges, and of as many nodes.
         consensus: the edges that are in at least half of the circuits, pruned.
@@ -132,7 +133,7 @@ class SizeStability:
 
     size: int
     n_edges: float
-    frequency: Float[Tensor, "n_forward n_backward"]
+    frequency: Float[Tensor, "*span n_forward n_backward"]
     edge_jaccard: float
     edge_chance: float
     node_jaccard: float
@@ -194,6 +195,7 @@ def bootstrap(
     null: bool = True,
     seed: int = 0,
     expanded_kv: bool = False,
+    spans: bool = False,
     **attribution: Any,
 ) -> Stability:
     """Score all edges once, and measure how stable the ranking's circuits are over examples.
@@ -207,6 +209,7 @@ def bootstrap(
         null: whether to measure a null task too: the same prompts, with the answers shuffled.
         seed: random seed of resamples and shuffling.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        spans: whether circuits are of pairs of an edge and a span of the data set's prompts.
         **attribution: method (one that scores by gradients), metric, ablation, steps, rule, and
             resources, as for `eap.attribute`; all resamples together must fit in `memory_budget`.
 
@@ -217,10 +220,9 @@ def bootstrap(
         >>> stability = eap.bootstrap(model, dataset, method="EAP", sizes=[30], n_resamples=5)
         >>> frame = stability.to_frame()
     """
-    if attribution.get("spans"):
-        raise UserError("stability is of circuits of edges; leave spans out")
     config = graph_config(model, expanded_kv=expanded_kv)
-    n_edges = Graph.from_config(config).n_edges
+    names = named_spans(model, dataset) if spans else ()
+    n_edges = config.n_edges * max(1, len(names))
     if sizes is None:
         sizes = [max(1, int(share * n_edges)) for share in SIZES]
     if selection not in ("top_n", "greedy"):
@@ -232,14 +234,17 @@ def bootstrap(
         raise UserError(f"sizes are numbers of edges from 1 to {n_edges:,}, one at least")
 
     # The sums of the task and of the null task are there together.
-    n_kept = 8 * n_resamples * config.n_forward * config.n_backward if null else 0
+    n_sums = n_resamples * config.n_forward * config.n_backward * max(1, len(names))
+    n_kept = 8 * n_sums if null else 0
 
     def measure(examples: Dataset) -> Stability:
         resamples = Resamples(
-            config, examples.examples, n_resamples=n_resamples, seed=seed, n_kept=n_kept
-        )
+            config, examples.examples, n_resamples=n_resamples, seed=seed, n_kept=n_kept,
+            n_spans=len(names) if spans else None,
+        )  # fmt: skip
         graph = attribute(
-            model, examples, expanded_kv=expanded_kv, observers=[resamples], **attribution,
+            model, examples, expanded_kv=expanded_kv, spans=spans, observers=[resamples],
+            **attribution,
         )  # fmt: skip
         resamples.merge_processes()
         quiet = attribution.get("quiet", True)
@@ -257,13 +262,16 @@ def stability_of_size(
 ) -> SizeStability:
     """Select and prune a circuit from every resample's scores, and compare them."""
     n = len(resamples.totals)
-    members = torch.zeros(n, graph.n_edges, dtype=torch.bool)
-    members_of = torch.zeros(n, graph.n_forward - 1, dtype=torch.bool)
+    members = torch.zeros(n, int(graph.edge_exists.sum()), dtype=torch.bool)
+    members_of = torch.zeros(n, nodes(graph).numel(), dtype=torch.bool)
     total = torch.zeros(graph.scores.shape, dtype=torch.float64)
     scores = resamples.each()
     for row in progress_bar(range(n), f"circuits of {size:,} edges", quiet=quiet):
         circuit = getattr(replace(graph, scores=next(scores)), selection)(size).prune()
-        members[row], members_of[row] = circuit.in_graph[graph.edge_exists], nodes(circuit)
+        members[row], members_of[row] = (
+            circuit.in_graph[graph.edge_exists],
+            nodes(circuit).flatten(),
+        )
         total += circuit.in_graph
     frequency = total / n
     edge_jaccard, edge_chance = mean_jaccard(members)

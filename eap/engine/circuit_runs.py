@@ -1,6 +1,6 @@
 """How a circuit is run: its own nodes alone, on top of the model with every edge ablated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eap.ablation import AblatedCoefficients
 from eap.engine.prepared import PreparedBatch
-from eap.engine.span_layout import WHOLE, Piece
+from eap.engine.span_layout import WHOLE, mix
 from eap.graph import Graph, GraphConfig
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
@@ -275,7 +275,8 @@ def run_circuit(
             if len(part.changed):
                 shares = _head_shares(
                     model, layer, part, plan.config, layer_base,
-                    _mix(part.attention_edges, at_attention, layout.everywhere), cache,
+                    mix(part.attention_edges, at_attention[: part.attention_edges.shape[-1]],
+                        layout.everywhere), cache,
                 )  # fmt: skip
                 heads = slice(part.first_sender, part.first_sender + len(part.sends))
                 moved = block.head_outputs(shares - layer_base.shares, part.sends)
@@ -293,30 +294,12 @@ def run_circuit(
             run = ablated
             if part.mlp_edges is not None:
                 pieces = layout.at_last if last_only else layout.everywhere
-                mixed = _mix(part.mlp_edges, changes, pieces)[0]
+                mixed = mix(part.mlp_edges, changes[: part.mlp_edges.shape[-1]], pieces)[0]
                 x = layer_base.mlp_in + mixed.to(layer_base.mlp_in)
                 run = SenderRun(sender, block, mlp_in=x, sent=block.run_mlp(x))
                 changes[part.mlp_sender] += (run.output - ablated.output).to(changes)
             plan.keep_parts(changes, part.mlp_sender, model, run, ablated, cache)
-    return base.final[:, 0] + _mix(plan.logits_edges, changes, layout.at_last)[0, :, 0]
-
-
-def _mix(
-    edges: Float[Tensor, "span n_receivers n_senders"],
-    changes: Float[Tensor, "n_active batch pos d_model"],
-    pieces: Sequence[Piece],
-) -> Float[Tensor, "n_receivers batch pos d_model"]:
-    """Every receiver's sum over its edges, at each span, of what their senders changed."""
-    n_receivers, n_senders = edges.shape[1:]
-    if len(pieces) == 1:  # all positions
-        flat = edges[pieces[0].span] @ changes[:n_senders].flatten(1)
-        return flat.view(n_receivers, *changes.shape[1:])
-    mixed = changes.new_empty(n_receivers, *changes.shape[1:])
-    for piece in pieces:
-        part = changes[:n_senders, piece.rows, piece.positions]
-        flat = edges[piece.span] @ part.flatten(1)
-        mixed[:, piece.rows, piece.positions] = flat.view(n_receivers, *part.shape[1:])
-    return mixed
+    return base.final[:, 0] + mix(plan.logits_edges, changes, layout.at_last)[0, :, 0]
 
 
 def _head_shares(

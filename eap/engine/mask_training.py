@@ -130,11 +130,13 @@ class Training:
         recipe: loss, optimizer and steps, all filled in.
         level: 'edge' or 'node'.
         prices: prices of each mask, added to the loss per unit.
-        places: names of the scores, in the masks [n_forward, n_backward] laid flat; or the nodes.
+        places: places of the scores, in the masks [*span, n_forward, n_backward] laid flat; or of
+            the nodes, in [*span, n_forward].
         difference: difference of the metric between the clean and the ablated model (1 where not
             needed).
         batch_size: examples that run together at the most.
         kept: batches whose prefix, clean and ablated runs are kept.
+        span_names: of the prompt, if an edge (or a node) has a mask at each.
     """
 
     work: Work
@@ -145,6 +147,7 @@ class Training:
     difference: float
     batch_size: int
     kept: "Kept"
+    span_names: tuple[str, ...] = ()
 
     @classmethod
     def plan(
@@ -156,17 +159,19 @@ class Training:
         config: GraphConfig,
         recipe: Recipe,
         level: str,
-        prices: Float[Tensor, "n_forward n_backward"] | None,
+        prices: Float[Tensor, "*span n_forward n_backward"] | None,
         limits: Resources,
         checkpoint: Checkpoint | None,
         difference: float,
+        span_names: tuple[str, ...] = (),
     ) -> "Training":
         """Cut the examples into the batches of steps."""
         budget = Budget.of(model.device, limits.memory_budget).n_bytes
         half = replace(
             limits, memory_budget=max(1, budget // 2)
         )  # the other half is for what is kept
-        demand = demand_of_masks(config)
+        n_spans = max(1, len(span_names))
+        demand = demand_of_masks(config, n_spans)
         batch_size = limits.batch_size
         if batch_size is None and checkpoint is not None:  # what free memory allowed then
             batch_size = checkpoint.setting("batch_size")
@@ -177,13 +182,20 @@ class Training:
         of_steps = replace(half, batch_size=recipe.pairs)
         work = Work.plan(model, dataset, [metric], ablation, config, of_steps, demand)
         if level == "edge":
-            places = edge_exists(config).flatten().nonzero().flatten()
+            places = edge_exists(config).repeat(n_spans, 1).flatten().nonzero().flatten()
         else:
-            places = torch.arange(1, config.n_forward)
+            places = torch.arange(n_spans * config.n_forward).view(n_spans, -1)[:, 1:].flatten()
         if prices is not None:
             prices = prices.cpu().double().flatten()[places]
         kept = Kept(budget // 2, baselines=recipe.loss in ("faithfulness", "cmd"))
-        return cls(work, recipe, level, prices, places, difference, batch_size, kept)
+        return cls(work, recipe, level, prices, places, difference, batch_size, kept, span_names)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the masks: [*span, n_forward, n_backward]."""
+        config = self.work.config
+        spans = [len(self.span_names)] if self.span_names else []
+        return (*spans, config.n_forward, config.n_backward)
 
     def run(self, state: State, checkpoint: Checkpoint | None, *, quiet: bool) -> None:
         """All steps that the checkpoint does not have."""
@@ -222,16 +234,21 @@ class Training:
         self, scores: Float64[Tensor, " n"], k: float, rows: Sequence[int]
     ) -> tuple[float, Float64[Tensor, " n"]]:
         """The loss of some examples at the masks that add up to `k`, and its gradient."""
-        config, temperature = self.work.config, self.recipe.temperature
+        temperature = self.recipe.temperature
         masks, slopes = make_masks(scores, k, temperature)
-        full = torch.zeros(config.n_forward, config.n_backward, dtype=torch.float64)
-        at_edges = self.level == "edge"
+        full = torch.zeros(self.shape, dtype=torch.float64)
+        at_edges, n_receivers = self.level == "edge", full.shape[-1]
         if at_edges:
             full.view(-1)[self.places] = masks
         else:
-            full[0], full[1:] = 1.0, masks[:, None]
+            by_node = full.view(-1, n_receivers)
+            by_node[:] = 1.0  # what the input sends
+            by_node[self.places] = masks[:, None]
         value, target, of_masks = self._measure(full, rows)
-        of_scores = of_masks.view(-1)[self.places] if at_edges else of_masks[1:].sum(1)
+        if at_edges:
+            of_scores = of_masks.view(-1)[self.places]
+        else:
+            of_scores = of_masks.view(-1, n_receivers)[self.places].sum(1)
         if not np.isfinite(value):
             raise UserError(f"metric {self.work.metrics[0].name!r} is {value} on example {rows[0]}")
         loss, factor = self._loss(value, target)
@@ -262,8 +279,8 @@ class Training:
         return (values - clean).abs() / (self.direction * (ablated - clean)).clamp(min=1.0)
 
     def _measure(
-        self, masks: Float64[Tensor, "n_forward n_backward"], rows: Sequence[int]
-    ) -> tuple[float, float, Float64[Tensor, "n_forward n_backward"]]:
+        self, masks: Float64[Tensor, "*span n_forward n_backward"], rows: Sequence[int]
+    ) -> tuple[float, float, Float64[Tensor, "*span n_forward n_backward"]]:
         """Means of the metric and (where used) of the clean run's, and the mean gradient.
 
         For the loss 'cmd', of the distances that it is the mean of.

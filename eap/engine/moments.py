@@ -53,6 +53,13 @@ class Moments:
         squares = distributed.sum_over_processes(squares + count * (mean - merged) ** 2, what)
         self.state.copy_(torch.stack([total, merged, squares]))
 
+    def count_zeros(self, n: int) -> None:
+        """Let cells that have seen fewer than `n` examples have been 0 on the others."""
+        count, mean, squares = self.state.clone()
+        self.state[0] = n
+        self.state[1] = mean * (count / n)
+        self.state[2] = squares + mean**2 * (count * (n - count) / n)
+
     @property
     def mean(self) -> Float64[Tensor, "*cells"]:
         """Of the values of every cell, on the CPU."""

@@ -30,6 +30,7 @@ class Unit:
         layer: layer of the receivers (the last one for the logits).
         kind: 'q', 'k', 'v', 'mlp' or 'logits'.
         start, stop: start and stop of the senders.
+        span: number of the span at whose positions alone senders are ablated; 0 without spans.
     """
 
     batch: int
@@ -37,6 +38,7 @@ class Unit:
     kind: str
     start: int
     stop: int
+    span: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +54,14 @@ class Plan:
     """
 
     work: Work
-    edges: Bool[Tensor, "n_forward n_backward"]
+    edges: Bool[Tensor, "*span n_forward n_backward"]
     units: list[Unit]
     span_names: tuple[str, ...] = ()
+
+    def edges_of(self, unit: Unit) -> Bool[Tensor, "n n_receivers"]:
+        """Which edges a unit patches."""
+        edges = self.edges[unit.span] if self.span_names else self.edges
+        return edges[unit.start : unit.stop, receivers_of(self.work.config, unit.layer, unit.kind)]
 
     @property
     def batch_size(self) -> int:
@@ -78,8 +85,8 @@ class Plan:
 def make_plan(
     model: Model,
     dataset: Dataset,
-    metrics: Sequence[str | Metric],
-    edges: Bool[Tensor, "n_forward n_backward"] | None,
+    metrics: str | Metric | Sequence[str | Metric],
+    edges: Bool[Tensor, "*span n_forward n_backward"] | None,
     limits: Resources,
     *,
     ablation: str | Ablation | None = None,
@@ -89,15 +96,17 @@ def make_plan(
     """The work that `patch_edges` does for these arguments (which see)."""
     measured, ablated = get_metrics(metrics), get_ablation(ablation)
     config = graph_config(model, expanded_kv=expanded_kv)
-    graph = Graph.from_config(config)
-    patched = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph
     names = named_spans(model, dataset) if spans else ()
+    graph = Graph.from_config(config, names)
+    if edges is not None and edges.ndim < graph.in_graph.ndim:  # the same at every span
+        edges = edges.expand(len(names), -1, -1)
+    patched = graph.edge_exists if edges is None else graph.with_edges(edges).in_graph
     n_results = len(measured) * max(1, len(names)) * config.n_forward * config.n_backward
     demand = Demand("exact patching", patching_need, n_results)
     work = Work.plan(model, dataset, measured, ablated, config, limits, demand)
     for extent in extents_of(work):
         work.runs_at_once(extent)  # or say now that not one run fits
-    return Plan(work, patched, plan_units(work, patched), names)
+    return Plan(work, patched, plan_units(work, patched, len(names)), names)
 
 
 def extents_of(work: Work) -> list[Extent]:
@@ -105,10 +114,13 @@ def extents_of(work: Work) -> list[Extent]:
     return [work.extent(number) for number in range(len(work.rows_of))]
 
 
-def plan_units(work: Work, edges: Bool[Tensor, "n_forward n_backward"]) -> list[Unit]:
+def plan_units(
+    work: Work, edges: Bool[Tensor, "*span n_forward n_backward"], n_spans: int = 0
+) -> list[Unit]:
     """All work, batch by batch and layer by layer, in pieces of about one projection's size.
 
-    Pieces do not depend on the memory that is free: an interrupted run finds its own again.
+    Pieces do not depend on the memory that is free: an interrupted run finds its own again. A span
+    that ends before the batch's first difference has none: nothing changes there.
     """
     config = work.config
     last = config.n_layers - 1
@@ -118,14 +130,29 @@ def plan_units(work: Work, edges: Bool[Tensor, "n_forward n_backward"]) -> list[
         inside = [
             (layer, kind) for layer in range(config.n_layers) for kind in ("q", "k", "v", "mlp")
         ]
-        for layer, kind in [*inside, (last, "logits")]:
-            sends = edges[:, receivers_of(config, layer, kind)].any(dim=1)
-            n_senders = len(sends) if kind == "logits" else config.mlp_sender(layer)
-            for start in range(0, n_senders, step):
-                stop = min(start + step, n_senders)
-                if sends[start:stop].any():
-                    units.append(Unit(number, layer, kind, start, stop))
+        for span in range(max(1, n_spans)):
+            if n_spans and not _is_computed(work, number, span):
+                continue
+            of_span = edges[span] if n_spans else edges
+            for layer, kind in [*inside, (last, "logits")]:
+                sends = of_span[:, receivers_of(config, layer, kind)].any(dim=1)
+                n_senders = len(sends) if kind == "logits" else config.mlp_sender(layer)
+                for start in range(0, n_senders, step):
+                    stop = min(start + step, n_senders)
+                    if sends[start:stop].any():
+                        units.append(Unit(number, layer, kind, start, stop, span))
     return units
+
+
+def _is_computed(work: Work, number: int, span: int) -> bool:
+    """Whether a batch computes a position of a span: not all are before its first difference."""
+    extent, examples = work.extent(number), work.dataset.examples
+    start = extent.n_keys - extent.n_positions
+    for row in work.rows_of[number]:
+        bounds = (*examples[row].spans, len(examples[row].clean))
+        if max(bounds[span], start) < bounds[span + 1]:
+            return True
+    return False
 
 
 def receivers_of(config: GraphConfig, layer: int, kind: str) -> slice:
@@ -150,8 +177,7 @@ def costs_of(plan: Plan, units: Sequence[Unit]) -> list[int]:
     costs = []
     for unit in units:
         extent = extents[unit.batch]
-        columns = receivers_of(work.config, unit.layer, unit.kind)
-        n_edges = int(plan.edges[unit.start : unit.stop, columns].sum())
+        n_edges = int(plan.edges_of(unit).sum())
         one = patching_operations(shapes, extent, unit.layer, unit.kind, n_columns=n_columns)
         costs.append(n_edges * extent.n_rows * one)
     return costs

@@ -6,7 +6,7 @@ says which method is which kind, at which points and by which rules.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -148,11 +148,25 @@ def _gradients_before_layers(
     return plain, before, clean
 
 
-def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """EAP, but for q and k edges the exact change of the attention pattern (AtP*'s QK fix).
+@dataclass(frozen=True, eq=False)
+class HeadGradients:
+    """The clean run, and the metric's gradient at what heads average.
 
-    The change of z that the new pattern makes is multiplied by the metric's gradient at z.
+    Attributes:
+        clean: the run.
+        changes: what its senders change when they are ablated.
+        at_z: gradients at every layer's z.
+        gradient: at all receivers.
     """
+
+    clean: CleanRun
+    changes: SenderOutputs
+    at_z: tuple[Float[Tensor, "batch _query n_heads d_head"], ...]
+    gradient: RunGradient
+
+
+def gradients_at_heads(batch: PreparedBatch, request: Request) -> HeadGradients:
+    """Run the clean prompts once, and take the gradient at all heads and receivers."""
     config, model = batch.work.config, batch.work.model
     x = input_at(batch, 1.0).requires_grad_()
     trace: list[LayerTrace] = []
@@ -163,13 +177,23 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBloc
     value = weighted_sum(batch, logits, clean.predictions, request.points)
     at_z = torch.autograd.grad(value, [run.z for run in trace], retain_graph=True)
     (gradient,) = differentiate(model, trace, final, value, batch.cache)
-    changes = sender_changes_of(batch, clean)
+    return HeadGradients(clean, sender_changes_of(batch, clean), at_z, gradient)
+
+
+def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
+    """EAP, but for q and k edges the exact change of the attention pattern (AtP*'s QK fix).
+
+    The change of z that the new pattern makes is multiplied by the metric's gradient at z.
+    """
+    config, model = batch.work.config, batch.work.model
+    run = gradients_at_heads(batch, request)
+    clean, changes, gradient = run.clean, run.changes, run.gradient
     others = {
         layer: replace(part, scaled={"v": part.scaled["v"]})
         for layer, part in gradient.layers.items()
     }
     yield from contract(model, config, changes, replace(gradient, layers=others), batch.cache)
-    for layer, d_z in enumerate(at_z):
+    for layer, d_z in enumerate(run.at_z):
         n_senders = config.senders_before(layer, "attention")
         for kind in "qk":
             scores = torch.stack(
@@ -212,7 +236,7 @@ def score_flow(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     outputs, trace, final = outputs_everywhere(work.model, tokens.clean, tokens.last)
     places = torch.arange(tokens.n_positions, device=outputs.device)
     real = (places <= tokens.last[:, None]).to(outputs.dtype)
-    weights = layout.spread(real / real.sum(-1, keepdim=True))
+    weights = layout.spread(real / real.sum(-1, keepdim=True), layout.everywhere)
 
     def shares(x: Tensor, n_senders: int) -> Float[Tensor, "batch span sender"]:
         x = x.to(outputs.device)

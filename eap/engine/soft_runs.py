@@ -1,9 +1,10 @@
 """The run of a soft circuit: every edge keeps a share of what its sender changed.
 
-`eap.soft_circuits` says what is computed; the gradient with respect to the shares is what
-`eap.engine.mask_training` learns from.
+With spans of the prompt, an edge has a share at each. `eap.soft_circuits` says what is computed;
+the gradient with respect to the shares is what `eap.engine.mask_training` learns from.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,61 +14,69 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from eap.engine.prepared import Demand, PreparedBatch
+from eap.engine.span_layout import WHOLE, Piece, mix
 from eap.graph import GraphConfig
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 
 
-def demand_of_masks(config: GraphConfig) -> Demand:
+def demand_of_masks(config: GraphConfig, n_spans: int = 1) -> Demand:
     """What a soft circuit takes of the memory, its gradient included: about what one point does."""
 
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
-        return attribution_need(shapes, extent, 1, n_columns)
+        return attribution_need(shapes, extent, 1, n_columns, n_spans)
 
-    return Demand("a soft circuit", need, config.n_forward * config.n_backward)
+    return Demand("a soft circuit", need, n_spans * config.n_forward * config.n_backward)
 
 
 def run_soft_circuit(
-    model: Model, masks: Float[Tensor, "n_forward n_backward"], batch: PreparedBatch
+    model: Model, masks: Float[Tensor, "*span n_forward n_backward"], batch: PreparedBatch
 ) -> Float[Tensor, "batch d_model"]:
     """The final residual stream at the last token, differentiable in `masks`.
 
     Where there is no edge, masks are not read.
     """
     config, cache, ablated = batch.work.config, batch.cache, batch.ablated_run
-    weights = masks.T  # [n_backward, n_forward]
+    layout = WHOLE if masks.ndim == 2 else batch.layout
+    weights = masks.view(-1, *masks.shape[-2:]).mT  # [span, n_backward, n_forward]
     changes = Changes.start((batch.clean - batch.ablated)[None], config.n_forward)
     for layer, (block, trace) in enumerate(zip(model.blocks, ablated.trace, strict=True)):
         last = layer == config.n_layers - 1
-        heads = _head_changes(model, layer, weights, changes, batch)
+        rows = slice(config.receivers(layer, "q").start, config.receivers(layer, "v").stop)
+        mixed = changes.mix(weights[:, rows], layout.everywhere)
+        heads = _head_changes(model, layer, mixed, batch)
         if last:  # from here on only the last token matters
             changes = changes.at_last(cache)
         row = config.mlp_receiver(layer)
         if not config.parallel_attn_mlp:
             changes.append(heads)
-        x = trace.mlp_in + changes.mix(weights[row : row + 1])[0].to(trace.mlp_in.device)
+        mixed = changes.mix(
+            weights[:, row : row + 1], layout.at_last if last else layout.everywhere
+        )
+        x = trace.mlp_in + mixed[0].to(trace.mlp_in.device)
         if config.parallel_attn_mlp:
             changes.append(heads)
         mlp = (block.run_mlp(x) - trace.mlp_out).to(heads)[None]
         changes.append(_with_offset(mlp, batch, config.mlp_sender(layer), last=last))
     row = config.logits_receiver
-    return ablated.final[:, 0] + changes.mix(weights[row : row + 1])[0, :, 0]
+    return ablated.final[:, 0] + changes.mix(weights[:, row : row + 1], layout.at_last)[0, :, 0]
 
 
 def _head_changes(
     model: Model,
     layer: int,
-    weights: Float[Tensor, "n_backward n_forward"],
-    changes: "Changes",
+    mixed: Float[Tensor, "n_receivers batch pos d_model"],
     batch: PreparedBatch,
 ) -> Float[Tensor, "n_heads batch query d_model"]:
-    """What a layer's heads send minus what their ablated edges carry."""
+    """What a layer's heads send minus what their ablated edges carry.
+
+    `mixed` is what their q, k and v inputs read beside what they read when all is ablated.
+    """
     config, cache = batch.work.config, batch.cache
     block, trace = model.blocks[layer], batch.ablated_run.trace[layer]
     attention, last = block.attention, layer == config.n_layers - 1
-    rows = slice(config.receivers(layer, "q").start, config.receivers(layer, "v").stop)
-    x = trace.x + changes.mix(weights[rows]).to(trace.x.device)  # [n_receivers, batch, pos, d]
+    x = trace.x + mixed.to(trace.x.device)  # [n_receivers, batch, pos, d_model]
     normed = block.ln1(x).split([config.n_receivers(kind) for kind in "qkv"])
     q, k, v = (attention.project_each(kind, x) for kind, x in zip("qkv", normed, strict=True))
     if last:
@@ -76,7 +85,7 @@ def _head_changes(
     # Without a norm after attention, nothing reads the heads' sum.
     raw = trace.attention_raw if block.post_attention_norm is None else attention.combine(z)
     shares = block.head_shares(z, raw) - block.head_shares(trace.z, trace.attention_raw)
-    heads = block.head_outputs(shares).to(changes.values)
+    heads = block.head_outputs(shares).to(mixed)
     return _with_offset(heads, batch, config.heads(layer).start, last=last)
 
 
@@ -124,27 +133,33 @@ class Changes:
         return changes
 
     def mix(
-        self, weights: Float[Tensor, "n_receivers n_forward"]
+        self, weights: Float[Tensor, "span n_receivers n_forward"], pieces: Sequence[Piece]
     ) -> Float[Tensor, "n_receivers batch pos d_model"]:
-        """Every receiver's weighted sum."""
+        """Every receiver's weighted sum, with the weights of each span at its positions."""
         n_senders = sum(map(len, self.parts))
-        return _Mix.apply(weights[:, :n_senders], self.values[:n_senders], *self.parts)
+        values = self.values[:n_senders]
+        return _Mix.apply(pieces, weights[..., :n_senders], values, *self.parts)
 
 
 class _Mix(torch.autograd.Function):
-    """One matrix product; no receiver keeps a copy of what it reads."""
+    """One matrix product for each piece; no receiver keeps a copy of what it reads."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, values: Tensor, *parts: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, pieces: Sequence[Piece], weights: Tensor, values: Tensor, *parts: Tensor
+    ) -> Tensor:
         # Rows that are filled later are others: what is kept here does not change.
-        ctx.weights, ctx.values = weights.detach(), values
+        ctx.pieces, ctx.weights, ctx.values = pieces, weights.detach(), values
         ctx.sizes = [len(part) for part in parts]
-        return (weights @ values.flatten(1)).view(len(weights), *values.shape[1:])
+        return mix(ctx.weights, values, pieces)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        flat = gradient.flatten(1)
-        of_weights = flat @ ctx.values.flatten(1).T
-        of_parts = (ctx.weights.T @ flat).view(-1, *gradient.shape[1:])
-        return of_weights, None, *of_parts.split(ctx.sizes)
+        of_weights = torch.zeros_like(ctx.weights)
+        for piece in ctx.pieces:
+            place = (slice(None), piece.rows, piece.positions)
+            flat, values = gradient[place].flatten(1), ctx.values[place].flatten(1)
+            of_weights[piece.span] += flat @ values.T
+        of_parts = mix(ctx.weights.mT, gradient, ctx.pieces)
+        return None, of_weights, None, *of_parts.split(ctx.sizes)

@@ -57,27 +57,33 @@ class SpanLayout:
         everywhere = _pieces((starts - cache.start).tolist(), cache.n_positions)
         return cls(starts.shape[1], everywhere, _pieces((starts - last).tolist(), 1))
 
+    def has(self, span: int) -> bool:
+        """Whether the batch computes a position of the span."""
+        return any(piece.span == span for piece in self.everywhere)
+
+    def at_span(
+        self,
+        span: int,
+        inside: Float[Tensor, "*sender batch pos d_model"],
+        outside: Float[Tensor, "*sender batch pos d_model"],
+    ) -> Float[Tensor, "*sender batch pos d_model"]:
+        """What is `inside` at the positions of one span, and `outside` at all others."""
+        return _placed(span, inside, outside, self.everywhere)
+
     def only(self, changes: SenderOutputs, span: int) -> SenderOutputs:
         """What senders changed at the positions of one span, and nothing elsewhere."""
-
-        def kept(
-            D: Float[Tensor, "sender batch query d_model"], pieces: Sequence[Piece]
-        ) -> Float[Tensor, "sender batch query d_model"]:
-            alone = torch.zeros_like(D)
-            for piece in pieces:
-                if piece.span == span:
-                    place = (slice(None), piece.rows, piece.positions)
-                    alone[place] = D[place]
-            return alone
-
+        everywhere, at_last = changes.everywhere, changes.at_last
         return SenderOutputs(
-            kept(changes.everywhere, self.everywhere), kept(changes.at_last, self.at_last)
+            _placed(span, everywhere, torch.zeros_like(everywhere), self.everywhere),
+            _placed(span, at_last, torch.zeros_like(at_last), self.at_last),
         )
 
-    def spread(self, x: Float[Tensor, "batch pos"]) -> Float[Tensor, "batch span pos"]:
-        """Values at positions, each in its own span and 0 in the others."""
+    def spread(
+        self, x: Float[Tensor, "batch query"], pieces: Sequence[Piece]
+    ) -> Float[Tensor, "batch span query"]:
+        """Values at the positions of pieces, each in its own span and 0 in the others."""
         spread = x.new_zeros(len(x), self.n_spans, x.shape[1])
-        for piece in self.everywhere:
+        for piece in pieces:
             spread[piece.rows, piece.span, piece.positions] = x[piece.rows, piece.positions]
         return spread
 
@@ -85,6 +91,34 @@ class SpanLayout:
 _ALL = [Piece(0, slice(None), slice(None))]
 WHOLE = SpanLayout(1, _ALL, _ALL)
 """All positions of all examples as one span."""
+
+
+def mix(
+    weights: Float[Tensor, "span n_receivers n_senders"],
+    values: Float[Tensor, "n_senders batch pos d_model"],
+    pieces: Sequence[Piece],
+) -> Float[Tensor, "n_receivers batch pos d_model"]:
+    """Every receiver's weighted sum over its senders, with the weights of each span there."""
+    n_receivers = weights.shape[1]
+    if len(pieces) == 1:  # all positions
+        flat = weights[pieces[0].span] @ values.flatten(1)
+        return flat.view(n_receivers, *values.shape[1:])
+    mixed = values.new_empty(n_receivers, *values.shape[1:])
+    for piece in pieces:
+        part = values[:, piece.rows, piece.positions]
+        flat = weights[piece.span] @ part.flatten(1)
+        mixed[:, piece.rows, piece.positions] = flat.view(n_receivers, *part.shape[1:])
+    return mixed
+
+
+def _placed(span: int, inside: Tensor, outside: Tensor, pieces: Sequence[Piece]) -> Tensor:
+    """`inside` at the positions of one span's pieces, `outside` elsewhere."""
+    placed = outside.clone()
+    for piece in pieces:
+        if piece.span == span:
+            place = (..., piece.rows, piece.positions, slice(None))
+            placed[place] = inside[place]
+    return placed
 
 
 def _pieces(starts: Sequence[Sequence[int]], n_positions: int) -> list[Piece]:

@@ -10,6 +10,7 @@ count as one task: by their mean, or left out together by the jackknife.
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,7 @@ class Claim:
 
 
 def over_tasks(
-    text: str, quantity: str, values: Mapping[Hashable, float], *, above: float = 0.0
+    text: str, quantity: str, values: Mapping[Any, float], *, above: float = 0.0
 ) -> Claim:
     """A claim about the mean over tasks, with Student's interval: tasks are the sample.
 

@@ -2,7 +2,8 @@
 
 The page draws the circuit with layers upwards, and has a slider over sizes, a table of edges and a
 search. The circuits of all sizes are those of `Graph.greedy(n).prune()` (or `top_n`), computed
-here: the page chooses among them, and selects nothing itself. Its scripts, style and frame are
+here: the page chooses among them, and selects nothing itself. A circuit with spans of the prompt
+has a column for each, and a node wherever it sends or reads. Its scripts, style and frame are
 beside this file: `viewer_circuit.js` (which edges, where, how drawn), `viewer_panels.js` (table,
 curve, attention), `viewer.js` (pointer, keys, words; it starts the others), `viewer.css` and
 `viewer.html.j2`.
@@ -22,8 +23,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from eap.errors import UserError, quoted
-from eap.graph.contents import check_plain
-from eap.graph.formats.export import nodes_of_receiver
+from eap.graph.formats.export import node_names, nodes_behind
 from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.runtime.atomic import write_atomically
@@ -89,13 +89,13 @@ def write_page(
         'circuit.html'
     """
     graphs = [graph] if other is None else [graph, other]
-    for shown in graphs:
-        check_plain(shown, "pages have")
     if other is not None and other.config.shape != graph.config.shape:
         raise UserError(
             f"two circuits are compared edge by edge, and these are of different models: "
             f"{graph.n_edges:,} and {other.n_edges:,} edges"
         )
+    if other is not None and other.span_names != graph.span_names:
+        raise UserError("two circuits are compared pair by pair, and these have different spans")
     content = _content(graphs, names, _offered(graphs, sizes), selection, by)
     content |= {
         "title": title or _title(graph),
@@ -124,7 +124,7 @@ def _offered(graphs: list[Graph], sizes: Sequence[int] | None) -> list[int]:
 
 def first_sizes(
     graph: Graph, sizes: Sequence[int], selection: Selection = "greedy", by: By = "magnitude"
-) -> Int[np.ndarray, "n_forward n_backward"]:
+) -> Int[np.ndarray, "*span n_forward n_backward"]:
     """For every edge, the first of the ascending `sizes` whose pruned circuit has it; or -1.
 
     One number an edge says all circuits: a larger selection contains every smaller one, and so do
@@ -141,71 +141,81 @@ def first_sizes(
 
 def _content(
     graphs: list[Graph],
-    names: tuple[str, str],
+    circuit_names: tuple[str, str],
     sizes: list[int],
     selection: Selection,
     by: By,
 ) -> dict[str, Any]:
     """What the page knows of the graphs, as JSON has it."""
-    config = graphs[0].config
+    config, span_names = graphs[0].config, graphs[0].span_names
     firsts = [first_sizes(graph, sizes, selection, by) for graph in graphs]
     is_part = [0 < graph.count_edges() < graph.n_edges for graph in graphs]
     given = [graph.in_graph & part for graph, part in zip(graphs, is_part, strict=True)]
     shown = torch.stack([*given, *(torch.from_numpy(first != NEVER) for first in firsts)]).any(0)
     if not shown.any():
         raise UserError("nothing to show: the graph has no circuit, and not all edges have scores")
-    order = _best_first(graphs, shown)
-    i, j = order[:, 0], order[:, 1]
-    receivers, receiver = np.unique(j, return_inverse=True)
-    nodes = [*config.sender_names, "logits"]
-    place = {name: index for index, name in enumerate(nodes)}
+    at = tuple(_best_first(graphs, shown).T)  # (span,) sender, receiver
+    span = at[0] if span_names else np.zeros_like(at[0])
+    names = node_names(graphs[0])
+    number = {name: index for index, name in enumerate(names)}
+    places = span * config.n_backward + at[-1]
+    receivers, receiver = np.unique(places, return_inverse=True)
     circuits = [
         {
             "name": name[:60],
             "facts": _facts(graph),
             "better": graph.higher_is_better,
             "kept": [int((first[first != NEVER] <= k).sum()) for k in range(len(sizes))],
-            "first": first[i, j].tolist(),
-            "given": "".join("01"[x] for x in own[i, j].tolist()) if own.any() else None,
-            "score": _short(graph.scores[i, j]),
-            "error": None if (e := graph.standard_errors) is None else _short(e[i, j]),
+            "first": first[at].tolist(),
+            "given": "".join("01"[x] for x in own[at].tolist()) if own.any() else None,
+            "score": _short(graph.scores[at]),
+            "error": None if (e := graph.standard_errors) is None else _short(e[at]),
             "exact": None
             if (exact := graph.is_exact) is None
-            else "".join("01"[x] for x in exact[i, j].tolist()),
-            "nodes": None if (scores := graph.node_scores) is None else _short(scores),
+            else "".join("01"[x] for x in exact[at].tolist()),
+            "nodes": _scores_of_nodes(graph),
         }
-        for graph, name, first, own in zip(graphs, names, firsts, given, strict=False)
+        for graph, name, first, own in zip(graphs, circuit_names, firsts, given, strict=False)
     ]
     return {
         "total": graphs[0].n_edges,
         "selection": {"greedy": "greedy", "top_n": "top-n"}[selection],
         "by": by,
         "sizes": sizes,
-        "nodes": nodes,
+        "spans": span_names,
+        "nodes": names,
         "parallel": config.parallel_attn_mlp,
         "receivers": [
             {
-                "name": (name := config.receiver_names[r]),
-                "nodes": [place[node] for node in nodes_of_receiver(config, name)],
+                "name": config.receiver_names[r] + (f" @ {span_names[at]}" if span_names else ""),
+                "nodes": [number[node] for node in nodes_behind(graphs[0], r, at)],
             }
-            for r in receivers
+            for at, r in (divmod(int(place), config.n_backward) for place in receivers)
         ],
-        "senders": i.tolist(),
+        "senders": (span * (config.n_forward + 1) + at[-2]).tolist(),
         "ends": receiver.tolist(),
         "circuits": circuits,
     }
 
 
+def _scores_of_nodes(graph: Graph) -> list[float | None] | None:
+    """Of all nodes in order; with spans, the logits have a place at each, without a score."""
+    scores = graph.node_scores
+    if scores is None or not graph.span_names:
+        return None if scores is None else _short(scores)
+    return _short(torch.nn.functional.pad(scores, (0, 1), value=torch.nan).flatten())
+
+
 def _best_first(
-    graphs: list[Graph], shown: Bool[Tensor, "n_forward n_backward"]
-) -> Int[np.ndarray, "n_edges 2"]:
+    graphs: list[Graph], shown: Bool[Tensor, "*span n_forward n_backward"]
+) -> Int[np.ndarray, "n_edges axis"]:
     """The edges that the page knows, those with the largest scores in any graph first."""
     rank = torch.zeros(shown.shape, dtype=torch.float64)
     for graph in graphs:
         size = graph.scores.double().abs().nan_to_num(0.0)
         rank = torch.maximum(rank, size / size.max().clamp(min=1e-300))
     pairs = shown.nonzero()
-    order = rank[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True)
+    order = rank[shown].argsort(descending=True, stable=True)
     return pairs[order].numpy()
 
 

@@ -16,9 +16,12 @@ const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s
 
 // ---- edges: names, scores, and which circuits have them --------------------------------------
 
-const edgeName = (e) => `${nodes[senders[e]]}->${receivers[ends[e]].name}`;
+// With spans of the prompt, nodes are called "m0 @ last", and edges "a0.h1->m0 @ last".
+const component = (n) => nodes[n].split(" @ ")[0];
+const spanOf = (n) => Math.floor(n / (nodes.length / Math.max(1, content.spans.length)));
+const edgeName = (e) => `${component(senders[e])}->${receivers[ends[e]].name}`;
 const names = Array.from({ length: nEdges }, (_, e) => edgeName(e));
-const inputKind = (e) => /<(.)>$/.exec(receivers[ends[e]].name)?.[1] ?? "";
+const inputKind = (e) => /<(.)>/.exec(receivers[ends[e]].name)?.[1] ?? "";
 let largest = circuits.map(() => 0);  // score in the chosen circuit
 const share = (e) => Math.max(
   ...circuits.map((c, i) => (largest[i] ? Math.abs(c.score[e] ?? 0) / largest[i] : 0)));
@@ -59,7 +62,7 @@ const kindOf = (name) => (/^a\d/.test(name) ? "head" : /^m\d/.test(name) ? "mlp"
 const layerOf = (name) => Number(/\d+/.exec(name)?.[0] ?? -1);
 const known = [...used].sort((a, b) => a - b);
 const rowKey = (n) => {
-  const name = nodes[n];
+  const name = component(n);
   if (name === "input") return -1;
   if (name === "logits") return Infinity;
   return 2 * layerOf(name) + (kindOf(name) === "mlp" && !content.parallel ? 1 : 0);
@@ -73,6 +76,10 @@ const arrange = (present) => {
     rows.set(rowKey(n), [...(rows.get(rowKey(n)) ?? []), n]);
   }
   ordered = [...rows.entries()].sort((a, b) => a[0] - b[0]).map((entry) => entry[1]);
+  if (content.spans.length) {
+    arrangeSpans();
+    return;
+  }
   const widest = Math.max(3, ...ordered.map((row) => row.length));
   const width = LEFT + (widest + 2) * COLUMN, height = Math.max(1, ordered.length) * ROW + 20;
   const middle = LEFT + ((widest + 2) * COLUMN) / 2;
@@ -88,12 +95,39 @@ const arrange = (present) => {
       places.set(n, { x, y, row: number, column: i });
     });
   });
+  setSize(width, height);
+};
+
+const setSize = (width, height, headings = []) => {
   drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
   drawing.style.width = `${width}px`;
   drawing.style.minWidth = `${Math.round(width * 0.7)}px`;
-  find("labels").replaceChildren(...ordered.filter((row) => kindOf(nodes[row[0]]) === "head").map(
+  const layers = ordered.filter((row) => kindOf(nodes[row[0]]) === "head").map(
     (row) => make("text", { class: "row-name", x: 6, y: places.get(row[0]).y + 4 },
-      `layer ${layerOf(nodes[row[0]])}`)));
+      `layer ${layerOf(nodes[row[0]])}`));
+  find("labels").replaceChildren(...layers, ...headings);
+};
+
+// A column for every span that has a node, in the prompt's order; its nodes side by side.
+const arrangeSpans = () => {
+  const inSpan = (row, span) => row.filter((n) => spanOf(n) === span);
+  const shown = [...content.spans.keys()].filter(
+    (span) => ordered.some((row) => inSpan(row, span).length));
+  const height = Math.max(1, ordered.length) * ROW + 44, headings = [];
+  let left = LEFT;
+  places.clear();
+  for (const span of shown) {
+    const widest = Math.max(...ordered.map((row) => inSpan(row, span).length));
+    const wide = Math.max(1.4, widest) * COLUMN + 16;
+    headings.push(
+      make("line", { class: "span-border", x1: left, x2: left, y1: 0, y2: height }),
+      make("text", { class: "span-name", x: left + wide / 2, y: 18 }, content.spans[span]));
+    ordered.forEach((row, number) => inSpan(row, span).forEach((n, i, all) => places.set(n, {
+      x: left + wide / 2 + (i - (all.length - 1) / 2) * COLUMN,
+      y: height - 10 - ROW / 2 - number * ROW, row: number, column: row.indexOf(n) })));
+    left += wide;
+  }
+  setSize(left + 20, height, headings);
 };
 
 const ENTRY = { q: -17, k: 0, v: 17, "": 0 };
@@ -134,7 +168,7 @@ const makeNodes = () => {
     const group = make("g", { class: `node ${kind}`, role: "button", tabindex: -1,
       "data-node": nodes[n] });
     group.append(make("rect", { x: -BOX / 2, y: -TALL / 2, width: BOX, height: TALL, rx: 5 }));
-    group.append(make("text", { y: kind === "head" ? 0 : 4 }, nodes[n]));
+    group.append(make("text", { y: kind === "head" ? 0 : 4 }, component(n)));
     if (kind === "head") {
       for (const input of "qkv") {
         group.append(make("text", { class: "kind", x: ENTRY[input], y: 11 }, input));
@@ -207,7 +241,7 @@ const update = () => {
   }
   if (ordered.length) boxes.get(ordered[0][0]).setAttribute("tabindex", 0);
   choose();
-  const counted = (n) => nodes[n] === "logits" || sending.some((set) => set.has(n));
+  const counted = (n) => component(n) === "logits" || sending.some((set) => set.has(n));
   report(shown.size, [...live.keys()].filter(counted).length);
   fillTable();
   drawCurve();

@@ -156,7 +156,8 @@ const patternOf = ({ tokens, weights }) => {
 };
 
 const drawPatterns = () => {
-  const panel = find("patterns"), known = content.patterns[nodes[state.node]];
+  const panel = find("patterns"), chosen = state.node;
+  const known = chosen === null ? undefined : content.patterns[component(chosen)];
   panel.hidden = !known;
   if (!known) {
     const heads = Object.keys(content.patterns);
@@ -168,7 +169,7 @@ const drawPatterns = () => {
   }
   example = Math.min(example, known.length - 1);
   const caption = tag("figcaption", { className: "small",
-    textContent: `Where ${nodes[state.node]} looks: rows read columns. ` });
+    textContent: `Where ${component(chosen)} looks: rows read columns. ` });
   const choice = tag("select");
   choice.setAttribute("aria-label", "Example");
   choice.append(...known.map((_, i) => tag("option", { value: i,

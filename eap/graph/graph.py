@@ -479,7 +479,8 @@ class Graph(GraphContents):
         `input`, `score` and, where known, `standard_error` and `exact`. An edge into a shared key
         or value goes to the heads that share it and send along an edge of the circuit. A circuit
         that was not pruned may have edges into nodes that send nothing: the network has these
-        nodes, too, though `nodes_in_graph` does not.
+        nodes, too, though `nodes_in_graph` does not. With spans there is a node wherever a
+        component sends or reads (`a0.h1 @ subject`), and nodes have `span`.
         """
         return export.to_networkx(self)
 
@@ -502,8 +503,8 @@ class Graph(GraphContents):
     def to_html(self, path: str | Path, other: "Graph | None" = None, **options: Any) -> Path:
         """Write one HTML page to look around in: no network and no other file is needed.
 
-        The page has layers upwards, a slider over circuits of many sizes, a search and a table of
-        edges.
+        The page has layers upwards, a column for every span of the prompt (if the graph has
+        spans), a slider over circuits of many sizes, a search and a table of edges.
 
         Args:
             path: path of the file.

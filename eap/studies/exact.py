@@ -43,12 +43,14 @@ class ExactStudy:
         model: model of `load_model_of`.
         dataset: data set of `load_task`.
         save_every: seconds between two writings of the progress.
+        spans: values of edges at every span of the data set's prompts.
     """
 
     settings: Settings
     model: Model
     dataset: Dataset
     save_every: float = 10.0
+    spans: bool = False
 
     def every_edge(self) -> dict[str, Graph]:
         """The exact graphs of all metrics: reused if finished, continued if begun.
@@ -79,8 +81,9 @@ class ExactStudy:
     ) -> dict[str, Graph]:
         """Exact values of the edges that an estimate ranks highest, and of a sample of the others.
 
-        Kept, beside the estimates of the rest, as <task>_<metric>_verified.json; says what the
-        sample tells of the edges that are left out.
+        Kept, beside the estimates of the rest, as <task>_<metric>_verified.json (with spans,
+        <task>_<metric>_spans_verified.safetensors); says what the sample tells of the edges that
+        are left out.
 
         Args:
             estimates: scored graphs by metric, whose scores stand where no exact value is known.
@@ -93,19 +96,20 @@ class ExactStudy:
         """
         settings, dataset = self.settings, self.dataset
         of_screening = {"verify": top, "sample": sample, "seed": settings.seed}
-        paths, origins = {}, {}
+        paths, origins, at = {}, {}, "_spans" if self.spans else ""
         for metric in estimates:
-            name = f"real_test/{dataset.task}_{metric}_verified"
-            paths[metric] = graph_path(settings, self.model, name)
+            name = f"real_test/{dataset.task}_{metric}{at}_verified"
+            path = graph_path(settings, self.model, name)
+            paths[metric] = path.with_suffix(".safetensors") if self.spans else path
             origins[metric] = describe(
                 settings, self.model, dataset, metric=metric, method="EAP-IG, verified",
                 options={"steps": settings.ig_steps, "rule": settings.ig_rule, **of_screening},
-                code=score_code(),
+                code=score_code(), spans=dataset.span_names if self.spans else (),
             )  # fmt: skip
         chosen = choose_edges(
             [*also, *estimates.values()], top=top, sample=sample, seed=settings.seed
         )
-        checkpoint = self._checkpoint(f"{dataset.task}_verify", **of_screening)
+        checkpoint = self._checkpoint(f"{dataset.task}{at}_verify", **of_screening)
         finished = self._finished(paths, origins)
         if finished is None:
             exact = self._patch(checkpoint, edges=chosen.all)
@@ -166,16 +170,18 @@ class ExactStudy:
         earlier = checkpoint.setting("batch_size")
         limits = Resources(settings.batch_size or earlier, settings.memory)
         plan = make_plan(
-            model, dataset, EXACT_METRICS, edges, limits, expanded_kv=settings.expanded_kv
-        )
+            model, dataset, EXACT_METRICS, edges, limits,
+            expanded_kv=settings.expanded_kv, spans=self.spans,
+        )  # fmt: skip
         if model.dtype != model.residual_dtype:
             say(
                 f"note: in {settings.dtype} a run's rounding is larger than the values of most "
                 "edges; float32 tells small values apart"
             )
         seconds = measure_seconds(plan)
+        at = " at spans" if self.spans else ""
         say(
-            f"exact values: {int(plan.edges.sum()):,} edges x {len(dataset)} pairs in "
+            f"exact values: {int(plan.edges.sum()):,} edges{at} x {len(dataset)} pairs in "
             f"{len(plan.units):,} pieces; up to {plan.work.n_bytes() / 2**20:,.0f} MiB beside "
             f"the weights, about {duration(seconds)} in all"
             + ("; going on where an earlier run was stopped" if earlier else "")

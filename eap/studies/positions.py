@@ -10,6 +10,7 @@ from eap.data.dataset import Dataset
 from eap.graph.graph import Graph
 from eap.model.model import Model
 from eap.runtime.progress import say
+from eap.studies.exact import ExactStudy, check_exact_metric
 from eap.studies.paths import shown, table_file
 from eap.studies.provenance import save_csv
 from eap.studies.scoring import attributed, describe, next_command
@@ -26,6 +27,8 @@ def positions_study(
     *,
     metric: str,
     shares: Sequence[float] = SHARES,
+    verify: int | None = None,
+    sample: int = 200,
 ) -> pd.DataFrame:
     """Score every edge at every span once, and measure circuits with and without spans.
 
@@ -42,22 +45,33 @@ def positions_study(
         dataset: dataset with spans, from `load_task`.
         metric: metric of the scores and of faithfulness.
         shares: shares that are selected, of all pairs (or edges) that can change something.
+        verify: number of the highest pairs that get exact values, whose circuits are measured too;
+            None: circuits of estimates alone.
+        sample: number of other pairs whose exact values say what estimates miss.
 
     Returns:
-        A row per circuit: `circuits` ('pairs' or 'edges'), `share` (selected), after pruning
-        `n_edges`, `n_pairs` and `share_pairs` of all that count, `loss` (mean of the metric),
-        `stderr`, `normalised` and `stderr_share`; `baseline` and `corrupted_baseline`.
+        A row per circuit: `circuits` ('pairs', 'edges' or 'verified'), `share` (selected), after
+        pruning `n_edges`, `n_pairs` and `share_pairs` of all that count, `loss` (mean of the
+        metric), `stderr`, `normalised` and `stderr_share`; `baseline` and `corrupted_baseline`.
     """
     task = dataset.task
+    if verify is not None:
+        check_exact_metric(metric)
     csv = table_file(settings.output, "positions", settings.model, task)
     graph = attributed(
         settings, model, dataset, f"{task}_spans", method="EAP-IG", metric=metric, spans=True
     )
-    frame = measure_circuits(model, dataset, graph, metric, shares, settings.resources)
+    rankings, screening = {"pairs": graph, "edges": graph.over_spans()}, {}
+    if verify is not None:
+        screening = {"verify": verify, "sample": sample, "seed": settings.seed}
+        study = ExactStudy(settings, model, dataset, spans=True)
+        exact = study.verify({metric: graph}, top=verify, sample=sample)
+        rankings["verified"] = exact[metric]
+    frame = measure_circuits(model, dataset, rankings, metric, shares, settings.resources)
     origin = describe(
         settings, model, dataset, metric=metric,
         method="faithfulness of circuits at spans", methods=["EAP-IG"],
-        options={"ig_steps": settings.ig_steps, "ig_rule": settings.ig_rule},
+        options={"ig_steps": settings.ig_steps, "ig_rule": settings.ig_rule, **screening},
         spans=dataset.span_names,
     )  # fmt: skip
     save_csv(frame, csv, origin)
@@ -73,20 +87,24 @@ def positions_study(
 def measure_circuits(
     model: Model,
     dataset: Dataset,
-    graph: Graph,
+    rankings: Mapping[str, Graph],
     metric: str,
     shares: Sequence[float],
     resources: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """The table of `positions_study`, of a graph with scores at spans."""
-    counts, summed = graph.scores != 0, graph.over_spans()
-    n_live = {"pairs": int(counts.sum()), "edges": int(counts.any(dim=0).sum())}
+    """The table of `positions_study`, of graphs by name: 'pairs', and others with spans or without.
+
+    What counts is what has a score in 'pairs'.
+    """
+    pairs = rankings["pairs"]
+    counts = pairs.scores != 0
     rows, circuits = [], []
-    for kind, scored in (("pairs", graph), ("edges", summed)):
-        sizes = [max(1, round(share * n_live[kind])) for share in shares]
+    for kind, scored in rankings.items():
+        n_live = int((counts if scored.span_names else counts.any(dim=0)).sum())
+        sizes = [max(1, round(share * n_live)) for share in shares]
         for share, selected in zip(shares, scored.greedy_circuits(sizes), strict=True):
             circuit = selected.prune()
-            spread = circuit if kind == "pairs" else circuit.at_all_spans(graph.span_names)
+            spread = circuit if scored.span_names else circuit.at_all_spans(pairs.span_names)
             n_pairs = int((spread.in_graph & counts).sum())
             rows.append(
                 {
@@ -94,7 +112,7 @@ def measure_circuits(
                     "share": share,
                     "n_edges": int(circuit.in_any_span.sum()),
                     "n_pairs": n_pairs,
-                    "share_pairs": n_pairs / n_live["pairs"],
+                    "share_pairs": n_pairs / int(counts.sum()),
                 }
             )
             circuits.append(circuit)

@@ -14,6 +14,7 @@ LINES = {
     "pairs": ("edges at spans", style.SKY, "-o"),
     "edges": ("edges everywhere", style.ORANGE, "--s"),
 }
+VERIFIED = {"verified": ("edges at spans, best exact", style.GREEN, ":^")}
 
 
 def draw(ax: Axes, table: tables.Table, x: str) -> None:
@@ -21,7 +22,8 @@ def draw(ax: Axes, table: tables.Table, x: str) -> None:
     kinds = np.array(table.texts.get("circuits", ()))
     if not set(LINES) <= set(kinds):
         raise UserError(f"{shell.shown(table.path)} has no column circuits of pairs and edges")
-    for kind, (label, colour, line) in LINES.items():
+    present = LINES | {kind: look for kind, look in VERIFIED.items() if kind in kinds}
+    for kind, (label, colour, line) in present.items():
         frame = table.frame[kinds == kind].sort_values(x)
         height = 1.96 * frame["stderr_share"]
         share = frame["normalised"]

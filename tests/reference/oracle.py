@@ -131,7 +131,7 @@ def run_with_masks(
     model: PreTrainedModel,
     tokens: Sequence[int],
     outside: Float[Tensor, "n_forward pos d_model"],
-    masks: Float[Tensor, "n_forward n_backward"],
+    masks: Float[Tensor, "*pos n_forward n_backward"],
     *,
     expanded: bool = False,
 ) -> Float[Tensor, " d_vocab"]:
@@ -144,7 +144,7 @@ def run_with_masks(
 
     def receiver_input(receiver: int, senders: Mapping[int, Tensor]) -> Tensor:
         return add_up(
-            outside[u] + masks[u, receiver] * (senders[u] - outside[u])
+            outside[u] + masks[..., u, receiver, None] * (senders[u] - outside[u])
             for u in reachable(shape, receiver, senders)
         )
 

@@ -19,9 +19,10 @@ PAIRS = RAGGED[1:4]  # of two lengths and first differences
 AT_CLEAN = ([1.0], [1.0])
 
 
-def random_masks(family, *, expanded=False, seed=0):
+def random_masks(family, *, expanded=False, seed=0, n_spans=None):
     """Between 0 and 1, and 7 where there is no edge: nobody may look there."""
     exists = twins.edges_of(family, expanded=expanded)
+    exists = exists if n_spans is None else exists.expand(n_spans, -1, -1)
     generator = torch.Generator().manual_seed(seed)
     masks = torch.rand(exists.shape, generator=generator, dtype=torch.float64)
     return masks.masked_fill(~exists, 7.0)
@@ -64,7 +65,14 @@ def twin_gradient(family, masks, metric, *, expanded=False, examples=PAIRS):
             clean = oracle.last_logits(model, example.clean)
             measure = oracle.metric_of(metric, example.correct, example.incorrect)
             outside = outside_of(family, example, expanded)
-            run = oracle.run_with_masks(model, example.clean, outside, leaf, expanded=expanded)
+            by_position = leaf
+            if leaf.ndim == 3:
+                ends = (*example.spans[1:], len(example.clean))
+                lengths = [end - start for start, end in zip(example.spans, ends, strict=True)]
+                by_position = leaf.repeat_interleave(torch.tensor(lengths), dim=0)
+            run = oracle.run_with_masks(
+                model, example.clean, outside, by_position, expanded=expanded
+            )
             values.append(measure(run, clean))
         mean = torch.stack(values).mean()
         (gradient,) = torch.autograd.grad(mean, leaf)

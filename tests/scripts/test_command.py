@@ -170,3 +170,24 @@ def test_data_of_ones_own_is_checked(monkeypatch, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "my-task: 12 pairs" in out
     assert "correct:  she" in out
+
+
+def test_prompts_are_shown_with_their_spans(monkeypatch, capsys, tmp_path):
+    assert command(monkeypatch, "check-data", "--task", "ioi", "--spans", "roles", "--head", 3) == 0
+    out = capsys.readouterr().out
+    assert "[first name:" in out
+    clean, corrupted = (
+        next(line for line in out.splitlines() if line.strip().startswith(name))
+        for name in ("clean", "corrupted")
+    )
+    for name in ("before", "and", "second name", "middle", "repeated name", "rest", "last"):
+        assert f"[{name}:" in clean
+        assert f"[{name}:" in corrupted
+    path = tmp_path / "my.csv"
+    path.write_text(
+        "clean,corrupted,correct,incorrect,span:who,span:what\n"
+        '"The nurse said that","The man said that"," she"," he","The nurse"," said that"\n', "utf8",
+    )  # fmt: skip
+    assert command(monkeypatch, "check-data", path, "--spans", "roles") == 0
+    assert "[who:" in capsys.readouterr().out
+    assert command(monkeypatch, "check-data", "--task", "ioi", "--spans", "tokens") != 0

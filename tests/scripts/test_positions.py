@@ -13,6 +13,7 @@ from eap.graph import Graph
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("positions")
     options = ("--model", "toy", "--device", "cpu", "--head", 12, "--output", folder)
+    options = (*options, "--verify", 20, "--sample", 10)
     assert call("positions.py", *options, "--task", "greater-than") == 0
     return folder
 
@@ -20,7 +21,7 @@ def output(tmp_path_factory):
 def test_circuits_with_and_without_spans_are_measured(output):
     path = output / "results/positions/toy/csv/greater-than.csv"
     table = pd.read_csv(path)
-    assert set(table["circuits"]) == {"pairs", "edges"}
+    assert set(table["circuits"]) == {"pairs", "edges", "verified"}
     assert (table["n_pairs"] >= table["n_edges"]).all()
     assert table["share_pairs"].between(0, 1).all()
     largest = table[table["share"] == table["share"].max()]
@@ -30,6 +31,17 @@ def test_circuits_with_and_without_spans_are_measured(output):
     graph = Graph.load(output / "graphs/toy/greater-than_spans.safetensors")
     assert graph.span_names[2] == "start year"
     assert graph.provenance["spans"] == list(graph.span_names)
+
+
+def test_the_best_pairs_are_exact_and_a_sample_of_the_others(output):
+    folder = output / "graphs/toy"
+    path = folder / "real_test/greater-than_prob_diff_spans_verified.safetensors"
+    exact, estimate = Graph.load(path), Graph.load(folder / "greater-than_spans.safetensors")
+    assert int(exact.is_exact.sum()) == 30
+    assert (estimate.top_n(20).in_graph <= exact.is_exact).all()
+    rest = ~exact.is_exact
+    assert (exact.scores[rest] == estimate.scores[rest]).all()
+    assert exact.provenance["settings"]["verify"] == 20
 
 
 def test_the_figure_is_drawn(output):

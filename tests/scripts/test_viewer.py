@@ -293,3 +293,35 @@ def test_the_page_says_how_faithful_its_circuit_is_and_opens_with_one_that_does_
     ):
         move(page, position)
         assert page.inner_text("#status").endswith(words)
+
+
+def test_spans_are_columns(show):
+    config = GraphConfig(n_layers=2, n_heads=2, d_model=8, n_kv_heads=1)
+    graph = Graph.from_config(config, ("first name", "middle", "last"))
+    circuit = graph.empty().add(
+        "input->a0.kv0<v> @ first name", "input->m0 @ last", "a0.h1->m1 @ last", "m0->m1 @ last",
+        "m1->logits @ last",
+    )  # fmt: skip
+    page = show(circuit)
+    assert page.locator(".span-name").all_text_contents() == ["first name", "last"]
+    boxes = {
+        box.get_attribute("data-node"): box.bounding_box()
+        for box in page.locator(".node:visible").all()
+    }
+    assert set(boxes) == {
+        "input @ first name", "input @ last", "a0.h1 @ last", "m0 @ last", "m1 @ last",
+        "logits @ last",
+    }  # fmt: skip
+    left = boxes["input @ first name"]
+    assert left["x"] + left["width"] < min(
+        box["x"] for name, box in boxes.items() if name.endswith("@ last")
+    )
+    assert boxes["input @ last"]["y"] == left["y"] > boxes["a0.h1 @ last"]["y"]
+    assert page.locator("[data-node='a0.h1 @ last'] text").first.text_content() == "a0.h1"
+    rows = page.locator("#rows tr").all_inner_texts()
+    assert any("input->a0.kv0<v> @ first name" in row for row in rows)
+    page.locator("[data-node='a0.h1 @ last']").click()
+    assert page.locator("#rows tr").count() == 2
+    page.locator("[data-node='m1 @ last']").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.dataset.node") == "m0 @ last"

@@ -68,6 +68,7 @@ VERBS = {
     "patch_nodes": lambda: eap.patch_nodes(model(), PAIRS),
     "part_scores": lambda: eap.part_scores(model(), PAIRS, steps=2),
     "unit_edges": lambda: eap.unit_edges(model(), PAIRS, "m1", steps=2),
+    "crossing_scores": lambda: eap.crossing_scores(model(), PAIRS.with_spans("auto")).scores,
     "part_activity": lambda: eap.part_activity(model(), PAIRS, ["m1.u3"])["coefficient"].to_numpy(),
     "load_features": lambda: eap.load_features("toy", toy()).dictionaries,
     "attention.logit_terms": lambda: eap.attention.logit_terms(model(), PAIRS, "a1.h0").terms,

@@ -48,6 +48,7 @@ CALLS = {
     "load_dataset": lambda **odd: eap.load_dataset("ioi", MODEL.tokenizer, **odd),
     "part_activity": lambda **odd: eap.part_activity(MODEL, DATASET, ["m0.u0"], **odd),
     "part_scores": lambda **odd: eap.part_scores(MODEL, DATASET, **odd),
+    "crossing_scores": lambda **odd: eap.crossing_scores(MODEL, DATASET.with_spans("auto"), **odd),
     "unit_edges": lambda **odd: eap.unit_edges(MODEL, DATASET, "m0", **odd),
     "patch_edges": lambda **odd: eap.patch_edges(MODEL, DATASET, **odd),
     "patch_nodes": lambda **odd: eap.patch_nodes(MODEL, DATASET, **odd),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,6 @@ from hypothesis import strategies as st
 
 from eap.analysis.compare import edge_overlap
 from eap.analysis.rankings import count_ranked
-from eap.analysis.screening import choose_edges
 from eap.errors import UserError
 from eap.figures.circuit import draw_circuit
 from eap.graph import Graph, GraphConfig
@@ -134,7 +135,7 @@ def test_files_keep_spans_or_refuse_them(tmp_path):
     graph.over_spans().save(tmp_path / "graph.json")
 
 
-def test_frames_have_a_row_per_pair_and_networks_refuse(tmp_path):
+def test_frames_have_a_row_per_pair_and_drawings_refuse():
     graph = scored()
     frame = graph.to_frame()
     assert len(frame) == graph.n_edges
@@ -142,15 +143,34 @@ def test_frames_have_a_row_per_pair_and_networks_refuse(tmp_path):
     row = frame[(frame["span"] == "last") & (frame["edge"] == "m0->logits")]
     assert row["score"].item() == pytest.approx(graph.score("m0->logits @ last"))
     assert len(graph.top_n(7).to_frame(in_graph_only=True)) == 7
-    for call in (
-        graph.to_networkx,
-        lambda: graph.to_dot(tmp_path / "graph.dot"),
-        lambda: graph.to_html(tmp_path / "graph.html"),
-        lambda: draw_circuit(graph),
-        lambda: choose_edges([graph], top=1, sample=1, seed=0),
-    ):
-        with pytest.raises(UserError, match="over_spans"):
-            call()
+    with pytest.raises(UserError, match="over_spans"):
+        draw_circuit(graph)
+
+
+def test_networks_have_a_node_wherever_a_component_is(tmp_path):
+    graph = replace(scored(), node_scores=torch.arange(3.0 * CONFIG.n_forward).view(3, -1))
+    circuit = graph.empty().add(
+        "input->a0.kv0<v> @ first", "a0.h1->logits @ last", "a0.h0->m0 @ second", "m0->m1 @ second"
+    )
+    network = circuit.to_networkx()
+    assert set(network) == {
+        "input @ first", "a0.h1 @ last", "logits @ last", "a0.h0 @ second", "m0 @ second",
+        "m1 @ second",
+    }  # fmt: skip
+    assert network.nodes["a0.h1 @ last"] == {
+        "kind": "head", "layer": 0, "span": "last", "score": 2 * CONFIG.n_forward + 2,
+    }  # fmt: skip
+    moved = set(network.successors("input @ first"))
+    assert moved == {"a0.h0 @ second", "a0.h1 @ last"}  # the heads that send, at later spans
+    (edge,) = network.get_edge_data("a0.h1 @ last", "logits @ last").values()
+    assert edge["edge"] == "a0.h1->logits @ last"
+    assert edge["score"] == circuit.score("a0.h1->logits @ last")
+    for span in NAMES:  # without keys and values that cross, spans are networks of their own
+        plain = circuit.at_span(span).remove("input->a0.kv0<v>").to_networkx()
+        assert {f"{node} @ {span}" for node in plain} <= set(network)
+    circuit.to_graphml(tmp_path / "graph.graphml")
+    circuit.to_dot(tmp_path / "graph.dot")
+    assert '"a0.h1 @ last" -> "logits @ last"' in (tmp_path / "graph.dot").read_text("utf8")
 
 
 def test_overlap_counts_pairs_and_means_need_the_same_spans():
@@ -177,3 +197,49 @@ def test_nodes_at_all_spans_are_counted():
     assert count_ranked(nodes, level="node", rank_input=True) == n_nodes + len(NAMES)
     with_input = nodes.top_n_nodes(n_nodes + len(NAMES), rank_input=True)
     assert torch.equal(with_input.in_graph, nodes.top_n_nodes(n_nodes).in_graph)
+
+
+# ---- pages ---------------------------------------------------------------------------------------
+
+
+def test_a_page_has_a_node_at_every_span(tmp_path):
+    graph = replace(scored(), node_scores=torch.arange(3.0 * CONFIG.n_forward).view(3, -1))
+    content = content_of(graph.to_html(tmp_path / "page.html", sizes=[10, 40, graph.n_edges]))
+    n_nodes = CONFIG.n_forward + 1
+    assert content["spans"] == list(NAMES)
+    assert content["nodes"][n_nodes : n_nodes + 2] == ["input @ second", "a0.h0 @ second"]
+    assert len(content["nodes"]) == 3 * n_nodes
+    scores = content["circuits"][0]["nodes"]
+    assert scores[n_nodes : n_nodes + 2] == [CONFIG.n_forward, CONFIG.n_forward + 1]
+    assert scores[n_nodes - 1] is None  # the logits
+    names = {node: number for number, node in enumerate(content["nodes"])}
+    ends = {receiver["name"]: receiver["nodes"] for receiver in content["receivers"]}
+    assert ends["a0.h1<q> @ second"] == [names["a0.h1 @ second"]]
+    assert ends["m0 @ second"] == [names["m0 @ second"]]
+    shared = [names[f"a0.h{head} @ {span}"] for span in ("second", "last") for head in (0, 1)]
+    assert ends["a0.kv0<v> @ second"] == shared
+    of_page = {}
+    for sender, end, score in zip(
+        content["senders"], content["ends"], content["circuits"][0]["score"], strict=True
+    ):
+        node, _, span = content["nodes"][sender].partition(" @ ")
+        receiver, _, at = content["receivers"][end]["name"].partition(" @ ")
+        assert span == at
+        of_page[f"{node}->{receiver} @ {span}"] = score
+    assert len(of_page) == graph.n_edges
+    for name, score in of_page.items():
+        assert score == pytest.approx(graph.score(name), rel=1e-3)
+    kept = content["circuits"][0]["kept"]
+    assert kept == [graph.greedy(n).prune().count_edges() for n in (10, 40, graph.n_edges)]
+
+
+def test_pages_compare_graphs_of_the_same_spans_only(tmp_path):
+    graph = scored()
+    graph.to_html(tmp_path / "page.html", scored(1))
+    with pytest.raises(UserError, match="different spans"):
+        graph.to_html(tmp_path / "page.html", scored(1, names=("a", "b", "c")))
+
+
+def content_of(path) -> dict:
+    text = path.read_text(encoding="utf8")
+    return json.loads(re.search(r'id="content">(.*?)</script>', text, re.DOTALL)[1])

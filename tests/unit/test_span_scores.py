@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models.tiny import FAMILIES, MAIN_FAMILIES, random_examples
+from models.tiny import FAMILIES, MAIN_FAMILIES
 from reference import oracle, twins
 from reference.oracle import metric_of
+from reference.span_data import DATA, NAMES, ONE_SPAN, PAIRS
 from reference.split_run import existing_edges, shape_of
 from reference.twins import FORMS, assert_close
 
@@ -22,16 +23,6 @@ from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph import Graph
 
-NAMES = ("a", "b", "c", "d")
-STARTS = [(0, 2, 2, 3), (0, 0, 4, 6), (0, 1, 3, 6), (0, 2, 2, 3), (0, 5, 6, 6), (0, 3, 5, 5)]
-PAIRS = tuple(
-    replace(example, spans=spans)
-    for example, spans in zip(
-        random_examples([4, 7, 6, 4, 7, 6], [1, 0, 3, 2, 6, None], seed=7), STARTS, strict=True
-    )
-)
-"""Ragged lengths, empty spans in all places, spans before and across the first difference."""
-DATA = Dataset("random", PAIRS, span_names=NAMES)
 LINEAR = [name for name, method in eap.methods.METHODS.items() if method.linear]
 
 
@@ -86,10 +77,9 @@ def test_spans_sum_to_the_plain_score_under_every_ablation(family, ablation):
 
 @pytest.mark.parametrize("method", [*LINEAR, "IFR", "AtP*-GradDrop"])
 def test_one_span_is_the_plain_score_bit_for_bit(method):
-    one = Dataset("x", tuple(replace(pair, spans=(0,)) for pair in PAIRS), span_names=("all",))
     for family in MAIN_FAMILIES:
         whole, spans = (
-            score(family, torch.float32, one, method, spans=each) for each in (False, True)
+            score(family, torch.float32, ONE_SPAN, method, spans=each) for each in (False, True)
         )
         assert torch.equal(spans.scores[0], whole.scores)
         assert torch.equal(spans.standard_errors[0], whole.standard_errors)
@@ -107,9 +97,8 @@ def test_dropped_layers_score_every_span_by_itself():
     whole, spans = (score("gpt2", method="AtP*-GradDrop", spans=each) for each in (False, True))
     assert (spans.scores >= 0).all()
     assert (spans.over_spans().scores >= whole.scores - 1e-12).all()
-    one = Dataset("x", tuple(replace(pair, spans=(0,)) for pair in PAIRS), span_names=("all",))
     whole, spans = (
-        score("gpt2", data=one, method="AtP*-GradDrop", level="node", spans=each)
+        score("gpt2", data=ONE_SPAN, method="AtP*-GradDrop", level="node", spans=each)
         for each in (False, True)
     )
     assert torch.equal(spans.node_scores[0], whole.node_scores)
@@ -143,7 +132,7 @@ def test_what_has_no_spans_is_refused_in_one_line():
         (lambda: score("gpt2", data=plain, spans=True), "this data set has no spans"),
         (lambda: score("gpt2", method="AtP*-QK", spans=True), "no part is a span's"),
         (lambda: score("gpt2", data=replace(DATA, span_names=("a", "b")), spans=True), "example 0"),
-        (lambda: bootstrap(model, DATA, spans=True), "leave spans out"),
+        (lambda: bootstrap(model, plain, spans=True), "this data set has no spans"),
         (lambda: certify(model, DATA, 5, spans=True), "the level and spans out"),
         (lambda: gram_matrix(model, DATA, spans=True), "leave spans out"),
         (lambda: eap.second_circuit(model, DATA, whole), "over_spans"),
@@ -186,8 +175,9 @@ def test_exact_values_equal_one_run_per_edge_and_span(family, expanded):
 
 
 def test_exact_values_at_one_span_are_the_plain_ones_bit_for_bit():
-    one = Dataset("x", tuple(replace(pair, spans=(0,)) for pair in PAIRS), span_names=("all",))
-    whole, spans = (score("llama", data=one, method="exact", spans=each) for each in (False, True))
+    whole, spans = (
+        score("llama", data=ONE_SPAN, method="exact", spans=each) for each in (False, True)
+    )
     assert torch.equal(spans.scores[0], whole.scores)
 
 

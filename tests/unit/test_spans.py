@@ -47,6 +47,32 @@ def test_every_row_of_the_shipped_files_has_the_roles(task, tokenizer):
     assert {example.spans[-1] - len(example.clean) for example in examples} == {-1}
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_every_row_for_gpt2_has_the_roles_in_its_text(task):
+    rows, find = read_rows(DATA / task / "gpt2.csv").rows, TASKS[task].roles
+    n_roles = len(TASKS[task].role_names)
+    for cells in rows:
+        row = {name: str(cell) for name, cell in cells.items()}
+        starts = find(row)
+        bounds = (0, *starts, len(row["clean"]))
+        assert len(starts) == n_roles - 2  # the first begins at 0, the last with the last token
+        assert all(a <= b for a, b in pairwise(bounds))
+        said = [row["clean"][a:b].strip() for a, b in pairwise(bounds)]
+        if task == "ioi":
+            assert said[2] == "and"
+            assert said[5] in (said[1], said[3])
+        elif task in ("fact-retrieval-comma", "hypernymy-comma"):
+            assert said[1] == row["capital" if task.startswith("fact") else "h1"]
+        elif task.startswith("greater-than"):
+            assert said[1].isdigit()
+            assert len(said[1]) == len(said[2]) == 2
+        elif task == "sva":  # the noun that the verb agrees with, whose number is corrupted
+            words = zip(row["clean"].split(), row["corrupted"].split(), strict=True)
+            assert said[1] == next(clean for clean, other in words if clean != other)
+        else:
+            assert said[1] == row["clean"].split()[1]
+
+
 def test_roles_are_the_words_that_they_say(tokenizer):
     said = {
         task: texts(tokenizer, load_dataset(task, tokenizer, spans="roles", head=1))

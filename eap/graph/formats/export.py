@@ -1,13 +1,13 @@
 """Graphs for other programs: tables of edges, networkx, GraphML and DOT."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import networkx as nx
 import numpy as np
 import pandas as pd
 
-from eap.graph.contents import GraphContents, check_plain, edge_exists
+from eap.graph.contents import GraphContents, edge_exists
 from eap.graph.numbering import GraphConfig
 from eap.runtime.atomic import write_atomically
 
@@ -50,47 +50,88 @@ def _place(name: str, n_layers: int = -1) -> tuple[int, str]:
 
 def to_networkx(graph: GraphContents) -> nx.MultiDiGraph:
     """The circuit as a directed multigraph; `Graph.to_networkx` describes it."""
-    check_plain(graph, "networkx, GraphML and DOT have")
     network = nx.MultiDiGraph()
     ends = ends_of_receivers(graph)
     present = drawn_nodes(graph, ends)
-    for index, name in enumerate((*graph.config.sender_names, "logits")):
+    for span, index, name in _nodes(graph):
         if name in present:
-            layer, _ = _place(name, graph.config.n_layers)
+            component = (*graph.config.sender_names, "logits")[index]
+            layer, _ = _place(component, graph.config.n_layers)
             kinds = {"a": "head", "m": "mlp"}
-            kind = name if name in ("input", "logits") else kinds[name[0]]
-            network.add_node(name, kind=kind, layer=layer)
-            if graph.node_scores is not None and name != "logits":
-                network.nodes[name]["score"] = float(graph.node_scores[index])
+            kind = component if component in ("input", "logits") else kinds[component[0]]
+            where = {"span": graph.span_names[span]} if graph.span_names else {}
+            network.add_node(name, kind=kind, layer=layer, **where)
+            if graph.node_scores is not None and component != "logits":
+                scores = graph.node_scores.view(-1, graph.config.n_forward)
+                network.nodes[name]["score"] = float(scores[span, index])
     for row in to_frame(graph, in_graph_only=True).to_dict("records"):
         known = {key: row[key] for key in ("score", "standard_error", "exact") if key in row}
-        for node in ends[row["receiver"]]:
+        at = f" @ {row['span']}" if graph.span_names else ""
+        for node in ends[row["receiver"] + at]:
             network.add_edge(
-                row["sender"], node, key=row["input"] or None,
-                edge=row["edge"], input=row["input"], **known,
+                row["sender"] + at, node, key=row["input"] or None,
+                edge=row["edge"] + at, input=row["input"], **known,
             )  # fmt: skip
     return network
 
 
+def _nodes(graph: GraphContents) -> Iterator[tuple[int, int, str]]:
+    """Span, index (the logits last) and name of every node, at every span if there are any."""
+    for span in range(max(1, len(graph.span_names))):
+        at = f" @ {graph.span_names[span]}" if graph.span_names else ""
+        for index, name in enumerate((*graph.config.sender_names, "logits")):
+            yield span, index, name + at
+
+
+def node_names(graph: GraphContents) -> list[str]:
+    """Names of all nodes, the logits among them; with spans `a0.h1 @ subject`, span by span."""
+    return [name for *_, name in _nodes(graph)]
+
+
+def nodes_behind(graph: GraphContents, receiver: int, span: int = 0) -> list[str]:
+    """The nodes that read a receiver; with spans, at the receiver's, or for keys and values later.
+
+    A head that reads a key or a value at a span sends there and at every later one.
+    """
+    name = graph.config.receiver_names[receiver]
+    nodes = nodes_of_receiver(graph.config, name)
+    if not graph.span_names:
+        return nodes
+    stop = len(graph.span_names) if name.endswith(("<k>", "<v>")) else span + 1
+    return [f"{node} @ {at}" for at in graph.span_names[span:stop] for node in nodes]
+
+
 def ends_of_receivers(graph: GraphContents) -> dict[str, list[str]]:
-    """The nodes at which the circuit's edges end, by receiver.
+    """The nodes at which the circuit's edges end, by receiver (with spans, `m2 @ subject`).
 
     A key or value that several heads share belongs to the heads that send along an edge of the
     circuit. Where no node behind a receiver sends (in a circuit that was not pruned), the edges
     end at all of them.
     """
-    present = graph.nodes_in_graph()
+    present = _sending(graph)
     ends = {}
-    for index in graph.in_graph.any(dim=0).nonzero().flatten().tolist():
+    for *span, index in graph.in_graph.any(dim=-2).nonzero().tolist():
         receiver = graph.config.receiver_names[index]
-        nodes = nodes_of_receiver(graph.config, receiver)
-        ends[receiver] = [node for node in nodes if node in present] or nodes
+        nodes = nodes_behind(graph, index, *span)
+        at = f" @ {graph.span_names[span[0]]}" if span else ""
+        ends[receiver + at] = [node for node in nodes if node in present] or nodes
     return ends
+
+
+def _sending(graph: GraphContents) -> set[str]:
+    """The nodes that send along an edge of the circuit, wherever they do."""
+    by_span = graph.in_graph.view(-1, *graph.in_graph.shape[-2:])
+    sends = by_span.any(dim=-1).tolist()
+    return {
+        name
+        for span, index, name in _nodes(graph)
+        if (sends[span][index] if index < graph.config.n_forward else by_span[span, :, -1].any())
+    }
 
 
 def drawn_nodes(graph: GraphContents, ends: Mapping[str, Sequence[str]]) -> set[str]:
     """The circuit's nodes, and those that its edges enter and that send nothing, if any."""
-    return graph.nodes_in_graph().union(*ends.values())
+    return _sending(graph).union(*ends.values())
 
 
 def nodes_of_receiver(config: GraphConfig, receiver: str) -> list[str]:

@@ -1,0 +1,209 @@
+"""Crossing scores: how much a head moves from one span of the prompt to another.
+
+The residual stream carries at a position what is sent there; between positions only heads move
+things. With z(q) what head h averages at query q, A its pattern, and dM/dz(q) the metric's gradient
+there on the clean run, keys and values of the span s_key move to the span s_query
+
+    v: sum over q in s_query, p in s_key of A[q, p] dv(p) . dM/dz(q)
+    k: sum over q in s_query of dz(q) . dM/dz(q)
+
+where dv(p) is the change of the value, to first order, when all that its input reads is ablated,
+and dz(q) the exact change of z when the keys in s_key are, so that the pattern changes (as in the
+QK fix of AtP*, arXiv 2403.00745). Summed over spans, v is the sum of the EAP scores of the edges
+into the head's v; k has no such sum, since a pattern is not linear.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import pandas as pd
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.ablation import Ablation
+from eap.attribution import Call, warn_of_baselines
+from eap.data.batches import named_spans
+from eap.data.dataset import Dataset
+from eap.engine.moments import Moments
+from eap.engine.passes import Request
+from eap.engine.path_gradients import check_gradients
+from eap.engine.prepared import Demand, PreparedBatch, Work
+from eap.engine.scorers import gradients_at_heads
+from eap.engine.signature import sign
+from eap.methods import get_method
+from eap.metrics.metric import Metric, check_values
+from eap.model.model import Model
+from eap.model.runs import LayerTrace, SenderOutputs, changed_attention
+from eap.model.shapes import graph_config
+from eap.model.verbs import verb
+from eap.runtime.code import score_code
+from eap.runtime.memory import Extent, Need, Shapes, attribution_need
+from eap.runtime.resources import ResourceOptions, Resources
+
+KINDS = ("k", "v")
+
+
+@dataclass(frozen=True, eq=False)
+class CrossingScores:
+    """What every head moves from span to span, in units of the metric.
+
+    Attributes:
+        heads: names of the heads.
+        span_names: names of the spans.
+        scores: scores by input: of keys ('k') first, then of values ('v').
+        standard_errors: standard errors of the means over examples; None for one example.
+        provenance: origin of the scores.
+    """
+
+    heads: tuple[str, ...]
+    span_names: tuple[str, ...]
+    scores: Float[Tensor, "2 head key_span query_span"]
+    standard_errors: Float[Tensor, "2 head key_span query_span"] | None
+    provenance: dict[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per head, input and pair of spans that a head can look across.
+
+        Columns: `head`, `input` ('k' or 'v'), `from` and `to` (spans), `score` and, where known,
+        `standard_error`; the largest magnitudes first.
+        """
+        n = len(self.span_names)
+        backward = torch.ones(n, n, dtype=torch.bool).triu()  # a query looks back
+        kind, head, key, query = backward.expand_as(self.scores).nonzero(as_tuple=True)
+        place = (kind, head, key, query)
+        columns = {
+            "head": [self.heads[i] for i in head.tolist()],
+            "input": [KINDS[i] for i in kind.tolist()],
+            "from": [self.span_names[i] for i in key.tolist()],
+            "to": [self.span_names[i] for i in query.tolist()],
+            "score": self.scores[place].double().numpy(),
+        }
+        if self.standard_errors is not None:
+            columns["standard_error"] = self.standard_errors[place].double().numpy()
+        frame = pd.DataFrame(columns)
+        return frame.sort_values("score", key=abs, ascending=False, kind="stable").reset_index(
+            drop=True
+        )
+
+
+@verb
+def crossing_scores(
+    model: Model,
+    dataset: Dataset,
+    *,
+    metric: str | Metric | None = None,
+    ablation: str | Ablation | None = None,
+    **resources: Unpack[ResourceOptions],
+) -> CrossingScores:
+    """Scores of what every head moves from each span of the prompt to each other span.
+
+    Args:
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts with spans (`eap.load_dataset(..., spans="roles")`).
+        metric: name in `eap.metrics.METRICS`, or an `eap.Metric`; None: `logit_diff`.
+        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
+
+    Returns:
+        Scores [input, head, key span, query span], means over examples, and their standard errors.
+
+    Raises:
+        UserError: data without spans, or a metric without gradient at the clean input.
+
+    Example:
+        >>> with_spans = eap.load_dataset("ioi", model.tokenizer, spans="roles", head=8)
+        >>> frame = eap.crossing_scores(model, with_spans).to_frame()
+        >>> list(frame)[:5]
+        ['head', 'input', 'from', 'to', 'score']
+    """
+    call = Call.check(get_method("EAP"), metric, ablation, "edge", "paper", spans=True)
+    names, config, limits = named_spans(model, dataset), graph_config(model), Resources(**resources)
+    heads = [name for name in config.sender_names if name.startswith("a")]
+    shape = (len(KINDS), len(heads), len(names), len(names))
+    points = call.points(1)
+
+    def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
+        return attribution_need(shapes, extent, 1, n_columns)
+
+    demand = Demand("crossing scores", need, 2 * len(heads) * len(names) ** 2)
+    assert call.metric is not None
+    work = Work.plan(model, dataset, [call.metric], call.ablation, config, limits, demand)
+    moments = Moments.zeros(*shape, device=model.device)
+    baselines = Moments.zeros(3, device=model.device)
+    for batch in work.batches("crossing scores", quiet=limits.quiet):
+        with torch.enable_grad():
+            run = gradients_at_heads(batch, Request(call.method, points, baselines=baselines))
+        for layer, d_z in enumerate(run.at_z):
+            of_layer = slice(layer * config.n_heads, (layer + 1) * config.n_heads)
+            scores = torch.stack(
+                list(_cross(batch, layer, run.clean.trace[layer], run.changes, d_z)), dim=1
+            )
+            moments.add(scores, (slice(None), of_layer))
+    moments.merge_processes("crossing scores")
+    baselines.merge_processes("crossing scores")
+    check_gradients(work)
+    check_values(work.metrics, moments.mean[None])
+    warn_of_baselines(model, call, baselines)
+    error = moments.standard_error
+    return CrossingScores(
+        heads=tuple(heads),
+        span_names=names,
+        scores=moments.mean.to(model.residual_dtype),
+        standard_errors=None if error is None else error.to(model.residual_dtype),
+        provenance=sign(
+            model, dataset, metric=call.metric, method="crossing", ablation=call.ablation,
+            code=score_code(), spans=names,
+        ),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _cross(
+    batch: PreparedBatch,
+    layer: int,
+    clean: LayerTrace,
+    changes: SenderOutputs,
+    d_z: Float[Tensor, "batch query n_heads d_head"],
+) -> Iterator[Float[Tensor, "batch head key_span query_span"]]:
+    """Of one layer's heads, what their keys move, and what their values do."""
+    model, layout, cache = batch.work.model, batch.layout, batch.cache
+    n_before = batch.work.config.senders_before(layer, "attention")
+    change = changes.everywhere[:n_before].sum(0).to(clean.x.device)
+    last_only = clean.q.shape[1] < clean.x.shape[1]
+    ones = torch.ones_like(d_z[:, :, 0, 0])
+    queries = layout.spread(ones, layout.at_last if last_only else layout.everywhere)
+    keys = layout.spread(torch.ones_like(change[..., 0]), layout.everywhere)
+
+    by_keys = d_z.new_zeros(len(batch), d_z.shape[2], layout.n_spans, layout.n_spans)
+    for span in range(layout.n_spans):
+        if layout.has(span):
+            moved = layout.at_span(span, change, torch.zeros_like(change))
+            z = changed_attention(model, layer, "k", clean, moved[None], cache)[0]
+            by_query = einsum(z, d_z, "batch query head d, batch query head d -> batch query head")
+            by_keys[:, :, span] = einsum(
+                by_query, queries, "batch query head, batch span query -> batch head span"
+            )
+    yield by_keys
+
+    attention, ln1 = model.blocks[layer].attention, model.blocks[layer].ln1
+
+    def values_of(x: Tensor) -> Tensor:
+        return attention.values(attention.project("v", ln1(x)))
+
+    moved = torch.func.jvp(values_of, (clean.x,), (change,))[1]  # [batch, n_kv, pos, d_head]
+    moved = moved.repeat_interleave(d_z.shape[2] // moved.shape[1], dim=1)
+    pattern = attention.pattern(
+        attention.queries(clean.q, cache, last_only=last_only),
+        cache.after_prefix(cache.keys[layer], attention.keys(clean.k, cache)),
+        cache.mask(attention.window, clean.x.device, last_only=last_only),
+    )[..., cache.start :]
+    carried = einsum(
+        d_z, moved.to(d_z), "batch query head d, batch head key d -> batch head query key"
+    )
+    yield einsum(
+        carried * pattern.to(carried), queries, keys,
+        "batch head query key, batch s query, batch t key -> batch head t s",
+    )  # fmt: skip

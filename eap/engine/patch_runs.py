@@ -1,0 +1,213 @@
+"""Runs of exact patching: the clean run of a batch, and what comes of it when senders are ablated.
+
+A patched run starts where its edge ends; `eap.patching` says how, `eap.engine.patch_plan` which.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eap.engine.patch_plan import Plan, Unit, receivers_of
+from eap.engine.prepared import PreparedBatch
+from eap.metrics.metric import Predictions, measure_all
+from eap.model.runs import LayerTrace, SenderOutputs, changed_attention, run_layers
+
+
+@dataclass(frozen=True, eq=False)
+class CleanBatch:
+    """The clean run of a batch, from which patched runs start, and what senders would change.
+
+    `ablated` is what the input sends where it is patched.
+    """
+
+    batch: PreparedBatch
+    trace: list[LayerTrace]
+    changes: SenderOutputs
+    ablated: Float[Tensor, "batch pos d_model"]
+    final: Float[Tensor, "batch d_model"]
+    predictions: Predictions
+    values: Float[Tensor, "metric batch"]
+
+    @classmethod
+    @torch.no_grad()
+    def run(cls, batch: PreparedBatch) -> "CleanBatch":
+        """Run the clean and the ablated prompts."""
+        work = batch.work
+        trace: list[LayerTrace] = []
+        final = batch.run_clean(trace=trace)[:, 0]
+        changes = batch.ablated_run.changes(
+            work.model, batch.ablated - batch.clean, trace, batch.cache
+        )
+        predictions = Predictions(batch.unembed(final))
+        values = measure_all(work.metrics, predictions, batch.answers)
+        return cls(batch, trace, changes, batch.ablated, final, predictions, values)
+
+    def at_span(self, span: int) -> "CleanBatch":
+        """The same with senders that change at the positions of one span alone."""
+        batch, layout = self.batch, self.batch.layout
+        return replace(
+            self,
+            changes=layout.only(self.changes, span),
+            ablated=layout.at_span(span, batch.ablated, batch.clean),
+        )
+
+    def after_attention(
+        self, layer: int, raw: Float[Tensor, "*n batch query d_model"]
+    ) -> Float[Tensor, "*n batch query d_model"]:
+        """The residual stream after attention whose heads sum to `raw`."""
+        x, model = self.trace[layer].x, self.batch.work.model
+        before = self.batch.cache.at_last(x) if layer == model.config.n_layers - 1 else x
+        return before + model.blocks[layer].finish_attention(raw)
+
+    def run_rest(
+        self, layer: int, x: Float[Tensor, "rows query d_model"]
+    ) -> Float[Tensor, "n batch d_model"]:
+        """The final residual stream from that after `layer`."""
+        model = self.batch.work.model
+        if layer == model.config.n_layers - 1:
+            final = x[:, 0].to(model.device)
+        else:
+            final = run_layers(model, x, self.batch.cache, first_layer=layer + 1)[:, 0]
+        return rearrange(final, "(n batch) d -> n batch d", batch=len(self.batch))
+
+    def measure(self, finals: Float[Tensor, "n batch d_model"]) -> Float[Tensor, "metric n batch"]:
+        """Metrics of patched runs minus those of the clean run."""
+        batch = self.batch
+        values = [
+            measure_all(batch.work.metrics, Predictions(logits, self.predictions), batch.answers)
+            for logits in batch.unembed(finals)
+        ]
+        return torch.stack(values, dim=1) - self.values[:, None]
+
+
+def patched_node(clean: CleanBatch, sender: int) -> Float[Tensor, "batch d_model"]:
+    """The final residual stream when all that reads a sender reads its ablated output."""
+    batch = clean.batch
+    model, config = batch.work.model, batch.work.config
+    if sender == 0:
+        x = clean.ablated + batch.positions
+        return run_layers(model, x, batch.cache)[:, 0]
+    layer = (sender - 1) // (config.n_heads + 1)
+    last = layer == config.n_layers - 1
+    change = (clean.changes.at_last if last else clean.changes.everywhere)[sender]
+    run, block = clean.trace[layer], model.blocks[layer]
+    after = clean.after_attention(layer, run.attention_raw)
+    change = change.to(after.device)
+    if sender == config.mlp_sender(layer):
+        return clean.run_rest(layer, after + run.mlp_out + change)[0]
+    after = after + change
+    mlp_out = run.mlp_out if config.parallel_attn_mlp else block.run_mlp(after)
+    return clean.run_rest(layer, after + mlp_out)[0]
+
+
+Values = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "metric n batch"]]
+"""Senders, receivers, and the values of those edges on every example."""
+
+
+def _slices(n: int, step: int) -> Iterator[slice]:
+    return (slice(first, first + step) for first in range(0, n, step))
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPatcher:
+    """Runs the units of one batch, and of one of its spans if there are any."""
+
+    plan: Plan
+    batch: int
+    span: int
+    whole: CleanBatch
+    clean: CleanBatch
+
+    @classmethod
+    def load(cls, plan: Plan, unit: Unit, before: "BatchPatcher | None" = None) -> "BatchPatcher":
+        """Of a unit; the one of the unit before it, if it is that of the same batch and span."""
+        if before is not None and before.batch == unit.batch:
+            if before.span == unit.span:
+                return before
+            whole = before.whole
+        else:
+            whole = CleanBatch.run(plan.work.load(plan.work.rows_of[unit.batch]))
+        clean = whole.at_span(unit.span) if plan.span_names else whole
+        return cls(plan, unit.batch, unit.span, whole, clean)
+
+    @torch.no_grad()
+    def run(self, unit: Unit) -> Iterator[Values]:
+        """The values of the edges of a unit, a run's worth at a time."""
+        clean, config = self.clean, self.plan.work.config
+        columns = receivers_of(config, unit.layer, unit.kind)
+        senders, receivers = self.plan.edges_of(unit).nonzero(as_tuple=True)
+        senders = senders + unit.start
+        per_run = self.plan.work.runs_at_once(clean.batch.extent)
+        if unit.kind in "qkv":
+            # Heads are changed for as many senders at a time as edges are run.
+            for some in senders.unique().split(per_run):
+                of_some = torch.isin(senders, some)
+                u, v = senders[of_some], receivers[of_some]
+                changes = self._change_heads(unit.layer, unit.kind, some)
+                place = torch.searchsorted(some, u)
+                for part in _slices(len(u), per_run):
+                    of_heads = changes[place[part], v[part]]
+                    finals = self._into_heads(unit.layer, unit.kind, of_heads, v[part])
+                    yield u[part], v[part] + columns.start, clean.measure(finals)
+            return
+        for part in _slices(len(senders), per_run):
+            u, v = senders[part], receivers[part]
+            if unit.kind == "logits":
+                finals = clean.final + clean.changes.at_last[u, :, 0]
+            else:
+                finals = self._into_mlp(unit.layer, u)
+            yield u, v + columns.start, clean.measure(finals)
+
+    def _into_mlp(self, layer: int, senders: Int[Tensor, " n"]) -> Float[Tensor, "n batch d_model"]:
+        """Final residual streams when the layer's MLP reads the senders' ablated outputs."""
+        clean, work = self.clean, self.plan.work
+        run, last_only = clean.trace[layer], layer == work.config.n_layers - 1
+        deltas = clean.changes.at_last if last_only else clean.changes.everywhere
+        x = run.mlp_in + deltas[senders].to(run.mlp_in.device)  # [n, batch, pos, d_model]
+        mlp_out = work.model.blocks[layer].run_mlp(x.flatten(0, 1))
+        after = clean.after_attention(layer, run.attention_raw)
+        return clean.run_rest(layer, (after + mlp_out.view_as(x)).flatten(0, 1))
+
+    def _into_heads(
+        self,
+        layer: int,
+        kind: str,
+        changes: Float[Tensor, "n batch query d_receiver"],
+        receivers: Int[Tensor, " n"],
+    ) -> Float[Tensor, "n batch d_model"]:
+        """Final residual streams when one receiver changes its heads' z by `changes`."""
+        clean, config = self.clean, self.plan.work.config
+        block, run = self.plan.work.model.blocks[layer], clean.trace[layer]
+        # The heads that read one receiver are side by side, in the weights as in `changes`.
+        W_O = rearrange(
+            block.attention.W_O,
+            "(receiver head) d_head d -> receiver (head d_head) d",
+            receiver=config.n_receivers(kind),
+        )
+        rows = rearrange(changes, "n batch query d -> n (batch query) d").to(W_O.dtype)
+        added = torch.bmm(rows, W_O[receivers]).view(len(changes), *run.attention_raw.shape)
+        after = clean.after_attention(layer, run.attention_raw + added).flatten(0, 1)
+        if config.parallel_attn_mlp:
+            mlp_out = run.mlp_out.repeat(len(changes), 1, 1)
+        else:
+            mlp_out = block.run_mlp(after)
+        return clean.run_rest(layer, after + mlp_out)
+
+    def _change_heads(
+        self, layer: int, kind: str, senders: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n n_receivers batch query d_receiver"]:
+        """How z changes when every q (or k, or v) of a layer reads each sender's ablated output."""
+        clean, work = self.clean, self.plan.work
+        z = changed_attention(
+            work.model, layer, kind, clean.trace[layer], clean.changes.everywhere[senders],
+            clean.batch.cache,
+        )  # fmt: skip
+        return rearrange(
+            z,
+            "n batch query (receiver head) d_head -> n receiver batch query (head d_head)",
+            receiver=work.config.n_receivers(kind),
+        )
