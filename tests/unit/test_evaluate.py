@@ -331,7 +331,8 @@ def test_no_examples_and_no_circuits():
     model = twins.load("gpt2")
     with pytest.raises(eap.UserError, match="no examples"):
         eap.evaluate(model, graph_of("gpt2"), dataset_of([]))
-    assert eap.evaluate(model, [], dataset_of(EXAMPLES))["logit_diff"].shape == (0, len(EXAMPLES))
+    with pytest.raises(eap.UserError, match="no circuit is given"):
+        eap.evaluate(model, [], dataset_of(EXAMPLES))
 
 
 def test_former_name_of_the_ablated_runs_metric():
