@@ -61,6 +61,17 @@ class HeadRun:
         Raises:
             UserError: there is no such head, prompt or example.
         """
+        return cls.several(model, dataset, [head], prompt, example)[0]
+
+    @classmethod
+    def several(
+        cls, model: Model, dataset: Dataset, heads: Sequence[str], prompt: str, example: int
+    ) -> "list[HeadRun]":
+        """The same run for several heads.
+
+        Raises:
+            UserError: there is no such head, prompt or example.
+        """
         check_dataset(model, dataset)
         if prompt not in get_args(Prompt):
             raise UserError(
@@ -68,10 +79,12 @@ class HeadRun:
                 f"{quoted(str(prompt), 40)}"
             )
         example = whole("example", example, Range(0, len(dataset) - 1))
-        sender = sender_index(model.config).get(str(head), 0)
-        layer, number = place_of(model.config, sender)
-        if number is None:
-            raise UserError(f"{model.name} has no head {quoted(str(head), 40)}")
+        places = []
+        for head in heads:
+            layer, number = place_of(model.config, sender_index(model.config).get(str(head), 0))
+            if number is None:
+                raise UserError(f"{model.name} has no head {quoted(str(head), 40)}")
+            places.append((layer, number))
         if prompt == "corrupted":
             check_pairs(dataset, "prompt='corrupted'")
         tokens = getattr(dataset.examples[example], prompt)
@@ -80,7 +93,15 @@ class HeadRun:
         outputs, trace, final = outputs_everywhere(model, ids, last)
         cache = PrefixCache(0, len(tokens), last, (), ())
         texts = texts_of(model, tokens)
-        return cls(model, layer, number, texts, outputs, trace[layer], final, cache)
+        return [
+            cls(model, layer, number, texts, outputs, trace[layer], final, cache)
+            for layer, number in places
+        ]
+
+    @property
+    def name(self) -> str:
+        """The head's name, `a1.h3`."""
+        return f"a{self.layer}.h{self.head}"
 
     def position(self, position: int, what: str) -> int:
         """Counted from the first token."""
@@ -92,7 +113,7 @@ class HeadRun:
         window = self.model.blocks[self.layer].attention.window
         mask = self.cache.mask(window, self.outputs.device, last_only=False)
         if mask[query, key] != 0:
-            raise UserError(f"a{self.layer}.h{self.head} does not see position {key} from {query}")
+            raise UserError(f"{self.name} does not see position {key} from {query}")
 
     def pattern(self) -> Float[Tensor, "query key"]:
         """Where the head looks."""
