@@ -12,7 +12,8 @@ from running import ROOT
 
 import eap
 from eap import Graph
-from eap.studies.catalogue import FIGURES, STEPS
+from eap.studies.catalogue import STEPS
+from eap.studies.paper_figures import FIGURES
 
 # Of the library that the page compares with.
 THEIRS = ("apply_topn", "apply_greedy", "count_included_edges", "edges", "to_json", "to_pt")
