@@ -1,7 +1,7 @@
 """One head on one prompt: where it looks, and what every sender brings to its q, k and v there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -53,6 +53,8 @@ class HeadRun:
     trace: LayerTrace
     final: Float[Tensor, "batch pos d_model"]
     cache: PrefixCache
+    normed: dict[int, Float[Tensor, "n_forward_and_rest pos d_model"]] = field(default_factory=dict)
+    """What heads of one layer read, by sender: shared by the heads of a run, a layer at a time."""
 
     @classmethod
     def of(cls, model: Model, dataset: Dataset, head: str, prompt: str, example: int) -> "HeadRun":
@@ -93,8 +95,9 @@ class HeadRun:
         outputs, trace, final = outputs_everywhere(model, ids, last)
         cache = PrefixCache(0, len(tokens), last, (), ())
         texts = texts_of(model, tokens)
+        shared: dict[int, Tensor] = {}
         return [
-            cls(model, layer, number, texts, outputs, trace[layer], final, cache)
+            cls(model, layer, number, texts, outputs, trace[layer], final, cache, shared)
             for layer, number in places
         ]
 
@@ -125,17 +128,25 @@ class HeadRun:
         scale = self.model.blocks[self.layer].attention.scale
         return einsum(q, k, "u d, w d -> u w") * scale
 
+    def read(self) -> Float[Tensor, "n_forward_and_rest pos d_model"]:
+        """What every sender brings to the normed input of the head's layer; then the rest."""
+        if self.layer not in self.normed:
+            self.normed.clear()
+            x, first = self.trace.x, self.model.config.senders_before(self.layer, "attention")
+            sent = self.outputs.to(x).clone()[:, 0]
+            sent[first:] = 0
+            rest = x[0] - sent.sum(0)
+            norm = self.model.blocks[self.layer].ln1
+            self.normed[self.layer] = _through(norm, torch.cat([sent, rest[None]]), x[0])
+        return self.normed[self.layer]
+
     def projected(self, kind: str) -> Float[Tensor, "n_forward_and_rest pos d_head"]:
         """What every sender brings to the head's q, k or v, as attention uses it; then the rest."""
         block, config = self.model.blocks[self.layer], self.model.config
         attention = block.attention
         W, b = attention.projection(kind)
         shared = self.head * len(W) // config.n_heads  # of the head, by its number in the weights
-        x = self.trace.x
-        sent = self.outputs.to(x).clone()[:, 0]
-        sent[config.senders_before(self.layer, "attention") :] = 0
-        rest = x[0] - sent.sum(0)
-        parts = _through(block.ln1, torch.cat([sent, rest[None]]), x[0])
+        parts = self.read()
         out = parts @ W[shared].to(parts)
         if b is not None:
             out[-1] += b[shared].to(out)
