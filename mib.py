@@ -22,9 +22,7 @@ from eap.studies.paths import ROOT, graph_file, shown, table_file
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = shell.OneLineParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = shell.OneLineParser(description=__doc__, formatter_class=shell.DefaultsOnce)
     add = parser.add_argument
     shell.add_model_arguments(parser)
     add("-t", "--task", choices=MIB_TASKS, default="ioi", help="task of the benchmark")

@@ -129,7 +129,7 @@ def summary(frame: pd.DataFrame) -> str:
             lines.append(f"- {level}s, {words}: {counted} (of {len(by_task)} tasks).")
         above = rows[rows["cpr_low"] > OVERSHOOT]["method"].value_counts()
         counted = ", ".join(f"{name} {n}" for name, n in above.items()) or "none"
-        lines.append(f"- {level}s, CPR surely above {OVERSHOOT}: {counted}.")
+        lines.append(f"- {level}s, CPR above {OVERSHOOT} with 95% confidence: {counted}.")
     return "\n".join(lines)
 
 

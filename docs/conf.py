@@ -11,8 +11,11 @@ from eap.runtime.version import __version__
 project = "eap"
 release = version = __version__
 copyright = "the contributors of eap-circuits"  # noqa: A001 - Sphinx wants this name
+napoleon_use_ivar = True
+napoleon_attr_annotations = False  # shapes hold asterisks, which reStructuredText reads as emphasis
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+default_role = "code"
 html_theme = "furo"
 html_title = f"eap {version}"
 myst_enable_extensions = ["dollarmath"]

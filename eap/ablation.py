@@ -47,7 +47,7 @@ class AblatedRun:
     """What every node computes when all edges into it are ablated.
 
     Attributes:
-        trace: of every layer, at inputs that are all ablated.
+        trace: trace of every layer, at inputs that are all ablated.
         final: what the logits read; [batch, 1, d_model].
         offsets: what each node so computes, minus what its ablated edges carry; None where that is
             nothing, because the ablated activations are those of one run (`Resample`).
@@ -111,7 +111,13 @@ class Ablation(Protocol):
 
 @dataclass(frozen=True)
 class Resample:
-    """The activation of the paired corrupted prompt: the paper's ablation, and the default."""
+    """Resample ablation: an ablated edge carries the activation of the paired corrupted prompt.
+
+    It is the paper's ablation, and the default of every verb.
+
+    Example:
+        >>> graph = eap.attribute(model, dataset, method="EAP", ablation=eap.Resample())
+    """
 
     name: str = "resample"
     has_pair: bool = True
@@ -145,7 +151,11 @@ class Resample:
 
 @dataclass(frozen=True)
 class Zero:
-    """Nothing: an ablated edge carries zeros."""
+    """Zero ablation: an ablated edge carries zeros.
+
+    Example:
+        >>> graph = eap.attribute(model, dataset, method="EAP", ablation=eap.Zero())
+    """
 
     name: str = "zero"
     has_pair: bool = False
@@ -181,9 +191,14 @@ class Mean:
     """The mean of each sender's output over a data set. Made by `Mean.over_dataset`.
 
     Attributes:
-        outputs: by sender; over all positions, [n_forward, 1, d_model], or one for each.
+        outputs: mean output of each sender; over all positions, [n_forward, 1, d_model], or one for
+            each.
         over: what the mean is over, for provenance.
         prompts: what the mean is over, for means of parts.
+
+    Example:
+        >>> mean = eap.Mean.over_dataset(model, dataset)
+        >>> result = eap.faithfulness(model, circuit, dataset, ablation=mean)
     """
 
     outputs: Float[Tensor, "n_forward pos d_model"]
@@ -207,8 +222,8 @@ class Mean:
         """The mean over all real tokens of a data set's prompts; padding does not count.
 
         Args:
-            model: whose activations.
-            dataset: whose prompts.
+            model: model of the activations.
+            dataset: data set of the prompts.
             prompts: 'corrupted' or 'clean'.
             per_position: a mean for each position, of prompts that are all equally long.
             **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.

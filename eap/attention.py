@@ -44,14 +44,14 @@ def attention_patterns(
     n_examples: int = 3,
     prompt: Prompt = "clean",
 ) -> dict[str, list[Pattern]]:
-    """The attention patterns of heads on the first few examples.
+    """Attention patterns of heads on the first few examples.
 
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
-        heads: their names (`a1.h3`); None: all.
-        n_examples: how many, from the first on.
-        prompt: whose attention, `clean` or `corrupted`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
+        heads: names of the heads (`a1.h3`); None: all.
+        n_examples: number of examples, from the first on.
+        prompt: prompt that is read, `clean` or `corrupted`.
 
     Returns:
         By head, per example its tokens as text and the weights [query, key], rows summing to 1:
@@ -59,6 +59,12 @@ def attention_patterns(
 
     Raises:
         UserError: the model has no such head, or examples that it cannot run.
+
+    Example:
+        >>> patterns = eap.attention_patterns(model, dataset, heads=["a1.h3"], n_examples=1)
+        >>> tokens, weights = patterns["a1.h3"][0]
+        >>> weights.shape == (len(tokens), len(tokens))
+        True
     """
     if prompt not in get_args(Prompt):
         raise UserError(f"prompt is 'clean' or 'corrupted', not {quoted(str(prompt), 40)}")
@@ -105,10 +111,10 @@ class LogitTerms:
     """An attention logit as a sum over pairs of senders.
 
     Attributes:
-        head, query, key: whose logit, from which position to which.
+        head, query, key: head, position that looks, and position that is looked at.
         prompt: 'clean', 'corrupted', or 'difference' (clean minus corrupted).
-        names: of the rows and columns: the senders, then `REST`.
-        terms: by what the query reads (row) and what the key reads (column); their sum is the
+        names: names of the rows and columns: the senders, then `REST`.
+        terms: terms by what the query reads (row) and what the key reads (column); their sum is the
             logit before a soft cap.
         softcap: the logit that attention uses is softcap * tanh(sum / softcap); None: the sum.
         tokens: the prompt's, as text.
@@ -142,7 +148,7 @@ class LogitTerms:
         """A row per pair, largest magnitude first: query_sender, key_sender, term.
 
         Args:
-            n: how many; None: all.
+            n: number of rows; None: all.
         """
         n = None if n is None else whole("n", n)
         order = self.terms.flatten().abs().argsort(descending=True, stable=True)[:n].tolist()
@@ -166,18 +172,15 @@ def logit_terms(
 ) -> LogitTerms:
     """Why a head looks where it looks: its attention logit as a sum over pairs of senders.
 
-        terms = eap.attention.logit_terms(model, dataset, "a1.h0")
-        terms.by_key.sort_values()
-
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
-        head: its name, `a1.h3`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
+        head: name of the head, `a1.h3`.
         query: position that looks; negative ones count from the prompt's last token.
         key: position that is looked at; None: where the head looks most from the query.
         example: number of the pair in the data set.
-        prompt: whose logit; 'difference': the clean prompt's minus the corrupted prompt's, whose
-            positions must correspond.
+        prompt: prompt of the logit, 'clean' or 'corrupted'; 'difference': the clean prompt's terms
+            minus the corrupted prompt's, whose positions must correspond.
 
     Returns:
         Terms [n_forward + 1, n_forward + 1] that sum to the logit (before a soft cap).
@@ -185,6 +188,11 @@ def logit_terms(
     Raises:
         UserError: there is no such head, example or position, or the head does not see the key
             from the query.
+
+    Example:
+        >>> terms = eap.attention.logit_terms(model, dataset, "a2.h0")
+        >>> terms.by_key.sort_values().tail(3).shape
+        (3,)
     """
     runs = ["clean", "corrupted"] if prompt == "difference" else [prompt]
     first = HeadRun.of(model, dataset, head, runs[0], example)
@@ -217,8 +225,8 @@ class HeadResult:
     """What a head moves to a query position, as a sum over keys and senders.
 
     Attributes:
-        head, query: whose result, at which position.
-        names: of the senders, then `REST`.
+        head, query: head, and position that it writes to.
+        names: names of the senders, then `REST`.
         values: pattern[query, key] times what each sender brings to the value at the key.
         W_O: the head's own, with the weight of a norm after attention.
         direction: what each d_model coordinate is worth to the answers, the final norm's scale at
@@ -248,7 +256,7 @@ class HeadResult:
         """A row per key and sender, largest first: key, token, sender, answers (a share of logits).
 
         Args:
-            n: how many; None: all.
+            n: number of rows; None: all.
         """
         n = None if n is None else whole("n", n)
         answers = self.by_answers.flatten()
@@ -272,21 +280,23 @@ def head_result(
 ) -> HeadResult:
     """What a head moves: its result at a position as a sum over keys and senders.
 
-        eap.attention.head_result(model, dataset, "a1.h0").to_frame(10)
-
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
-        head: its name, `a1.h3`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
+        head: name of the head, `a1.h3`.
         query: position that the result is added at; negative ones count from the last token.
         example: number of the pair in the data set.
-        prompt: whose result, `clean` or `corrupted`.
+        prompt: prompt that is read, `clean` or `corrupted`.
 
     Returns:
         The sum over keys and senders, as vectors and along the answers' direction.
 
     Raises:
         UserError: there is no such head, example or position.
+
+    Example:
+        >>> eap.attention.head_result(model, dataset, "a2.h0").to_frame(3).shape[0]
+        3
     """
     run = HeadRun.of(model, dataset, head, prompt, example)
     return _result(run, dataset.examples[example], run.position(query, "query"))

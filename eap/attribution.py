@@ -62,7 +62,7 @@ def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
         warnings.warn(f"attribute({former}) is now {present}", FutureWarning, stacklevel=3)
 
     @wraps(function)
-    def call(model: Model, dataset: Dataset, **options: Any) -> Any:
+    def call(*given: Any, **options: Any) -> Any:
         method = options.get("method", "EAP-IG")
         if "tolerance" in options:
             warn("tolerance=...", "attribute(steps=eap.Auto(tolerance=...))")
@@ -73,16 +73,14 @@ def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
             edges = options.pop("edges", 100)
             if options.pop("per_example", False):
                 warn("per_example=True", "example_scores(model, dataset, edges, ...)")
-                return example_scores(model, dataset, edges, **options)
+                return example_scores(*given, **options | {"edges": edges})
         if not isinstance(method, str | Method) and isinstance(method, Sequence):
             warn("method=[...]", "mean_of([attribute(method=...), ...])")
             plain = {key: options[key] for key in options if key not in ("steps", "rule")}
             fitting = {one: options if get_method(one).integrates else plain for one in method}
-            graphs = [
-                function(model, dataset, **own | {"method": one}) for one, own in fitting.items()
-            ]
+            graphs = [function(*given, **own | {"method": one}) for one, own in fitting.items()]
             return mean_of(graphs)
-        return function(model, dataset, **options)
+        return function(*given, **options)
 
     return call
 
@@ -106,25 +104,23 @@ def attribute(
 ) -> Graph:
     """Score every edge, or every node, of the model's graph.
 
-        graph = eap.attribute(model, dataset, method="EAP-IG", metric="logit_diff", steps=5)
-        circuit = graph.greedy(200).prune()
-
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
         method: a name of `eap.methods.METHODS`, or a `Method`.
         metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
-        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
+        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
         level: 'edge' or 'node' (`node_scores`; a node's score is that of all its outgoing edges).
         steps: number of points, of methods that integrate alone; None: 5; 'auto' or an `eap.Auto`:
             as many as it takes until the scores of the edges out of the input sum to the metric's
             difference.
         rule: rule of integration, a name of `eap.methods.RULES`; of methods that integrate alone.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        spans: score every edge at every span of the data set's prompts (a k or v input at the
-            key's position); scores of linear methods, and IFR's, sum over spans to those without.
-        observers: objects that are given every block of per-example scores as it is made; what
-            their `n_bytes` says (0 where there is none) is taken of the memory first.
+        spans: whether to score every edge at every span of the data set's prompts (a k or v input
+            at the key's position); scores of linear methods, and IFR's, sum over spans to those
+            without.
+        observers: objects that are given every block of per-example scores as it is made; the bytes
+            that their `n_bytes` names (0 where there is none) are taken of the memory first.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
@@ -136,6 +132,12 @@ def attribute(
         UserError: unknown names, fewer than one step, a batch that does not fit, a metric without
             gradient or whose gradient is zero at all of the method's points (KL and JS at the clean
             input), or a method that needs corrupted prompts under another ablation.
+
+    Example:
+        >>> graph = eap.attribute(model, dataset, method="EAP-IG", metric="logit_diff", steps=5)
+        >>> graph.scores.shape == (graph.n_forward, graph.n_backward)
+        True
+        >>> circuit = graph.greedy(200).prune()
     """
     call = Call.check(get_method(method), metric, ablation, level, rule, spans=spans)
     config = graph_config(model, expanded_kv=expanded_kv)
@@ -165,13 +167,18 @@ def attribute(
 
 @dataclass(frozen=True, eq=False)
 class ExampleScores:
-    """What `example_scores` returns.
+    """Scores of chosen edges on every example, as `eap.example_scores` returns them.
 
     Attributes:
-        graph: the means over examples, of all edges.
-        edges: names of the edges that were asked for, or of the best ones, best first.
-        scores: scores of those edges on every example, in the data set's order; a column's mean is
-            `graph.score(edge)`.
+        graph: graph of the means over examples, with all edges.
+        edges: names of the edges that were asked for, or of the best edges, best first.
+        scores: scores [example, edge] of those edges, examples in the data set's order; the mean of
+            a column is `graph.score(edge)`.
+
+    Example:
+        >>> scores = eap.example_scores(model, dataset, 5, method="EAP")
+        >>> scores.scores.shape, len(scores.edges)
+        (torch.Size([8, 5]), 5)
     """
 
     graph: Graph
@@ -197,12 +204,9 @@ def example_scores(
 ) -> ExampleScores:
     """Score chosen edges on every example, beside the means of all edges.
 
-        scores = eap.example_scores(model, dataset, ["m0->logits", "a0.h1->m2"])
-        scores.to_frame().describe()
-
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
         edges: names of edges, or how many of the best (which takes a second pass).
         method: a method that scores by gradients; as for `attribute`.
         steps: number of points, as for `attribute`; 'auto' takes a second pass.
@@ -211,6 +215,11 @@ def example_scores(
 
     Raises:
         UserError: as `attribute`; exact values and nodes, which have no scores per example.
+
+    Example:
+        >>> scores = eap.example_scores(model, dataset, ["m0->logits", "a0.h1->m2"], method="EAP")
+        >>> scores.to_frame().shape
+        (8, 2)
     """
     if options.get("level", "edge") != "edge" or options.get("spans"):
         raise UserError("per-example scores are of edges; leave level='node' and spans out")

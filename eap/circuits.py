@@ -60,13 +60,19 @@ N_ROWS = 20  # shown in a notebook
 
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
-    """The metric of the clean run, the ablated model and of circuits, on every example.
+    """Faithfulness of circuits: the metric of the clean run, the ablated model and each circuit.
 
     Attributes:
-        clean, ablated: of the whole model, and of the model with every edge ablated.
-        circuits: of each circuit.
-        edges: size of each circuit.
-        provenance: where the values come from.
+        clean: metric of the whole model on every example.
+        ablated: metric of the model with every edge ablated, on every example.
+        circuits: metric [circuit, example] of each circuit.
+        edges: number of edges of each circuit.
+        provenance: origin of the values: model, data, metric, ablation, versions.
+
+    Example:
+        >>> result = eap.faithfulness(model, circuit, dataset)
+        >>> result.circuits.shape, len(result.edges)
+        (torch.Size([1, 8]), 1)
     """
 
     clean: Float[Tensor, " example"]
@@ -94,7 +100,11 @@ class Faithfulness:
 
     @property
     def standard_error(self) -> Float[np.ndarray, " circuit"]:
-        """Of `normalised`, as that of a ratio: all three vary over the same examples."""
+        """Standard error of `normalised` over examples.
+
+        It is that of a ratio: the clean, the ablated and the circuit's values vary together over
+        the same examples.
+        """
         return share_errors(self.circuits.numpy(), self.clean.numpy(), self.ablated.numpy())
 
     @property
@@ -140,19 +150,34 @@ def faithfulness(
     ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> Faithfulness:
-    """How much of the model's behaviour on a task circuits keep: values, share, standard error.
+    """Faithfulness of circuits: how much of the model's behaviour on a task each circuit keeps.
+
+    Normalised faithfulness is `(m(circuit) - m(ablated)) / (m(clean) - m(ablated))`, with means
+    over examples taken first: 1 for the whole model, 0 for the model with every edge ablated
+    (Hanna et al. 2024, section 3).
 
     Args:
-        model: from `eap.load_model`.
+        model: loaded model (`eap.load_model`).
         circuits: one graph, or several of one shape, which share the clean and ablated runs; a
             `PartCircuit` keeps only some parts of some senders.
-        dataset: from `eap.load_dataset`.
-        metric: a name of `eap.metrics.METRICS`, or a `Metric`; kl and js are against the clean run.
-        ablation: what edges outside the circuit carry; None: the corrupted prompt's activation.
+        dataset: pairs of prompts (`eap.load_dataset`).
+        metric: name in `eap.metrics.METRICS`, or an `eap.Metric`; kl and js compare with the clean
+            run.
+        ablation: activation that edges outside the circuit carry; None: that of the corrupted
+            prompt.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        Values per example, `.normalised` and `.standard_error` (one of each per circuit).
+        Values on every example, with `.normalised` and `.standard_error` (one of each per circuit).
+
+    Raises:
+        UserError: as `eap.evaluate`; `.normalised` also where the clean and the ablated mean are
+            equal.
+
+    Example:
+        >>> result = eap.faithfulness(model, circuit, dataset, metric="logit_diff")
+        >>> eap.faithfulness(model, graph.full(), dataset).normalised.round(3).tolist()
+        [1.0]
     """
     graphs = _listed(circuits)
     measured, ablated = get_metric(metric), get_ablation(ablation)
@@ -209,23 +234,33 @@ def evaluate(
     as_frame: bool = False,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Float[Tensor, "*circuit example"]] | pd.DataFrame:
-    """The metrics of every example when all edges outside a circuit are ablated.
+    """Metrics on every example when all edges outside a circuit are ablated.
 
     Args:
-        model: from `eap.load_model`.
+        model: loaded model (`eap.load_model`).
         circuits: one graph, or several of one shape, which share the clean and ablated runs; a
             `PartCircuit` keeps only some parts of some senders.
-        dataset: from `eap.load_dataset`.
-        metrics: names of `eap.metrics.METRICS`, or `Metric` objects; kl and js are against the
+        dataset: pairs of prompts (`eap.load_dataset`).
+        metrics: names in `eap.metrics.METRICS`, or `eap.Metric` objects; kl and js compare with the
             clean run.
-        ablation: what edges outside the circuit carry; None: the corrupted prompt's activation.
-        as_frame: return a table.
+        ablation: activation that edges outside the circuit carry; None: that of the corrupted
+            prompt.
+        as_frame: whether to return a table.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        By metric name, values [example] for one graph or [circuit, example] for several. The
-        graphs are not modified. As a table: a row per circuit and example, with `circuit` (its
-        number), `edges` (its size), `example` (its number in the data set), and every metric.
+        Values [example] by metric name for one graph, or [circuit, example] for several. The graphs
+        are not modified. As a table: a row per circuit and example, with `circuit` (its number),
+        `edges` (its size), `example` (its number in the data set), and every metric.
+
+    Raises:
+        UserError: an unknown metric, a circuit of another model, circuits of several shapes, or
+            spans that the data set does not have.
+
+    Example:
+        >>> values = eap.evaluate(model, circuit, dataset, metrics=["logit_diff", "kl"])
+        >>> values["kl"].shape
+        torch.Size([8])
     """
     graphs = _listed(circuits)
     values = _run(
@@ -255,7 +290,27 @@ def evaluate_baselines(
     ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> tuple[dict[str, Float[Tensor, " example"]], dict[str, Float[Tensor, " example"]]]:
-    """The metrics of the clean and of the ablated model, by name: two dicts of values [example]."""
+    """Metrics of the clean model and of the ablated model, which normalise faithfulness.
+
+    Args:
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
+        metrics: names in `eap.metrics.METRICS`, or `eap.Metric` objects.
+        ablation: activation that every edge carries in the ablated model; None: that of the
+            corrupted prompt.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
+
+    Returns:
+        Two dicts by metric name, of the clean and of the ablated model: values [example].
+
+    Raises:
+        UserError: an unknown metric, or an example that the model cannot run.
+
+    Example:
+        >>> clean, ablated = eap.evaluate_baselines(model, dataset)
+        >>> float(clean["logit_diff"].mean()) > float(ablated["logit_diff"].mean())
+        True
+    """
     values = _run(
         model, [], dataset, get_metrics(metrics), get_ablation(ablation), Resources(**resources)
     )

@@ -4,7 +4,14 @@
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, and what would be right.
 
-    Scripts print it as ``error: ...`` and exit with status 2; in a notebook it is a ``ValueError``.
+    Scripts print the message as ``error: ...`` and exit with status 2; in a notebook it is a
+    ``ValueError``.
+
+    Example:
+        >>> try:
+        ...     eap.load_dataset("ioii", model.tokenizer)
+        ... except eap.UserError as error:
+        ...     message = str(error)
     """
 
 

@@ -53,11 +53,11 @@ class Dictionary:
     """Features of one MLP.
 
     Attributes:
-        W_enc, b_enc: of the encoder.
+        W_enc, b_enc: weights and biases of the encoder.
         W_dec: directions.
         reads: what the encoder reads.
-        activation: of the encoder.
-        input_bias: is subtracted from what is read; None: nothing is.
+        activation: activation of the encoder.
+        input_bias: bias that is subtracted from what is read; None: none.
     """
 
     W_enc: Float[Tensor, "n d_model"]
@@ -73,7 +73,11 @@ class Features:
     """Features as parts of MLPs (see `eap.parts.Parts`).
 
     Attributes:
-        dictionaries: by layer.
+        dictionaries: dictionaries by layer.
+
+    Example:
+        >>> sorted(eap.load_features("toy", model).dictionaries)
+        [0, 1, 2, 3]
     """
 
     dictionaries: Mapping[int, Dictionary]
@@ -118,16 +122,17 @@ class Features:
 def load_features(path: str | Path | Sequence[str | Path], model: Model) -> Features:
     """Features from files of circuit-tracer or SAELens.
 
-        features = eap.load_features("toy", model)
-        eap.part_scores(model, dataset, parts=features)
-
     Args:
         path: a folder of circuit-tracer (`config.yaml`), or one or several folders of SAELens
             (`cfg.json`), each of one MLP; `toy`: the transcoders of the toy model.
-        model: whose MLPs the features are of.
+        model: model whose MLPs the features are of.
 
     Raises:
         UserError: there are no such files, or shapes and hooks that do not fit the model.
+
+    Example:
+        >>> features = eap.load_features("toy", model)
+        >>> scores = eap.part_scores(model, dataset, parts=features, method="EAP")
     """
     path = TOY if path == "toy" else path
     folders = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]

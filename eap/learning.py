@@ -82,20 +82,17 @@ def learn_ranking(
 ) -> Graph:
     """Learn scores of all edges, or nodes, that rank them for circuits of every size (MAttr).
 
-        recipe = eap.Recipe(steps=500, loss="kl")
-        ranking = eap.learn_ranking(model, dataset, level="node", recipe=recipe)
-
     Judge such a ranking on other examples than it was learned on.
 
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
         metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff` (kl if it is the
             loss). Its `higher_is_better` says which way to go.
         level: 'edge' or 'node'; the input node is always kept, and its node score is NaN.
         recipe: loss, optimizer, steps and sizes; None: `eap.Recipe()`.
         prices: what a whole edge adds to the loss, such as to keep edges out of a circuit.
-        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
+        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         checkpoint: where progress is kept; a run that was stopped goes on there, to the same end.
         **resources: batch_size (at the most; rounding apart, it changes nothing), memory_budget
@@ -109,6 +106,10 @@ def learn_ranking(
     Raises:
         UserError: unknown names, numbers out of range, a metric without gradient or one beside the
             loss 'kl', or the loss 'faithfulness' where the ablated model is as good as the clean.
+
+    Example:
+        >>> recipe = eap.Recipe(steps=3, loss="kl")
+        >>> ranking = eap.learn_ranking(model, dataset, level="node", recipe=recipe)
     """
     recipe = (recipe or Recipe()).complete(level)
     loss = recipe.loss

@@ -7,6 +7,7 @@ your own is a `Method` given to `eap.attribute`; how scores are computed from po
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -67,13 +68,14 @@ def from_the_ablated_end(rule: str, steps: int) -> list[Point]:
 
 @dataclass(frozen=True)
 class Auto:
-    """As many points of integration as it takes (`steps` of `eap.attribute`).
-
-        graph = eap.attribute(model, dataset, steps=eap.Auto(tolerance=0.01))
+    """Number of integration points, doubled until scores are complete (`steps` of `attribute`).
 
     Attributes:
-        tolerance: how far the scores of the edges out of the input may be from the metric's
-            difference, relative to it.
+        tolerance: largest relative distance between the summed scores of the edges out of the input
+            and the metric's difference.
+
+    Example:
+        >>> graph = eap.attribute(model, dataset, steps=eap.Auto(tolerance=0.05))
     """
 
     tolerance: float = 0.05
@@ -87,22 +89,29 @@ class Auto:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to score edges.
+    """Method of scoring edges: points of the path, backward rules, or a scorer.
 
     Attributes:
-        name: as scripts, files and legends have it.
-        source: who proposed it.
+        name: name as scripts, files and legends have it.
+        source: publication or authors.
         points: `(rule, steps) -> points` at which gradients are taken.
-        rules: how gradients flow.
-        scorer: how scores follow: a name of `eap.attribution.SCORERS`, or a function like those.
-        passes: what it costs, in forward and backward passes.
-        integrates: its points depend on `steps`,
-        uses_rule: and on the rule of integration.
-        uses_metric: it asks for a metric.
-        needs_pair: it needs a corrupted prompt for every clean one.
-        linear: a score is linear in what the sender sends, so a node's score is the sum of its
-            edges' scores.
-        signed: scores have the common sign; else they are importance: high is helpful.
+        rules: backward rules.
+        scorer: rule that makes scores: a name of `eap.attribution.SCORERS`, or a function like
+            those.
+        passes: cost, in forward and backward passes.
+        integrates: whether the points depend on `steps`.
+        uses_rule: whether the points depend on the rule of integration.
+        uses_metric: whether the method asks for a metric.
+        needs_pair: whether the method needs a corrupted prompt for every clean one.
+        linear: whether a score is linear in what the sender sends, so a node's score is the sum of
+            its edges' scores.
+        signed: whether scores have the common sign; otherwise they are importances: high is
+            helpful.
+
+    Example:
+        >>> from eap.methods import Point
+        >>> halfway = eap.Method("halfway", "ours", points=lambda rule, steps: [Point(0.5, 1.0)])
+        >>> graph = eap.attribute(model, dataset, method=halfway)
     """
 
     name: str
@@ -206,11 +215,23 @@ METHODS: dict[str, Method] = {
 }
 """Every method, by name."""
 
+FOREIGN_NAMES = {"EAP-IG-inputs": "EAP-IG", "information-flow-routes": "IFR"}
+"""What the EAP-IG library and MIB call methods that have another name here."""
+
 
 def get_method(method: str | Method) -> Method:
     """A method by name (a `Method` is returned as it is); a `UserError` lists the known names."""
     if isinstance(method, Method):
         return method
     if method not in METHODS:
-        raise UserError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+        likely = FOREIGN_NAMES.get(method, "") or _like(method)
+        hint = f"did you mean {likely!r}? " if likely else ""
+        raise UserError(f"unknown method {method!r}; {hint}known are {', '.join(METHODS)}")
     return METHODS[method]
+
+
+def _like(name: str) -> str:
+    """The method whose name is spelled most like this one, or nothing."""
+    spelled = {known.lower(): known for known in METHODS}
+    found = get_close_matches(name.lower(), spelled, n=1)
+    return spelled[found[0]] if found else ""

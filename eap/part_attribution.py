@@ -51,12 +51,16 @@ class PartScores:
 
     Attributes:
         parts: the basis.
-        layout: which parts there are, and their names; the last of a sender's is its rest.
+        layout: numbers and names of the parts; the last of a sender's is its rest.
         receivers: names of the chosen receivers; None: of all receivers together.
-        scores: by part, and by receiver where receivers were chosen.
+        scores: scores by part, and by receiver where receivers were chosen.
         standard_errors: over examples; None for one example.
-        provenance: where the scores come from.
+        provenance: origin of the scores.
         higher_is_better: whether high values of the metric are good.
+
+    Example:
+        >>> scores = eap.part_scores(model, dataset, parts="channels", method="EAP")
+        >>> kept = scores.keep(50)
     """
 
     parts: Parts
@@ -71,7 +75,11 @@ class PartScores:
         return len(self.layout)
 
     def of_sender(self, sender: str) -> Float[Tensor, "n *receiver"]:
-        """The scores of one sender's parts, its rest last."""
+        """Scores of one sender's parts, the rest last.
+
+        Args:
+            sender: name of the sender.
+        """
         return self.scores[self.layout.of_sender(sender)]
 
     @property
@@ -92,7 +100,11 @@ class PartScores:
         return self.scores.unflatten(0, (len(self.layout.senders), -1))[:, :-1]
 
     def name(self, number: int) -> str:
-        """Name of a part by its number: `m3.u17`."""
+        """Name of a part: `m3.u17`.
+
+        Args:
+            number: number of the part.
+        """
         return self.layout.part_name(self.parts, number)
 
     def ranking(self, by: str = "magnitude") -> list[int]:
@@ -119,11 +131,21 @@ class PartScores:
         return torch.argsort(value, descending=True, stable=True).tolist()
 
     def top_n(self, n: int = 20, by: str = "magnitude") -> pd.DataFrame:
-        """The best n parts, best first, as `to_frame` has them."""
+        """The best parts, best first, as a table like that of `to_frame`.
+
+        Args:
+            n: number of parts.
+            by: 'magnitude', 'helpful' or 'harmful', as for `Graph.top_n`.
+        """
         return self._frame(self.ranking(by)[: whole("n", n)])
 
     def keep(self, n: int, by: str = "magnitude") -> dict[str, Bool[Tensor, " part"]]:
-        """The best n parts as a choice for `eap.PartCircuit`: a mask for every sender."""
+        """The best parts as a choice for `eap.PartCircuit`: a mask for every sender.
+
+        Args:
+            n: number of parts.
+            by: 'magnitude', 'helpful' or 'harmful', as for `Graph.top_n`.
+        """
         mask = torch.zeros(len(self), dtype=torch.bool)
         mask[self.ranking(by)[: whole("n", n, Range(0, len(self)))]] = True
         return {name: mask[self.layout.of_sender(name)] for name in self.layout.names}
@@ -166,12 +188,9 @@ def part_scores(
 ) -> PartScores:
     """Score every part of what senders send: hidden units, channels, coordinates or features.
 
-        scores = eap.part_scores(model, dataset, parts="hidden units", method="EAP")
-        scores.top_n(10)
-
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
         parts: a name of `eap.parts.PARTS`, features from `eap.load_features`, or `Parts`.
         senders: names of the senders that are split; None: all that the basis splits.
         receivers: names of receivers, for scores of edges from parts to each; None: the parts'
@@ -192,6 +211,11 @@ def part_scores(
     Raises:
         UserError: as `eap.attribute`; a method that is not linear, a sender that has no such parts,
             or an unknown receiver.
+
+    Example:
+        >>> scores = eap.part_scores(model, dataset, parts="hidden units", method="EAP")
+        >>> scores.top_n(10).shape[0]
+        10
     """
     basis = get_parts(parts)
     call = linear_call(method, metric, ablation, rule)
@@ -296,14 +320,12 @@ def part_activity(
 ) -> pd.DataFrame:
     """The examples and positions at which parts are most active.
 
-        eap.part_activity(model, dataset, ["m1.u7"], n=5)
-
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
-        names: of parts, as `PartScores.top_n` gives them.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
+        names: names of parts, as `PartScores.top_n` gives them.
         parts: the basis that they are of.
-        n: how many places for each part.
+        n: number of places for each part.
         prompt: 'clean' or 'corrupted'.
         batch_size: prompts at a time.
 
@@ -313,6 +335,10 @@ def part_activity(
 
     Raises:
         UserError: there is no such part, or examples that the model cannot run.
+
+    Example:
+        >>> eap.part_activity(model, dataset, ["m1.u7"], n=5).shape[0]
+        5
     """
     if prompt not in ("clean", "corrupted"):
         raise UserError(f"prompt is 'clean' or 'corrupted', not {quoted(str(prompt), 40)}")

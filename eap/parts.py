@@ -35,8 +35,8 @@ class SenderRun:
     """What one sender computed in one run, at the positions `query` that it was run at.
 
     Attributes:
-        sender: its index.
-        block: its layer; None for the input.
+        sender: index of the sender.
+        block: layer of the sender; None for the input.
         mlp_in: what an MLP reads, before the norm; None for other senders.
         share: a head's z, with the scale of a norm that follows; None for other senders.
         head: the head's number in its layer.
@@ -223,8 +223,8 @@ class PartLayout:
     """Numbers of the parts of some senders, one after the other; each sender's rest is its last.
 
     Attributes:
-        senders: their indices in the graph.
-        names: their names.
+        senders: indices of the senders in the graph.
+        names: names of the senders.
         starts: number of each sender's first part, and at the end the number of all parts.
     """
 
@@ -237,7 +237,7 @@ class PartLayout:
         """The layout of a basis.
 
         Args:
-            model: whose senders.
+            model: model of the senders.
             parts: the basis.
             senders: names of senders; None: all that the basis splits.
 
@@ -289,16 +289,19 @@ class PartLayout:
 class PartCircuit:
     """A circuit some of whose senders keep only some of their parts.
 
-        kept = eap.part_scores(model, dataset).keep(50)
-        eap.faithfulness(model, eap.PartCircuit(graph, "hidden units", kept), dataset)
-
     What such a sender sends is what its ablated edges carry, and the changes of the parts that are
     kept. With all parts and the rest kept it sends what it computes; with none, it is ablated.
 
     Attributes:
         graph: the circuit's edges.
         parts: the basis, or its name.
-        kept: by sender's name, which parts are kept, the rest last; other senders keep all.
+        kept: masks by sender's name, True for the parts that are kept, the rest last; other senders
+            keep all parts.
+
+    Example:
+        >>> kept = eap.part_scores(model, dataset, method="EAP").keep(50)
+        >>> small = eap.PartCircuit(circuit, "hidden units", kept)
+        >>> result = eap.faithfulness(model, small, dataset)
     """
 
     graph: Graph
@@ -345,8 +348,8 @@ def sender_run(
     """What a sender computed in a run whose layers are traced.
 
     Args:
-        model: that was run.
-        sender: its index.
+        model: model that was run.
+        sender: index of the sender.
         embedding: what the input sent.
         trace: the run's layers.
         shares: keeps what a layer's heads share from one call of a run to the next.

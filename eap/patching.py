@@ -68,14 +68,14 @@ def patch_edges(
     checkpoint: Checkpoint | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Graph]:
-    """The exact value of every edge, or of the given ones, for several metrics in one pass.
+    """Exact values of all edges, or of the given edges, for several metrics in one pass.
 
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
         metrics: names of `eap.metrics.METRICS`, or `Metric` objects.
-        edges: which edges to score; None: all.
-        ablation: what a patched edge carries; None: the corrupted prompt's activation.
+        edges: mask [n_forward, n_backward] of the edges to score; None: all edges.
+        ablation: activation that a patched edge carries; None: that of the corrupted prompt.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         spans: the value at every span of the prompts; the edge is patched at its positions alone.
         checkpoint: where progress is kept; a run that was stopped goes on there.
@@ -87,6 +87,12 @@ def patch_edges(
 
     Raises:
         UserError: unknown metric, pairs that are no edges, or a budget too small for one edge.
+
+    Example:
+        >>> edges = graph.top_n(5).in_graph
+        >>> exact = eap.patch_edges(model, dataset, metrics=["logit_diff", "kl"], edges=edges)
+        >>> int(exact["kl"].is_exact.sum())
+        5
     """
     limits = Resources(**resources)
     if checkpoint is not None and limits.batch_size is None:
@@ -157,13 +163,27 @@ def patch_nodes(
     expanded_kv: bool = False,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Graph]:
-    """The exact value of every node: all that reads it reads its ablated output.
+    """Exact values of all nodes: the change of a metric when a node sends its ablated output.
 
-    Args and errors are those of `patch_edges`.
+    Args:
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
+        metrics: names in `eap.metrics.METRICS`, or `eap.Metric` objects.
+        ablation: activation that a patched node sends; None: that of the corrupted prompt.
+        expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        By metric name, the whole graph with `node_scores` (means over examples of the metric's
-        change) and `node_errors`.
+        By metric name, the whole graph with `node_scores` [n_forward] (means over examples of the
+        metric's change) and `node_errors`.
+
+    Raises:
+        UserError: an unknown metric, or a budget too small for one node.
+
+    Example:
+        >>> nodes = eap.patch_nodes(model, dataset, metrics=["logit_diff"])["logit_diff"]
+        >>> nodes.node_scores.shape == (nodes.n_forward,)
+        True
     """
     measured, ablated = get_metrics(metrics), get_ablation(ablation)
     limits = Resources(**resources)

@@ -41,17 +41,18 @@ def evaluate_soft(
     ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Float[Tensor, "*circuit example"]]:
-    """The metrics of every example when every edge keeps a share of what its sender changed.
+    """Metrics on every example when every edge keeps a share of what its sender changed.
 
     Args:
-        model: from `eap.load_model`.
+        model: loaded model (`eap.load_model`).
         masks: the shares, of one soft circuit or of several; 1 keeps an edge, 0 ablates it, and
             any other finite number goes. With as many columns as the graph with one k and v per
             query head has, edges are those of that graph (`expanded_kv`). Where there is no edge,
             they are not read.
-        dataset: from `eap.load_dataset`.
-        metrics: names of `eap.metrics.METRICS`, or `Metric`s; kl and js are against the clean run.
-        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
+        dataset: pairs of prompts (`eap.load_dataset`).
+        metrics: names of `eap.metrics.METRICS`, or `Metric` objects; kl and js are against the
+            clean run.
+        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
@@ -59,6 +60,11 @@ def evaluate_soft(
 
     Raises:
         UserError: masks of another shape than the model's graph, or that are not finite.
+
+    Example:
+        >>> masks = 0.5 * graph.full().in_graph.double()
+        >>> eap.evaluate_soft(model, masks, dataset)["logit_diff"].shape
+        torch.Size([8])
     """
     measured, limits = get_metrics(metrics), Resources(**resources)
     config = _config_of(model, masks)

@@ -38,12 +38,17 @@ class UnitEdges:
     """Scores of the edges into the hidden units of one MLP, in units of the metric.
 
     Attributes:
-        mlp: its name.
+        mlp: name of the MLP.
         senders: names of the senders before it.
         inputs: what a unit reads: ('in',), or ('in', 'gate') in a gated MLP.
-        scores: their sum over inputs and units is the score of the edge into the MLP.
+        scores: scores [sender, input, unit]; the sum over inputs and units is the score of the edge
+            into the MLP.
         standard_errors: over examples; None for one example.
-        provenance: where the scores come from.
+        provenance: origin of the scores.
+
+    Example:
+        >>> eap.unit_edges(model, dataset, "m1", method="EAP").senders[0]
+        'input'
     """
 
     mlp: str
@@ -59,7 +64,11 @@ class UnitEdges:
         return self.scores.sum(1)
 
     def top_n(self, n: int = 20) -> pd.DataFrame:
-        """The n edges of largest magnitude: edge (`a0.h1->m1.u7<gate>`), score, standard_error."""
+        """The edges of largest magnitude: edge (`a0.h1->m1.u7<gate>`), score, standard_error.
+
+        Args:
+            n: number of edges.
+        """
         order = self.scores.flatten().abs().argsort(descending=True, stable=True)[: whole("n", n)]
         _, n_inputs, n_units = self.scores.shape
         names = []
@@ -88,15 +97,13 @@ def unit_edges(
 ) -> UnitEdges:
     """Score the edges from every sender into the hidden units of one MLP.
 
-        eap.unit_edges(model, dataset, "m1", method="EAP").top_n(10)
-
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
-        mlp: whose units: `m3`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
+        mlp: name of the MLP, such as `m3`.
         method: a method that averages gradients over points (EAP, EAP-IG, RelP, AttnLRP, GIM).
         metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
-        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
+        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
         steps: number of points of methods that integrate.
         rule: rule of integration, a name of `eap.methods.RULES`.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
@@ -106,6 +113,10 @@ def unit_edges(
 
     Raises:
         UserError: as `eap.part_scores`; no such MLP, or a method with gradients of another kind.
+
+    Example:
+        >>> eap.unit_edges(model, dataset, "m1", method="EAP").top_n(10).shape[0]
+        10
     """
     call = linear_call(method, metric, ablation, rule)
     if call.method.scorer != "gradients":

@@ -197,11 +197,8 @@ def certify(
 ) -> Certificate:
     """Certify the edges and nodes of a circuit that stay when some of the examples change.
 
-        certificate = eap.certify(model, dataset, 200, selection="greedy", steps=5)
-        certificate.circuit, certificate.edges.radius
-
     Args:
-        model: from `eap.load_model`.
+        model: loaded model (`eap.load_model`).
         dataset: the examples that circuits are found on.
         size: edges of the circuit, before pruning; of the selection 'threshold' the least score,
             in units of the metric.
@@ -213,7 +210,7 @@ def certify(
         alpha: each edge's (and node's) bounds are wrong with at most this probability.
         simultaneous: all bounds of edges, and all of nodes, hold together at `alpha` (Bonferroni).
         measured_on: the examples that faithfulness is measured on; None: those of `dataset`.
-        seed: of the subsets, which are drawn by what an example is, not by where it stands.
+        seed: seed of the subsets, which are drawn by what an example is, not by where it stands.
         **options: method, metric, steps, rule, ablation, expanded_kv and resources, as for
             `eap.attribute`. Scores of subsets take at most half of `memory_budget`; if they do not
             fit, the attribution is run several times.
@@ -221,6 +218,10 @@ def certify(
     Raises:
         UserError: as `eap.attribute`; numbers out of range, an unknown selection, or a method
             without scores per example.
+
+    Example:
+        >>> certificate = eap.certify(model, dataset, 30, method="EAP", n_subsets=50)
+        >>> certified, radius = certificate.circuit, certificate.edges.radius
     """
     if selection not in SELECTIONS:
         raise UserError(
@@ -320,10 +321,10 @@ class Tallies:
 
         Args:
             totals: sums of scores.
-            members: which of them make up a subset's; None: each is a subset's.
+            members: examples that make up a subset's; None: each is a subset's.
             sizes: examples in every subset; those without any have no circuit.
             find: a circuit from mean scores.
-            quiet: without a progress bar.
+            quiet: whether to hide the progress bar.
         """
         shares = distributed.own_share([n for n, size in enumerate(sizes.tolist()) if size])
         n_chunk = max(1, CHUNK // (8 * totals[0].numel()))

@@ -72,11 +72,11 @@ def gram_matrix(
     """Inner products of the examples' score vectors.
 
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
         gram_budget: bytes for per-example scores; less of it means more passes over the data.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        **settings: of `eap.attribute`: method, metric, steps, batch_size, ...
+        **settings: settings of `eap.attribute`: method, metric, steps, batch_size, ...
 
     Raises:
         UserError: as `eap.attribute`.
@@ -180,7 +180,7 @@ class Clusters:
         labels: the group of each example; -1 for an example without effect.
         separation: mean similarity within groups minus that between them.
         null_separations: the same for random examples of a single group, grouped the same way.
-        p_value: of one group: the rank of `separation` among those.
+        p_value: p-value of one group: the rank of `separation` among those.
         found_on: the examples that the groups' scores and circuits are of: every other one of each
             group.
         graphs: scores of each group's examples, of those in `found_on`.
@@ -188,7 +188,7 @@ class Clusters:
         faithfulness: normalised, of each group's circuit on each group's other examples. NaN for a
             group in which the model does not do the task: its clean mean is not two standard errors
             better than its corrupted one.
-        provenance: where the numbers come from.
+        provenance: origin of the numbers.
     """
 
     similarity: Float[np.ndarray, "example example"]
@@ -224,8 +224,8 @@ def find_clusters(
     group. Circuits are found on half of each group's examples and measured on the other half.
 
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
         n_clusters: number of groups.
         size: edges of each group's circuit, before pruning; at most as many as there are.
         method: method of `eap.attribute`.
@@ -239,6 +239,9 @@ def find_clusters(
     Raises:
         UserError: as `eap.attribute`; more groups than examples with an effect, or a number out of
             range.
+
+    Example:
+        >>> clusters = eap.find_clusters(model, dataset, size=30, method="EAP", n_random=5)
     """
     metric, size = get_metric(metric), whole("size", size)
     metric.direction("clusters")  # asked before anything is run

@@ -95,7 +95,7 @@ def _check_shapes(first: Graph, second: Graph) -> None:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of the absolute values of two sets of scores.
+    """Agreement of the absolute values of two sets of scores.
 
     Attributes:
         pearson: correlation of the absolute values.
@@ -122,8 +122,8 @@ def agreement(
 
     Args:
         estimate: scored graph.
-        exact: of the same shape.
-        weights: for how many edges each stands, where the exact ones are a sample
+        exact: exact scores of the same shape.
+        weights: weights for how many edges each stands, where the exact ones are a sample
             (`eap.screening.weights_of`); None: each for itself.
     """
     counted = _both_scored(estimate, exact)

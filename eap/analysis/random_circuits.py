@@ -122,10 +122,10 @@ class Comparison:
     """A circuit and all that it is compared with.
 
     Attributes:
-        circuit: that is judged.
+        circuit: circuit that is judged.
         circuits: all that are run, the first being that one. Random circuits have exactly as many
             edges and are all different; where fewer exist, there are fewer (or none).
-        parts: which of them are of each kind, by name.
+        parts: circuits of each kind, by name.
     """
 
     circuit: Graph

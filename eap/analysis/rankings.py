@@ -98,13 +98,18 @@ class Areas:
     """The areas of one ranking, each with a 95% interval over examples.
 
     Attributes:
-        metric: its name.
-        n_ranked: how many edges (or nodes) the sizes are shares of.
+        metric: name of the metric.
+        n_ranked: number of edges (or nodes) the sizes are shares of.
         cpr: area under faithfulness, helpful edges first; 1 (.999) is the whole model's.
         cmd: area between faithfulness and 1, by magnitude; 0 is best.
         accuracy: mean share of examples decided right over log size, helpful edges first.
         helpful, magnitude: the curves they are of.
-        provenance: where the values, and the ranking, come from.
+        provenance: origin of the values and of the ranking.
+
+    Example:
+        >>> areas = eap.areas(model, graph, dataset)
+        >>> 0 <= areas.cmd.value
+        True
     """
 
     metric: str
@@ -164,25 +169,31 @@ def areas(
     `attribute(..., expanded_kv=True)`).
 
     Args:
-        model: from `eap.load_model`.
+        model: loaded model (`eap.load_model`).
         graph: a ranking: its scores, of any method. What is in its circuit does not matter.
-        dataset: on which circuits are measured.
+        dataset: dataset on which circuits are measured.
         metric: what faithfulness is of; MIB's is logit_diff.
         shares: sizes, growing to 1.
-        ablation: what edges outside a circuit carry; None: the corrupted prompt's activation.
+        ablation: activation that edges outside a circuit carry; None: that of the corrupted prompt.
         level: 'edge', or 'node': heads and MLPs are ranked by the graph's node scores and counted,
             and a circuit is all edges among those that are kept.
-        selection: of edges: 'top_n', or 'greedy' from the logits; None: 'greedy' for a method that
-            asks for no metric (IFR: its best edges are not connected; so does MIB), else 'top_n'.
-        rank_input: of nodes: rank and count the input among them, as MIB does; a circuit without
-            it is empty.
-        n_resamples: of the bootstrap of examples.
-        seed: of the bootstrap.
+        selection: selection of edges: 'top_n', or 'greedy' from the logits; None: 'greedy' for a
+            method that asks for no metric (IFR: its best edges are not connected; so does MIB),
+            else 'top_n'.
+        rank_input: whether to rank and count the input among the nodes, as MIB does; a circuit
+            without it is empty.
+        n_resamples: number of resamples of the bootstrap of examples.
+        seed: seed of the bootstrap.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Raises:
         UserError: as `eap.evaluate`; an unknown level or selection, a graph without the scores,
             shares that do not grow; or nothing to normalise by.
+
+    Example:
+        >>> areas = eap.areas(model, graph, dataset)
+        >>> list(areas.summary()["area"])
+        ['CPR', 'CMD', 'accuracy']
     """
     metric, where = get_metric(metric), get_ablation(ablation)
     n_resamples, seed = whole("n_resamples", n_resamples), whole("seed", seed)

@@ -196,15 +196,15 @@ def bootstrap(
     expanded_kv: bool = False,
     **attribution: Any,
 ) -> Stability:
-    """Score all edges once, and say how stable the ranking's circuits are over the examples.
+    """Score all edges once, and measure how stable the ranking's circuits are over examples.
 
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
         sizes: numbers of edges to select; None: 1, 2, 5 and 10% of all.
         n_resamples: number of resamples; 50 tell a Jaccard of .6 from one of .7.
         selection: 'top_n' or 'greedy', by magnitude; circuits are pruned.
-        null: also measure a null task: the same prompts, with the answers shuffled.
+        null: whether to measure a null task too: the same prompts, with the answers shuffled.
         seed: random seed of resamples and shuffling.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         **attribution: method (one that scores by gradients), metric, ablation, steps, rule, and
@@ -212,6 +212,10 @@ def bootstrap(
 
     Raises:
         UserError: as `eap.attribute`; an unknown selection, or a size that the graph does not have.
+
+    Example:
+        >>> stability = eap.bootstrap(model, dataset, method="EAP", sizes=[30], n_resamples=5)
+        >>> frame = stability.to_frame()
     """
     if attribution.get("spans"):
         raise UserError("stability is of circuits of edges; leave spans out")

@@ -44,7 +44,7 @@ class Likeness:
 
     Attributes:
         iou: intersection over union.
-        chance: of random sets of the same sizes.
+        chance: level of chance of random sets of the same sizes.
     """
 
     iou: float
@@ -60,14 +60,14 @@ class SecondCircuit:
         second: the least like it of the circuits that are as faithful, and not because of what the
             two share; None: there was none.
         verdict: 'not unique', or 'unique within the search'.
-        edges, nodes: how much the two share; None without a second.
-        faithfulness: of 'first', 'second' and what they have in 'common', and of the model 'without
-            first' (the edges that only the first has are ablated), 'without second', and 'without
-            both' (all edges of either).
-        standard_errors: of the same.
+        edges, nodes: overlap of the two circuits; None without a second.
+        faithfulness: faithfulness of 'first', 'second' and what they have in 'common', and of the
+            model 'without first' (the edges that only the first has are ablated), 'without second',
+            and 'without both' (all edges of either).
+        standard_errors: standard errors of the same.
         searched: a row per circuit that was tried: price, selection, edges, faithfulness, iou, and
             common (the faithfulness of the edges it shares with the first).
-        provenance: where it comes from.
+        provenance: origin.
     """
 
     first: Graph
@@ -116,18 +116,15 @@ def second_circuit(
 ) -> SecondCircuit:
     """Look for another circuit of the same size and faithfulness, with the fewest common edges.
 
-        first = graph.greedy(200).prune()
-        print(eap.second_circuit(model, dataset, first, measured_on=other_pairs))
-
     Args:
-        model: from `eap.load_model`.
+        model: loaded model (`eap.load_model`).
         dataset: the examples that rankings are learned on.
         first: a circuit.
-        metric: that faithfulness is of.
-        ablation: what an ablated edge carries; None: the corrupted prompt's activation.
-        recipe: how rankings are learned.
+        metric: metric that faithfulness is of.
+        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
+        recipe: loss, optimizer and steps of the learned rankings.
         prices: what the whole first circuit adds to the loss; one ranking is learned for each.
-        tolerance: a circuit is as faithful as the first if |1 - f| is at most so much larger.
+        tolerance: a circuit is as faithful as the first if `|1 - f|` is at most so much larger.
         largest_overlap: the largest IoU of edges at which the first circuit is not unique.
         measured_on: the examples that faithfulness is measured on; None: those of `dataset`.
         **resources: batch_size, memory_budget (bytes), quiet.
@@ -135,6 +132,11 @@ def second_circuit(
     Raises:
         UserError: an empty circuit, no price or one that is not above 0, a tolerance or an overlap
             that means nothing, or as `eap.learn_ranking`.
+
+    Example:
+        >>> recipe = eap.Recipe(steps=3, loss="faithfulness")
+        >>> first = graph.greedy(30).prune()
+        >>> found = eap.second_circuit(model, dataset, first, recipe=recipe, prices=[0.5])
     """
     check_plain(first, "second circuits have")
     first = first.prune()

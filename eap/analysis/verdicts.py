@@ -71,21 +71,24 @@ def leave_one_out(
     ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> Graph:
-    """What every edge of a circuit is worth in it: the metric without the edge, minus with it.
+    """Value of every edge within a circuit: the metric without the edge, minus that with it.
 
     All circuits with one edge less share one pass over the data.
 
     Args:
-        model: from `eap.load_model`.
+        model: loaded model (`eap.load_model`).
         circuit: the edges to leave out, one by one.
-        dataset: from `eap.load_dataset`.
-        metric: of the values.
-        ablation: what edges outside a circuit carry; None: the corrupted prompt's activation.
+        dataset: pairs of prompts (`eap.load_dataset`).
+        metric: metric of the values.
+        ablation: activation that edges outside a circuit carry; None: that of the corrupted prompt.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Returns:
         The circuit with these values as scores (means over examples; NaN off the circuit) and
         their standard errors (None for one example).
+
+    Example:
+        >>> worth = eap.leave_one_out(model, graph.greedy(20).prune(), dataset)
     """
     check_plain(circuit, "edges that are left out one by one have")
     without = [without_edge(circuit, *edge) for edge in edges_of(circuit)]
@@ -116,9 +119,10 @@ class Verdict:
     """What one test says.
 
     Attributes:
-        test: its name.
+        test: name of the test.
         statistic: what was measured; `meaning` says what it is.
-        p_value: of the null hypothesis that the test would reject, corrected where it has parts.
+        p_value: p-value of the null hypothesis that the test would reject, corrected where it has
+            parts.
         word: what follows.
         meaning: what the statistic is, and what was compared.
     """
@@ -135,11 +139,11 @@ class Verdicts:
     """All verdicts on one circuit.
 
     Attributes:
-        circuit: that was judged.
+        circuit: circuit that was judged.
         verdicts: one for every test.
         edges: a row per edge: edge, change (of the metric without it), p_value (Holm-corrected),
             p_reference (among edges of random paths), needed.
-        provenance: where the values come from.
+        provenance: origin of the values.
     """
 
     circuit: Graph
@@ -188,18 +192,20 @@ def judge(
     seed: int = 0,
     **resources: Unpack[ResourceOptions],
 ) -> Verdicts:
-    """Seven tests of one circuit, of which all runs share one pass over the data.
+    """Run seven tests of one circuit, in one pass over the data.
 
     A test whose p-value could not have been as low as `alpha`, whatever the values, says
     "inconclusive" and why: too few random circuits of the circuit's size, or too few examples.
 
     Args:
-        model: from `eap.load_model`.
-        circuit: to be judged; it is pruned first.
-        dataset: from `eap.load_dataset`; better not the one that the circuit was found on.
-        metric: of all values.
-        ablation: what edges outside a circuit carry; None: the corrupted prompt's activation.
-        tolerance: how far from 1 a faithful and complete circuit's share may be, above 0, below 1.
+        model: loaded model (`eap.load_model`).
+        circuit: circuit to be judged; it is pruned first.
+        dataset: pairs of prompts (`eap.load_dataset`); better not the one that the circuit was
+            found on.
+        metric: metric of all values.
+        ablation: activation that edges outside a circuit carry; None: that of the corrupted prompt.
+        tolerance: distance from 1 that the faithfulness of a faithful and complete circuit may
+            have; above 0 and below 1.
         alpha: significance level, above 0 and below 1.
         n_random: number of random circuits, and of random paths, to compare with; at least
             1 / alpha - 1.
@@ -210,6 +216,9 @@ def judge(
     Raises:
         UserError: an empty circuit, fewer than two examples, nothing to normalise by, or a number
             out of range.
+
+    Example:
+        >>> verdicts = eap.judge(model, graph.greedy(12), dataset, alpha=0.2, n_random=9)
     """
     check_plain(circuit, "verdicts know")
     tolerance, alpha = real("tolerance", tolerance), real("alpha", alpha)

@@ -16,7 +16,7 @@ class Answers:
 
     Attributes:
         token_ids: those tokens.
-        correct, incorrect: which of them belong to each example's sets.
+        correct, incorrect: tokens that belong to each example's sets.
         rows: index of each example in its dataset.
     """
 

@@ -38,7 +38,7 @@ class Batch:
         prefix: tokens before `start`, equal in both prompts; [batch, start].
         clean, corrupted: the rest of both prompts; [batch, pos].
         last: index of each row's last token in the rest.
-        answers: of its examples, with their rows in the dataset.
+        answers: answers of its examples, with their rows in the dataset.
     """
 
     prefix: Int[Tensor, "batch start"]

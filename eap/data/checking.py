@@ -64,11 +64,11 @@ def check_rows(
     """The examples of all good rows, and what is wrong with the others (or repeated).
 
     Args:
-        task: whose schema the rows have; None: a task of one's own.
-        rows: as `eap.data.reading` has them. If none has a corrupted prompt, none needs one.
-        vocabulary: of the tokenizer.
+        task: task whose schema the rows have; None: a task of one's own.
+        rows: rows as `eap.data.reading` has them. If none has a corrupted prompt, none needs one.
+        vocabulary: vocabulary of the tokenizer.
         places: what each row is called (default: its line in a file with a header).
-        prepend_bos: begin each prompt with the BOS, unless it does already.
+        prepend_bos: whether to begin each prompt with the BOS, unless it does already.
         roles: finds the first token of every span of a row (see `eap.data.spans.Roles`).
     """
     places = places or [f"line {number}" for number in range(2, len(rows) + 2)]

@@ -32,8 +32,8 @@ def standard_names(task: Task | None, columns: Iterable[str]) -> dict[str, str]:
     """What to call each column: our name for another tool's, or for one in capitals, if it is free.
 
     Args:
-        task: whose schema the data have; None: a task of one's own.
-        columns: of the data.
+        task: task whose schema the data have; None: a task of one's own.
+        columns: columns of the data.
     """
     own = () if task is None else task.columns
     names = {column: column for column in columns}

@@ -29,8 +29,8 @@ class Counterparts:
     """Rows with corrupted prompts.
 
     Attributes:
-        rows: for `load_dataset(.., data=counterparts.rows)`, in their order.
-        left_out: of how many rows there is none, by reason.
+        rows: rows for `load_dataset(.., data=counterparts.rows)`, in their order.
+        left_out: numbers of rows without a counterpart, by reason.
         exchanged: the words of each row: (in the clean prompt, in the corrupted one).
     """
 
@@ -63,11 +63,11 @@ def corrupt(
     Whether the right answer changes with the word is for the person to judge.
 
     Args:
-        data: as `load_dataset` has it, with columns clean and correct.
+        data: data as `load_dataset` has it, with columns clean and correct.
         tokenizer: the model's own.
         words: 'names' (first names), 'numbers' (whole numbers of as many digits), or a list of
             words that may stand for one another.
-        seed: of the choice of words.
+        seed: seed of the choice of words.
 
     Returns:
         The rows with a column corrupted, and how many could not be done.

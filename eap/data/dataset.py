@@ -39,11 +39,17 @@ class Dataset:
     """The pairs of a task, for one tokenizer.
 
     Attributes:
-        task: its name.
+        task: name of the task.
         examples: the pairs.
         prepend_bos: whether the prompts begin with the BOS token.
-        provenance: where they come from (file and hash, or seed), and what was dropped and why.
-        span_names: of the spans whose first tokens the examples have; none: there are no spans.
+        provenance: origin (file and hash, or seed), and what was dropped and why.
+        span_names: names of the spans whose first tokens the examples have; none: there are no
+            spans.
+
+    Example:
+        >>> dataset = eap.load_dataset("ioi", model.tokenizer, head=8)
+        >>> len(dataset.head(3)), dataset.task
+        (3, 'ioi')
     """
 
     task: str
@@ -95,7 +101,10 @@ class Dataset:
         return digest.hexdigest()
 
     def head(self, n: int) -> "Dataset":
-        """The first `n` pairs, or all if there are fewer.
+        """The first pairs.
+
+        Args:
+            n: number of pairs; all, if there are fewer.
 
         Raises:
             UserError: `n` is not a whole number of at least 1.
@@ -158,13 +167,13 @@ def load_dataset(
     drop_unfit: bool = False,
     spans: str | None = None,
 ) -> Dataset:
-    """The pairs of a task as token ids.
+    """Load the pairs of a task as token ids.
 
     Args:
         task: a name of `eap.data.tasks.TASKS`; with `data`, a name of your own will do.
         tokenizer: the model's own, from Hugging Face.
-        data: of your own: a file (CSV, TSV, JSON list, JSON lines, Parquet), a pandas frame, an
-            Arrow table, a Hugging Face dataset in any format, a list of dicts, or a dict of
+        data: data of your own: a file (CSV, TSV, JSON list, JSON lines, Parquet), a pandas frame,
+            an Arrow table, a Hugging Face dataset in any format, a list of dicts, or a dict of
             columns. Columns are the task's, or clean, corrupted, correct and incorrect. Answers of
             a row are separated by `|` (or a list), and a leading space belongs to an answer;
             `incorrect` may be empty. Token ids instead of text: `correct_idx` and `incorrect_idx`
@@ -172,12 +181,12 @@ def load_dataset(
             prompts, with an `attention_mask` where they are padded. Without `corrupted`, zero and
             mean ablation work.
         path: the same as `data`, for a file.
-        head: use only the first so many pairs.
-        seed: of generated pairs, for a tokenizer without a file.
-        prepend_bos: begin prompts with the BOS token; None: if the tokenizer has one. A prompt
-            that begins with it already gets no second one.
-        drop_unfit: leave out those rows of your own that do not fit (and count them) instead of
-            refusing them all.
+        head: number of pairs.
+        seed: seed of generated pairs, for a tokenizer without a file.
+        prepend_bos: whether to begin prompts with the BOS token; None: if the tokenizer has one. A
+            prompt that begins with it already gets no second one.
+        drop_unfit: whether to leave out those rows of your own that do not fit (and count them)
+            instead of refusing them all.
         spans: 'roles' (of the task, or of columns `span:<name>` that hold the parts of the clean
             prompt; a row whose roles are not found does not fit), 'auto' or 'tokens' (see
             `Dataset.with_spans`); None: no spans.
@@ -185,6 +194,11 @@ def load_dataset(
     Raises:
         UserError: unknown task; data that cannot be read; a row of your own that does not fit;
             fewer than 10 pairs that fit the tokenizer (of your own: none).
+
+    Example:
+        >>> dataset = eap.load_dataset("ioi", model.tokenizer, head=8)
+        >>> len(dataset)
+        8
     """
     seed, head = whole("seed", seed), None if head is None else whole("head", head)
     vocabulary = vocabulary_of(_check_tokenizer(tokenizer))

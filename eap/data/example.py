@@ -19,9 +19,9 @@ class Example:
     batch axis of one), and an answer a single number.
 
     Attributes:
-        clean: of the clean prompt, from its first token on.
-        corrupted: of the corrupted prompt; empty: there is none, and ablations that need a pair
-            (resampling) refuse the example.
+        clean: tokens of the clean prompt, from its first token on.
+        corrupted: tokens of the corrupted prompt; empty: there is none, and ablations that need a
+            pair (resampling) refuse the example.
         correct: the answers that are right.
         incorrect: the others; empty for metrics that need none.
         spans: the first tokens of the prompt's spans, if its data set names any (see
@@ -29,6 +29,9 @@ class Example:
 
     Raises:
         UserError: a part is no token ids.
+
+    Example:
+        >>> pair = eap.Example(clean=(5, 7, 9), corrupted=(5, 8, 9), correct=(11,), incorrect=(12,))
     """
 
     clean: TokenIds

@@ -41,10 +41,10 @@ class Prompts:
         """Means of quantities [k, batch, pos, n], made of senders' outputs and a run's layers.
 
         Args:
-            model: that runs the prompts.
+            model: model that runs the prompts.
             each: the quantities of a batch.
-            n_numbers: how many numbers all means have for a position, which the memory must hold.
-            n_parts: how many numbers quantities that are not outputs have for a token.
+            n_numbers: number of numbers all means have for a position, which the memory must hold.
+            n_parts: number of numbers quantities that are not outputs have for a token.
 
         Raises:
             UserError: one prompt does not fit in the memory.

@@ -43,9 +43,9 @@ class Prompts:
     """Ids of the prompts of all rows, encoded at once.
 
     Args:
-        vocabulary: of the tokenizer.
-        rows: whose prompts are texts, or lists of token ids.
-        prepend_bos: begin each prompt with the BOS, unless it does already.
+        vocabulary: vocabulary of the tokenizer.
+        rows: rows whose prompts are texts, or lists of token ids.
+        prepend_bos: whether to begin each prompt with the BOS, unless it does already.
     """
 
     def __init__(self, vocabulary: Vocabulary, rows: Sequence[Row], *, prepend_bos: bool) -> None:
@@ -111,7 +111,7 @@ class Prompts:
         """Ids without the padding tokens at both ends.
 
         Raises:
-            UnfitRowError: whether they are padding or text cannot be told.
+            UnfitRowError: tokens that may be padding or text.
         """
         padding, is_text = self.vocabulary.padding
         if padding is None or padding not in ids:

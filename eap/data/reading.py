@@ -51,9 +51,9 @@ class Rows:
         rows: all with the same columns; a cell is as `eap.data.cells.plain` has it, None where the
             source has nothing.
         places: what each row is called in a message ("line 7", "row 3").
-        source: of the rows, as provenance and messages have it.
-        sha256: of the file's bytes, or of the rows.
-        form: as what a file was read, if that is no plain CSV ("JSON", "tab-separated").
+        source: source of the rows, as provenance and messages have it.
+        sha256: SHA-256 of the file's bytes, or of the rows.
+        form: format that the file was read as, if that is no plain CSV ("JSON", "tab-separated").
     """
 
     rows: tuple[Record, ...]
@@ -79,7 +79,7 @@ def read_rows(data: Any, source: str | None = None) -> Rows:
     Args:
         data: a path; a pandas frame; an Arrow table; a Hugging Face dataset, in any format; a list
             of dicts; a dict of columns.
-        source: what to call it (default: its path, or what it is).
+        source: name (default: its path, or what it is).
 
     Raises:
         UserError: it is none of these, cannot be read, or has no rows.

@@ -3,7 +3,7 @@
 Spans tile a prompt from its first to its last token: each begins where the one before it ends, and
 some may be empty. They are of the clean prompt, and stand for the same positions of the corrupted
 one. A task finds its roles as characters of the text; which tokens those are is read off the
-tokenizer (`first_tokens`), and a row in which they cannot be told is unfit, never guessed.
+tokenizer (`first_tokens`), and a row whose roles are not found is unfit, never guessed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -73,10 +73,10 @@ def first_tokens(
     of the text's own tokens.
 
     Args:
-        text: of the prompt.
-        characters: in ascending order.
-        ids: of the prompt, with the BOS if it has one.
-        vocabulary: of the tokenizer.
+        text: text of the prompt.
+        characters: characters in ascending order.
+        ids: token ids of the prompt, with the BOS if it has one.
+        vocabulary: vocabulary of the tokenizer.
 
     Raises:
         UnfitRowError: a part begins within a token.
@@ -166,8 +166,8 @@ def check_spans(names: Sequence[str], spans: Sequence[tuple[Sequence[int], int]]
     """Whether the spans of a data set are what they should be.
 
     Args:
-        names: of the spans.
-        spans: of every example, the first token of each span, and the number of tokens.
+        names: names of the spans.
+        spans: spans of every example, the first token of each span, and the number of tokens.
 
     Raises:
         UserError: there are no names, a name is there twice, or an example's spans do not tile its

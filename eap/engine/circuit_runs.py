@@ -23,8 +23,8 @@ class AblatedLayer:
 
     Attributes:
         x, mlp_in: residual stream at the inputs of attention and MLP.
-        q, k, v: as attention uses them; keys and values of the whole prompt.
-        mask: of attention; see `PrefixCache.mask`.
+        q, k, v: q, k and v as attention uses them; keys and values of the whole prompt.
+        mask: mask of attention; see `PrefixCache.mask`.
         z: each head's average of values.
         raw: sum of the heads and `b_O`.
         shares: what each head adds, before `W_O`.
@@ -82,12 +82,12 @@ class LayerPlan:
     `*_edges` are matrices [receiver, active sender] of zeros and ones, one for each span.
 
     Attributes:
-        receivers: by kind ('q', 'k', 'v'), the heads (or key/value heads) with edges.
-        attention_edges: of those receivers, in that order.
+        receivers: receivers by kind ('q', 'k', 'v'): the heads (or key/value heads) with edges.
+        attention_edges: edges of those receivers, in that order.
         changed: heads that read such a receiver.
         sends: heads that are active senders.
-        first_sender: their place among the active senders.
-        mlp_edges: of the MLP; None if it has no edge or does not send.
+        first_sender: place among the active senders.
+        mlp_edges: edges of the MLP; None if it has no edge or does not send.
         mlp_sender: the MLP's place among the active senders.
     """
 
@@ -106,7 +106,7 @@ class KeptParts:
 
     Attributes:
         parts: the basis.
-        masks: by sender, which parts are kept, the rest last; other senders keep all.
+        masks: masks by sender, of the parts that are kept, the rest last; other senders keep all.
         ablated: what coefficients are when they are ablated.
     """
 
@@ -125,7 +125,7 @@ class KeptParts:
         """What a sender sends, minus what its ablated edges carry.
 
         Args:
-            model: that is run.
+            model: model that is run.
             run: what the sender computed in the circuit.
             base: what it computed when all is ablated.
             whole: the change if all parts were kept.
@@ -152,12 +152,13 @@ class CircuitPlan:
     """A circuit as it is run.
 
     Attributes:
-        config: its shape.
-        has_spans: its edges are at spans of the prompt; else they are everywhere, as at one span.
+        config: shape of the graph.
+        has_spans: whether the circuit's edges are at spans of the prompt; else they are everywhere,
+            as at one span.
         active: nodes that are run: the input, and all that send.
-        n_senders: how many those are.
+        n_senders: number of those are.
         layers: the nodes of each layer.
-        logits_edges: as `LayerPlan` has others.
+        logits_edges: edges as `LayerPlan` has others.
         kept: parts of senders that are kept; None: all.
     """
 

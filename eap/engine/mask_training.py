@@ -127,11 +127,12 @@ class Training:
 
     Attributes:
         work: the examples; its batches are what steps draw.
-        recipe: how to learn, complete.
+        recipe: loss, optimizer and steps, all filled in.
         level: 'edge' or 'node'.
-        prices: of each mask, added to the loss per unit.
-        places: of the scores, in the masks [n_forward, n_backward] laid flat; or the nodes.
-        difference: of the metric between the clean and the ablated model (1 where not needed).
+        prices: prices of each mask, added to the loss per unit.
+        places: names of the scores, in the masks [n_forward, n_backward] laid flat; or the nodes.
+        difference: difference of the metric between the clean and the ablated model (1 where not
+            needed).
         batch_size: examples that run together at the most.
         kept: batches whose prefix, clean and ablated runs are kept.
     """
@@ -305,7 +306,7 @@ class Ready:
     """A batch whose ablated run is made.
 
     Attributes:
-        batch: of examples.
+        batch: batch of examples.
         clean: what its clean run predicts, where that is read.
         baselines: the metric of the clean and of the ablated run, where the loss reads them.
     """

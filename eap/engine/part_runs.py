@@ -30,9 +30,9 @@ class Readers:
     """What reads some senders: a gradient at their outputs.
 
     Attributes:
-        senders: that are read.
-        column: of the result.
-        gradient: of the metric, by what any of the senders sends.
+        senders: senders that are read.
+        column: column of the result.
+        gradient: gradient of the metric, by what any of the senders sends.
     """
 
     senders: slice
@@ -129,7 +129,7 @@ class PartScorer:
 
     Attributes:
         parts: the basis.
-        layout: which parts there are.
+        layout: layout of the parts.
         receivers: indices of chosen receivers; None: all of them together.
         ablated: what coefficients are when they are ablated.
     """

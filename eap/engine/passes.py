@@ -37,11 +37,11 @@ class Request:
     """What a scorer is asked for.
 
     Attributes:
-        method: whose rules apply.
-        points: at which inputs gradients are taken.
-        points_per_run: how many of them may be stacked in one run.
+        method: method, for its backward rules.
+        points: points of the path at which gradients are taken.
+        points_per_run: number of points that may be stacked in one run.
         level: 'edge' or 'node'.
-        spans: score every span of the prompt on its own.
+        spans: whether to score every span of the prompt on its own.
         baselines: gathers, if given, every example's metric of the clean run, of the model with
             every edge ablated, and of the model run on the ablated input: [3].
     """
@@ -67,7 +67,7 @@ class Change:
     """From what senders send in a run to what they send in another, or to what ablation carries.
 
     Attributes:
-        batch: whose runs they are.
+        batch: batch that is run.
         before: the first run.
         after: the other; None: the ablated run, whose edges may carry other than it computes.
     """

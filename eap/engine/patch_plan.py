@@ -27,9 +27,9 @@ class Unit:
 
     Attributes:
         batch: number of the batch.
-        layer: of the receivers (the last one for the logits).
+        layer: layer of the receivers (the last one for the logits).
         kind: 'q', 'k', 'v', 'mlp' or 'logits'.
-        start, stop: of the senders.
+        start, stop: start and stop of the senders.
     """
 
     batch: int
@@ -45,10 +45,10 @@ class Plan:
 
     Attributes:
         work: the data set, cut into batches.
-        edges: that are patched.
+        edges: edges that are patched.
         units: all there is to do.
-        span_names: at whose positions alone, one after the other, senders are ablated; none: at all
-            positions at once.
+        span_names: spans at whose positions alone senders are ablated, one after the other; none:
+            at all positions at once.
     """
 
     work: Work

@@ -44,10 +44,10 @@ class Demand:
     """What a verb takes of the memory.
 
     Attributes:
-        what: it does, for messages.
+        what: name of the work, for messages.
         need: bytes of an example: of a model's sizes, a batch's, and the columns unembedded.
-        n_results: how many numbers it gathers over all batches.
-        n_observed: bytes that observers of it take beside that.
+        n_results: number of numbers it gathers over all batches.
+        n_observed: number of bytes that observers take beside that.
     """
 
     what: str
@@ -61,13 +61,15 @@ class Work:
     """A verb's work over a data set.
 
     Attributes:
-        model, dataset, metrics, ablation: as the verb was given them.
+        model, dataset, metrics, ablation: model, dataset, metrics and ablation as the verb was
+            given them.
         config: the shape of the graph that is worked on.
         rows_of: rows of the data set in each batch (of all processes).
-        budget: of memory.
+        budget: budget of memory.
         demand: what is taken of it.
-        n_columns: of the vocabulary that are unembedded.
-        without_gradient: of each run with a gradient, its examples, and on which it is no number.
+        n_columns: number of columns of the vocabulary that are unembedded.
+        without_gradient: examples of each run with a gradient, and those whose gradient is not
+            finite.
     """
 
     model: Model
@@ -177,7 +179,7 @@ class PreparedBatch:
 
     Attributes:
         work: what it belongs to.
-        batch: its tokens.
+        batch: tokens.
         cache: the prefix's keys and values.
         answers: over the columns that are unembedded.
         token_ids: those columns; None: the whole vocabulary.

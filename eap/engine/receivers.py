@@ -39,8 +39,9 @@ class LayerGradient:
     and the MLP have the last token's alone.
 
     Attributes:
-        scaled: by kind ('q', 'k', 'v'), the sum over points of r dq.
-        along: by kind, c of every point, in pieces; empty where the scale has no gradient.
+        scaled: sums by kind ('q', 'k', 'v'): the sum over points of r dq.
+        along: coefficients by kind: c of every point, in pieces; empty where the scale has no
+            gradient.
         hat: x^ of every point, in pieces; empty where no kind has an `along`.
         mlp_in: sum over points of the gradient at the MLP's input.
     """
@@ -65,7 +66,7 @@ class RunGradient:
     """Gradients at all receivers of the layers from the first on that has any.
 
     Attributes:
-        layers: by number of the layer.
+        layers: gradients by number of the layer.
         final: sum over points of the gradient at the logits' input.
     """
 
@@ -102,12 +103,13 @@ def differentiate(
     """Gradients of `value` at the receivers of the layers that `trace` has.
 
     Args:
-        trace: of the layers from `first_layer` on; rows are points (outermost) times examples.
+        trace: trace of the layers from `first_layer` on; rows are points (outermost) times
+            examples.
         final: what the logits read.
         value: what is differentiated.
         value_gradient: the gradient at `value`, where that is no scalar.
         rules: those of the forward pass.
-        first_layer: of the trace.
+        first_layer: first layer of the trace.
         mlp_before: the input of the MLP of the layer before, where the run began there.
         by_point: one result for every point, not one for all of them.
         retain_graph: whether the run is differentiated again.
@@ -212,7 +214,7 @@ def contract(
 
     Args:
         senders: only those; None: all.
-        layout: score every span of the prompt on its own, [batch, span, sender, receiver]; None:
+        layout: spans of the prompt, each scored on its own, [batch, span, sender, receiver]; None:
             the whole prompt, [batch, sender, receiver].
     """
     senders = slice(0, config.n_forward) if senders is None else senders

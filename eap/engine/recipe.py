@@ -16,25 +16,27 @@ SIZES = ("uniform", "log")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a ranking is learned (`eap.learn_ranking`).
-
-        recipe = eap.Recipe(steps=500, loss="kl", k="log")
+    """Recipe of a learned ranking: loss, optimizer, steps and sizes (`eap.learn_ranking`).
 
     Attributes:
-        steps: of the optimizer; None: 5000 for edges, 500 for nodes.
+        steps: steps of the optimizer; None: 5000 for edges, 500 for nodes.
         loss: 'metric' (minus the metric, or the metric itself where low is better); 'kl';
-            'faithfulness': |1 - f|, f of a step's pairs together, over the data set's difference
-            between the clean and the ablated model; 'cmd': the mean of |1 - f| of a step's pairs,
+            'faithfulness': `|1 - f|`, f of a step's pairs together, over the data set's difference
+            between the clean and the ablated model; 'cmd': the mean of `|1 - f|` of a step's pairs,
             each over its own difference, which counts as at least 1.
         optimizer: 'adam' or 'sgd' (no momentum).
         learning_rate: None: 0.05 for adam, 3 for sgd.
-        k: how sizes are drawn from 1 .. n: 'uniform', or 'log' (uniform in the logarithm).
+        k: distribution of the sizes, from 1 to n: 'uniform', or 'log' (uniform in the logarithm).
         pairs: examples per step, at the most; those of one length and first difference go together.
         temperature: T of the masks.
-        seed: of sizes and pairs.
+        seed: seed of sizes and pairs.
 
     Raises:
         UserError: an unknown name, or a number out of range.
+
+    Example:
+        >>> eap.Recipe(steps=500, loss="kl", k="log").optimizer
+        'adam'
     """
 
     steps: int | None = None

@@ -17,8 +17,8 @@ class ScoreBlock(NamedTuple):
     """Scores of every example of a batch, of the edges from some senders into some receivers.
 
     Attributes:
-        senders: their indices.
-        receivers: their indices.
+        senders: indices of the senders.
+        receivers: indices of the receivers.
         scores: 0 where there is no edge; of every span of the prompt, if spans are scored.
     """
 
@@ -40,7 +40,7 @@ class KeepEdges:
     """An observer that keeps the scores of chosen edges.
 
     Attributes:
-        scores: of the edges on every example, on the device where scores are made.
+        scores: scores of the edges on every example, on the device where scores are made.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class WeightedSums:
     """An observer that adds every example's scores to sums, by its weight in each of them.
 
     Attributes:
-        weights: of the examples in every sum.
-        n_spans: of the prompt, if spans are scored.
+        weights: weights of the examples in every sum.
+        n_spans: number of spans of the prompt, if spans are scored.
     """
 
     def __init__(

@@ -43,7 +43,8 @@ def sign(
         settings: settings of the method (steps, rule, ...).
         code: key of the code that the result depends on; None: the whole package's. Graphs of
             scores have `eap.runtime.code.score_code`.
-        by_task: for several data sets, what else is to be said of a task (its metric, ...).
+        by_task: settings for several data sets, what else is to be said of a task (its metric,
+            ...).
         more: what else is to be said of the result.
     """
     if isinstance(data, Dataset):

@@ -95,8 +95,8 @@ class Changes:
     """What the senders so far send, minus what their ablated edges carry.
 
     Attributes:
-        values: of all senders; the rows of those to come are not read.
-        parts: of every sublayer so far, the same with its autograd graph.
+        values: values of all senders; the rows of those to come are not read.
+        parts: parts of every sublayer so far, the same with its autograd graph.
     """
 
     values: Float[Tensor, "n_forward batch pos d_model"]

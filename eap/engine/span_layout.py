@@ -22,7 +22,7 @@ class Piece:
     """The positions of one span in some examples of a batch.
 
     Attributes:
-        span: its number.
+        span: number of the span.
         rows: examples of the batch.
         positions: counted from the batch's first one.
     """
@@ -37,9 +37,10 @@ class SpanLayout:
     """The pieces of a batch.
 
     Attributes:
-        n_spans: how many spans there are; some may have no piece.
-        everywhere: of all positions that the batch computes.
-        at_last: of the last tokens alone, as the one position of tensors that have no other.
+        n_spans: number of spans there are; some may have no piece.
+        everywhere: outputs of all positions that the batch computes.
+        at_last: outputs of the last tokens alone, as the one position of tensors that have no
+            other.
     """
 
     n_spans: int

@@ -64,7 +64,7 @@ def draw_circuit(
     Args:
         circuit: scored; its edges in the graph are drawn.
         title: above it.
-        selection: how the edges were chosen, for the line below the title.
+        selection: description of how the edges were chosen, for the line below the title.
         faithfulness: measured normalised faithfulness and its standard error, as of
             `eap.faithfulness`; None: the line says that it was not measured.
 

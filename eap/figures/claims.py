@@ -36,8 +36,8 @@ class Claim:
     Attributes:
         text: what is claimed.
         quantity: what was measured.
-        value: of the quantity.
-        low, high: its 95% interval over tasks; NaN (no interval) for a single task.
+        value: value of the quantity.
+        low, high: 95% interval over tasks; NaN (no interval) for a single task.
         above: the bound that the interval must lie above.
         n_tasks: number of independent tasks that the interval is over.
     """
@@ -69,8 +69,8 @@ def over_tasks(
     """A claim about the mean over tasks, with Student's interval: tasks are the sample.
 
     Args:
-        text, quantity, above: as `Claim` has them.
-        values: of every task; those of a task and its variants become their mean.
+        text, quantity, above: text, quantity and above as `Claim` has them.
+        values: values of every task; those of a task and its variants become their mean.
     """
     means = pd.Series(values, dtype=float).groupby(lambda task: base_task(str(task))).mean()
     interval = interval_of_tasks(means)
@@ -113,9 +113,9 @@ def about_agreement(
     """Of Figures 4 and 8: EAP-IG's scores agree with exact values, and better than EAP's do.
 
     Args:
-        correlations: of compare_real.py, by `<task>_{vanilla,ig}[_kendall]`.
-        tasks: that have them.
-        overlaps: its average overlap of the top n edges, by the same names.
+        correlations: correlations of compare_real.py, by `<task>_{vanilla,ig}[_kendall]`.
+        tasks: tasks that have them.
+        overlaps: average overlap of the top n edges, by the same names.
     """
     if not tasks:
         return []
@@ -143,7 +143,8 @@ def about_overlap(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFra
 
     Args:
         overlaps: square tables of the tasks' circuits, by what they are of.
-        faithfulness: of each circuit (column) on each task (row), as a share of the own circuit's.
+        faithfulness: faithfulness of each circuit (column) on each task (row), as a share of the
+            own circuit's.
 
     Returns:
         Whether overlap leaves more than half of the variance over pairs of tasks unexplained, by

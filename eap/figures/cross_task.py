@@ -47,7 +47,7 @@ def share_of_own(table: pd.DataFrame) -> pd.DataFrame:
     """Faithfulness as a share of that of the task's own circuit (on the diagonal).
 
     Args:
-        table: of tasks that their own circuits do (`align_done`).
+        table: table of tasks that their own circuits do (`align_done`).
     """
     metric = table[list(table.index)]
     own = np.diag(metric)[:, None]
@@ -86,8 +86,8 @@ def align(*tables: Table, tasks: Sequence[str] = ()) -> list[pd.DataFrame]:
     Says which tasks are left out because a table lacks them.
 
     Args:
-        tables: whose rows are named.
-        tasks: which, and in what order; none: all, in the first table's.
+        tables: tables whose rows are named.
+        tasks: tasks to show, in this order; none: all, in the first table's order.
 
     Raises:
         UserError: they have no task in common.

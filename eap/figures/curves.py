@@ -50,18 +50,19 @@ def draw_curves(
     """Metric, or normalised faithfulness, against the number of edges after pruning.
 
     Args:
-        ax: where.
+        ax: axes to draw on.
         frame: columns baseline, corrupted_baseline, edges, loss_X and, if known, edges_X.
         bands: what surrounds the curves, row by row as `frame`: stderr_X of the metric,
             stderr_share_X of the normalised faithfulness (drawn as 95% confidence), loss_random_low
             and _high. What a table lacks is not drawn.
-        normalise: as a share of what lies between the corrupted (0) and the clean run (1).
-        methods: which; None: all.
-        linear: a linear axis of sizes, also where they crowd at its left; None: the caller scales
-            the axis, as `style.scale_sizes` does for all panels of a figure.
+        normalise: whether to show values as a share of what lies between the corrupted (0) and the
+            clean run (1).
+        methods: methods to draw; None: all.
+        linear: whether to draw a linear axis of sizes, also where they crowd at its left; None: the
+            caller scales the axis, as `style.scale_sizes` does for all panels of a figure.
 
     Returns:
-        The sizes of the circuits.
+        Sizes of the circuits.
     """
     clean, corrupted = (float(frame[name].iloc[0]) for name in BASELINES)
 
@@ -145,13 +146,13 @@ def curve_figure(
     """One panel of faithfulness curves per task.
 
     Args:
-        tables: of each task; what surrounds the curves is read from beside it.
-        normalise: draw normalised faithfulness, not the metric.
-        model: its name, for the number of edges where the tables do not have it.
+        tables: tables of each task; what surrounds the curves is read from beside it.
+        normalise: whether to draw normalised faithfulness, not the metric.
+        model: name of the model, for the number of edges where the tables do not have it.
         columns: panels side by side.
         linear: linear axes of sizes.
         exact: tables of get_real_values.py, by task: their curves from exact values are added.
-        methods: which curves of `tables`; None: all.
+        methods: curves of `tables` to draw; None: all.
         finish: what else is done to each panel, given the number of all edges.
 
     Raises:

@@ -30,7 +30,7 @@ def heatmap_figure(
 
     Args:
         table: a row and a column per task.
-        title: of the figure.
+        title: title of the figure.
         probabilities: the numbers are p-values: colours on a logarithmic scale.
         sizes: what the tasks' circuits have, written behind the names of the rows.
     """
@@ -54,7 +54,7 @@ def heatmap_row(
     The names of the rows stand at the first; and again at every one that has other rows.
 
     Args:
-        tables: by title.
+        tables: tables by title.
         labels: what columns and rows are, by title.
         sizes: numbers of edges of the tasks' circuits, behind the names of the first rows.
     """

@@ -20,7 +20,7 @@ class Measured:
     """The faithfulness of one circuit.
 
     Attributes:
-        n_edges: its size, after pruning.
+        n_edges: size of the circuit, after pruning.
         value: normalised faithfulness: 1 is the whole model, 0 the ablated one.
         error: standard error of the value over examples; None if unknown.
     """

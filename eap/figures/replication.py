@@ -27,10 +27,10 @@ class Published:
     """One quantity of the paper.
 
     Attributes:
-        quantity: as `claims.Claim` names it.
-        value: of GPT-2 small, the mean over six tasks; None where no number was published.
+        quantity: quantity as `claims.Claim` names it.
+        value: value of GPT-2 small, the mean over six tasks; None where no number was published.
         says: what the paper says of it in words; None: nothing.
-        where: in the paper.
+        where: place in the paper.
     """
 
     quantity: str

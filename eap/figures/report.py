@@ -49,10 +49,10 @@ class Content:
     """A table as the page shows it.
 
     Attributes:
-        columns: their names.
+        columns: names of the columns.
         rows: texts of the cells.
-        name: of the file.
-        origin: where the numbers come from, in a line.
+        name: name of the file.
+        origin: origin of the numbers, in a line.
         more: rows of the file that are not shown.
     """
 
@@ -78,7 +78,7 @@ def render(results: Results, figures: Iterable[Figure] = FIGURES) -> str:
     """The page, as HTML.
 
     Args:
-        results: of the model.
+        results: results of the model.
         figures: what is shown where it has been made, in order.
 
     Raises:

@@ -41,7 +41,7 @@ class Results:
 
     Attributes:
         output: the folder with results/ and graphs/.
-        model: as scripts are given it.
+        model: model as scripts are given it.
     """
 
     output: Path
@@ -68,11 +68,11 @@ class Table:
     """A table of results.
 
     Attributes:
-        frame: its columns of numbers.
-        path: of the file.
+        frame: columns of numbers.
+        path: path of the file.
         metadata: where its numbers come from; None: nobody says.
-        names: of the rows, if the file has them in a column of its own.
-        texts: its columns of text.
+        names: names of the rows, if the file has them in a column of its own.
+        texts: columns of text.
         columns: names of its columns, numbers and texts, as the file has them.
     """
 
@@ -100,7 +100,7 @@ def read_table(path: Path, *, needs: Sequence[str] = ()) -> Table:
     """A CSV of results.
 
     Args:
-        path: of the file.
+        path: path of the file.
         needs: columns of numbers that it must have.
 
     Raises:
@@ -212,10 +212,10 @@ def read_tasks(
     Says which are not, and the command that makes them.
 
     Args:
-        results: of the model.
-        study: whose tables.
-        tasks: by name.
-        command: that makes a table, with `{task}` where the task stands.
+        results: results of the model.
+        study: study of the tables.
+        tasks: tasks by name.
+        command: command that makes a table, with `{task}` where the task stands.
         name_of: the file's name by task.
         needs: columns that each must have.
 
@@ -327,7 +327,7 @@ def origin_of(
     """Where a table comes from that is made of tables; None if one of them does not say.
 
     Args:
-        tables: that it is made of.
+        tables: tables that it is made of.
         results: where they are.
         method: what was computed of them.
         others: files beside the tables that it is made of.

@@ -67,12 +67,12 @@ def write_page(
 
     Args:
         graph: scores and circuit.
-        path: of the HTML file; folders are made.
+        path: path of the HTML file; folders are made.
         other: a second graph of the same shape: the page shows both circuits in one picture or
             side by side, and tells which edges are in one or both.
         names: what the page calls the two.
         sizes: numbers of edges before pruning that the slider offers; by default up to 5,000.
-        selection: how circuits are selected, 'greedy' or 'top_n'; they are pruned.
+        selection: rule that selects circuits, 'greedy' or 'top_n'; circuits are pruned.
         by: what selections rank by, as for `Graph.top_n`.
         curve: normalised faithfulness (whole model 1, corrupted 0), or that and its standard error,
             by number of edges after pruning, if it was measured: the page says it of the circuit
@@ -81,7 +81,7 @@ def write_page(
             as text and their weights `[query, key]`, each row summing to 1
             (`eap.attention_patterns`), or why the head looks there, too
             (`eap.attention.head_reasons`).
-        title: of the page.
+        title: title of the page.
 
     Returns:
         The path.
@@ -92,6 +92,10 @@ def write_page(
 
     Labels and groups of nodes (`Graph.with_labels`) are shown, and can be given in the page, too:
     "Save page" keeps them.
+
+    Example:
+        >>> eap.write_page(graph, "circuit.html", title="IOI").name
+        'circuit.html'
     """
     graphs = [graph] if other is None else [graph, other]
     for shown in graphs:

@@ -16,14 +16,11 @@ from eap.runtime.kinds import checked
 def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
     """The mean of the scores of several graphs, all turned to one direction.
 
-        graphs = [eap.attribute(model, dataset, method=name) for name in ("EAP", "EAP-IG")]
-        ranking = eap.mean_of(graphs)
-
     Args:
-        graphs: at least two graphs of one shape and level; either all with signed scores or all
+        graphs: two or more graphs of one shape and level; either all with signed scores or all
             with importances (IFR, AtP*-GradDrop, MAttr), which have no sign.
-        scaled: scale each graph's scores to unit mean magnitude first; False: the raw scores, for
-            methods of one unit (as in the ensembles of arXiv 2510.06811).
+        scaled: whether to scale each graph's scores to unit mean magnitude first; False: the raw
+            scores, for methods of one unit (as in the ensembles of arXiv 2510.06811).
 
     Returns:
         A graph of the mean scores, in the direction of the first graph's metric, without standard
@@ -32,6 +29,10 @@ def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
     Raises:
         UserError: fewer than two graphs, graphs of different shapes, levels or models, signed
             scores beside importances, or a graph whose metric's direction is unknown.
+
+    Example:
+        >>> graphs = [eap.attribute(model, dataset, method=name) for name in ("EAP", "EAP-IG")]
+        >>> ranking = eap.mean_of(graphs)
     """
     graphs = list(graphs)
     if len(graphs) < 2:

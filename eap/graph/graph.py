@@ -34,24 +34,37 @@ class Graph(NamedEdges):
     Attributes:
         config: the shape.
         scores: mean over examples of `metric(patched) - metric(clean)`, exact or estimated.
-        in_graph: which edges belong to the circuit.
-        standard_errors: of the scores, over examples; None if unknown.
-        is_exact: which scores are exact values rather than estimates; None if all are estimates.
-        provenance: where the scores come from (model, task, metric, method, versions, ...).
-        node_scores: of the senders, in the same convention; None if nodes were not scored.
+        in_graph: mask of the edges that belong to the circuit.
+        standard_errors: standard errors of the scores, over examples; None if unknown.
+        is_exact: mask of the scores that are exact values; None if all are estimates.
+        provenance: origin of the scores (model, task, metric, method, versions, ...).
+        node_scores: node scores of the senders, in the same convention; None if nodes were not
+            scored.
         node_errors: standard errors of the node scores.
         higher_is_better: whether a high value of the metric is the better one, so that corrupting
             a helpful edge lowers it; None if unknown.
-        span_names: of the spans of the prompt at which edges are scored; then all tensors have an
-            axis of spans before the others, and a circuit consists of pairs of a span and an edge.
+        span_names: names of the spans of the prompt at which edges are scored; then all tensors
+            have an axis of spans before the others, and a circuit consists of pairs of a span and
+            an edge.
         labels: text by node, given by people; saved with the graph and shown on its page.
         groups: name of a group by node, given by people.
+
+    Example:
+        >>> graph = eap.attribute(model, dataset, method="EAP")
+        >>> circuit = graph.top_n(50).prune()
+        >>> circuit.count_edges() <= 50
+        True
     """
 
     @classmethod
     @checked
     def from_config(cls, config: GraphConfig, span_names: Sequence[str] = ()) -> "Graph":
-        """A graph with zero scores that contains every edge (at every span)."""
+        """Make a graph with zero scores that contains every edge (at every span).
+
+        Args:
+            config: shape of the graph.
+            span_names: names of the spans; none: a graph without spans.
+        """
         exists = edge_exists(config)
         if span_names:
             exists = exists.expand(len(span_names), -1, -1)
@@ -64,10 +77,18 @@ class Graph(NamedEdges):
 
     @classmethod
     def from_model(cls, model: Any, *, expanded_kv: bool = False) -> "Graph":
-        """The graph of a loaded `eap.Model`, with zero scores and every edge.
+        """Make the graph of a loaded model, with zero scores and every edge.
+
+        Args:
+            model: loaded model (`eap.load_model`).
+            expanded_kv: one k and v receiver per query head where key/value heads are shared.
 
         Raises:
-            UserError: it is something else.
+            UserError: something else than a model.
+
+        Example:
+            >>> eap.Graph.from_model(model).sender_names[:2]
+            ('input', 'a0.h0')
         """
         if not isinstance(getattr(model, "config", None), GraphConfig):
             raise UserError(f"model is {shown(model)}; give what eap.load_model returns")
@@ -84,7 +105,10 @@ class Graph(NamedEdges):
         return spans.over_spans(self)
 
     def at_span(self, name: str) -> "Graph":
-        """The plain graph of one span.
+        """Make the plain graph of one span.
+
+        Args:
+            name: name of the span.
 
         Raises:
             UserError: this graph has no such span.
@@ -92,7 +116,12 @@ class Graph(NamedEdges):
         return spans.at_span(self, name)
 
     def at_all_spans(self, span_names: Sequence[str]) -> "Graph":
-        """The circuit of a plain graph with every edge at every span; scores are unknown.
+        """Make a circuit with spans that has every edge of this plain circuit at every span.
+
+        The scores of the new circuit are unknown.
+
+        Args:
+            span_names: names of the spans.
 
         Raises:
             UserError: this graph has spans already, or no span is named.
@@ -102,7 +131,15 @@ class Graph(NamedEdges):
     # ---- selections ----------------------------------------------------------------------------
 
     def with_edges(self, in_graph: Bool[Tensor, "*span n_forward n_backward"]) -> "Graph":
-        """The same scores with the circuit `in_graph`; pairs that are not edges must be False."""
+        """Make a graph with the same scores and another circuit.
+
+        Args:
+            in_graph: circuit [n_forward, n_backward], spans first; pairs that are not edges must be
+                False.
+
+        Raises:
+            UserError: another shape, or a pair that is not an edge.
+        """
         exists = self.edge_exists
         is_table = isinstance(in_graph, Tensor) and in_graph.dtype == torch.bool
         if not is_table or in_graph.shape != exists.shape or (in_graph & ~exists).any():
@@ -113,59 +150,104 @@ class Graph(NamedEdges):
         return replace(self, in_graph=in_graph.clone())
 
     def full(self) -> "Graph":
-        """The whole graph."""
+        """The whole graph: the same scores, with every edge in the circuit."""
         return replace(self, in_graph=self.edge_exists)
 
     def empty(self) -> "Graph":
-        """No edge at all."""
+        """The empty circuit: the same scores, with no edge in the circuit."""
         return replace(self, in_graph=torch.zeros_like(self.in_graph))
 
     def top_n(self, n: int, *, by: By = "magnitude") -> "Graph":
-        """The `n` edges that rank highest; ties go to the earlier edge.
+        """Select the `n` edges that rank highest; ties go to the earlier edge.
 
         Args:
-            n: how many, before any pruning.
+            n: number of edges, before any pruning.
             by: `magnitude` of the score (the paper's), `helpful` (corrupting the edge makes the
                 metric worse) or `harmful` (better).
 
         Raises:
             UserError: there are fewer edges, some scores are NaN, or helpful edges are asked of a
                 graph that does not say whether high or low values of its metric are better.
+
+        Example:
+            >>> graph.top_n(50).count_edges()
+            50
         """
         return replace(self, in_graph=selection.top_n(self, n, by))
 
     def threshold(self, minimum: float | Tensor, *, by: By = "magnitude") -> "Graph":
-        """All edges that rank at least as high as `minimum`, in units of the metric.
+        """Select all edges that rank at least as high as a threshold.
 
-        `by` and errors as for `top_n`; `threshold(0.1, by="helpful")` keeps the edges whose
-        corruption makes the metric worse by at least 0.1.
+        Args:
+            minimum: threshold, in units of the metric; with `by="helpful"`, 0.1 keeps the edges
+                whose corruption makes the metric worse by at least 0.1.
+            by: `magnitude`, `helpful` or `harmful`, as for `top_n`.
+
+        Raises:
+            UserError: a threshold that is not finite; otherwise as `top_n`.
+
+        Example:
+            >>> strong = graph.threshold(0.1)
         """
         return replace(self, in_graph=selection.threshold(self, minimum, by))
 
     def greedy(self, n: int, *, by: By = "magnitude") -> "Graph":
-        """`n` times, add the best edge whose receiver's node is in the circuit, and its sender.
+        """Select greedily: `n` times, add the best edge whose receiver's node is in the circuit.
 
-        Starts from the logits alone (Hanna et al. 2024, section 4.1). Ties go to the earlier
-        receiver, then to the earlier sender. `by` and errors as for `top_n`.
+        The selection starts from the logits alone, and the sender of an added edge joins the
+        circuit (Hanna et al. 2024, section 4.1). Ties go to the earlier receiver, then to the
+        earlier
+        sender.
+
+        Args:
+            n: number of edges, before any pruning.
+            by: `magnitude`, `helpful` or `harmful`, as for `top_n`.
+
+        Raises:
+            UserError: as `top_n`.
+
+        Example:
+            >>> circuit = graph.greedy(200).prune()
         """
         return replace(self, in_graph=selection.greedy(self, n, by))
 
     def greedy_circuits(self, sizes: Sequence[int], *, by: By = "magnitude") -> Iterator["Graph"]:
-        """`greedy(n)` for every n of `sizes`, one after the other, from one search."""
+        """Greedy circuits of several sizes, one after the other, from one search.
+
+        Args:
+            sizes: numbers of edges, before any pruning.
+            by: `magnitude`, `helpful` or `harmful`, as for `top_n`.
+
+        Raises:
+            UserError: as `top_n`.
+
+        Example:
+            >>> [found.count_edges() for found in graph.greedy_circuits([10, 20])]
+            [10, 20]
+        """
         numbers = [selection.check_number(n, self.n_edges) for n in sizes]
         order = selection.greedy_order(self, max(numbers, default=0), by)
         for n in numbers:
             yield replace(self, in_graph=selection.first_edges(self, order[:, :n]))
 
     def top_n_nodes(self, n: int, *, by: By = "magnitude", rank_input: bool = False) -> "Graph":
-        """All edges among the `n` heads and MLPs that rank highest by node score.
+        """Select all edges among the `n` heads and MLPs that rank highest by node score.
 
         The input and the logits are always kept and not counted; so is a node without a score
-        (NaN). `rank_input=True` ranks and counts the input too, as MIB does: a circuit without it
-        is empty once pruned. Ties go to the earlier node. `by` as for `top_n`.
+        (NaN). Ties go to the earlier node.
+
+        Args:
+            n: number of heads and MLPs.
+            by: `magnitude`, `helpful` or `harmful`, as for `top_n`.
+            rank_input: whether to rank and count the input too, as MIB does; a circuit without the
+                input is empty once pruned.
 
         Raises:
-            UserError: there are no node scores, fewer than `n`, or `by` cannot be told.
+            UserError: no node scores, fewer than `n` nodes, or an unknown direction.
+
+        Example:
+            >>> nodes = eap.attribute(model, dataset, method="EAP", level="node")
+            >>> circuit = nodes.top_n_nodes(10).prune()
         """
         return replace(
             self,
@@ -174,9 +256,14 @@ class Graph(NamedEdges):
         )
 
     def prune(self) -> "Graph":
-        """Without the nodes that no path from the input, or none to the logits, runs through.
+        """Remove the nodes that no path from the input, or no path to the logits, runs through.
 
-        A head stays if any of its q, k and v inputs has an edge and its output has one.
+        A head stays if any of its q, k and v inputs has an edge and its output has one. The size of
+        a circuit is its number of edges after pruning.
+
+        Example:
+            >>> graph.top_n(50).prune().count_edges() <= 50
+            True
         """
         return replace(self, in_graph=selection.prune(self.config, self.in_graph))
 
@@ -231,18 +318,32 @@ class Graph(NamedEdges):
         return replace(self, in_graph=self.in_graph & ~self._same_shape(other).in_graph)
 
     def add(self, *edges: str) -> "Graph":
-        """The circuit with these edges too, by name: `circuit.add("m0->m1", "m1->logits")`.
+        """Add edges to the circuit.
+
+        Args:
+            *edges: names of edges: `circuit.add("m0->m1", "m1->logits")`.
 
         Raises:
             UserError: the model has no edge of one of the names.
+
+        Example:
+            >>> "m0->m1" in circuit.add("m0->m1")
+            True
         """
         return self._with(edges, present=True)
 
     def remove(self, *edges: str) -> "Graph":
-        """The circuit without these edges, by name.
+        """Remove edges from the circuit.
+
+        Args:
+            *edges: names of edges.
 
         Raises:
             UserError: the model has no edge of one of the names.
+
+        Example:
+            >>> "m0->m1" in circuit.add("m0->m1").remove("m0->m1")
+            False
         """
         return self._with(edges, present=False)
 
@@ -267,12 +368,19 @@ class Graph(NamedEdges):
     # ---- for other programs --------------------------------------------------------------------
 
     def to_frame(self, *, in_graph_only: bool = False) -> pd.DataFrame:
-        """A table with a row per edge, of the whole graph or of the circuit alone.
+        """Make a table with a row per edge.
 
-        Columns: `edge` (its name), `sender`, `receiver`, `input` (`q`, `k`, `v`, or empty),
-        `sender_layer` (-1: the input), `receiver_layer` (the number of layers: the logits),
-        `score`, `standard_error` and `exact` where known, `in_graph`; with spans first `span`, a
-        row per pair of an edge and a span.
+        Args:
+            in_graph_only: whether to list the circuit's edges alone.
+
+        Returns:
+            Columns `edge` (its name), `sender`, `receiver`, `input` (`q`, `k`, `v`, or empty),
+            `sender_layer` (-1: the input), `receiver_layer` (the number of layers: the logits),
+            `score`, `standard_error` and `exact` where known, `in_graph`; with spans first `span`,
+            a row per pair of an edge and a span.
+
+        Example:
+            >>> best = graph.to_frame().sort_values("score").head(10)
         """
         return export.to_frame(self, in_graph_only=in_graph_only)
 
@@ -289,19 +397,37 @@ class Graph(NamedEdges):
         return export.to_networkx(self)
 
     def to_graphml(self, path: str | Path) -> None:
-        """Write `to_networkx` as GraphML, which Gephi, yEd and Cytoscape open."""
+        """Write `to_networkx` as GraphML, which Gephi, yEd and Cytoscape open.
+
+        Args:
+            path: path of the file.
+        """
         export.write_graphml(self, Path(path))
 
     def to_dot(self, path: str | Path) -> None:
-        """Write the circuit in Graphviz's language, lines as wide as scores are large."""
+        """Write the circuit in Graphviz's language, lines as wide as scores are large.
+
+        Args:
+            path: path of the file.
+        """
         export.write_dot(self, Path(path))
 
     def to_html(self, path: str | Path, other: "Graph | None" = None, **options: Any) -> Path:
         """Write one HTML page to look around in: no network and no other file is needed.
 
-        Layers upwards, a slider over circuits of many sizes, a search, a table of edges; with
-        `other`, which edges are in one circuit or both. `options` as for
-        `eap.figures.viewer.write_page`, which says more.
+        The page has layers upwards, a slider over circuits of many sizes, a search and a table of
+        edges.
+
+        Args:
+            path: path of the file.
+            other: second graph: the page shows which edges are in one circuit or in both.
+            **options: options of `eap.write_page`.
+
+        Returns:
+            The path.
+
+        Example:
+            >>> page = graph.to_html("graph.html")
         """
         # Pictures stand above graphs: through the package's public door, which loads them now.
         return eap.write_page(self, path, other, **options)
@@ -310,22 +436,31 @@ class Graph(NamedEdges):
 
     @checked
     def save(self, path: str | Path, *, schema: Schema = "library") -> None:
-        """Write the graph by the suffix of `path`, whole or not at all.
+        """Write the graph by the suffix of the path, whole or not at all.
 
         - `.json`: what the EAP-IG library and MIB read (`Graph.from_json`), with what a graph knows
           beyond that; `schema="paper"` writes the paper's older form, nodes as booleans.
         - `.pt`: what the EAP-IG library reads (`Graph.from_pt`).
-        - `.safetensors`: this package's alone; the choice for large graphs, and for those with
+        - `.safetensors`: this package's alone; the choice for large graphs, and for graphs with
           spans, which the others have no place for.
 
         Other programs take a positive score for a helpful edge, so `.json` and `.pt` files hold
         scores with their sign turned, unless low values of the metric are better; the file says so
         and `load` turns them back.
 
+        Args:
+            path: path of the file; the folder is made.
+            schema: form of a JSON file, 'library' or 'paper'.
+
         Raises:
             UserError: another suffix or schema; infinite scores as JSON; or key/value heads that
                 several heads share, which the library and the paper do not know (`.pt`,
                 `schema="paper"`): make the graph with `expanded_kv=True`.
+
+        Example:
+            >>> circuit.save("ioi.json")
+            >>> eap.Graph.load("ioi.json").count_edges() == circuit.count_edges()
+            True
         """
         files.write(self, Path(path), schema=schema)
 

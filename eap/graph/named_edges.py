@@ -17,7 +17,19 @@ N_ROWS = 10  # shown in a notebook
 
 
 class Edge(NamedTuple):
-    """One edge, as a person reads it."""
+    """One edge: its name, ends and score.
+
+    Attributes:
+        name: name of the edge, such as `a0.h3->a5.h1<q>`.
+        sender: name of the sender.
+        receiver: name of the receiver.
+        score: score of the edge.
+        in_graph: whether the edge belongs to the circuit.
+
+    Example:
+        >>> next(graph.edges()).sender
+        'input'
+    """
 
     name: str
     sender: str
@@ -64,11 +76,29 @@ class NamedEdges(GraphContents):
         return len(self.nodes_in_graph())
 
     def index(self, edge: str) -> tuple[int, int]:
-        """`(sender, receiver)` indices of an edge by name, e.g. `a0.h3->a5.h1<q>`."""
+        """Indices `(sender, receiver)` of an edge.
+
+        Args:
+            edge: name of the edge, such as `a0.h3->a5.h1<q>`.
+
+        Raises:
+            UserError: the model has no edge of that name.
+        """
         return edge_index(self.config, edge)
 
     def score(self, edge: str) -> float:
-        """The score of an edge by name; with spans, `a0.h3->m2 @ subject` at one of them."""
+        """Score of an edge.
+
+        Args:
+            edge: name of the edge; with spans, `a0.h3->m2 @ subject` names the edge at one of them.
+
+        Raises:
+            UserError: the model has no edge of that name.
+
+        Example:
+            >>> graph.score("m0->m1") == float(graph.scores[graph.index("m0->m1")])
+            True
+        """
         return float(self.scores[self._place(edge)])
 
     def __contains__(self, edge: str) -> bool:
@@ -83,7 +113,11 @@ class NamedEdges(GraphContents):
         return (spans.span_index(self, span), *self.index(name))
 
     def edges(self, *, in_graph_only: bool = True) -> Iterator[Edge]:
-        """The edges as objects, senders in order; those of the circuit unless asked for all."""
+        """Edges as objects, in the order of their senders.
+
+        Args:
+            in_graph_only: whether to give the circuit's edges alone.
+        """
         pairs = self.in_graph if in_graph_only else self.edge_exists
         senders, receivers = self.sender_names, self.receiver_names
         for *span, i, j in pairs.nonzero().tolist():

@@ -24,6 +24,10 @@ class GraphConfig:
 
     On a model with grouped-query attention, k and v receivers belong to the key/value heads
     (`a3.kv1<k>`); with `expanded_kv` there is one k and one v per query head, as in earlier work.
+
+    Example:
+        >>> model.config.n_edges == graph.full().count_edges()
+        True
     """
 
     n_layers: int

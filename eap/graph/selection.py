@@ -43,7 +43,7 @@ def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
     """The `n` edges that rank highest; ties go to the earlier edge.
 
     Raises:
-        UserError: there are fewer edges, scores are unknown, or `by` cannot be told.
+        UserError: there are fewer edges, scores are unknown, or an unknown direction.
     """
     n = check_number(n, graph.n_edges)
     values = edge_ranks(graph, by)
@@ -60,7 +60,7 @@ def threshold(graph: GraphContents, minimum: float | Tensor, by: By = "magnitude
     """All edges whose rank is at least `minimum`, in units of the metric.
 
     Raises:
-        UserError: `minimum` is no number, scores are unknown, or `by` cannot be told.
+        UserError: `minimum` is no number, scores are unknown, or an unknown direction.
     """
     if isinstance(minimum, Tensor) and minimum.numel() == 1:
         minimum = minimum.item()
@@ -75,7 +75,7 @@ def greedy(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
     then to the earlier sender.
 
     Raises:
-        UserError: there are fewer edges, scores are unknown, or `by` cannot be told.
+        UserError: there are fewer edges, scores are unknown, or an unknown direction.
     """
     return first_edges(graph, greedy_order(graph, n, by))
 
@@ -154,7 +154,7 @@ def top_n_nodes(
     not counted, as the EAP-IG library has it.
 
     Raises:
-        UserError: the graph has no node scores, fewer than `n`, or `by` cannot be told.
+        UserError: the graph has no node scores, fewer than `n`, or an unknown direction.
     """
     if graph.node_scores is None:
         raise UserError(
@@ -195,7 +195,7 @@ def edge_ranks(graph: GraphContents, by: By) -> Float[Tensor, "*span n_forward n
     """What edges are ranked by: minus infinity where there is no edge.
 
     Raises:
-        UserError: scores are unknown, or `by` cannot be told.
+        UserError: scores are unknown, or an unknown direction.
     """
     exists = edge_exists(graph.config)
     if (graph.scores.isnan() & exists).any():

@@ -54,21 +54,30 @@ MetricFunction = Callable[
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and what the engine may know about it.
+    """Metric: a function of logits, its name, and what the engine may assume about it.
 
     Attributes:
-        name: of the metric, as files and scripts have it.
+        name: name of the metric, as files and scripts have it.
         function: `(logits, clean_logits, answers) -> [batch]`.
         higher_is_better: whether a high value is the better one (of a loss or a divergence, a low
             one is): it tells helpful edges from harmful ones. None: not known; what depends on it
             (rankings by `helpful`, areas, verdicts, means, learning) asks for it.
-        answers_only: it reads the logits of the answer tokens alone (so no others are computed).
-        flat_at_clean: its gradient is zero when `logits` are the clean run's.
-        differentiable: it can be attributed.
-        needs: which answer sets every example must have: of 'correct' and 'incorrect'.
-        n_labels: how many examples it has labels for; None: it has none of its own.
+        answers_only: whether the metric reads the logits of the answer tokens alone (so no others
+            are computed).
+        flat_at_clean: whether the gradient is zero when `logits` are the clean run's.
+        differentiable: whether the metric has a gradient, so that it can be attributed.
+        needs: answer sets that every example must have, of 'correct' and 'incorrect'.
+        n_labels: number of examples it has labels for; None: it has none of its own.
         of_predictions: the function again, of a run whose softmax other metrics share.
-        reads_clean: it reads the clean run's logits; if no metric does, that run is not made.
+        reads_clean: whether the metric reads the clean run's logits; if no metric does, that run is
+            not made.
+
+    Example:
+        >>> def loss(logits, clean_logits, answers):
+        ...     return logits.logsumexp(-1) - logits.max(-1).values
+        >>> metric = eap.Metric("loss", loss, higher_is_better=False)
+        >>> eap.evaluate(model, circuit, dataset, metrics=[metric])["loss"].shape
+        torch.Size([8])
     """
 
     name: str

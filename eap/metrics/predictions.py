@@ -41,8 +41,8 @@ class Predictions:
     """The logits of a run at the last token, and what several metrics need of them, made once.
 
     Attributes:
-        logits: of the run.
-        clean: of the clean run it is compared with; None: it is the clean run.
+        logits: logits of the run.
+        clean: tokens of the clean run it is compared with; None: it is the clean run.
     """
 
     logits: Float[Tensor, "batch n_tokens"]
@@ -207,7 +207,7 @@ def divergences_in_cache(
     tokens in float32 on one thread: a handful of rows at a time stays in the processor's cache.
 
     Args:
-        logits: of a run.
+        logits: logits of a run.
         clean: predictions of the clean run.
     """
     values = logits.new_empty(2, len(logits))

@@ -27,10 +27,10 @@ def from_sequence_metric(
     *,
     higher_is_better: bool | None = None,
 ) -> Metric:
-    """A metric written as `function(logits, clean_logits, input_length, labels) -> [batch]`.
+    """Make a metric of a function `(logits, clean_logits, input_length, labels) -> [batch]`.
 
     Args:
-        name: what to call it.
+        name: name.
         function: takes logits `[batch, pos, d_vocab]`, of which it reads the last token's,
             `logits[i, input_length[i] - 1]`. No other position's logits are computed; a function
             that reads one is refused when it is first used.
@@ -43,6 +43,12 @@ def from_sequence_metric(
 
     Raises:
         UserError: labels that have no order or no length.
+
+    Example:
+        >>> def last_logit(logits, clean_logits, input_length, labels):
+        ...     return logits[range(len(labels)), input_length - 1, labels]
+        >>> labels = [next(iter(example.correct)) for example in dataset]
+        >>> metric = eap.from_sequence_metric("logit", last_logit, labels, higher_is_better=True)
     """
     entries = _by_position(name, labels)
     tried: list[bool] = []

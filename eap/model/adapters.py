@@ -34,7 +34,7 @@ def merge_adapter(name: str, model: nn.Module, config_file: Path, weights_file: 
     """Add an adapter to the weights of a model's linear layers, in place.
 
     Args:
-        name: of the model, for messages.
+        name: name of the model, for messages.
         model: the Hugging Face model beside which the adapter lies.
         config_file: `adapter_config.json`.
         weights_file: `adapter_model.safetensors`.

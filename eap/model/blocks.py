@@ -139,7 +139,7 @@ class Attention:
         Args:
             kind: 'q', 'k' or 'v'.
             x: normalised inputs.
-            heads: whose weights; None: all, each with as many inputs in a row as share it.
+            heads: heads whose weights; None: all, each with as many inputs in a row as share it.
         """
         W, b = self.projection(kind)
         if heads is not None:

@@ -53,9 +53,9 @@ def check_prompts(config: Any, family: Family, n_rows: int) -> Int[Tensor, "2 po
     many as the model has positions.
 
     Args:
-        config: of the Hugging Face model.
+        config: config of the Hugging Face model.
         family: the model's.
-        n_rows: of its embedding.
+        n_rows: number of rows of its embedding.
     """
     windows = [family.windows(config, layer) or 0 for layer in range(config.num_hidden_layers)]
     n_positions = max([CHECKED] + [window + 4 for window in windows if window <= WIDEST])
@@ -73,9 +73,9 @@ def last_logits(
     """A model's own logits at the last position, without dropout.
 
     Args:
-        name: for messages.
+        name: name for messages.
         model: what is run; it is left as it was.
-        run: its forward pass, to logits of all positions.
+        run: forward pass, to logits of all positions.
 
     Raises:
         UserError: it cannot be run.
@@ -97,11 +97,11 @@ def check_logits(
     """Compare the engine's logits at the last token with a model's own.
 
     Args:
-        model: as the engine computes it.
+        model: model as the engine computes it.
         tokens: two prompts.
         expected: the model's own logits.
-        whose: of whom they are, for the message.
-        dtype: of the model that they are of.
+        whose: owner of the names, for the message.
+        dtype: dtype of the model that they are of.
 
     Raises:
         UserError: they differ by more than rounding, relative to the range of the logits.

@@ -32,9 +32,9 @@ class Stored:
     """What a GGUF file holds.
 
     Attributes:
-        model: with dequantised weights, in evaluation mode.
-        tokenizer: with the ids of the file; its BOS is None where the file says that prompts have
-            none. None if it was not asked for.
+        model: model with dequantised weights, in evaluation mode.
+        tokenizer: tokenizer with the ids of the file; its BOS is None where the file says that
+            prompts have none. None if it was not asked for.
         source: the file's name and SHA-256, and how its weights are quantised.
     """
 
@@ -63,8 +63,8 @@ def read_file(path: Path, *, dtype: torch.dtype, tokenizer: bool = True) -> Stor
     """The model, the tokenizer and the provenance of a GGUF file.
 
     Args:
-        path: of the file.
-        dtype: of the dequantised weights.
+        path: path of the file.
+        dtype: dtype of the dequantised weights.
         tokenizer: whether to read it.
 
     Raises:

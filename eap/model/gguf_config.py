@@ -85,9 +85,9 @@ def _gemma(header: Header, *, period: int, window: int, largest: int) -> dict[st
     """What Gemma 2 and 3 share.
 
     Args:
-        header: of the file.
+        header: header of the file.
         period: every so many-th layer sees everything, where the file does not say which.
-        window: of the others, where the file does not say.
+        window: window of the others, where the file does not say.
         largest: layers of the one model whose queries are scaled by d_model / n_heads.
     """
     sizes = {name: header.number(key) for key, name in SIZES.items()}
@@ -147,7 +147,7 @@ class Architecture:
     """How one architecture of llama.cpp is written in transformers.
 
     Attributes:
-        name: of the model's class; its configuration's is the same with `Config`.
+        name: name of the model's class; its configuration's is the same with `Config`.
         config: the arguments of the configuration.
         keys: what is read besides `SIZES`.
     """

@@ -69,8 +69,8 @@ def load_model(
             none, and then takes token ids only).
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: the fastest that is there (for a model in
             memory: where it is).
-        dtype: of the weights: float32, bfloat16, float16 or float64; None: float32 (for a model in
-            memory: what it has).
+        dtype: dtype of the weights: float32, bfloat16, float16 or float64; None: float32 (for a
+            model in memory: what it has).
         device_map: layers on several devices, as transformers has it (`"auto"`, `"balanced"`, or a
             dict); instead of `device`. Every layer must be on a device: nothing is offloaded.
         revision: branch, tag or commit of a model of the hub; None: its main branch.
@@ -211,11 +211,14 @@ def from_bridge(
     again when they changed.
 
     Args:
-        bridge: from `TransformerBridge.boot_transformers`.
-        tokenizer: as the model's author saved it; None: the bridge's, without the BOS token that
-            TransformerLens declares where there is none.
+        bridge: bridge from `TransformerBridge.boot_transformers`.
+        tokenizer: tokenizer as the model's author saved it; None: the bridge's, without the BOS
+            token that TransformerLens declares where there is none.
         name: what to call the model.
         source: what identifies the weights (default: their hash).
+
+    Example:
+        >>> same = eap.from_bridge(model.bridge, tokenizer=model.tokenizer, name="toy")
     """
     hf = getattr(bridge, "original_model", None)
     if hf is None or not hasattr(bridge, "blocks"):

@@ -20,12 +20,17 @@ class Model:
     """A loaded model: the bridge it came from, and its weights as the engine computes with them.
 
     Attributes:
-        name: as the person gave it.
+        name: name as it was passed to `eap.load_model`.
         bridge: the TransformerLens bridge (for anything beyond this package).
         tokenizer: the Hugging Face tokenizer, or None (then only token ids can be used).
         config: the shape of its graph.
         source: what identifies the weights (directory and hash, or hub name and revision).
         origin: the modules that the weights were read from; None: they are the model's own.
+
+    Example:
+        >>> model = eap.load_model("toy")
+        >>> model.short_name, model.config.n_layers
+        ('toy', 4)
     """
 
     name: str

@@ -76,7 +76,8 @@ class Origin:
     """The modules that a model's weights were read from.
 
     Attributes:
-        sources: of each, a weak reference, its state when it was read, and how to read it anew.
+        sources: sources of each, a weak reference, its state when it was read, and how to read it
+            anew.
     """
 
     sources: tuple[tuple[ReferenceType[nn.Module], State, Callable[[], Any]], ...]

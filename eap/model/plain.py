@@ -77,10 +77,10 @@ def plain_copy(
     forward pass must have been run once (masks of `torch.nn.utils.prune` are applied by it).
 
     Args:
-        name: of the model, for messages.
+        name: name of the model, for messages.
         given: the model, with its training mode off.
         architecture: name of its Hugging Face class.
-        device, dtype: of the copy's weights.
+        device, dtype: device and dtype of the copy's weights.
 
     Returns:
         The copy, and the names and types of the layers that were merged.

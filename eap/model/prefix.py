@@ -21,7 +21,7 @@ class PrefixCache:
 
     Attributes:
         start: first position that is computed; all rows share it.
-        n_positions: of the longest row, from `start` on.
+        n_positions: number of positions of the longest row, from `start` on.
         last: index of each row's last token, counted from `start`.
         keys, values: per layer, of the prefix; [batch, n_kv_heads, start, d_head].
     """

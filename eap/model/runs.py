@@ -79,9 +79,9 @@ def run_block(
 
     Args:
         trace: what the layer computed is appended to it.
-        expanded_kv: give every query head a k and a v of its own (copies), so that a gradient can
-            be taken at each.
-        rules: how gradients flow.
+        expanded_kv: whether to give every query head a k and a v of its own (copies), so that a
+            gradient can be taken at each.
+        rules: backward rules.
         everywhere: compute every position in the last layer, too.
     """
     block, last_only = model.blocks[layer], layer == len(model.blocks) - 1 and not everywhere
@@ -206,8 +206,8 @@ class SenderOutputs:
     """What every sender adds to the residual stream, or a change of it.
 
     Attributes:
-        everywhere: of the senders before the last layer.
-        at_last: of all senders, at the last token.
+        everywhere: outputs of the senders before the last layer.
+        at_last: outputs of all senders, at the last token.
     """
 
     everywhere: Float[Tensor, "n_before_last batch pos d_model"]
@@ -225,7 +225,7 @@ def sender_changes(
     """What every sender adds to the residual stream in one run, minus what it adds in another.
 
     Args:
-        embedding_change: of the token embeddings (position embeddings cancel).
+        embedding_change: embedding change of the token embeddings (position embeddings cancel).
         before, after: the layers of the two runs.
     """
     shares, mlps = [], []

@@ -30,12 +30,12 @@ def load_files(
     """The Hugging Face model of a directory or of the hub, with all of its weights.
 
     Args:
-        name: as the person gave it.
-        path: of a directory; None: a model of the hub.
-        revision: of the hub's; None: its main branch.
-        dtype: of the weights.
+        name: name as it was passed to `eap.load_model`.
+        path: path of a directory; None: a model of the hub.
+        revision: revision of the hub's; None: its main branch.
+        dtype: dtype of the weights.
         device: where to; None: as `device_map` says.
-        device_map: as transformers has it.
+        device_map: placement of layers, as transformers has it.
 
     Raises:
         UserError: it cannot be loaded, or its weights are not those of its configuration.

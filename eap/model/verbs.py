@@ -6,6 +6,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from eap.model.model import Model
+from eap.runtime.arguments import check_call
 from eap.runtime.context import plain_torch
 from eap.runtime.kinds import check_kinds
 
@@ -18,9 +19,9 @@ _CALL = threading.local()
 def verb(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """A function whose numbers do not depend on when and where it is called.
 
-    A value of another kind than its annotation is refused. The function runs outside autocast,
-    inference mode and a default device, and a model whose weights changed since they were read is
-    read anew. A verb within a verb does neither again.
+    A call with a wrong argument, or a value of another kind than its annotation, is refused in one
+    line. The function runs outside autocast, inference mode and a default device, and a model whose
+    weights changed since they were read is read again. A verb within a verb does neither again.
 
     Example:
         >>> @verb
@@ -30,6 +31,7 @@ def verb(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]
 
     @wraps(function)
     def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        check_call(function, args, kwargs)
         check_kinds(function, args, kwargs)
         if getattr(_CALL, "is_within", False):
             return function(*args, **kwargs)

@@ -36,9 +36,9 @@ class Checkpoint:
     """Where progress is kept and what it belongs to.
 
     Attributes:
-        path: of the file; each process has its own, with its rank in the name.
+        path: path of the file; each process has its own, with its rank in the name.
         identity: what the run is (model, task, data, settings, versions); must be JSON.
-        seconds: how often to write at most.
+        seconds: shortest time between two writes.
         overwrite: a damaged file is removed, where otherwise it is an error.
     """
 
@@ -67,7 +67,7 @@ class Checkpoint:
 
         Args:
             totals: sums over units, on the CPU.
-            n_units: how many units there are in all.
+            n_units: number of units in all.
 
         Raises:
             UserError: the file is damaged, or belongs to another run; says what differs.

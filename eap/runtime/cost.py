@@ -30,11 +30,11 @@ def patching_operations(
     """Of one patched edge on one example.
 
     Args:
-        shapes: of the model.
-        extent: of the example.
-        layer: of the receiver.
-        kind: of the receiver: 'q', 'k', 'v', 'mlp' or 'logits'.
-        n_columns: of the vocabulary that are unembedded.
+        shapes: shapes of the model.
+        extent: extent of the example.
+        layer: layer of the receiver.
+        kind: kind of the receiver: 'q', 'k', 'v', 'mlp' or 'logits'.
+        n_columns: number of columns of the vocabulary that are unembedded.
     """
     unembedding = shapes.d_model * n_columns
     if kind == "logits":

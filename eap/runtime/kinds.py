@@ -19,6 +19,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 import numpy as np
 
 from eap.errors import UserError, quoted
+from eap.runtime.arguments import check_call
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -33,7 +34,7 @@ NAMES = {str: "a text", bool: "True or False", type(None): "None", Path: "a path
 
 
 def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """A function whose arguments are of the kinds that its annotations name.
+    """A function whose arguments are those that it has, of the kinds that its annotations name.
 
     Example:
         >>> @checked
@@ -43,6 +44,7 @@ def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
 
     @wraps(function)
     def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        check_call(function, args, kwargs)
         check_kinds(function, args, kwargs)
         return function(*args, **kwargs)
 

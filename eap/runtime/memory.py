@@ -85,7 +85,7 @@ class Need:
     """Bytes that a verb takes of one example.
 
     Attributes:
-        kept: as long as its batch is worked on.
+        kept: values as long as its batch is worked on.
         each: beside that, for each of the runs that are stacked.
     """
 
@@ -191,9 +191,9 @@ class Budget:
     """Bytes beside the weights, and how much to run at a time with them.
 
     Attributes:
-        n_bytes: that may be taken.
+        n_bytes: number of bytes that may be taken.
         enough_tokens: beyond which a run gains nothing from being larger.
-        reserved: of those bytes, what results take, whatever the batch.
+        reserved: reserved of those bytes, what results take, whatever the batch.
         is_given: a person said how many; then what does not fit is refused.
         held: bytes that the allocator holds for every byte that is alive.
     """
@@ -220,9 +220,9 @@ class Budget:
         """The largest batch of which one run at least fits (the same in every process).
 
         Args:
-            extents: of the groups of examples that batches are cut from.
-            need_of: of an example of a group.
-            what: is run, for the message.
+            extents: extents of the groups of examples that batches are cut from.
+            need_of: memory of an example of a group.
+            what: name of what is run, for the message.
 
         Raises:
             UserError: a batch of one does not fit.

@@ -44,10 +44,10 @@ def progress_bar(
     Nothing is said if `quiet`, nor by another process than the first.
 
     Args:
-        items: to go through.
-        what: they are.
-        quiet: without a word.
-        done: how many came before these, in an earlier run.
+        items: items to go through.
+        what: name of the items.
+        quiet: whether to say nothing.
+        done: number of came before these, in an earlier run.
         note: what else to say, asked each time that something is said (a loss).
     """
     if quiet or not processes.is_first() or sys.stderr is None:

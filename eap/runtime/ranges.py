@@ -86,9 +86,9 @@ def whole(name: str, value: object, within: Range | None = None) -> int:
     """A whole number of the range of its name, as an int.
 
     Args:
-        name: of the argument, for the message.
-        value: as it was given.
-        within: its range; None: that of `RANGES`.
+        name: name of the argument, for the message.
+        value: value as it was given.
+        within: range; None: that of `RANGES`.
 
     Raises:
         UserError: another kind of value, or one out of range.

@@ -21,8 +21,8 @@ class Resources:
     Attributes:
         batch_size: examples at a time; None: as many as the budget allows, and at most a process's
             share of all.
-        memory_budget: in bytes, beside the weights; None: half of what is free.
-        quiet: without a progress bar.
+        memory_budget: memory budget in bytes, beside the weights; None: half of what is free.
+        quiet: whether to hide the progress bar.
 
     Raises:
         UserError: a number out of range.

@@ -24,7 +24,7 @@ class Interval:
     """A measured number, and an interval for its value over all examples of the task.
 
     Attributes:
-        value: of the examples at hand.
+        value: value of the examples at hand.
         low, high: ends of the interval (95%, unless said otherwise); NaN where there is none:
             fewer than `FEWEST` examples, or resamples whose clean and ablated means do not keep
             their order, so that there is nothing to normalise by.
@@ -69,7 +69,7 @@ def interval_of_shares(
     Args:
         values: the metric, per circuit and example.
         clean, ablated: the metric of the two runs.
-        measure: of normalised faithfulness [.., *size] a number [..], such as `area`.
+        measure: measure of normalised faithfulness [.., *size] a number [..], such as `area`.
         n_resamples: number of bootstrap resamples.
         confidence: probability that the interval holds the true value.
         seed: seed of the resamples.
@@ -100,7 +100,8 @@ def interval_of_distances(
     of |f - true f|, whose distribution over resamples has no such bias.
 
     Args:
-        values, clean, ablated, n_resamples, confidence, seed: as of `interval_of_shares`.
+        values, clean, ablated, n_resamples, confidence, seed: values and options as of
+            `interval_of_shares`.
         mean: the weighted mean of distances [.., size], such as `area`.
     """
     confidence = real("confidence", confidence)
@@ -147,8 +148,8 @@ def interval_of_means(
     Pearson's (1934).
 
     Args:
-        values: from 0 to 1, per circuit and example.
-        measure: of means [.., *size] a number [..] from 0 to 1, linear in them.
+        values: values from 0 to 1, per circuit and example.
+        measure: measure of means [.., *size] a number [..] from 0 to 1, linear in them.
         confidence: probability that the interval holds the true value.
     """
     confidence = real("confidence", confidence)
@@ -207,7 +208,7 @@ def pseudo_values(
     jackknife's: for a statistic of pairs of tasks, which are not independent of each other.
 
     Args:
-        statistic: of the numbers of the tasks that are kept.
+        statistic: statistic of the numbers of the tasks that are kept.
         groups: group of every task; tasks of one group are left out together.
     """
     of_task = np.asarray(groups)

@@ -112,8 +112,8 @@ def auroc(scores: Any, truth: Any) -> float:
     """P(a true edge scores above a false one), ties half: the area under the ROC curve, exactly.
 
     Args:
-        scores: of all edges; take absolute values first, if their sign is not to count.
-        truth: which of them belong to the known circuit.
+        scores: scores of all edges; take absolute values first, if their sign is not to count.
+        truth: mask of the edges that belong to the known circuit.
 
     Raises:
         UserError: no true or no false edge, or scores that are NaN.

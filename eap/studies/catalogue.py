@@ -113,11 +113,12 @@ class Step:
     """A script of the paper.
 
     Attributes:
-        name: of the step, unique.
-        script: its path in the repository.
+        name: name of the step, unique.
+        script: path in the repository.
         asks: the question it answers, or what it draws.
         tasks: chooses those that it works on among the tasks that were asked for.
-        option: how it is told them: `--task` (a run for each), `--tasks`, or "" (not at all).
+        option: option that names the tasks: `--task` (a run for each), `--tasks`, or "" (not at
+            all).
         runs_model: whether it loads the model (and takes `--head`, `--batch_size`, ..).
         reads: templates of the results of earlier steps that it needs.
         also_reads: those that it uses where there are any.

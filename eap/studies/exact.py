@@ -39,9 +39,9 @@ class ExactStudy:
     """Exact values of one task's edges.
 
     Attributes:
-        settings: of the experiment.
-        model: from `load_model_of`.
-        dataset: from `load_task`.
+        settings: settings of the experiment.
+        model: model of `load_model_of`.
+        dataset: data set of `load_task`.
         save_every: seconds between two writings of the progress.
     """
 
@@ -85,8 +85,8 @@ class ExactStudy:
         Args:
             estimates: scored graphs by metric, whose scores stand where no exact value is known.
             also: more graphs by which edges are chosen.
-            top: how many of the highest, by the best rank that a graph gives them.
-            sample: how many of the others.
+            top: number of the highest edges, by the best rank that a graph gives them.
+            sample: number of the other edges.
 
         Returns:
             By metric, exact scores where `is_exact`, estimates elsewhere.
@@ -191,10 +191,10 @@ def exact_estimates(
     Kept as graphs/<model>/real_test/<task>_<metric>_{vanilla,ig,<method>}.
 
     Args:
-        settings: of the experiment.
-        model: from `load_model_of`.
+        settings: settings of the experiment.
+        model: model of `load_model_of`.
         dataset: what is scored.
-        metric: of the scores.
+        metric: metric of the scores.
         curves: names of `CURVES`.
 
     Raises:

@@ -45,7 +45,7 @@ def jobs(
         model: the last part of its name.
         tasks: those to work on.
         run: what kind of run it is.
-        only: by the name of a step, its tasks, where not all; steps that read what it would have
+        only: tasks of a step, by the step's name, where not all; steps that read what it would have
             written for the others leave them out, too.
         verified: exact values are of a choice of edges (`--verify`) instead of all.
     """

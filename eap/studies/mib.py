@@ -50,7 +50,7 @@ class MibResult:
     """What one method gives on one task.
 
     Attributes:
-        graph: its ranking, from the train split.
+        graph: ranking, from the train split.
         areas: measured on the other split.
         train, test: the pairs.
     """
@@ -82,21 +82,21 @@ def mib_study(
     """Score a model's edges or nodes on one task of MIB, and take the areas of the ranking.
 
     Args:
-        model: from `eap.load_model`.
+        model: loaded model (`eap.load_model`).
         task: a name of `eap.data.collections.mib.MIB_TASKS`.
         method: a name of `eap.methods.METHODS` or 'MAttr'; of several, the mean of their scores.
         level: 'edge' or 'node'.
         source: where the data are; see `eap.data.collections.mib.load_mib`.
-        split: on which circuits are measured: 'test' or 'validation'.
+        split: split on which circuits are measured: 'test' or 'validation'.
         n_train: pairs of the train split to score on; None: 1,000 of IOI, else 100.
         head: measure on only so many pairs; None: all.
         steps: points of methods that integrate.
-        rule: of integration; None: the benchmark's (`benchmark_rule`).
-        recipe: how MAttr learns; None: `eap.Recipe()`.
-        scaled: of a mean of methods: each scaled to unit mean magnitude first; False: raw scores,
-            as in the ensembles of arXiv 2510.06811.
-        rank_input: rank and count the input among the nodes, as the benchmark does.
-        seed: of the bootstrap of examples.
+        rule: rule of integration; None: the benchmark's (`benchmark_rule`).
+        recipe: loss, optimizer and steps of MAttr; None: `eap.Recipe()`.
+        scaled: scaled of a mean of methods: each scaled to unit mean magnitude first; False: raw
+            scores, as in the ensembles of arXiv 2510.06811.
+        rank_input: whether to rank and count the input among the nodes, as the benchmark does.
+        seed: seed of the bootstrap of examples.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Raises:
@@ -192,9 +192,9 @@ def submit(
 
     Args:
         graph: the ranking.
-        folder: of the submission; it gets a folder `<task>_<model>`.
-        task: of the benchmark.
-        model: its name.
+        folder: folder of the submission; it gets a folder `<task>_<model>`.
+        task: task of the benchmark.
+        model: name of the model.
         circuits: circuits instead of scores, as `submitted_circuits` cuts them.
 
     Raises:
@@ -238,7 +238,7 @@ def submitted_circuits(
     Args:
         graph: a ranking of edges or nodes.
         by: 'helpful' for CPR, 'magnitude' for CMD.
-        level, selection, rank_input: as for `eap.areas`.
+        level, selection, rank_input: level, selection and rank input as for `eap.areas`.
     """
     n_ranked = count_ranked(graph, level=level, rank_input=rank_input)
     sizes = circuit_sizes(n_ranked, SUBMITTED)

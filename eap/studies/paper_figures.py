@@ -13,9 +13,9 @@ class Figure:
         label: "Figure 3", or a title where the paper has no number for it.
         title: what it shows, in a few words.
         caption: what one sees, in a sentence or two.
-        script: that draws it; "" for tables alone.
+        script: script that draws it; "" for tables alone.
         study: folder below results/ that it is in.
-        pictures: their names (templates), without folder and suffix.
+        pictures: names of the pictures (templates), without folder and suffix.
         tables: names (templates) of the CSVs behind it.
     """
 

@@ -33,14 +33,14 @@ def pareto_study(
     curves.
 
     Args:
-        settings: of the experiment.
-        model: from `load_model_of`.
-        dataset: from `load_task`.
-        metric: of the scores and of faithfulness.
+        settings: settings of the experiment.
+        model: model of `load_model_of`.
+        dataset: data set of `load_task`.
+        metric: metric of the scores and of faithfulness.
         sizes: edges to select.
         n_random: circuits with random scores of every size.
         curves: names of `CURVES`; each has its columns edges_X and loss_X.
-        batch_size: of evaluation; None: the settings'.
+        batch_size: batch size of evaluation; None: the settings'.
         total_edges: a column with the number of all edges.
 
     Returns:

@@ -32,12 +32,12 @@ class PartStudy:
     """What is known of the parts of one task's circuit.
 
     Attributes:
-        circuit: its edges.
-        scores: of the parts of its nodes, by kind.
+        circuit: edges.
+        scores: scores of the parts of its nodes, by kind.
         table: a row per kind and number of parts: parts, kept, of, share, edges, faithfulness,
             standard_error, random (as many parts drawn by chance), rest (share of the summed
             magnitudes that the nodes' rests, or error parts, have).
-        provenance: where the numbers come from.
+        provenance: origin of the numbers.
     """
 
     circuit: Graph
@@ -68,15 +68,15 @@ def part_study(
     """Faithfulness of a circuit some of whose nodes keep only their best parts.
 
     Args:
-        model: from `eap.load_model`.
+        model: loaded model (`eap.load_model`).
         dataset: the task's pairs, two at least.
-        metric: of scores and faithfulness.
+        metric: metric of scores and faithfulness.
         size: edges that are selected for the circuit, before pruning.
         steps: points of integrated gradients.
-        rule: of integration.
+        rule: rule of integration.
         kinds: names of bases, or features; each is studied with the other nodes whole.
-        shares: of the parts that are kept.
-        seed: of the parts that are drawn by chance.
+        shares: shares of the parts that are kept.
+        seed: seed of the parts that are drawn by chance.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Raises:

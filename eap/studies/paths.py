@@ -105,7 +105,7 @@ def check_folders(output: Path, model: str | None = None) -> None:
 
     Args:
         output: where results/ and graphs/ are or will be.
-        model: whose folders below these are looked at, too.
+        model: model whose folders are looked at too.
 
     Raises:
         UserError: a file stands where a folder is needed, or the folder cannot be written to.
@@ -139,7 +139,7 @@ def claim(output: Path, model: str, identity: Mapping[str, Any], *, write: bool 
 
     Args:
         output: where results/ and graphs/ are.
-        model: as the person gave it.
+        model: name as it was passed to `eap.load_model`.
         identity: what identifies its weights (`Model.source`).
         write: False: compare only.
 

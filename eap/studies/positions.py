@@ -37,11 +37,11 @@ def positions_study(
     Writes graphs/<model>/<task>_spans.safetensors and results/positions/<model>/csv/<task>.csv.
 
     Args:
-        settings: of the experiment.
-        model: from `load_model_of`.
-        dataset: with spans, from `load_task`.
-        metric: of the scores and of faithfulness.
-        shares: how much is selected, of all pairs (or edges) that can change something.
+        settings: settings of the experiment.
+        model: model of `load_model_of`.
+        dataset: dataset with spans, from `load_task`.
+        metric: metric of the scores and of faithfulness.
+        shares: shares that are selected, of all pairs (or edges) that can change something.
 
     Returns:
         A row per circuit: `circuits` ('pairs' or 'edges'), `share` (selected), after pruning

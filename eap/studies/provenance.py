@@ -187,8 +187,8 @@ def write_table(
 
     Args:
         frame: the table.
-        path: of the CSV.
-        provenance: of the numbers.
+        path: path of the CSV.
+        provenance: provenance of the numbers.
         index: whether the rows' names are the first column.
     """
     with write_atomically(path) as temporary:

@@ -91,7 +91,7 @@ def load_task(settings: Settings, model: Model, task: str, *, spans: str | None 
 
 
 def load_tasks(settings: Settings, model: Model) -> dict[str, Dataset]:
-    """The pairs of all tasks of the settings; says which cannot be posed to this model.
+    """The pairs of all tasks of the settings; tasks that this tokenizer cannot express are named.
 
     Raises:
         UserError: none can.
@@ -103,7 +103,8 @@ def load_tasks(settings: Settings, model: Model) -> dict[str, Dataset]:
         except UserError as error:
             say(f"left out: {error}")
     if not datasets:
-        raise UserError(f"none of {', '.join(settings.tasks)} can be posed to {model.name}")
+        tasks = ", ".join(settings.tasks)
+        raise UserError(f"none of {tasks} can be expressed with the tokenizer of {model.name}")
     return datasets
 
 
@@ -138,9 +139,9 @@ def describe(
     """Where a result on one task, or on several, comes from; see `eap.engine.signature.sign`.
 
     Args:
-        settings: of the experiment.
-        model: from `load_model_of`.
-        data: from `load_task`, or from `load_tasks`.
+        settings: settings of the experiment.
+        model: model of `load_model_of`.
+        data: data set of `load_task`, or from `load_tasks`.
         metric: name of the metric; None where there is none, or one for every task.
         method: name of the method.
         options: settings of the method.
@@ -170,14 +171,14 @@ def attributed(
     """The graph called `name` if it is there and of the same provenance; else score and save it.
 
     Args:
-        settings: of the experiment.
-        model: from `load_model_of`.
-        dataset: from `load_task`.
-        name: of the file below `graphs/<model>`.
+        settings: settings of the experiment.
+        model: model of `load_model_of`.
+        dataset: data set of `load_task`.
+        name: name of the file below `graphs/<model>`.
         method: a name of `eap.methods.METHODS`.
         metric: name of the metric (which a method may not ask for).
-        steps: of integrated gradients, if other than the settings'.
-        spans: score every span of the data set's prompts.
+        steps: steps of integrated gradients, if other than the settings'.
+        spans: whether to score every span of the data set's prompts.
     """
     spec = get_method(method)
     used_metric = metric if spec.uses_metric else None
@@ -221,11 +222,11 @@ def scored_curves(
     """Scored graphs by the names of their curves; without those whose gradient is zero.
 
     Args:
-        settings: of the experiment.
-        model: from `load_model_of`.
-        dataset: from `load_task`.
-        metric: of the scores.
-        curves: by name, the graph's file, the method, and its metric if it is not `metric`.
+        settings: settings of the experiment.
+        model: model of `load_model_of`.
+        dataset: data set of `load_task`.
+        metric: metric of the scores.
+        curves: curves by name: the graph's file, the method, and its metric if it is not `metric`.
 
     Raises:
         UserError: none is left.

@@ -47,14 +47,15 @@ class Settings:
         drop_unfit: rows of it that do not fit the tokenizer are left out; otherwise they are an
             error.
         revision: branch, tag or commit of a model of the hub; None: its main branch.
-        prepend_bos: begin prompts with the BOS token; None: if the saved tokenizer has one.
-        head: use only so many pairs of a task; None: all.
-        seed: of drawn data and random circuits.
-        device, device_map, dtype: as `eap.load_model` has them.
+        prepend_bos: whether to begin prompts with the BOS token; None: if the saved tokenizer has
+            one.
+        head: number of pairs of a task; None: all.
+        seed: seed of drawn data and random circuits.
+        device, device_map, dtype: device, device map and dtype as `eap.load_model` has them.
         batch_size: pairs at a time; None: what the memory allows.
         memory: bytes beside the weights; None: half of what is free.
         expanded_kv: one k and v per query head where key/value heads are shared.
-        ig_steps, ig_rule: of EAP-IG.
+        ig_steps, ig_rule: ig steps and ig rule of EAP-IG.
         output: folder in which results/ and graphs/ are.
         overwrite: do not use finished graphs, but make them anew.
 

@@ -30,9 +30,10 @@ from eap.studies.provenance import save_csv
 from eap.studies.settings import Settings
 
 __all__ = [
-    "ROOT", "OneLineParser", "add_ig_arguments", "add_size_arguments", "duration", "fail",
-    "figure_parser", "folder", "gigabytes", "make_parser", "not_negative", "number_of_steps",
-    "output_folder", "positive", "run", "save_csv", "say", "settings_of", "share", "shown",
+    "ROOT", "DefaultsOnce", "OneLineParser", "add_ig_arguments", "add_size_arguments", "duration",
+    "fail", "figure_parser", "folder", "gigabytes", "make_parser", "not_negative",
+    "number_of_steps", "output_folder", "positive", "run", "save_csv", "say", "settings_of",
+    "share", "shown",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -42,6 +43,16 @@ MOST_GIGABYTES = 2**20
 
 
 # ---- arguments -----------------------------------------------------------------------------------
+
+
+class DefaultsOnce(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that says the default of an option once, and none where there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        nothing = action.default is None or action.default is False or action.default in ("", [])
+        if nothing or "(default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -59,9 +70,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def make_parser(description: str | None, *, tasks: bool = False) -> argparse.ArgumentParser:
     """A parser with the arguments that every experiment has, for one task or for several."""
-    parser = OneLineParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = OneLineParser(description=description, formatter_class=DefaultsOnce)
     add = parser.add_argument
     add_model_arguments(parser)
     if tasks:
@@ -140,9 +149,7 @@ def figure_parser(
     description: str | None, *, tasks: Sequence[str] = PARETO_TASKS, sizes: bool = False
 ) -> argparse.ArgumentParser:
     """A parser with the arguments that every figure script has, and `--linear` for sizes."""
-    parser = OneLineParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = OneLineParser(description=description, formatter_class=DefaultsOnce)
     add = parser.add_argument
     add("-m", "--model", default="toy", help="the model whose results to draw")
     add("--tasks", nargs="+", type=named_task, default=list(tasks), help="those present are drawn")

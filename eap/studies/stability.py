@@ -36,10 +36,11 @@ class StabilityStudy:
 
     Attributes:
         found_on, measured_on: the two halves of the pairs.
-        stability: of the ranking, and of a null task's.
-        areas: of the ranking.
-        verdicts: on the consensus circuit, or (where there is none) the ranking's own.
-        certificate: of the greedy circuit of the size that was judged; None if not asked for.
+        stability: stability of the ranking, and of a null task's.
+        areas: areas of the ranking.
+        verdicts: verdicts on the consensus circuit, or (where there is none) the ranking's own.
+        certificate: certificate of the greedy circuit of the size that was judged; None if not
+            asked for.
     """
 
     found_on: Dataset
@@ -83,18 +84,18 @@ def stability_study(
     """Score a task's edges with error bars, and measure what comes of it on other pairs.
 
     Args:
-        model: from `eap.load_model`.
+        model: loaded model (`eap.load_model`).
         dataset: the task's pairs, two at least.
-        metric: of scores, areas and verdicts.
-        method: of `eap.attribute`, one that scores by gradients.
+        metric: metric of scores, areas and verdicts.
+        method: method of `eap.attribute`, one that scores by gradients.
         steps: points of integrated gradients.
-        rule: of integration.
-        sizes: of circuits whose stability is measured; None: 1, 2, 5 and 10% of all edges.
-        n_resamples: of the examples.
+        rule: rule of integration.
+        sizes: sizes of circuits whose stability is measured; None: 1, 2, 5 and 10% of all edges.
+        n_resamples: number of resamples of the examples.
         n_random: number of random circuits that the verdicts compare with, at least 19.
         n_subsets: random subsets of the examples by which edges are certified (`eap.certify`); 0:
             no certificate. It takes a second attribution.
-        seed: of all that is drawn.
+        seed: seed of all that is drawn.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         **resources: batch_size, memory_budget (bytes), quiet.
 

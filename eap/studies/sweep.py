@@ -93,16 +93,16 @@ def faithfulness_curves(
     """The metric of each method's circuits: greedy selection on absolute scores, then pruning.
 
     Args:
-        model: from `eap.load_model`.
+        model: loaded model (`eap.load_model`).
         graphs: scored graphs by method name.
-        dataset: from `eap.load_dataset`.
+        dataset: pairs of prompts (`eap.load_dataset`).
         metric: name of the metric.
         sizes: edges to select; a row each.
         n_random: circuits with random scores per size.
-        seed: of those, and of the pairs that they are measured on.
+        seed: seed of those, and of the pairs that they are measured on.
         batch_size: pairs at a time; None: what the budget allows.
-        memory_budget: in bytes, beside the weights; None: half of what is free.
-        quiet: without a progress bar.
+        memory_budget: memory budget in bytes, beside the weights; None: half of what is free.
+        quiet: whether to hide the progress bar.
 
     Returns:
         Two tables with a row per size. The curves, in the published schema: baseline,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,15 @@ def run_code(code: str, *arguments: object, **options: object) -> subprocess.Com
     """Run some Python in a process of its own."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, check=False, timeout=100, text=True, **options)
+
+
+def test_defaults_are_said_once():
+    texts = [shell.make_parser("x").format_help(), shell.figure_parser("x").format_help()]
+    for text in (" ".join(part.split()) for part in texts):
+        assert "default: toy)" in text
+        assert "(default: None)" not in text
+        assert not re.search(r"\(default[^)]*\) \(default", text)
+    assert "(default: 0)" in texts[0], "a default that is 0 is one"
 
 
 # ---- what is loaded ------------------------------------------------------------------------------

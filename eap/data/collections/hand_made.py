@@ -22,10 +22,10 @@ class ManualCircuit:
     """A circuit found by hand.
 
     Attributes:
-        graph: its edges, as a circuit of the graph it was asked for.
+        graph: edges, as a circuit of the graph it was asked for.
         include_mlps: whether its authors looked at MLPs at all; else only heads are compared.
         source: who found it.
-        corrections: how the wiring differs from the one that was compared with in the paper.
+        corrections: differences from the wiring that the paper compares with.
     """
 
     graph: Graph
@@ -40,8 +40,8 @@ def load_manual_circuit(
     """The hand-made circuit of a task ('ioi' or 'greater-than').
 
     Args:
-        graph: of a model with GPT-2 small's shape.
-        task: whose circuit.
+        graph: graph of a model with GPT-2 small's shape.
+        task: task of the circuit.
         published_wiring: exactly as the paper's comparison had it, with its mistakes.
 
     Raises:

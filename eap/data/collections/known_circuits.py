@@ -46,11 +46,11 @@ class KnownCircuit:
     """A model, its circuit, and pairs of prompts on which every edge of the circuit matters.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         description: what the model does.
         made_by: 'hand', 'training', or the compiler.
-        model: without a tokenizer and a bridge.
-        dataset: of token ids.
+        model: model without a tokenizer and a bridge.
+        dataset: dataset of token ids.
         circuit: the true edges, as a circuit of the model's graph.
         alternatives: circuits of which each does all of it alone; empty where there is one circuit.
     """

@@ -57,13 +57,13 @@ class MibTask:
     """One task of the benchmark.
 
     Attributes:
-        name: as the leaderboard has it.
-        path: of its data set on the hub.
+        name: name as the leaderboard has it.
+        path: path of its data set on the hub.
         counterfactual: the column whose prompt is the corrupted one.
-        answers: how a row says what is right.
-        subset: of the data set; None: it has but one.
-        operator: keep the rows of this operator alone.
-        n_train: how many pairs of the train split edges are scored on.
+        answers: rule that reads the right answer from a row.
+        subset: subset of the data set; None: it has but one.
+        operator: operator of the rows to keep.
+        n_train: number of pairs of the train split edges are scored on.
     """
 
     name: str
@@ -132,7 +132,7 @@ def load_mib(
             (Parquet, JSON or JSON lines, with the split in the file's name or in its folder's); one
             such file; or a table of pairs with clean, corrupted, correct and incorrect. Rows of a
             single file are of the split that its column `split` says, or that its name begins with.
-        head: use only the first so many pairs that fit.
+        head: number of pairs that fit.
 
     Raises:
         UserError: an unknown task or split, data that is not there or is not of this shape, or no

@@ -36,7 +36,7 @@ def number_pairs(
 
     Args:
         heads: what comes before the last two digits.
-        keep: which pairs are wanted.
+        keep: filter of the pairs that are wanted.
     """
     digits = vocabulary.digits_per_piece
     base = 10**digits

@@ -32,9 +32,9 @@ def draw_pairs(
     """`n` pairs with different clean prompts, or as many as there are.
 
     Args:
-        n: how many.
+        n: number of them.
         draw: given how many there are, draws a pair, or None if what it drew is none.
-        keep: which pairs are wanted.
+        keep: filter of the pairs that are wanted.
     """
     rows: dict[str, dict[str, str]] = {}
     fruitless = 0
@@ -51,24 +51,26 @@ class Task:
     """A task: how its pairs are made, and how a row of its CSV is read.
 
     Attributes:
-        name: as files and scripts have it.
-        display_name: as figures have it.
-        metric: of the Pareto study.
-        cross_task_metric: of the cross-task study.
-        columns: that a CSV must have beside `clean` and `corrupted`.
+        name: name as files and scripts have it.
+        display_name: name as figures have it.
+        metric: metric of the Pareto study.
+        cross_task_metric: metric of the cross-task study.
+        columns: columns that a CSV must have beside `clean` and `corrupted`.
         generate: `(random, vocabulary, keep) -> rows` that fit the vocabulary, in random order.
         answers: `(row, vocabulary) -> texts` of the correct and incorrect answers; raises
             `ValueError` with what is wrong with the row.
         answer_ids: columns of token ids, and the answer set ('correct' or 'incorrect') they repeat.
         variant_of: name of the task that it is a variant of: both count as one where tasks are the
             sample.
-        order: of the tasks in scripts and figures; those without one come last, by name.
+        order: order of the tasks in scripts and figures; those without one come last, by name.
         main: one of the six tasks of the paper's main figures.
         first_token: answers of several tokens are represented by their first one.
-        pieces: answers are tokens in their own right, also where the tokenizer would write prompt and
-            answer as one token (GPT-2 has " 1300" in one, but the answer "00" is that of " 13").
+        pieces: answers are tokens in their own right, also where the tokenizer would write prompt
+            and answer as one token (GPT-2 has " 1300" in one, but the answer "00" is that of "
+            13").
         circuit_size: edges of the cross-task study's circuit on GPT-2 small.
-        role_names: of the spans of its prompts, from the first token on; the last is the last token.
+        role_names: names of the spans of its prompts, from the first token on; the last is the last
+            token.
         roles: `row -> characters` of the clean prompt at which the roles begin, all but the first
             and the last; raises `ValueError` with what is not found.
     """

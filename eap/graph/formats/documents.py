@@ -183,7 +183,7 @@ def finish(
         own: this package wrote the file, perhaps before it noted `score_sign`.
         sign: what scores are multiplied by, if the caller says so.
         unread: parts of the file that a graph has no place for.
-        fields: of the graph, scores as they are in the file.
+        fields: fields of the graph, scores as they are in the file.
     """
     provenance = dict(_mapping(header.get("provenance") or {}, "'provenance'"))
     better = header.get("higher_is_better")

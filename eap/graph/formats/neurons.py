@@ -28,9 +28,9 @@ class NeuronFile:
     """A graph, and what its file says of neurons.
 
     Attributes:
-        graph: as `Graph.load` has it.
-        kept: which coordinates of each sender are in the circuit; None: the file does not say.
-        scores: of the coordinates, in this package's sign; None: the file has none.
+        graph: graph as `Graph.load` has it.
+        kept: coordinates of each sender that are in the circuit; None: the file does not say.
+        scores: scores of the coordinates, in this package's sign; None: the file has none.
     """
 
     graph: Graph
@@ -52,14 +52,22 @@ class NeuronFile:
 
 @checked
 def load_neurons(path: str | Path) -> NeuronFile:
-    """A graph with neurons from a `.json` or `.pt` file of the EAP-IG library, MIB or this package.
+    """Read a graph with neurons from a file of the EAP-IG library, MIB or this package.
 
-        file = eap.load_neurons("ioi_gpt2.json")
-        eap.faithfulness(model, eap.PartCircuit(file.graph, "coordinates", file.masks), dataset)
+    Args:
+        path: `.json` or `.pt` file.
+
+    Returns:
+        The graph, masks of the neurons that are kept and their scores, where the file has them.
 
     Raises:
-        UserError: as `Graph.load`; a file without neurons, or with other numbers of them than the
-            graph has senders and d_model.
+        UserError: as `Graph.load`; a file without neurons, or with other numbers of neurons than
+            the graph has senders and d_model.
+
+    Example:
+        >>> scores = eap.part_scores(model, dataset, parts="coordinates", method="EAP")
+        >>> eap.save_neurons("neurons.json", graph, scores=scores.by_coordinate)
+        >>> file = eap.load_neurons("neurons.json")
     """
     path = Path(path)
     graph = Graph.load(path)
@@ -100,17 +108,18 @@ def save_neurons(
 ) -> None:
     """Write a graph with neurons as the EAP-IG library and MIB read it.
 
-        scores = eap.part_scores(model, dataset, parts="coordinates")
-        eap.save_neurons("ioi.json", graph, scores=scores.by_coordinate)
-
     Args:
         path: `.json` or `.pt`.
         graph: nodes' scores and the circuit.
-        kept: which coordinates of each sender are in the circuit.
-        scores: of the coordinates, in this package's sign.
+        kept: coordinates of each sender that are in the circuit.
+        scores: scores of the coordinates, in this package's sign.
 
     Raises:
         UserError: another suffix, tensors of another shape, or scores that JSON cannot hold.
+
+    Example:
+        >>> scores = eap.part_scores(model, dataset, parts="coordinates", method="EAP")
+        >>> eap.save_neurons("ioi-neurons.json", graph, scores=scores.by_coordinate)
     """
     path = Path(path)
     kept_key, scores_key = _keys(path)
