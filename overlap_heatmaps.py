@@ -33,7 +33,13 @@ def main() -> None:
     tables = studies.compare_circuits(circuits)
     origin = studies.describe(
         settings, model, datasets,
-        by_task={task: {"attribution_metric": get_task(task).metric} for task in datasets},
+        by_task={
+            task: {
+                "attribution_metric": get_task(task).metric,
+                "n_edges": circuits[task].count_edges(),
+            }
+            for task in datasets
+        },
         method="overlap of circuits",
         options={"ig_steps": args.ig_steps, "ig_rule": args.ig_rule},
     )  # fmt: skip

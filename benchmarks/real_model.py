@@ -32,7 +32,8 @@ from eap.figures.tables import Results
 from eap.runtime.atomic import write_atomically
 from eap.statistics.intervals import Interval
 from eap.studies import shell
-from eap.studies.catalogue import FIGURES, as_pattern
+from eap.studies.catalogue import as_pattern
+from eap.studies.paper_figures import FIGURES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INTRODUCTIONS = REPOSITORY / "benchmarks" / "introductions"

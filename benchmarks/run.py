@@ -67,7 +67,7 @@ def attribution(bench: Bench, repeats: int) -> list[Row]:
         for method, points in (("EAP", [1.0]), ("EAP-IG", [k / 5 for k in range(1, 6)])):
 
             def ours(method: str = method, data: Dataset = data) -> None:
-                eap.attribute(bench.model, data, method=method, steps=5, batch_size=16)
+                eap.attribute(bench.model, data, method=method, batch_size=16)
 
             def floor(n: int = len(points), forward: Any = forward, both: Any = both) -> None:
                 forward()

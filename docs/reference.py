@@ -28,7 +28,7 @@ GROUPS = {
     "What a result is worth": "areas Areas bootstrap certify judge leave_one_out second_circuit "
     "find_clusters",
     "Attention": "crossing_scores CrossingScores attention_patterns attention.logit_terms "
-    "attention.head_result",
+    "attention.head_result attention.head_reasons",
     "Inside a node": "part_scores PartScores part_activity PartCircuit unit_edges UnitEdges "
     "load_features Features load_neurons save_neurons",
     "Pages": "write_page",

@@ -11,7 +11,7 @@ cap (Gemma 2) bends the sum, after it is made.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from eap.data.batches import check_dataset, check_pairs
 from eap.data.dataset import Dataset
+from eap.data.example import Example
 from eap.engine.head_runs import HeadRun, Prompt, pattern_of, texts_of
 from eap.errors import UserError, quoted
 from eap.model.model import Model
@@ -196,23 +197,26 @@ def logit_terms(
     runs = ["clean", "corrupted"] if prompt == "difference" else [prompt]
     first = HeadRun.of(model, dataset, head, runs[0], example)
     query = first.position(query, "query")
-    if key is None:
-        key = int(first.pattern()[query].argmax())
-    key = first.position(key, "key")
+    key = int(first.pattern()[query].argmax()) if key is None else first.position(key, "key")
     first.check_sight(query, key)
-    terms = first.terms(query, key)
+    found = _terms(first, query, key)
     if prompt == "difference":
         second = HeadRun.of(model, dataset, head, runs[1], example)
-        terms = terms - second.terms(second.position(query, "query"), second.position(key, "key"))
+        other = second.terms(second.position(query, "query"), second.position(key, "key"))
+        found = replace(found, terms=found.terms - other.cpu())
+    return replace(found, prompt=prompt)
+
+
+def _terms(run: HeadRun, query: int, key: int) -> LogitTerms:
     return LogitTerms(
-        head=head,
+        head=run.name,
         query=query,
         key=key,
-        prompt=prompt,
-        names=(*model.config.sender_names, REST),
-        terms=terms.cpu(),
-        softcap=model.blocks[first.layer].attention.softcap,
-        tokens=tuple(first.texts),
+        prompt="clean",
+        names=(*run.model.config.sender_names, REST),
+        terms=run.terms(query, key).cpu(),
+        softcap=run.model.blocks[run.layer].attention.softcap,
+        tokens=tuple(run.texts),
     )
 
 
@@ -295,13 +299,15 @@ def head_result(
         3
     """
     run = HeadRun.of(model, dataset, head, prompt, example)
-    query = run.position(query, "query")
-    block = model.blocks[run.layer]
+    return _result(run, dataset.examples[example], run.position(query, "query"))
+
+
+def _result(run: HeadRun, pair: Example, query: int) -> HeadResult:
+    model, block = run.model, run.model.blocks[run.layer]
     values = run.projected("v").transpose(0, 1) * run.pattern()[query][:, None, None]
     norm = block.post_attention_norm
     if norm is not None:
         values = values * norm.scale(run.trace.attention_raw[0, query])
-    pair = dataset.examples[example]
     W_U = model.W_U.to(run.final)
     direction = W_U[list(pair.correct)].mean(0) - W_U[list(pair.incorrect)].mean(0)
     final = model.ln_final
@@ -309,11 +315,96 @@ def head_result(
         direction = direction * final.weight
     direction = final.centre(direction) * final.scale(run.final[0, -1])
     return HeadResult(
-        head=head,
+        head=run.name,
         query=query,
         names=(*model.config.sender_names, REST),
         values=values.cpu(),
         W_O=block.head_output_weights[run.head].to(values).cpu(),
-        direction=direction.cpu(),
+        direction=direction.to(values).cpu(),
         tokens=tuple(run.texts),
     )
+
+
+# ---- for the page of a circuit -------------------------------------------------------------------
+
+N_ROWS = 8  # of each sum
+
+
+@dataclass(frozen=True, eq=False)
+class HeadReasons:
+    """Where a head looks on one prompt, and why it looks there from the last token.
+
+    Attributes:
+        tokens, weights: the prompt's tokens as text, and the pattern [query, key].
+        query, key: the last token, and the token that it looks at most.
+        logit, softcap: as of `LogitTerms`.
+        by_key, by_query, pairs: the largest of `LogitTerms.by_key`, `by_query` and `to_frame`.
+        moved: what the head moves to the last token, in logits of the answers.
+        by_answers: the largest rows of `HeadResult.to_frame`.
+    """
+
+    tokens: list[str]
+    weights: Float[np.ndarray, "query key"]
+    query: int
+    key: int
+    logit: float
+    softcap: float | None
+    by_key: pd.Series
+    by_query: pd.Series
+    pairs: pd.DataFrame
+    moved: float
+    by_answers: pd.DataFrame
+
+
+@verb
+@torch.no_grad()
+def head_reasons(
+    model: Model, dataset: Dataset, *, heads: Sequence[str] | None = None, n_examples: int = 3
+) -> dict[str, list[HeadReasons]]:
+    """Where heads look on the first few examples, and why: for the page of a circuit.
+
+        reasons = eap.attention.head_reasons(model, dataset, heads=["a1.h0"])
+        graph.to_html("ioi.html", patterns=reasons)
+
+    Args:
+        model: from `eap.load_model`.
+        dataset: from `eap.load_dataset`.
+        heads: their names (`a1.h3`); None: all.
+        n_examples: number of examples, from the first on.
+
+    Returns:
+        By head, per example: what `Graph.to_html(..., patterns=...)` shows when it is clicked.
+
+    Raises:
+        UserError: the model has no such head, or examples that it cannot run.
+    """
+    if heads is None:
+        heads = [name for name in model.config.sender_names if name.startswith("a")]
+    found: dict[str, list[HeadReasons]] = {name: [] for name in heads}
+    for example in range(min(whole("n_examples", n_examples), len(dataset))):
+        for run in HeadRun.several(model, dataset, list(found), "clean", example):
+            found[run.name].append(_reasons(run, dataset.examples[example]))
+    return found
+
+
+def _reasons(run: HeadRun, pair: Example) -> HeadReasons:
+    query, weights = len(run.texts) - 1, run.pattern().double().cpu().numpy()
+    key = int(weights[query].argmax())
+    terms, result = _terms(run, query, key), _result(run, pair, query)
+    return HeadReasons(
+        tokens=run.texts,
+        weights=weights,
+        query=query,
+        key=key,
+        logit=terms.logit,
+        softcap=terms.softcap,
+        by_key=_largest(terms.by_key),
+        by_query=_largest(terms.by_query),
+        pairs=terms.to_frame(N_ROWS),
+        moved=float(result.by_answers.sum()),
+        by_answers=result.to_frame(N_ROWS),
+    )
+
+
+def _largest(values: pd.Series) -> pd.Series:
+    return values.sort_values(key=abs, ascending=False, kind="stable")[:N_ROWS]

@@ -52,6 +52,7 @@ from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions, Resources
 
 LEVELS = ("edge", "node")
+DEFAULT_STEPS = 5
 
 
 def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
@@ -75,7 +76,10 @@ def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
                 return example_scores(*given, **options | {"edges": edges})
         if not isinstance(method, str | Method) and isinstance(method, Sequence):
             warn("method=[...]", "mean_of([attribute(method=...), ...])")
-            return mean_of([function(*given, **options | {"method": one}) for one in method])
+            plain = {key: options[key] for key in options if key not in ("steps", "rule")}
+            fitting = {one: options if get_method(one).integrates else plain for one in method}
+            graphs = [function(*given, **own | {"method": one}) for one, own in fitting.items()]
+            return mean_of(graphs)
         return function(*given, **options)
 
     return call
@@ -91,7 +95,7 @@ def attribute(
     metric: str | Metric | None = None,
     ablation: str | Ablation | None = None,
     level: str = "edge",
-    steps: int | str | Auto = 5,
+    steps: int | str | Auto | None = None,
     rule: str = "paper",
     expanded_kv: bool = False,
     spans: bool = False,
@@ -107,9 +111,10 @@ def attribute(
         metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
         ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
         level: 'edge' or 'node' (`node_scores`; a node's score is that of all its outgoing edges).
-        steps: number of points of methods that integrate; 'auto' or an `eap.Auto`: as many as it
-            takes until the scores of the edges out of the input sum to the metric's difference.
-        rule: rule of integration, a name of `eap.methods.RULES`.
+        steps: number of points, of methods that integrate alone; None: 5; 'auto' or an `eap.Auto`:
+            as many as it takes until the scores of the edges out of the input sum to the metric's
+            difference.
+        rule: rule of integration, a name of `eap.methods.RULES`; of methods that integrate alone.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         spans: whether to score every edge at every span of the data set's prompts (a k or v input
             at the key's position); scores of linear methods, and IFR's, sum over spans to those
@@ -137,15 +142,15 @@ def attribute(
     call = Call.check(get_method(method), metric, ablation, level, rule, spans=spans)
     config = graph_config(model, expanded_kv=expanded_kv)
     limits = Resources(**resources)
+    if steps is not None and not call.method.integrates:
+        raise UserError(f"{call.method.name} does not integrate; leave steps={steps!r} out")
     if call.method.scorer == "exact":
         if observers:
             raise UserError("exact values have no per-example scores")
         return _exact(model, dataset, call, expanded_kv, resources)
-    auto = Auto() if steps == "auto" else steps
+    auto = Auto() if steps == "auto" else DEFAULT_STEPS if steps is None else steps
     if not isinstance(auto, Auto):
         return _score(model, dataset, call, whole("steps", auto), config, limits, observers)
-    if not call.method.integrates:
-        raise UserError(f"{call.method.name} has no steps to choose; leave steps='auto' out")
     if observers:
         raise UserError("observers need a fixed number of steps; give one instead of 'auto'")
     for number in Auto.TRIED:
@@ -193,7 +198,7 @@ def example_scores(
     edges: int | Sequence[str] = 100,
     *,
     method: str | Method = "EAP-IG",
-    steps: int | str | Auto = 5,
+    steps: int | str | Auto | None = None,
     expanded_kv: bool = False,
     **options: Any,
 ) -> ExampleScores:
@@ -267,6 +272,9 @@ class Call:
             raise UserError(
                 f"{method.name} changes whole patterns: no part is a span's; leave spans out"
             )
+        if rule != "paper" and not (method.integrates and method.uses_rule):
+            why = "has a rule of its own" if method.integrates else "does not integrate"
+            raise UserError(f"{method.name} {why}; leave rule={rule!r} out")
         if not method.uses_metric:
             if metric is not None:
                 raise UserError(f"{method.name} asks for no metric; leave {_name(metric)!r} out")
@@ -288,8 +296,6 @@ class Call:
             raise UserError(
                 f"{method.name} mends edges into q and k one by one; it has no scores of nodes"
             )
-        if method.integrates and not method.uses_rule and rule != "paper":
-            raise UserError(f"{method.name} has a rule of its own; leave rule={rule!r} out")
         return cls(method, measured, ablated, level, rule, spans)
 
     def points(self, steps: int) -> list[Point]:

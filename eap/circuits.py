@@ -17,6 +17,7 @@ and shared by all circuits and all metrics.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from itertools import chain
 from typing import Any, Literal, Unpack, overload
 
@@ -49,10 +50,12 @@ from eap.model.verbs import verb
 from eap.parts import PartCircuit, PartLayout, get_parts
 from eap.runtime import distributed
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
+from eap.runtime.notebooks import html_table, listed
 from eap.runtime.resources import ResourceOptions, Resources
 from eap.statistics.measures import normalised, share_errors
 
 Circuit = Graph | PartCircuit
+N_ROWS = 20  # shown in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +110,34 @@ class Faithfulness:
     @property
     def _low(self) -> float:
         return float(self.ablated.double().mean())
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per circuit: edges, mean (of the metric), normalised, standard_error.
+
+        Raises:
+            UserError: the clean and the ablated mean are equal.
+        """
+        means = self.circuits.double().mean(1).numpy()
+        columns = {"normalised": self.normalised, "standard_error": self.standard_error}
+        return pd.DataFrame({"edges": self.edges, "mean": means} | columns)
+
+    def __repr__(self) -> str:
+        metric, n = self.provenance.get("metric", "metric"), len(self.clean)
+        return (
+            f"Faithfulness({len(self.edges)} circuits of {listed(self.edges)} edges, {n} examples: "
+            f"mean {metric} {float(self.clean.double().mean()):.4g} clean, {self._low:.4g} ablated)"
+        )
+
+    def _repr_html_(self) -> str:
+        """A row per circuit, for notebooks."""
+        if float(self.clean.double().mean()) == self._low:
+            return escape(repr(self))  # nothing to normalise by
+        rows = self.to_frame().head(N_ROWS).round(4)
+        more = len(self.edges) - len(rows)
+        return html_table(
+            repr(self), [*rows.columns], [*rows.itertuples(index=False)]
+            + ([(f"{more:,} more",)] if more else []),
+        )  # fmt: skip
 
 
 @verb

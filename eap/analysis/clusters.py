@@ -212,7 +212,7 @@ def find_clusters(
     size: int = 200,
     method: str = "EAP-IG",
     metric: str | Metric = "logit_diff",
-    steps: int = 5,
+    steps: int | None = None,
     n_random: int = 99,
     seed: int = 0,
     gram_budget: int = GRAM_BUDGET,
@@ -230,7 +230,7 @@ def find_clusters(
         size: edges of each group's circuit, before pruning; at most as many as there are.
         method: method of `eap.attribute`.
         metric: metric of scores and faithfulness.
-        steps: points of integrated gradients.
+        steps: points of integrated gradients; None: as of `eap.attribute`.
         n_random: number of random data sets of one group that the separation is compared with.
         seed: seed of the beginnings of k-means and of the random data sets.
         gram_budget: bytes for per-example scores.

@@ -30,6 +30,7 @@ from eap.graph.selection import By
 from eap.metrics.metric import METRICS, Metric, get_metric, warn_of_direction
 from eap.model.model import Model
 from eap.model.verbs import verb
+from eap.runtime.notebooks import html_table
 from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions
 from eap.statistics.intervals import (
@@ -128,6 +129,16 @@ class Areas:
         """A row per area: area, value, low, high."""
         rows = {"CPR": self.cpr, "CMD": self.cmd, "accuracy": self.accuracy}
         return pd.DataFrame([{"area": name, **vars(own)} for name, own in rows.items()])
+
+    def __repr__(self) -> str:
+        """One line; the curves are in `to_frame`."""
+        return f"Areas({self.metric}, {self.n_ranked:,} ranked: {self})"
+
+    def _repr_html_(self) -> str:
+        """A row per area, for notebooks."""
+        rows = self.summary().round(4)
+        title = f"Areas by {self.metric}, 95% intervals"
+        return html_table(title, [*rows.columns], rows.itertuples(index=False))
 
     def __str__(self) -> str:
         left = " ".join(map(str, self.helpful.n_edges))

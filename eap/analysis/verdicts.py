@@ -34,6 +34,7 @@ from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
 from eap.model.verbs import verb
+from eap.runtime.notebooks import html_table
 from eap.runtime.ranges import ALPHA, enough_random, real, whole
 from eap.runtime.resources import ResourceOptions, Resources
 from eap.statistics.hypotheses import (
@@ -157,6 +158,17 @@ class Verdicts:
     def to_frame(self) -> pd.DataFrame:
         """A row per test: test, statistic, p_value, word, meaning."""
         return pd.DataFrame([vars(own) for own in self.verdicts])
+
+    def __repr__(self) -> str:
+        """One line: the word of every test."""
+        words = ", ".join(f"{own.test}: {own.word}" for own in self.verdicts)
+        return f"Verdicts({self.circuit.count_edges():,} edges; {words})"
+
+    def _repr_html_(self) -> str:
+        """A row per test, for notebooks."""
+        title = f"Verdicts on {self.circuit!r}"
+        rows = self.to_frame().round(4)
+        return html_table(title, [*rows.columns], rows.itertuples(index=False))
 
     def __str__(self) -> str:
         return "\n".join(

@@ -1,8 +1,9 @@
 """A circuit as one HTML page to look around in: a slider over sizes, a search, a table of edges.
 
 With two graphs, the page says which edges are in one circuit or in both. With --attention, it
-shows where a chosen head looks on a few examples, for which the model is loaded. With --why, it
-makes no page, but says in tables why a head looks where it looks, and what it moves from there.
+shows where a chosen head looks on a few examples, and why, for which the model is loaded. With
+--labels, nodes have the labels and groups of a page that was saved before. With --why, no page is
+written: tables say why a head looks where it looks, and what it moves from there.
 """
 
 import argparse
@@ -36,8 +37,9 @@ def main() -> None:
     add("--selection", choices=("greedy", "top_n"), default="greedy")
     add(
         "--attention", type=shell.positive, metavar="N",
-        help="show heads' attention patterns on the first N pairs",
+        help="attention patterns of heads on the first N pairs, and why heads look there",
     )  # fmt: skip
+    add("--labels", type=Path, metavar="PAGE", help="page saved with labels and groups of nodes")
     add(
         "--why",
         metavar="HEAD",
@@ -56,6 +58,8 @@ def main() -> None:
     if args.why:
         print("\n\n".join(reasons(*model_and_pairs(graphs[0], args), args)))
         return
+    if args.labels:
+        graphs[0] = graphs[0].with_labels(args.labels)
     # Curves are of greedy selections by magnitude, of one graph.
     measured = read_measured_beside(args.graph, graphs[0])
     is_measured = not graphs[1:] and (args.selection, args.by) == ("greedy", "magnitude")
@@ -75,8 +79,8 @@ def main() -> None:
 
 
 def attention_of(graph: Graph, args: argparse.Namespace) -> Patterns:
-    """Attention patterns of all heads on the first pairs of what the graph was scored on."""
-    return eap.attention_patterns(*model_and_pairs(graph, args), n_examples=args.attention)
+    """Where all heads look on the first pairs of what the graph was scored on, and why."""
+    return eap.attention.head_reasons(*model_and_pairs(graph, args), n_examples=args.attention)
 
 
 def reasons(model: eap.Model, dataset: eap.Dataset, args: argparse.Namespace) -> Iterator[str]:

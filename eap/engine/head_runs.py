@@ -1,7 +1,7 @@
 """One head on one prompt: where it looks, and what every sender brings to its q, k and v there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -53,10 +53,23 @@ class HeadRun:
     trace: LayerTrace
     final: Float[Tensor, "batch pos d_model"]
     cache: PrefixCache
+    normed: dict[int, Float[Tensor, "n_forward_and_rest pos d_model"]] = field(default_factory=dict)
+    """What heads of one layer read, by sender: shared by the heads of a run, a layer at a time."""
 
     @classmethod
     def of(cls, model: Model, dataset: Dataset, head: str, prompt: str, example: int) -> "HeadRun":
         """The run of a head on one prompt.
+
+        Raises:
+            UserError: there is no such head, prompt or example.
+        """
+        return cls.several(model, dataset, [head], prompt, example)[0]
+
+    @classmethod
+    def several(
+        cls, model: Model, dataset: Dataset, heads: Sequence[str], prompt: str, example: int
+    ) -> "list[HeadRun]":
+        """The same run for several heads.
 
         Raises:
             UserError: there is no such head, prompt or example.
@@ -68,10 +81,12 @@ class HeadRun:
                 f"{quoted(str(prompt), 40)}"
             )
         example = whole("example", example, Range(0, len(dataset) - 1))
-        sender = sender_index(model.config).get(str(head), 0)
-        layer, number = place_of(model.config, sender)
-        if number is None:
-            raise UserError(f"{model.name} has no head {quoted(str(head), 40)}")
+        places = []
+        for head in heads:
+            layer, number = place_of(model.config, sender_index(model.config).get(str(head), 0))
+            if number is None:
+                raise UserError(f"{model.name} has no head {quoted(str(head), 40)}")
+            places.append((layer, number))
         if prompt == "corrupted":
             check_pairs(dataset, "prompt='corrupted'")
         tokens = getattr(dataset.examples[example], prompt)
@@ -80,7 +95,16 @@ class HeadRun:
         outputs, trace, final = outputs_everywhere(model, ids, last)
         cache = PrefixCache(0, len(tokens), last, (), ())
         texts = texts_of(model, tokens)
-        return cls(model, layer, number, texts, outputs, trace[layer], final, cache)
+        shared: dict[int, Tensor] = {}
+        return [
+            cls(model, layer, number, texts, outputs, trace[layer], final, cache, shared)
+            for layer, number in places
+        ]
+
+    @property
+    def name(self) -> str:
+        """The head's name, `a1.h3`."""
+        return f"a{self.layer}.h{self.head}"
 
     def position(self, position: int, what: str) -> int:
         """Counted from the first token."""
@@ -92,7 +116,7 @@ class HeadRun:
         window = self.model.blocks[self.layer].attention.window
         mask = self.cache.mask(window, self.outputs.device, last_only=False)
         if mask[query, key] != 0:
-            raise UserError(f"a{self.layer}.h{self.head} does not see position {key} from {query}")
+            raise UserError(f"{self.name} does not see position {key} from {query}")
 
     def pattern(self) -> Float[Tensor, "query key"]:
         """Where the head looks."""
@@ -104,17 +128,25 @@ class HeadRun:
         scale = self.model.blocks[self.layer].attention.scale
         return einsum(q, k, "u d, w d -> u w") * scale
 
+    def read(self) -> Float[Tensor, "n_forward_and_rest pos d_model"]:
+        """What every sender brings to the normed input of the head's layer; then the rest."""
+        if self.layer not in self.normed:
+            self.normed.clear()
+            x, first = self.trace.x, self.model.config.senders_before(self.layer, "attention")
+            sent = self.outputs.to(x).clone()[:, 0]
+            sent[first:] = 0
+            rest = x[0] - sent.sum(0)
+            norm = self.model.blocks[self.layer].ln1
+            self.normed[self.layer] = _through(norm, torch.cat([sent, rest[None]]), x[0])
+        return self.normed[self.layer]
+
     def projected(self, kind: str) -> Float[Tensor, "n_forward_and_rest pos d_head"]:
         """What every sender brings to the head's q, k or v, as attention uses it; then the rest."""
         block, config = self.model.blocks[self.layer], self.model.config
         attention = block.attention
         W, b = attention.projection(kind)
         shared = self.head * len(W) // config.n_heads  # of the head, by its number in the weights
-        x = self.trace.x
-        sent = self.outputs.to(x).clone()[:, 0]
-        sent[config.senders_before(self.layer, "attention") :] = 0
-        rest = x[0] - sent.sum(0)
-        parts = _through(block.ln1, torch.cat([sent, rest[None]]), x[0])
+        parts = self.read()
         out = parts @ W[shared].to(parts)
         if b is not None:
             out[-1] += b[shared].to(out)

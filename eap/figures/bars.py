@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from eap.figures.style import (
     BLACK,
     METHODS,
+    TASK_MARKERS,
     display_name,
     method_look,
     task_colour,
@@ -50,14 +51,20 @@ def draw_task_lines(
     *,
     start: int = 0,
 ) -> None:
-    """Columns `<task>_<column>` against `depth`, from row `start`: colour by task, dots for EAP."""
-    for task in tasks:
+    """Columns `<task>_<column>` against `depth`, from row `start`: colour and marker by task.
+
+    Lines of EAP are dotted.
+    """
+    every = max(1, (len(table) - start) // 7)
+    for number, task in enumerate(tasks):
         for method, column in columns.items():
             ax.plot(
                 table["depth"][start:],
                 table[f"{task}_{column}"][start:],
                 ":" if method == "EAP" else "-",
                 color=task_colour(task),
+                marker=TASK_MARKERS.get(task, "h"),
+                markevery=(number * every // len(tasks), every),
                 label=display_name(task) if method != "EAP" else None,
             )
     for method in columns:

@@ -1,12 +1,13 @@
 """A circuit drawn as a graph, layers upwards, by matplotlib alone.
 
-The width of a line is the size of an edge's score, its colour the sign. Lines into a head end at
-the q, k or v that is written in its box. Lines go around the boxes between their ends.
+The width of a line is the size of an edge's score, its colour and dash the sign. Lines into a head
+end at the q, k or v that is written in its box. Lines go around the boxes between their ends.
 """
 
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +27,17 @@ from eap.runtime.kinds import checked
 # All lengths are in inches.
 WIDTH, HEIGHT = 0.52, 0.27  # of a box
 ROW, COLUMN = 0.62, 0.74  # between boxes
+# Dashes besides the colour, for who does not see it.
+LOOKS: dict[bool, dict[str, Any]] = {
+    True: {"color": style.BLUE},
+    False: {"color": style.ORANGE, "linestyle": (0, (4, 1.5))},
+}
+EFFECTS = {
+    (True, True): "helpful: corrupting it makes the metric worse",
+    (True, False): "harmful: corrupting it makes the metric better",
+    (False, True): "corrupting it lowers the metric",
+    (False, False): "corrupting it raises the metric",
+}
 MARGIN = 0.04  # that lines keep from boxes
 ENTRY = {"q": -0.17, "k": 0.0, "v": 0.17}
 FILLS = {"a": "#DCEBF7", "m": "#E6E6E6"}
@@ -75,7 +87,10 @@ def draw_circuit(
     figure.set_size_inches(width, top - bottom + 1.25 + 0.14 * lines)
     ax.set_title(note, fontsize="x-small", fontweight="normal", color="#555555")
     if heading:
-        figure.suptitle(heading, fontsize=9, fontweight="bold")
+        above = figure.suptitle(heading, fontsize=9, fontweight="bold")
+        figure.draw_without_rendering()  # only then is it known where the axes are
+        place = ax.get_position()
+        above.set_x((place.x0 + place.x1) / 2)
     return figure
 
 
@@ -115,7 +130,7 @@ def _draw(ax: Axes, circuit: Graph, edges: list[Edge]) -> None:
         for x, y in _route_edge(edge, ends[edge.receiver], places):
             ax.plot(
                 x, y,
-                color=style.BLUE if edge.score < 0 else style.ORANGE,
+                **LOOKS[is_helpful(circuit, edge)],
                 linewidth=0.5 + 3 * share, alpha=0.4 + 0.55 * share,
                 solid_capstyle="butt", zorder=1 + share,
             )  # fmt: skip
@@ -134,11 +149,15 @@ def _draw(ax: Axes, circuit: Graph, edges: list[Edge]) -> None:
     ax.tick_params(left=False)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    if any(edge.score < 0 for edge in edges):
-        ax.plot([], [], color=style.BLUE, label="corrupting it lowers the metric")
-    if any(edge.score >= 0 for edge in edges):
-        ax.plot([], [], color=style.ORANGE, label="corrupting it raises the metric")
+    for helpful in sorted({is_helpful(circuit, edge) for edge in edges}, reverse=True):
+        text = EFFECTS[circuit.higher_is_better is not None, helpful]
+        ax.plot([], [], **LOOKS[helpful], label=text)
     ax.figure.legend(loc="outside lower center", ncols=1)
+
+
+def is_helpful(circuit: Graph, edge: Edge) -> bool:
+    """Whether corrupting an edge makes the metric worse; lowers it, if nobody says which is."""
+    return (edge.score < 0) == (circuit.higher_is_better is not False)
 
 
 def _draw_box(ax: Axes, name: str, place: Place) -> None:

@@ -22,6 +22,14 @@ def read_square(results: Results, name: str) -> Table:
     return with_rows(required_table(results.csv("jaccard", name), command))
 
 
+def circuit_sizes(table: Table) -> dict[str, int]:
+    """Numbers of edges of the tasks' circuits, where the table of overlaps says them."""
+    tasks = (table.metadata or {}).get("tasks")
+    known = tasks.items() if isinstance(tasks, dict) else ()
+    sizes = {task: own.get("n_edges") for task, own in known if isinstance(own, dict)}
+    return {task: size for task, size in sizes.items() if isinstance(size, int)}
+
+
 def read_faithfulness(results: Results) -> Table:
     """The metric of every circuit (column) on every task (row), and the baselines of the row."""
     command = results.command("all_cross_task_faithfulness.py")

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from eap.figures.style import (
     GREY,
@@ -44,8 +45,8 @@ def draw_curves(
     bands: pd.DataFrame | None = None,
     normalise: bool = True,
     methods: Sequence[str] | None = None,
-    linear: bool = False,
-) -> None:
+    linear: bool | None = False,
+) -> list[float]:
     """Metric, or normalised faithfulness, against the number of edges after pruning.
 
     Args:
@@ -57,7 +58,11 @@ def draw_curves(
         normalise: whether to show values as a share of what lies between the corrupted (0) and the
             clean run (1).
         methods: methods to draw; None: all.
-        linear: a linear axis of sizes, also where they crowd at its left.
+        linear: whether to draw a linear axis of sizes, also where they crowd at its left; None: the
+            caller scales the axis, as `style.scale_sizes` does for all panels of a figure.
+
+    Returns:
+        Sizes of the circuits.
     """
     clean, corrupted = (float(frame[name].iloc[0]) for name in BASELINES)
 
@@ -83,9 +88,10 @@ def draw_curves(
             ax.fill_between(
                 edges, values - spread, values + spread, color=colour, alpha=0.15, linewidth=0
             )
-    if drawn:
-        scale_sizes(ax, drawn, linear=linear)
+    if drawn and linear is not None:
+        scale_sizes([ax], drawn, linear=linear)
     ax.margins(x=0.02)
+    return drawn
 
 
 def draw_random(ax: Axes, bands: pd.DataFrame, *, normalise: bool) -> None:
@@ -107,6 +113,8 @@ def draw_random(ax: Axes, bands: pd.DataFrame, *, normalise: bool) -> None:
         table["edges_random"], low, high,
         color=GREY, alpha=0.3, linewidth=0, label="random circuits", zorder=0.5,
     )  # fmt: skip
+    # Of one random circuit, or of some that all do nothing, the band has no height.
+    ax.plot(table["edges_random"], (low + high) / 2, color=GREY, linewidth=1.6, zorder=0.5)
 
 
 def total_edges(model: str, *tables: pd.DataFrame | None) -> int | None:
@@ -117,9 +125,10 @@ def total_edges(model: str, *tables: pd.DataFrame | None) -> int | None:
     return GPT2_EDGES if Path(model).name == "gpt2" else None
 
 
-def edges_label(total: int | None) -> str:
+def edges_label(total: int | None, *, logarithmic: bool = False) -> str:
     """Label of the axis of edges."""
-    return "edges in circuit" if total is None else f"edges in circuit (of {total:,})"
+    what = "edges, log scale" if logarithmic else "edges in circuit"
+    return what if total is None else f"{what} (of {total:,})"
 
 
 @styled
@@ -153,23 +162,27 @@ def curve_figure(
     everything = [*tables.values(), *exact.values()]
     check_comparable(everything)
     figure, axes = panels(len(tables), columns=columns)
+    sizes: list[float] = []
+    totals = []
     for ax, (task, table) in zip(axes, tables.items(), strict=True):
         bands = read_bands(table)
-        draw_curves(
-            ax, table.frame, bands=bands, normalise=normalise, methods=methods, linear=linear
+        sizes += draw_curves(
+            ax, table.frame, bands=bands, normalise=normalise, methods=methods, linear=None
         )
         if task in exact:
-            draw_curves(
+            sizes += draw_curves(
                 ax, exact[task].frame, bands=read_bands(exact[task]), normalise=normalise,
-                methods=EXACT, linear=linear,
+                methods=EXACT, linear=None,
             )  # fmt: skip
-        total = total_edges(model, table.frame, bands)
+        totals.append(total_edges(model, table.frame, bands))
         ax.set_title(display_name(task))
-        ax.set_xlabel(edges_label(total))
         if normalise:
             limit_outliers(ax)
         else:
             ax.set_ylabel(metric_name(table.metric))
+    logarithmic = scale_sizes(axes, sizes, linear=linear) if sizes else False
+    for ax, total in zip(axes, totals, strict=True):
+        ax.set_xlabel(edges_label(total, logarithmic=logarithmic))
         if finish is not None:
             finish(ax, total)
     if normalise:
@@ -187,3 +200,19 @@ def limit_outliers(ax: Axes) -> None:
     """Draw normalised faithfulness between -0.5 and 1.5 at most: what lies outside is cut off."""
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -0.5), min(high, 1.5))
+    ax.yaxis.set_major_locator(MultipleLocator(0.25))  # the same in all panels
+
+
+@styled
+def task_panels(
+    tables: Mapping[str, Table], draw: Callable[[Axes, Table], None], *, y_label: str
+) -> Figure:
+    """A panel per task, drawn by `draw`, with one legend and one label of the y axes."""
+    figure, axes = panels(len(tables))
+    for ax, (task, table) in zip(axes, tables.items(), strict=True):
+        draw(ax, table)
+        ax.set_title(display_name(task))
+    label_y(axes, y_label)
+    shared_legend(figure, axes)
+    add_note(figure, origin_note(tables.values()))
+    return figure

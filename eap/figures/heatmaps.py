@@ -44,7 +44,10 @@ def heatmap_figure(
 
 @styled
 def heatmap_row(
-    tables: Mapping[str, pd.DataFrame], *, labels: Mapping[str, tuple[str, str]] | None = None
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    labels: Mapping[str, tuple[str, str]] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Figure:
     """Square tables side by side by title, with one colour bar.
 
@@ -53,12 +56,13 @@ def heatmap_row(
     Args:
         tables: tables by title.
         labels: what columns and rows are, by title.
+        sizes: numbers of edges of the tasks' circuits, behind the names of the first rows.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(1.5 * PAPER_WIDTH, 4.1), squeeze=False)
     flat = list(axes.flat)
     first = next(iter(tables.values()))
     for place, (ax, (title, table)) in enumerate(zip(flat, tables.items(), strict=True)):
-        image = draw_heatmap(ax, table, title=title)
+        image = draw_heatmap(ax, table, title=title, sizes=None if place else sizes)
         if place and list(table.index) == list(first.index):
             ax.set_yticks([])
         columns, rows = (labels or {}).get(title, ("", ""))
@@ -84,7 +88,9 @@ def draw_heatmap(
     Colours run from `low` to `high`; numbers beyond have the colour of the nearer end, and cells
     without a number are grey. Of `probabilities` the colours are logarithmic, dark where small.
     """
-    values = table.to_numpy(dtype=float)
+    values = table.to_numpy(dtype=float).copy()
+    if probabilities:
+        np.fill_diagonal(values, np.nan)  # a circuit's overlap with itself is no evidence
     norm: Normalize = LogNorm(SMALLEST_P, 1.0, clip=True) if probabilities else Normalize(low, high)
     colours: Colormap = plt.get_cmap("Blues_r" if probabilities else "Blues").with_extremes(
         bad="#DDDDDD"
@@ -123,6 +129,8 @@ def write_probability(value: float) -> str:
     """A p-value as a cell has room for it: 3e-5, not 3e-05; the darkest as what they are below."""
     if value < SMALLEST_P:
         return f"<{write_probability(SMALLEST_P)}"
+    if value >= 0.01:
+        return number(value, ".2g")
     text = number(value, ".0e")
     mantissa, e, exponent = text.partition("e")
     return f"{mantissa}e{int(exponent)}" if e else text
@@ -130,7 +138,7 @@ def write_probability(value: float) -> str:
 
 def cell_size(n: int, longest: int = 4) -> float:
     """Points of the text in the cells of a table of `n` rows; `longest`: letters in a cell."""
-    return float(np.clip(56 / n, 3.5, 8) * min(1.0, 4.5 / longest))
+    return float(np.clip(56 / n, 3.5, 8) * min(1.0, 3.8 / longest))
 
 
 def readable_on(background: Float[np.ndarray, "3"]) -> str:

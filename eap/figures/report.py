@@ -21,7 +21,8 @@ from eap.figures.curves import methods_of
 from eap.figures.style import METHODS, METRIC_NAMES
 from eap.figures.tables import BASELINES, Results, Table, read_bands, read_table
 from eap.statistics.measures import normalised
-from eap.studies.catalogue import FIGURES, Figure, as_pattern
+from eap.studies.catalogue import as_pattern
+from eap.studies.paper_figures import FIGURES, Figure
 
 # Rows of the overview: these sizes, or where a table has none of them a few of its own.
 SIZES = (100, 200, 500, 1000)

@@ -32,8 +32,9 @@ GREY = "#8C8C8C"
 
 METHODS: dict[str, tuple[str, str, str, str]] = {
     # column: (name in the legend, colour, line, marker)
-    "EAP": ("EAP", ORANGE, "-", "o"),
-    "EAP-IG": ("EAP-IG", BLUE, "-", "s"),
+    # EAP blue and EAP-IG orange, as in the paper's figures
+    "EAP": ("EAP", BLUE, "-", "o"),
+    "EAP-IG": ("EAP-IG", ORANGE, "-", "s"),
     "EAP-IG-KL": ("EAP-IG (KL)", GREEN, "-", "^"),
     "real": ("activation patching", BLACK, "--", "D"),
     "real-KL": ("activation patching (KL)", PURPLE, "--", "v"),
@@ -44,7 +45,8 @@ METHODS: dict[str, tuple[str, str, str, str]] = {
 # Paul Tol's muted colours: safe as well, and none of them means a method.
 _MUTED = ("#332288", "#CC6677", "#117733", "#DDCC77", "#AA4499", "#88CCEE", "#882255", "#999933")
 TASK_COLOURS = dict(zip(TASKS, cycle(_MUTED), strict=False))
-"""How each task is drawn, everywhere."""
+TASK_MARKERS = dict(zip(TASKS, cycle("osD^vPX*"), strict=False))
+"""How each task is drawn, everywhere: some colours look alike to colour-blind people."""
 
 METRIC_NAMES = {
     "logit_diff": "logit difference",
@@ -223,26 +225,38 @@ def crowds_left(sizes: Sequence[float]) -> bool:
     return bool(np.median(values) - values[0] < span / 3)
 
 
-def scale_sizes(ax: Axes, sizes: Sequence[float], *, linear: bool) -> None:
-    """A logarithmic axis of sizes where they crowd at its left; a linear one if that is asked for.
+def scale_sizes(axes: Sequence[Axes], sizes: Sequence[float], *, linear: bool) -> bool:
+    """One scale for the axes of sizes of a figure, so that its panels can be compared.
 
-    A circuit without an edge stands at 0, left of the logarithmic part.
+    Logarithmic where the sizes crowd at the left, unless a linear scale is asked for. A circuit
+    without an edge stands at 0, left of the logarithmic part.
+
+    Returns:
+        Whether the scale is logarithmic, which a label should say.
     """
-    if linear or not crowds_left(sizes):
+    logarithmic = not linear and crowds_left(sizes)
+    for ax in axes:
+        if logarithmic:
+            _scale_logarithmically(ax, sizes)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.6g}"))
-        return
+    return logarithmic
+
+
+def _scale_logarithmically(ax: Axes, sizes: Sequence[float]) -> None:
     smallest = min((size for size in sizes if size > 0), default=1)
     # More would run into each other in a small panel.
     steps = (1, 3) if max(sizes) < 50 * smallest and min(sizes) > 0 else (1,)
+    right = 1.12 * max(sizes)
     if min(sizes) > 0:
         ax.set_xscale("log")
+        ax.set_xlim(smallest / 1.12, right)
         ax.xaxis.set_major_locator(LogLocator(10, subs=steps))
     else:
         threshold = 10 ** np.floor(np.log10(smallest))
         ax.set_xscale("symlog", linthresh=threshold, linscale=0.3)
         ax.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=threshold, subs=steps))
+        ax.set_xlim(-0.3 * threshold, right)
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.6g}"))
 
 
 # ---- files ---------------------------------------------------------------------------------------

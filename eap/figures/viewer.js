@@ -1,3 +1,5 @@
+// Pointer, keys and words; this file starts the others.
+
 // ---- hovering, keys --------------------------------------------------------------------------
 
 const tip = find("tip");
@@ -8,29 +10,34 @@ const showTip = (text, x, y) => {
   tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - w - 6))}px`;
   tip.style.top = `${Math.max(4, Math.min(y + 14, innerHeight - h - 6))}px`;
 };
-const describe = (e) => [names[e], ...circuits.map((c) => {
-  const error = c.error ? ` ± ${number(c.error[e])}` : "";
-  const of = comparing ? `${c.name}: ` : "";
-  return `${of}score ${number(c.score[e])}${error} (${exactness(c, e)})`;
-}), ...(comparing ? [`in ${membership(e)}`] : [])].join("\n");
+const describe = (e) => [names[e], ...circuits.map((c) =>
+  `${comparing ? `${c.name}: ` : ""}score ${scoreText(c, e)} (${exactness(c, e)})`),
+...(comparing ? [`in ${membership(e)}`] : [])].join("\n");
 const describeNode = (n) => {
   const scores = circuits.filter((c) => c.nodes && n < c.nodes.length).map(
     (c) => `${comparing ? `${c.name}: ` : ""}node score ${number(c.nodes[n])}`);
-  return [boxes.get(n).getAttribute("aria-label"), ...scores].join("\n");
+  const hint = content.patterns[component(n)] && n !== state.node ? ["click: where it looks"] : [];
+  return [describeBox(n), ...scores, ...hint].join("\n");
 };
-const edgeOf = new Map(names.map((name, e) => [name, e]));
 
+// Keep a node chosen, or let it go if it is.
 const keep = (n) => {
-  if (!boxes.has(n)) return;
+  if (!live.has(n)) return;
   state.node = state.node === n ? null : n;
+  state.group = null;
   state.rows = ROWS;
-  for (const [other, box] of boxes) {
-    box.classList.toggle("kept", other === state.node);
-    box.setAttribute("aria-pressed", String(other === state.node));
-  }
+  refresh();
+};
+
+// After another node or group was chosen.
+const refresh = () => {
+  drawBoxes();
   choose();
   fillTable();
+  listGroups();
+  showNote();
   drawPatterns();
+  writeAddress();
 };
 
 const nodeAt = (target) => {
@@ -49,6 +56,7 @@ const lineAt = (x, y) => {
 
 const listen = () => {
   drawing.addEventListener("mousemove", (event) => {
+    if (frame.classList.contains("dragged")) return;
     const n = nodeAt(event.target);
     const e = n === null ? lineAt(event.clientX, event.clientY) : null;
     if (n !== null) {
@@ -65,13 +73,14 @@ const listen = () => {
   drawing.addEventListener("mouseleave", () => { tip.hidden = true; choose(); });
   drawing.addEventListener("click", (event) => {
     const n = nodeAt(event.target);
-    if (n !== null) keep(n);
+    if (n !== null && !wasDragged) keep(n);
   });
   nodeLayer.addEventListener("focusin", (event) => {
     const n = nodeAt(event.target);
     if (n === null) return;
     choose(n);
-    const { right, bottom } = boxes.get(n).getBoundingClientRect();
+    if (!pointers.size) reveal(n);
+    const { right, bottom } = boxes.get(n)[0].getBoundingClientRect();
     showTip(describeNode(n), right, bottom);
   });
   nodeLayer.addEventListener("focusout", () => { tip.hidden = true; choose(); });
@@ -81,17 +90,20 @@ const listen = () => {
   });
   const slider = find("size");
   slider.max = positions.length - 1;
-  slider.value = initial;
+  slider.value = positions.indexOf(state.position);
   find("size-control").hidden = positions.length < 2;
   slider.addEventListener("input", () => {
     state.position = positions[Number(slider.value)];
     state.rows = ROWS;
     update();
+    writeAddress();
   });
+  find("search").value = state.query.join(" ");
   find("search").addEventListener("input", (event) => {
     state.query = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
     state.rows = ROWS;
     update();
+    writeAddress();
   });
   find("more").addEventListener("click", () => { state.rows += 5 * ROWS; fillTable(); });
   const theme = find("theme"), root = document.documentElement;
@@ -121,9 +133,9 @@ const walk = (event) => {
         (Math.abs(places.get(b).x - x) < Math.abs(places.get(a).x - x) ? b : a));
     }
     if (next === undefined) return;
-    boxes.get(n).setAttribute("tabindex", -1);
-    boxes.get(next).setAttribute("tabindex", 0);
-    boxes.get(next).focus();
+    boxes.get(n)[0].setAttribute("tabindex", -1);
+    boxes.get(next)[0].setAttribute("tabindex", 0);
+    boxes.get(next)[0].focus();
   }
 };
 
@@ -131,55 +143,64 @@ const walk = (event) => {
 
 const writeLegend = () => {
   const better = circuits[0].better;
-  const effect = (lower) => (better === null
-    ? `corrupting it ${lower ? "lowers" : "raises"} the metric`
-    : lower === better ? "helpful: corrupting it makes the metric worse"
-      : "harmful: corrupting it makes the metric better");
-  const colours = comparing
-    ? [["low", `only ${circuits[0].name}`], ["high", `only ${circuits[1].name}`],
-      ["both", "both"]]
-    : [["low", effect(true)], ["high", effect(false)]];
-  const item = (style, text) => {
-    const line = tag("li");
-    const svg = make("svg", { width: 34, height: 8, "aria-hidden": true });
-    svg.append(make("path", { d: "M1 4H33", style: `fill:none;stroke-width:3;${style}` }));
-    line.append(svg, text);
-    return line;
-  };
-  find("legend").append(
-    ...colours.map(([colour, text]) => item(`stroke:var(--${colour})`, text)),
-    ...[["q", ""], ["k", "stroke-dasharray:9 4"], ["v", "stroke-dasharray:2.5 3"]].map(
-      ([kind, dash]) => item(`stroke:var(--faint);${dash}`, `into ${kind}`)),
-    tag("li", { textContent: "width: size of the score" }));
+  const looks = comparing
+    ? [["first", `only ${circuits[0].name}`], ["second", `only ${circuits[1].name}`],
+      ["both", "both"], ["opposite", "both, opposite signs"]]
+    : [["helpful", better === null ? "corrupting it lowers the metric"
+      : "helpful (corrupting it makes the metric worse)"],
+    ["harmful", better === null ? "corrupting it raises the metric" : "harmful"]];
+  find("legend").replaceChildren(...looks.map(([look, text]) => {
+    const svg = make("svg", { width: 36, height: 8, "aria-hidden": true });
+    svg.append(make("path", { class: `line ${look}`, d: "M1 4H35" }));
+    return tag("li", {}, svg, text);
+  }),
+  tag("li", { textContent: "width: size of score" }),
+  tag("li", { textContent: "below a head: q left, k middle, v right" }));
 };
 
 const writeFacts = () => {
-  const of = circuits.map((c) => (comparing ? `${c.name}: ` : "") + (c.facts.length
-    ? c.facts.map(([key, value]) => `${key} ${value}`).join(", ")
-    : "where the scores come from is not known"));
-  const way = sizes.length
-    ? `circuits: ${content.selection} by ${content.by}, then pruned` : "";
-  find("facts").textContent = [...of, way].filter(Boolean).join("; ");
+  const say = (facts) => facts.map(([key, value]) => `${key} ${value}`).join(", ");
+  const unknown = "where the scores come from is not known";
+  const isShared = ([key, value]) => circuits.every(
+    (c) => c.facts.some(([other, own]) => other === key && own === value));
+  const shared = circuits[0].facts.filter(isShared);
+  const own = comparing ? circuits.map((c) => {
+    const rest = say(c.facts.filter((fact) => !isShared(fact)));
+    return rest || !c.facts.length ? `${c.name}: ${rest || unknown}` : "";
+  }) : [];
+  const way = sizes.length ? `circuits: ${content.selection} by ${content.by}, then pruned` : "";
+  find("facts").textContent = [say(shared) || (comparing ? "" : unknown), ...own, way].filter(
+    Boolean).join("; ");
+};
+
+// Of two circuits: which edges are drawn, and whether in one picture or in two.
+const offerComparison = () => {
   if (!comparing) return;
-  const members = find("members");
-  [[1, `only ${circuits[0].name}`], [2, `only ${circuits[1].name}`], [3, "both"]].forEach(
-    ([bits, text]) => {
-      const label = tag("label"), box = tag("input", { type: "checkbox", checked: true });
-      box.addEventListener("change", () => {
-        if (box.checked) state.members.add(bits);
+  const box = (text, checked, change) => {
+    const input = tag("input", { type: "checkbox", checked });
+    input.addEventListener("change", () => { change(input.checked); update(); writeAddress(); });
+    return tag("label", {}, input, ` ${text}`);
+  };
+  find("members").append(
+    ...[[1, `only ${circuits[0].name}`], [2, `only ${circuits[1].name}`], [3, "both"]].map(
+      ([bits, text]) => box(text, state.members.has(bits), (isOn) => {
+        if (isOn) state.members.add(bits);
         else state.members.delete(bits);
-        update();
-      });
-      label.append(box, ` ${text}`);
-      members.append(label);
-    });
-  members.hidden = false;
+      })),
+    box("side by side", state.side, (isOn) => { state.side = isOn; }));
+  find("members").hidden = false;
 };
 
 writeFacts();
 writeLegend();
 makeColumns();
 makeNodes();
+readAddress();
+offerComparison();
 listen();
 update();
-drawPatterns();
+listenToWindow();
+listenToNotes();
+listenToFiles();
+listGroups();
+showNote();

@@ -3,10 +3,9 @@
 The page draws the circuit with layers upwards, and has a slider over sizes, a table of edges and a
 search. The circuits of all sizes are those of `Graph.greedy(n).prune()` (or `top_n`), computed
 here: the page chooses among them, and selects nothing itself. A circuit with spans of the prompt
-has a column for each, and a node wherever it sends or reads. Its scripts, style and frame are
-beside this file: `viewer_circuit.js` (which edges, where, how drawn), `viewer_panels.js` (table,
-curve, attention), `viewer.js` (pointer, keys, words; it starts the others), `viewer.css` and
-`viewer.html.j2`.
+has a column for each span, and a node wherever it sends or reads. The scripts, style and frame of
+the page are beside this file, each script with what it does in its first line; `viewer.js` starts
+the others.
 """
 
 import json
@@ -22,7 +21,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from eap.attention import HeadReasons
 from eap.errors import UserError, quoted
+from eap.figures.tables import DOES_TASK
 from eap.graph.formats.export import node_names, nodes_behind
 from eap.graph.graph import Graph
 from eap.graph.selection import By
@@ -31,7 +32,7 @@ from eap.runtime.kinds import checked
 from eap.runtime.ranges import is_whole
 
 Selection = Literal["greedy", "top_n"]
-Patterns = Mapping[str, Sequence[tuple[Sequence[str], ArrayLike]]]
+Patterns = Mapping[str, Sequence[tuple[Sequence[str], ArrayLike] | HeadReasons]]
 
 # Sizes on offer, before pruning, as far as the graph has so many edges.
 SIZES = (
@@ -39,7 +40,10 @@ SIZES = (
     3000, 4000, 5000,
 )  # fmt: skip
 NEVER = -1
-SCRIPTS = ("viewer_circuit.js", "viewer_panels.js", "viewer.js")
+SCRIPTS = (
+    "viewer_data.js", "viewer_layout.js", "viewer_labels.js", "viewer_circuit.js",
+    "viewer_window.js", "viewer_panels.js", "viewer_heads.js", "viewer_files.js", "viewer.js",
+)  # fmt: skip
 FACTS = ("model", "task", "metric", "method", "ablation", "level")
 
 
@@ -65,7 +69,8 @@ def write_page(
     Args:
         graph: scores and circuit.
         path: path of the HTML file; folders are made.
-        other: a second graph of the same shape: the page tells which edges are in one or both.
+        other: a second graph of the same shape: the page shows both circuits in one picture or
+            side by side, and tells which edges are in one or both.
         names: what the page calls the two.
         sizes: numbers of edges before pruning that the slider offers; by default up to 5,000.
         selection: rule that selects circuits, 'greedy' or 'top_n'; circuits are pruned.
@@ -73,8 +78,10 @@ def write_page(
         curve: normalised faithfulness (whole model 1, corrupted 0), or that and its standard error,
             by number of edges after pruning, if it was measured: the page says it of the circuit
             that it shows, and opens with the smallest one that has at least .8.
-        patterns: attention patterns of heads, by name, shown when a head is chosen: per example
-            its tokens as text and their weights `[query, key]`, each row summing to 1.
+        patterns: attention of heads, by name, shown when a head is chosen: per example its tokens
+            as text and their weights `[query, key]`, each row summing to 1
+            (`eap.attention_patterns`), or why the head looks there, too
+            (`eap.attention.head_reasons`).
         title: title of the page.
 
     Returns:
@@ -83,6 +90,9 @@ def write_page(
     Raises:
         UserError: nothing to show, sizes that the graph does not have, two graphs of different
             shapes, or patterns that are of no head or not square.
+
+    Labels and groups of nodes (`Graph.with_labels`) are shown, and can be given in the page, too:
+    "Save page" keeps them.
 
     Example:
         >>> eap.write_page(graph, "circuit.html", title="IOI").name
@@ -99,6 +109,9 @@ def write_page(
     content = _content(graphs, names, _offered(graphs, sizes), selection, by)
     content |= {
         "title": title or _title(graph),
+        "does_task": DOES_TASK,
+        "labels": {**(other.labels if other else {}), **graph.labels},
+        "groups": {**(other.groups if other else {}), **graph.groups},
         "curve": _curve(curve or {}),
         "patterns": _patterns(graph, patterns or {}),
     }
@@ -139,6 +152,15 @@ def first_sizes(
     return first
 
 
+def _without_empty(
+    sizes: list[int], firsts: list[Int[np.ndarray, "n_forward n_backward"]]
+) -> tuple[list[int], list[Int[np.ndarray, "n_forward n_backward"]]]:
+    """Sizes from the first one whose circuit has an edge: so few may leave none after pruning."""
+    known = [first[first != NEVER] for first in firsts]
+    start = min((int(each.min()) for each in known if each.size), default=len(sizes))
+    return sizes[start:], [np.where(first == NEVER, NEVER, first - start) for first in firsts]
+
+
 def _content(
     graphs: list[Graph],
     circuit_names: tuple[str, str],
@@ -149,6 +171,7 @@ def _content(
     """What the page knows of the graphs, as JSON has it."""
     config, span_names = graphs[0].config, graphs[0].span_names
     firsts = [first_sizes(graph, sizes, selection, by) for graph in graphs]
+    sizes, firsts = _without_empty(sizes, firsts)
     is_part = [0 < graph.count_edges() < graph.n_edges for graph in graphs]
     given = [graph.in_graph & part for graph, part in zip(graphs, is_part, strict=True)]
     shown = torch.stack([*given, *(torch.from_numpy(first != NEVER) for first in firsts)]).any(0)
@@ -239,23 +262,52 @@ def _patterns(graph: Graph, patterns: Patterns) -> dict[str, list[dict[str, Any]
         if name not in heads or not name.startswith("a"):
             raise UserError(f"attention patterns are of heads, and {quoted(name, 40)} is none")
         content[name] = []
-        for tokens, weights in examples:
+        for shown in examples:
+            why = shown if isinstance(shown, HeadReasons) else None
+            pair = (shown.tokens, shown.weights) if isinstance(shown, HeadReasons) else shown
+            tokens, weights = pair
             table = np.asarray(weights, dtype=float)
             if table.shape != (len(tokens), len(tokens)) or not np.isfinite(table).all():
                 raise UserError(
                     f"{name}: a pattern of {len(tokens)} tokens is a table of numbers "
                     f"{[len(tokens)] * 2}, not {list(table.shape)}"
                 )
+            texts = [str(token)[:60] for token in tokens]
             percent = (100 * table).round().astype(int).tolist()
             content[name].append(
-                {"tokens": [str(token)[:60] for token in tokens], "weights": percent}
+                {"tokens": texts, "weights": percent}
+                | ({"why": _reasons(why, texts)} if why else {})
             )
     return content
 
 
+def _reasons(why: HeadReasons, texts: list[str]) -> dict[str, Any]:
+    """Why a head looks where it looks: numbers of four digits."""
+    answers = [
+        [texts[key], sender, value]
+        for key, _, sender, value in why.by_answers.itertuples(index=False)
+    ]
+    return {
+        "query": why.query,
+        "key": why.key,
+        "weight": round(float(np.asarray(why.weights)[why.query, why.key]), 3),
+        "logit": _rounded(why.logit),
+        "softcap": why.softcap,
+        "by_key": [[name, _rounded(value)] for name, value in why.by_key.items()],
+        "by_query": [[name, _rounded(value)] for name, value in why.by_query.items()],
+        "pairs": [[*pair, _rounded(value)] for *pair, value in why.pairs.itertuples(index=False)],
+        "moved": _rounded(why.moved),
+        "by_answers": [[*row, _rounded(value)] for *row, value in answers],
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
 def _short(values: Tensor) -> list[float | None]:
     """Four digits, and null for what is not known: a page of 5,000 edges stays small."""
-    return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values.tolist()]
+    return [_rounded(value) if np.isfinite(value) else None for value in values.tolist()]
 
 
 def _facts(graph: Graph) -> list[list[str]]:

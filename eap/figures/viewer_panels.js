@@ -1,21 +1,16 @@
+// Beside the drawing: the table of edges and the curve of faithfulness.
+
 // ---- table -----------------------------------------------------------------------------------
 
-const number = (value) => (value === null || value === undefined ? "unknown"
-  : value === 0 ? "0" : Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5
-    ? value.toExponential(2) : String(Number(value.toPrecision(4))));
 const exactness = (c, e) => (c.exact !== null && c.exact[e] === "1" ? "exact" : "estimate");
-const membership = (e) => ["", `only ${circuits[0].name}`, `only ${circuits[1]?.name}`, "both"][
-  member[e]];
+const scoreText = (c, e) => number(c.score[e]) + (c.error ? ` ± ${number(c.error[e])}` : "");
 const columns = [{ key: "edge", title: "edge", value: (e) => names[e] }];
 circuits.forEach((c, i) => {
-  const of = comparing ? ` ${c.name}` : "";
-  columns.push({ key: i ? "score2" : "score", title: `score${of}`, number: true,
-    value: (e) => c.score[e] });
-  if (c.error) {
-    columns.push({ key: `error${i}`, title: `±${of}`, number: true, value: (e) => c.error[e] });
-  }
-  if (c.exact) {
-    columns.push({ key: `exact${i}`, title: `kind${of}`, value: (e) => exactness(c, e) });
+  columns.push({ key: i ? "score2" : "score", title: comparing ? c.name : "score", number: true,
+    value: (e) => c.score[e],
+    text: (e) => (comparing ? number(c.score[e]) : scoreText(c, e)) });
+  if (c.exact && !comparing) {
+    columns.push({ key: "kind", title: "kind", value: (e) => exactness(c, e) });
   }
 });
 if (comparing) columns.push({ key: "in", title: "in", value: membership });
@@ -25,8 +20,7 @@ const inOrder = () => {
   const sign = state.down ? -1 : 1;
   // Numbers by size: what matters of a score is how far it is from zero.
   const key = isNumber ? (e) => Math.abs(value(e) ?? -1) : (e) => value(e);
-  const found = present.filter((e) => matches(e)
-    && (state.node === null || touches(e, state.node)));
+  const found = present.filter((e) => isChosen(e, state.node));
   return found.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
     return (x < y ? -1 : x > y ? 1 : 0) * sign || a - b;
@@ -36,7 +30,8 @@ const inOrder = () => {
 const fillTable = () => {
   const found = inOrder();
   find("caption").textContent = `${count(found.length, "edge")}`
-    + (state.node === null ? "" : ` of ${nodes[state.node]}`)
+    + (state.node !== null ? ` of ${nodes[state.node]}`
+      : state.group === null ? "" : ` of the group ${state.group}`)
     + (found.length > state.rows ? `, the first ${state.rows} listed` : "");
   find("rows").replaceChildren(...found.slice(0, state.rows).map((e) => {
     const row = tag("tr");
@@ -45,9 +40,9 @@ const fillTable = () => {
       const cell = tag("td", { className: column.number ? "number" : "" });
       if (column.key === "edge") {
         const button = tag("button", { type: "button", textContent: names[e] });
-        button.addEventListener("click", () => keep(senders[e]));
+        button.addEventListener("click", () => { keep(senders[e]); reveal(senders[e]); });
         cell.append(button);
-      } else cell.textContent = column.number ? number(column.value(e)) : column.value(e);
+      } else cell.textContent = (column.text ?? column.value)(e);
       row.append(cell);
     }
     row.addEventListener("mouseenter", () => highlight(e));
@@ -124,57 +119,4 @@ const drawCurve = () => {
   find("curve").replaceChildren(svg, tag("figcaption", { textContent: caption,
     className: "small" }));
   find("curve").hidden = false;
-};
-
-// ---- attention patterns --------------------------------------------------------------------------
-
-let example = 0;  // which of a head's examples is shown
-
-const patternOf = ({ tokens, weights }) => {
-  const n = tokens.length, cell = Math.max(9, Math.min(22, 300 / n)), left = 78;
-  const size = left + n * cell + 4;
-  const svg = make("svg", { viewBox: `0 0 ${size} ${size}`, width: Math.min(size, 400), role: "img",
-    "aria-label": `Attention among ${n} tokens: ${tokens.map((t, i) => {
-      const most = weights[i].indexOf(Math.max(...weights[i]));
-      return `${t} to ${tokens[most]}`;
-    }).join(", ")}` });
-  weights.forEach((row, i) => {
-    const short = (token) => (token.length > 10 ? `${token.slice(0, 9)}…` : token);
-    svg.append(make("text", { x: left - 5, y: left + (i + 0.7) * cell, "text-anchor": "end" },
-      short(tokens[i])));
-    svg.append(make("text", { transform: `translate(${left + (i + 0.7) * cell} ${left - 5}) `
-      + "rotate(-90)" }, short(tokens[i])));
-    row.forEach((weight, j) => {
-      const square = make("rect", { class: "weight", x: left + j * cell, y: left + i * cell,
-        width: cell - 0.5, height: cell - 0.5 });
-      square.style.fillOpacity = weight / 100;
-      square.append(make("title", {}, `${tokens[i]} reads ${tokens[j]}: ${weight / 100}`));
-      svg.append(square);
-    });
-  });
-  return svg;
-};
-
-const drawPatterns = () => {
-  const panel = find("patterns"), chosen = state.node;
-  const known = chosen === null ? undefined : content.patterns[component(chosen)];
-  panel.hidden = !known;
-  if (!known) {
-    const heads = Object.keys(content.patterns);
-    const hint = `Attention patterns are known of ${heads.slice(0, 6).join(", ")}`
-      + `${heads.length > 6 ? " and others" : ""}: choose a head.`;
-    panel.hidden = !heads.length;
-    panel.replaceChildren(tag("figcaption", { className: "small", textContent: hint }));
-    return;
-  }
-  example = Math.min(example, known.length - 1);
-  const caption = tag("figcaption", { className: "small",
-    textContent: `Where ${component(chosen)} looks: rows read columns. ` });
-  const choice = tag("select");
-  choice.setAttribute("aria-label", "Example");
-  choice.append(...known.map((_, i) => tag("option", { value: i,
-    textContent: `example ${i + 1} of ${known.length}`, selected: i === example })));
-  choice.addEventListener("change", () => { example = Number(choice.value); drawPatterns(); });
-  caption.append(choice);
-  panel.replaceChildren(caption, patternOf(known[example]));
 };

@@ -73,6 +73,8 @@ class GraphContents:
     node_errors: Float[Tensor, "*span n_forward"] | None = None
     higher_is_better: bool | None = None
     span_names: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         nodes = (*([len(self.span_names)] if self.span_names else []), self.config.n_forward)

@@ -1,9 +1,9 @@
 """The model as a graph: which sender reaches which receiver, with what score, and what is kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import networkx as nx
 import pandas as pd
@@ -14,38 +14,19 @@ from torch import Tensor
 import eap
 from eap.errors import UserError
 from eap.graph import selection, spans
-from eap.graph.contents import GraphContents, edge_exists
+from eap.graph.contents import edge_exists
 from eap.graph.formats import export, files
 from eap.graph.formats.files import Schema
-from eap.graph.numbering import GraphConfig, edge_index
+from eap.graph.labels import check_labels, read_labels
+from eap.graph.named_edges import Edge as Edge
+from eap.graph.named_edges import NamedEdges
+from eap.graph.numbering import GraphConfig
 from eap.graph.selection import By
 from eap.runtime.kinds import checked, shown
 
 
-class Edge(NamedTuple):
-    """One edge: its name, ends and score.
-
-    Attributes:
-        name: name of the edge, such as `a0.h3->a5.h1<q>`.
-        sender: name of the sender.
-        receiver: name of the receiver.
-        score: score of the edge.
-        in_graph: whether the edge belongs to the circuit.
-
-    Example:
-        >>> next(graph.edges()).sender
-        'input'
-    """
-
-    name: str
-    sender: str
-    receiver: str
-    score: float
-    in_graph: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Graph(GraphContents):
+@dataclass(frozen=True, eq=False, repr=False)
+class Graph(NamedEdges):
     """Scores of all edges and the circuit selected from them.
 
     Never modified: selections return a new graph.
@@ -65,6 +46,8 @@ class Graph(GraphContents):
         span_names: names of the spans of the prompt at which edges are scored; then all tensors
             have an axis of spans before the others, and a circuit consists of pairs of a span and
             an edge.
+        labels: text by node, given by people; saved with the graph and shown on its page.
+        groups: name of a group by node, given by people.
 
     Example:
         >>> graph = eap.attribute(model, dataset, method="EAP")
@@ -110,112 +93,6 @@ class Graph(GraphContents):
         if not isinstance(getattr(model, "config", None), GraphConfig):
             raise UserError(f"model is {shown(model)}; give what eap.load_model returns")
         return cls.from_config(replace(model.config, expanded_kv=expanded_kv))
-
-    # ---- what is in it -------------------------------------------------------------------------
-
-    @property
-    def n_forward(self) -> int:
-        """Number of senders."""
-        return self.config.n_forward
-
-    @property
-    def n_backward(self) -> int:
-        """Number of receivers."""
-        return self.config.n_backward
-
-    @property
-    def sender_names(self) -> tuple[str, ...]:
-        """Names of the senders, in index order."""
-        return self.config.sender_names
-
-    @property
-    def receiver_names(self) -> tuple[str, ...]:
-        """Names of the receivers, in index order."""
-        return self.config.receiver_names
-
-    @property
-    def edge_exists(self) -> Bool[Tensor, "*span n_forward n_backward"]:
-        """Which (sender, receiver) pairs are edges at all; a tensor of the caller's own."""
-        return edge_exists(self.config).expand(self.in_graph.shape).clone()
-
-    def count_edges(self) -> int:
-        """Number of edges of the circuit; with spans, of pairs of an edge and a span."""
-        return int(self.in_graph.sum())
-
-    def count_nodes(self) -> int:
-        """Number of nodes that send along an edge of the circuit, and the logits if one enters."""
-        return len(self.nodes_in_graph())
-
-    def index(self, edge: str) -> tuple[int, int]:
-        """Indices `(sender, receiver)` of an edge.
-
-        Args:
-            edge: name of the edge, such as `a0.h3->a5.h1<q>`.
-
-        Raises:
-            UserError: the model has no edge of that name.
-        """
-        return edge_index(self.config, edge)
-
-    def score(self, edge: str) -> float:
-        """Score of an edge.
-
-        Args:
-            edge: name of the edge; with spans, `a0.h3->m2 @ subject` names the edge at one of them.
-
-        Raises:
-            UserError: the model has no edge of that name.
-
-        Example:
-            >>> graph.score("m0->m1") == float(graph.scores[graph.index("m0->m1")])
-            True
-        """
-        return float(self.scores[self._place(edge)])
-
-    def __contains__(self, edge: str) -> bool:
-        """Whether the edge of this name (with spans, `a0.h3->m2 @ subject`) is in the circuit."""
-        return bool(self.in_graph[self._place(edge)])
-
-    def _place(self, edge: str) -> tuple[int, ...]:
-        """Where the tensors have an edge of this name."""
-        if not self.span_names:
-            return self.index(edge)
-        name, _, span = str(edge).partition(" @ ")
-        return (spans.span_index(self, span), *self.index(name))
-
-    def edges(self, *, in_graph_only: bool = True) -> Iterator[Edge]:
-        """Edges as objects, in the order of their senders.
-
-        Args:
-            in_graph_only: whether to give the circuit's edges alone.
-        """
-        pairs = self.in_graph if in_graph_only else self.edge_exists
-        senders, receivers = self.sender_names, self.receiver_names
-        for *span, i, j in pairs.nonzero().tolist():
-            place = (*span, i, j)
-            yield Edge(
-                self._name(*place),
-                senders[i],
-                receivers[j],
-                float(self.scores[place]),
-                bool(self.in_graph[place]),
-            )
-
-    def edge_names(self) -> list[str]:
-        """Names of the circuit's edges; with spans, `a0.h3->m2 @ subject`."""
-        return [self._name(*place) for place in self.in_graph.nonzero().tolist()]
-
-    def _name(self, *place: int) -> str:
-        *span, i, j = place
-        edge = f"{self.sender_names[i]}->{self.receiver_names[j]}"
-        return f"{edge} @ {self.span_names[span[0]]}" if span else edge
-
-    def __repr__(self) -> str:
-        place = f" at {len(self.span_names)} spans" if self.span_names else ""
-        return (
-            f"Graph({self.config.n_layers} layers, {self.config.n_heads} heads{place}: "
-            f"{self.count_edges():,} of {self.n_edges:,} edges)"
-        )
 
     # ---- spans ---------------------------------------------------------------------------------
 
@@ -389,6 +266,42 @@ class Graph(GraphContents):
             True
         """
         return replace(self, in_graph=selection.prune(self.config, self.in_graph))
+
+    # ---- labels --------------------------------------------------------------------------------
+
+    def with_labels(
+        self,
+        labels: Mapping[str, str] | str | Path | None = None,
+        *,
+        groups: Mapping[str, str] | None = None,
+    ) -> "Graph":
+        """The graph with labels and groups of nodes, besides those that it has.
+
+            graph = graph.with_labels({"a1.h0": "induction"}, groups={"a1.h0": "copying"})
+
+        Args:
+            labels: text by name of a node, at most 60 characters; an empty text takes the label
+                away. Or the file of a page that was saved with its labels and groups.
+            groups: name of a group by name of a node.
+
+        Returns:
+            The graph; `save` keeps its labels and groups, and `to_html` shows them.
+
+        Raises:
+            UserError: a node that the graph does not have, text that is too long, or a file that
+                is no page of a circuit.
+        """
+        if isinstance(labels, (str, Path)):
+            labels, groups = read_labels(Path(labels), groups or {})
+        return replace(
+            self,
+            labels=self._joined(self.labels, labels or {}),
+            groups=self._joined(self.groups, groups or {}),
+        )
+
+    def _joined(self, old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+        check_labels(self.config, new)
+        return {node: text for node, text in {**old, **new}.items() if text}
 
     # ---- circuits as sets ----------------------------------------------------------------------
 

@@ -1,9 +1,11 @@
-"""What a run says while it works: a bar on a terminal, a line now and then elsewhere."""
+"""What a run says while it works: a bar on a terminal or in a notebook, elsewhere a few lines."""
 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -50,9 +52,10 @@ def progress_bar(
     """
     if quiet or not processes.is_first() or sys.stderr is None:
         return items
-    if not sys.stderr.isatty():
+    make_bar = _bar_of(sys.stderr)
+    if make_bar is None:
         return _with_lines(items, what, done, note)
-    bar = tqdm(
+    bar = make_bar(
         items,
         desc=what,
         initial=done,
@@ -62,6 +65,19 @@ def progress_bar(
         leave=None,  # the outermost stays; those inside it are taken away
     )
     return bar if note is None else _with_note(bar, note)
+
+
+def _bar_of(stream: Any) -> "type[tqdm[Any]] | None":
+    """The bar for where a person reads: in a notebook a widget, if there are any."""
+    if stream.isatty():
+        return tqdm
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if type(shell).__name__ != "ZMQInteractiveShell":
+        return None
+    if find_spec("ipywidgets") is None:
+        return tqdm
+    widget: type[tqdm[Any]] = import_module("tqdm.notebook").tqdm  # its libraries take a second
+    return widget
 
 
 def _with_note(bar: "tqdm[T]", note: Callable[[], str]) -> Iterator[T]:

@@ -7,7 +7,7 @@ be halved: then both are all of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import Any, Unpack
 
 import pandas as pd
 
@@ -18,6 +18,7 @@ from eap.analysis.verdicts import Verdicts, judge
 from eap.data.dataset import Dataset
 from eap.errors import UserError
 from eap.graph.graph import Graph
+from eap.methods import get_method
 from eap.model.model import Model
 from eap.runtime.ranges import ALPHA, enough_random
 from eap.runtime.resources import ResourceOptions
@@ -107,13 +108,16 @@ def stability_study(
     halves = [dataset, dataset]
     if len(dataset) >= 4:
         halves = [replace(dataset, examples=dataset.examples[first::2]) for first in (0, 1)]
+    how = get_method(method)
+    integration: dict[str, Any] = {"steps": steps} if how.integrates else {}
+    if how.integrates and how.uses_rule:
+        integration["rule"] = rule
     stability = bootstrap(
         model,
         halves[0],
         method=method,
         metric=metric,
-        steps=steps,
-        rule=rule,
+        **integration,
         sizes=sizes,
         n_resamples=n_resamples,
         selection="greedy",  # small circuits of the highest scores alone are often not connected
@@ -134,8 +138,7 @@ def stability_study(
             seed=seed,
             method=method,
             metric=metric,
-            steps=steps,
-            rule=rule,
+            **integration,
             expanded_kv=expanded_kv,
             **resources,
         )

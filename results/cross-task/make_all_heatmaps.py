@@ -29,6 +29,7 @@ def main() -> None:
         figure = heatmaps.heatmap_row(
             {"Node IoU": nodes, "Edge IoU": edges, title: faithfulness},
             labels={title: ("whose circuit", "tested on")},
+            sizes=cross_task.circuit_sizes(found[1]),
         )
         style.add_note(figure, tables.origin_note(found))
         style.save_figure(figure, results.folder("cross-task"), name)

@@ -69,43 +69,61 @@ def with_baseline(
 def draw(found: dict[str, tables.Table], *, model: str, linear: bool) -> Figure:
     """A panel per task."""
     figure, axes = style.panels(len(found), height=2.6)
+    sizes: list[float] = []
+    totals = []
     for ax, (task, table) in zip(axes, found.items(), strict=True):
-        draw_steps(ax, table.frame, linear=linear)
         bands = tables.read_bands(table, sizes="n_edges")
+        sizes += draw_steps(ax, table.frame, bands)
         ax.set_title(style.display_name(task))
-        ax.set_xlabel(curves.edges_label(curves.total_edges(model, table.frame, bands)))
+        totals.append(curves.total_edges(model, table.frame, bands))
+    logarithmic = style.scale_sizes(axes, sizes, linear=linear) if sizes else False
+    for ax, total in zip(axes, totals, strict=True):
+        ax.set_xlabel(curves.edges_label(total, logarithmic=logarithmic))
     style.label_y(axes, "normalised faithfulness")
     style.shared_legend(figure, axes, columns=5)
     style.add_note(figure, tables.origin_note(found.values()))
     return figure
 
 
-def draw_steps(ax: Axes, frame: pd.DataFrame, *, linear: bool) -> None:
-    """A line per number of steps, from light to dark with more steps; and EAP."""
+MARKERS = "osD^vPX*<>"
+
+
+def draw_steps(ax: Axes, frame: pd.DataFrame, bands: pd.DataFrame | None) -> list[float]:
+    """A line per number of steps, from light to dark with more steps; and EAP.
+
+    Bands are 95% confidence of EAP and of the most steps: of all they would cover one another.
+
+    Returns:
+        The sizes of the circuits.
+    """
     clean, corrupted = (float(frame[name].iloc[0]) for name in tables.BASELINES)
     columns = [name for name in map(str, frame) if name.startswith("results_")]
     names = [name.removeprefix("results_") for name in columns]
     steps = sorted((name for name in names if name.isdigit()), key=int)
-    # From yellow over green to dark blue: neighbours differ in hue and in lightness.
+    # From yellow over green to dark blue: neighbours differ in hue, lightness and marker.
     shades = plt.get_cmap("viridis_r")(np.linspace(0.08, 1, len(steps)))
     sizes: list[float] = []
-    for name, colour in [("vanilla", style.ORANGE), *zip(steps, shades, strict=True)]:
+    looks = [("vanilla", style.BLACK, ""), *zip(steps, shades, MARKERS, strict=False)]
+    for name, colour, marker in looks:
         if name not in names:
             continue
         edges = frame[f"n_edges_{name}"] if f"n_edges_{name}" in frame else frame["n_edges"]
         sizes += edges.tolist()
+        values = normalised(frame[f"results_{name}"], clean, corrupted)
         ax.plot(
-            edges,
-            normalised(frame[f"results_{name}"], clean, corrupted),
-            "--" if name == "vanilla" else "-",
-            color=colour,
-            label="EAP" if name == "vanilla" else f"{name} steps",
-        )
+            edges, values, "--" if name == "vanilla" else "-", color=colour, marker=marker,
+            markersize=3, label="EAP" if name == "vanilla" else f"{name} steps",
+        )  # fmt: skip
+        error = f"stderr_share_{name}"
+        if name in ("vanilla", *steps[-1:]) and bands is not None and error in bands:
+            spread = curves.CONFIDENCE * bands[error].fillna(0.0).to_numpy()
+            ax.fill_between(
+                edges, values - spread, values + spread, color=colour, alpha=0.12, linewidth=0
+            )
     for share, line in ((1, "-"), (0, ":")):
         ax.axhline(share, color=style.GREY, linewidth=0.8, linestyle=line, zorder=0)
-    if sizes:
-        style.scale_sizes(ax, sizes, linear=linear)
     curves.limit_outliers(ax)
+    return sizes
 
 
 if __name__ == "__main__":

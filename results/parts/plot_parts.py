@@ -1,13 +1,11 @@
 """How faithful a circuit is whose nodes keep only their best hidden units, channels or features."""
 
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 import eap_circuits
 from eap.data.tasks import TASKS
 from eap.errors import UserError
-from eap.figures import style, tables
+from eap.figures import curves, style, tables
 from eap.studies import shell
 
 LOOKS = {
@@ -18,8 +16,11 @@ LOOKS = {
 }
 
 
-def draw(ax: Axes, frame: pd.DataFrame) -> None:
+def draw(ax: Axes, table: tables.Table) -> None:
     """Normalised faithfulness against the share of the parts of each kind that is kept."""
+    if "parts" not in table.texts:
+        raise UserError(f"{shell.shown(table.path)}: no column 'parts' that names kinds of parts")
+    frame = table.frame.assign(parts=list(table.texts["parts"]))
     for y, line in ((1, "-"), (0, ":")):
         ax.axhline(y, color=style.GREY, linewidth=0.8, linestyle=line, zorder=0)
     for kind, rows in frame.groupby("parts", sort=False):
@@ -34,7 +35,7 @@ def draw(ax: Axes, frame: pd.DataFrame) -> None:
             label=style.plain(f"as many {kind}, drawn by chance"),
         )  # fmt: skip
     ax.set_xscale("log")
-    ax.set_xlabel("% of the circuit's parts kept")
+    ax.set_xlabel("% of the circuit's parts kept (log scale)")
 
 
 def main() -> None:
@@ -49,24 +50,8 @@ def main() -> None:
         needs=["kept", "share", "faithfulness", "standard_error", "random"],
     )
     tables.check_comparable(by_task.values())
-    style.save_figure(draw_all(by_task), results.folder("parts"), "parts")
-
-
-@style.styled
-def draw_all(by_task: dict[str, tables.Table]) -> Figure:
-    """A panel per task."""
-    figure, axes = style.panels(len(by_task))
-    for ax, (task, table) in zip(axes, by_task.items(), strict=True):
-        if "parts" not in table.texts:
-            raise UserError(
-                f"{shell.shown(table.path)}: no column 'parts' that names kinds of parts"
-            )
-        draw(ax, table.frame.assign(parts=list(table.texts["parts"])))
-        ax.set_title(style.display_name(task))
-    style.label_y(axes, "normalised faithfulness")
-    style.shared_legend(figure, axes)
-    style.add_note(figure, tables.origin_note(by_task.values()))
-    return figure
+    figure = curves.task_panels(by_task, draw, y_label="normalised faithfulness")
+    style.save_figure(figure, results.folder("parts"), "parts")
 
 
 if __name__ == "__main__":

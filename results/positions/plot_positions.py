@@ -1,13 +1,14 @@
 """Faithfulness of circuits whose edges are at spans of the prompt, and of those without spans."""
 
+from functools import partial
+
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 import eap_circuits
 from eap.data.tasks import TASKS
 from eap.errors import UserError
-from eap.figures import style, tables
+from eap.figures import curves, style, tables
 from eap.studies import shell
 
 LINES = {
@@ -17,7 +18,7 @@ LINES = {
 VERIFIED = {"verified": ("edges at spans, best exact", style.GREEN, ":^")}
 
 
-def draw(ax: Axes, table: tables.Table, x: str) -> None:
+def draw(ax: Axes, table: tables.Table, *, x: str) -> None:
     """Normalised faithfulness, with its 95% interval, against what a circuit keeps."""
     kinds = np.array(table.texts.get("circuits", ()))
     if not set(LINES) <= set(kinds):
@@ -33,7 +34,7 @@ def draw(ax: Axes, table: tables.Table, x: str) -> None:
         )
     ax.axhline(1, color=style.GREY, linewidth=0.8)
     ax.set_xscale("log")
-    ax.set_xlabel("pairs of edge and span" if x == "n_pairs" else "share of all pairs")
+    ax.set_xlabel("pairs, log scale" if x == "n_pairs" else "share of pairs, log scale")
 
 
 def main() -> None:
@@ -49,20 +50,8 @@ def main() -> None:
     )
     tables.check_comparable(found.values())
     for x, name in (("n_pairs", "pairs"), ("share_pairs", "shares")):
-        style.save_figure(draw_all(found, x), results.folder("positions"), name)
-
-
-@style.styled
-def draw_all(found: dict[str, tables.Table], x: str) -> Figure:
-    """A panel per task."""
-    figure, axes = style.panels(len(found))
-    for ax, (task, table) in zip(axes, found.items(), strict=True):
-        draw(ax, table, x)
-        ax.set_title(style.display_name(task))
-    style.label_y(axes, "normalised faithfulness")
-    style.shared_legend(figure, axes)
-    style.add_note(figure, tables.origin_note(found.values()))
-    return figure
+        figure = curves.task_panels(found, partial(draw, x=x), y_label="normalised faithfulness")
+        style.save_figure(figure, results.folder("positions"), name)
 
 
 if __name__ == "__main__":

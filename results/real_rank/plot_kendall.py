@@ -16,7 +16,9 @@ def main() -> None:
     results = tables.Results(args.output, args.model)
     command = results.command("results/real_rank/compare_real.py")
     correlations, tasks = tables.read_correlations(results, args.tasks, command)
+    overlaps = tables.required_table(results.csv("real_rank", "all-overlap"), command)
     figure = draw(correlations, {task: args.metric or style.metric_of(task) for task in tasks})
+    style.add_note(figure, tables.origin_note([overlaps]))
     style.save_figure(figure, results.folder("real_rank"), "kendall_difference")
 
 

@@ -1,12 +1,12 @@
 """How alike circuits of resampled examples are, by size: the task, a null task, and chance."""
 
-import pandas as pd
+from functools import partial
+
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 import eap_circuits
 from eap.data.tasks import TASKS
-from eap.figures import style, tables
+from eap.figures import curves, style, tables
 from eap.studies import shell
 
 LINES = {
@@ -16,8 +16,9 @@ LINES = {
 }
 
 
-def draw(ax: Axes, frame: pd.DataFrame, *, what: str) -> None:
+def draw(ax: Axes, table: tables.Table, *, what: str) -> None:
     """Mean Jaccard similarity of edges, or of nodes (`what`), against the size selected."""
+    frame = table.frame
     columns = {"jaccard": f"{what}_jaccard", "null": f"null_{what}_jaccard"}
     columns["chance"] = f"{what}_chance"
     for key, (label, colour, line) in LINES.items():
@@ -27,7 +28,7 @@ def draw(ax: Axes, frame: pd.DataFrame, *, what: str) -> None:
     ax.set_xticks(frame["size"], [f"{size:,}" for size in frame["size"]])
     ax.minorticks_off()
     ax.set_ylim(0, 1.02)
-    ax.set_xlabel("edges selected")
+    ax.set_xlabel("edges selected (log scale)")
 
 
 def main() -> None:
@@ -43,20 +44,10 @@ def main() -> None:
     )
     tables.check_comparable(found.values())
     for what in ("edge", "node"):
-        style.save_figure(draw_all(found, what), results.folder("stability"), f"{what}s")
-
-
-@style.styled
-def draw_all(found: dict[str, tables.Table], what: str) -> Figure:
-    """A panel per task."""
-    figure, axes = style.panels(len(found))
-    for ax, (task, table) in zip(axes, found.items(), strict=True):
-        draw(ax, table.frame, what=what)
-        ax.set_title(style.display_name(task))
-    style.label_y(axes, f"Jaccard similarity of {what}s")
-    style.shared_legend(figure, axes)
-    style.add_note(figure, tables.origin_note(found.values()))
-    return figure
+        figure = curves.task_panels(
+            found, partial(draw, what=what), y_label=f"Jaccard similarity of {what}s"
+        )
+        style.save_figure(figure, results.folder("stability"), f"{what}s")
 
 
 if __name__ == "__main__":

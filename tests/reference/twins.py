@@ -16,6 +16,7 @@ from models.tiny import FAMILIES, GROUPED_FAMILIES, bridge_of, random_examples, 
 from torch import Tensor
 
 from eap.data.dataset import Dataset, Example
+from eap.methods import get_method
 from eap.model.loading import Model, from_bridge
 from reference import oracle
 from reference.split_run import existing_edges, shape_of
@@ -171,3 +172,8 @@ def assert_close(
 def example(correct, incorrect):
     """A pair with such answers."""
     return Example(clean=(0, 1), corrupted=(0, 2), correct=correct, incorrect=incorrect)
+
+
+def steps_of(method, n):
+    """The argument `steps` for a method that integrates; none for others, which refuse it."""
+    return {"steps": n} if get_method(method).integrates else {}

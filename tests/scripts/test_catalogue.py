@@ -10,8 +10,9 @@ import pytest
 from running import EXPERIMENTS, ROOT
 
 from eap.data.tasks import TASKS
-from eap.studies.catalogue import FIGURES, STEPS, Run, as_pattern
+from eap.studies.catalogue import STEPS, Run, as_pattern
 from eap.studies.jobs import jobs
+from eap.studies.paper_figures import FIGURES
 
 ALL = tuple(TASKS)
 RUNS = {

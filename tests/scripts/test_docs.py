@@ -12,8 +12,9 @@ from running import ROOT
 
 import eap
 from eap import Graph
-from eap.studies.catalogue import FIGURES, STEPS
+from eap.studies.catalogue import STEPS
 from eap.studies.command_names import EXPERIMENTS, figures
+from eap.studies.paper_figures import FIGURES
 
 README = (ROOT / "README.md").read_text("utf8")
 THEIRS = ("run_attribution.py",)  # a script of MIB's

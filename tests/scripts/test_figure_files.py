@@ -120,6 +120,22 @@ def test_sizes_that_crowd_have_a_logarithmic_axis_unless_a_linear_one_is_asked_f
     plt.close("all")
 
 
+def test_all_panels_of_a_figure_have_one_kind_of_axis_of_sizes_and_say_which(tmp_path):
+    crowded = fabricated.curve_table(["EAP"])
+    even = fabricated.curve_table(["EAP"], sizes=[*range(100, 2000, 100)])
+    found = {}
+    for task, frame in (("ioi", crowded), ("sva", even)):
+        fabricated.save(frame, tmp_path / f"{task}.csv")
+        found[task] = tables.read_table(tmp_path / f"{task}.csv")
+    for linear in (False, True):
+        figure = curves.curve_figure(found, normalise=True, model="gpt2", linear=linear)
+        kinds = {ax.get_xscale() for ax in figure.axes}
+        labels = {"log scale" in ax.get_xlabel() for ax in figure.axes}
+        assert len(kinds) == 1
+        assert labels == {kinds != {"linear"}}
+    plt.close("all")
+
+
 # ---- the page ------------------------------------------------------------------------------------
 
 

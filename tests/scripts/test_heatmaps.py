@@ -91,7 +91,7 @@ def test_probabilities_have_a_logarithmic_scale():
     image = figure.axes[0].images[0]
     places = [float(image.norm(p)) for p in (1e-10, 1e-5, 1.0)]
     assert places == pytest.approx([0, 0.5, 1])
-    assert [text.get_text() for text in figure.axes[0].texts] == ["<1e-10", "<1e-10", "1e-4", "1e0"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["–", "<1e-10", "1e-4", "–"]  # noqa: RUF001
 
 
 def test_p_values_of_overlap_do_not_take_dependent_cells_for_independent_ones():
@@ -110,3 +110,8 @@ def test_p_values_of_overlap_do_not_take_dependent_cells_for_independent_ones():
     related = a + a.T
     assert cross_task.mantel_p(related, related + 0.1 * b) == pytest.approx(1 / 5000, abs=3e-4)
     assert np.isnan(cross_task.mantel_p(np.ones((8, 8)), b))
+
+
+def test_probabilities_are_written_as_a_cell_has_room_for_them():
+    written = [heatmaps.write_probability(p) for p in (1.0, 0.5, 0.037, 3.2e-5, 1e-12)]
+    assert written == ["1", "0.5", "0.037", "3e-5", "<1e-10"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,26 +11,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.graphs import GPT2, graphs
+from pages import (
+    GROUPED,
+    SIZES,
+    SMALL,
+    browser,
+    content_of,
+    drawn,
+    listed,
+    move,
+    scored,
+    show,
+)  # fmt: skip
 
-from eap import Graph, GraphConfig, UserError
+from eap import UserError
 from eap.figures.viewer import first_sizes, write_page
+from eap.graph.graph import Graph, GraphConfig
 
-SMALL = GraphConfig(n_layers=3, n_heads=4, d_model=8, n_kv_heads=4)
-GROUPED = replace(SMALL, n_kv_heads=2)
-SIZES = [5, 10, 20, 40, 80]
-
-
-def scored(config=SMALL, seed=0, **known):
-    graph = Graph.from_config(config)
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(graph.scores.shape, generator=generator) * graph.edge_exists
-    scores[0] *= 3  # so that small circuits reach the input
-    return replace(graph, scores=scores, higher_is_better=True, **known)
-
-
-def content_of(path):
-    text = path.read_text(encoding="utf8")
-    return json.loads(re.search(r'id="content">(.*?)</script>', text, re.DOTALL)[1])
+__all__ = ["browser", "show"]
 
 
 # ---- what the page knows -------------------------------------------------------------------------
@@ -96,71 +92,14 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
 # ---- what it shows -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium here: apt-get install chromium")
-    # It must not look for its maker: some machines' networks refuse that noisily.
-    quiet = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-             "disable-background-networking", "disable-component-update")  # fmt: skip
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=chromium, args=[f"--{flag}" for flag in quiet]
-        )
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    """Write a page and open it; at the end nothing may have gone wrong or been asked for."""
-    problems, requests, pages = [], [], []
-
-    def opened(graph, other=None, **options):
-        path = write_page(graph, tmp_path / "page.html", other, **options)
-        page = browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme="light")
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.as_uri())
-        pages.append(page)
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert problems == []
-    assert all(url.startswith("file:") for url in requests)
-
-
-def move(page, position):
-    page.locator("#size").evaluate(
-        "(s, p) => { s.value = p; s.dispatchEvent(new Event('input')); }", position
-    )
-
-
-def drawn(page):
-    return set(
-        page.locator("#edges path:not([display])").evaluate_all(
-            "paths => paths.map(p => p.dataset.edge)"
-        )
-    )
-
-
-def listed(page):
-    return page.locator("#rows tr").evaluate_all("rows => rows.map(r => r.dataset.edge)")
-
-
 @pytest.mark.parametrize("config", [SMALL, GROUPED, replace(SMALL, parallel_attn_mlp=True)])
 @pytest.mark.parametrize("selection", ["greedy", "top_n"])
 def test_the_sliders_circuits_are_those_of_the_graph(show, config, selection):
     graph = scored(config)
     page = show(graph, sizes=SIZES, selection=selection)
-    assert page.locator("#size").get_attribute("max") == str(len(SIZES) - 1)
-    for position, size in enumerate(SIZES):
+    sizes = [size for size in SIZES if getattr(graph, selection)(size).prune()]
+    assert page.locator("#size").get_attribute("max") == str(len(sizes) - 1)
+    for position, size in enumerate(sizes):
         move(page, position)
         circuit = getattr(graph, selection)(size).prune()
         assert drawn(page) == set(listed(page)) == set(circuit.edge_names())
@@ -202,10 +141,25 @@ def test_two_circuits_are_compared(show):
     )
     expected = dict.fromkeys(first - second, "only ours")
     expected |= dict.fromkeys(second - first, "only theirs")
-    assert dict(members) == expected | dict.fromkeys(first & second, "both")
+    for edge in first & second:
+        opposite = a.score(edge) * b.score(edge) < 0
+        expected[edge] = "both, opposite signs" if opposite else "both"
+    assert dict(members) == expected
+    n_opposite = sum("opposite" in text for text in expected.values())
+    assert n_opposite > 0
+    assert f"({n_opposite} with opposite signs)" in page.inner_text("#status")
     page.get_by_label("only ours").uncheck()
     page.get_by_label("both").uncheck()
     assert drawn(page) == second - first
+    page.get_by_label("both").check()
+    page.get_by_label("only ours").check()
+    page.get_by_label("side by side").check()
+    middle = page.locator("#frame").evaluate("f => f.getBoundingClientRect().x + f.clientWidth / 2")
+    sides = page.locator("#edges path:not([display])").evaluate_all(
+        "(paths, x) => paths.map(p => [p.getBoundingClientRect().x < x, p.dataset.edge])", middle
+    )
+    assert {edge for is_left, edge in sides if is_left} == first
+    assert {edge for is_left, edge in sides if not is_left} == second
 
 
 def test_edges_are_searched_for_sorted_and_described(show):

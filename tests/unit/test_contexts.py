@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from models.tiny import bridge_of, random_examples, tiny_hf
-from reference.twins import dataset_of
+from reference.twins import dataset_of, steps_of
 
 import eap
 from eap.analysis import compare, screening
@@ -51,7 +51,7 @@ def masks():
 VERBS = {
     "graphs": lambda: graph_work(),
     "attribute": lambda: [
-        eap.attribute(model(), PAIRS, method=method, steps=2)
+        eap.attribute(model(), PAIRS, method=method, **steps_of(method, 2))
         for method in eap.methods.METHODS
         if method != "exact"
     ],
@@ -73,6 +73,9 @@ VERBS = {
     "load_features": lambda: eap.load_features("toy", toy()).dictionaries,
     "attention.logit_terms": lambda: eap.attention.logit_terms(model(), PAIRS, "a1.h0").terms,
     "attention.head_result": lambda: eap.attention.head_result(model(), PAIRS, "a1.h0").values,
+    "attention.head_reasons": lambda: [
+        why.weights for why in eap.attention.head_reasons(model(), PAIRS, heads=["a1.h0"])["a1.h0"]
+    ],
     "attention_patterns": lambda: eap.attention_patterns(model(), PAIRS),
     "learn_ranking": lambda: eap.learn_ranking(model(), PAIRS, recipe=eap.Recipe(steps=3)),
     "certify": lambda: eap.certify(model(), PAIRS, 20, n_subsets=20, method="EAP").graph,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from reference import twins
+from reference.twins import steps_of
 
 import eap
 
@@ -24,7 +25,7 @@ def test_scores_of_all_edges_are_the_oracles(family, method, batch_size):
     names = eap.Graph.from_model(model).edge_names()
     with twins.precision(family, torch.float64):
         found = eap.example_scores(
-            model, dataset, names, method=method, steps=3, batch_size=batch_size
+            model, dataset, names, method=method, batch_size=batch_size, **steps_of(method, 3)
         )
     expected = twins.oracle_attribution(family, EXAMPLES, "logit_diff", *METHODS[method])
     places = torch.tensor([found.graph.index(name) for name in names])
@@ -36,7 +37,7 @@ def test_scores_of_all_edges_are_the_oracles(family, method, batch_size):
 @pytest.mark.parametrize("method", ["EAP-IG", "EAP-IG-activations", "CEAP", "AtP*-QK", "GIM"])
 def test_the_best_edges_are_scored_on_every_example(method):
     dataset, model = twins.dataset_of(EXAMPLES), twins.load("llama")
-    options = {"method": method, "steps": 2, "quiet": True}
+    options = {"method": method, "quiet": True, **steps_of(method, 2)}
     found = eap.example_scores(model, dataset, 7, **options)
     graph = eap.attribute(model, dataset, **options)
     assert set(found.edges) == set(graph.top_n(7).edge_names())

@@ -11,7 +11,7 @@ from models.tiny import FAMILIES, random_examples
 from reference import method_twins, twins
 from reference.backward_rules import ATTNLRP, GIM, RELP
 from reference.oracle import RULES, Float64, metric_of
-from reference.twins import DTYPES, FORMS, RELATIVE, assert_close, dataset_of, edges_of
+from reference.twins import DTYPES, FORMS, RELATIVE, assert_close, dataset_of, edges_of, steps_of
 
 import eap
 from eap.engine.scorers import score_gradients
@@ -55,7 +55,7 @@ def test_a_method_equals_its_twin(family, expanded, name):
         model = twins.load(family, dtype)
         with twins.precision(family, dtype):
             graph = eap.attribute(
-                model, dataset_of(EXAMPLES), method=name, steps=STEPS, batch_size=2,
+                model, dataset_of(EXAMPLES), method=name, batch_size=2, **steps_of(name, STEPS),
                 expanded_kv=expanded,
             )  # fmt: skip
         assert_close(graph.scores, expected, RELATIVE[dtype])
@@ -141,8 +141,8 @@ def test_no_flow_is_made_up_where_position_embeddings_outweigh_the_only_sender()
 def test_a_nodes_score_is_the_sum_of_its_edges(family, name):
     model, data = twins.load(family, torch.float64), dataset_of(EXAMPLES)
     with twins.precision(family, torch.float64):
-        nodes = eap.attribute(model, data, method=name, level="node", steps=2, **METRIC)
-        edges = eap.attribute(model, data, method=name, steps=2, **METRIC)
+        nodes = eap.attribute(model, data, method=name, level="node", **steps_of(name, 2), **METRIC)
+        edges = eap.attribute(model, data, method=name, **steps_of(name, 2), **METRIC)
     assert_close(nodes.node_scores, edges.scores.sum(1), 1e-9)
     assert nodes.node_errors.shape == nodes.node_scores.shape
     assert nodes.provenance["level"] == "node"
@@ -225,7 +225,7 @@ def test_equal_pairs_have_no_standard_error():
         ({"steps": 0}, "from 1 to 1,000"),
         ({"steps": 10**9}, "from 1 to 1,000"),
         ({"steps": "many"}, "steps is 'many'; it must be a whole number"),
-        ({"method": "EAP", "steps": "auto"}, "no steps to choose"),
+        ({"method": "EAP", "steps": "auto"}, "does not integrate"),
         ({"method": "CEAP", "rule": "midpoint"}, "rule of its own"),
     ],
 )
@@ -282,3 +282,17 @@ def test_a_graph_knows_in_which_direction_its_scores_help(arguments, better):
     sign = -1 if better else 1
     best = (sign * graph.scores).masked_fill(~graph.edge_exists, -torch.inf).flatten().argmax()
     assert graph.top_n(1, by="helpful").in_graph.flatten()[best]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "EAP", "steps": 10}, "EAP does not integrate; leave steps=10 out"),
+        ({"method": "EAP", "steps": "auto"}, "leave steps='auto' out"),
+        ({"method": "IFR", "rule": "midpoint"}, "IFR does not integrate; leave rule='midpoint'"),
+        ({"method": "exact", "steps": 2}, "exact does not integrate"),
+    ],
+)
+def test_what_a_method_would_ignore_is_refused(options, message):
+    with pytest.raises(eap.UserError, match=message):
+        eap.attribute(twins.load("gpt2"), dataset_of(EXAMPLES), **options)

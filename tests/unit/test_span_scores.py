@@ -27,7 +27,7 @@ LINEAR = [name for name, method in eap.methods.METHODS.items() if method.linear]
 
 
 def score(family, dtype=torch.float64, data=DATA, method="EAP", **more):
-    settings = {"metric": "logit_diff", "steps": 2, "batch_size": 4, **more}
+    settings = {"metric": "logit_diff", "batch_size": 4, **twins.steps_of(method, 2), **more}
     if method == "IFR":
         del settings["metric"]
     model = twins.load(family, dtype)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from eap.errors import UserError, quoted
 from eap.graph.contents import GraphContents, edge_exists, has_incoming
+from eap.graph.labels import check_labels
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
 from eap.graph.selection import among
 
@@ -27,6 +28,7 @@ DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 }
+TEXTS = ("labels", "groups")
 MOST_PAIRS = 2**27  # of senders and receivers that a file may claim without listing their edges
 
 
@@ -46,9 +48,15 @@ def to_document(graph: GraphContents, *, schema: str) -> dict[str, Any]:
         "higher_is_better": graph.higher_is_better,
         "dtype": str(graph.scores.dtype).removeprefix("torch."),
         "provenance": graph.provenance,
+        **texts_of(graph),
         "nodes": _node_entries(graph, sign, booleans=schema == "paper"),
         "edges": {} if _is_of_nodes_alone(graph) else _edge_entries(graph, sign),
     }
+
+
+def texts_of(graph: GraphContents) -> dict[str, Any]:
+    """Labels and groups of nodes, where there are any: other programs do not know them."""
+    return {key: texts for key in TEXTS if (texts := getattr(graph, key))}
 
 
 def _is_of_nodes_alone(graph: GraphContents) -> bool:
@@ -170,7 +178,8 @@ def finish(
     """Turn the scores as the file's origin says, and say so in the provenance.
 
     Args:
-        header: `score_sign`, `higher_is_better` and `provenance` as far as the file has them.
+        header: `score_sign`, `higher_is_better`, `provenance`, `labels` and `groups` as far as
+            the file has them.
         own: this package wrote the file, perhaps before it noted `score_sign`.
         sign: what scores are multiplied by, if the caller says so.
         unread: parts of the file that a graph has no place for.
@@ -195,7 +204,11 @@ def finish(
     for name in ("scores", "node_scores"):
         if fields.get(name) is not None:
             fields[name] = turned(fields[name], factor)
-    return GraphContents(provenance=provenance, higher_is_better=better, **fields)
+    # Another program's file may mean something else by these words.
+    texts: dict[str, Any] = {key: header.get(key) or {} for key in TEXTS if written is not None}
+    for each in texts.values():
+        check_labels(fields["config"], each)
+    return GraphContents(provenance=provenance, higher_is_better=better, **texts, **fields)
 
 
 def read_config(cfg: Any) -> GraphConfig:

@@ -94,6 +94,7 @@ def _safetensors_of(graph: GraphContents) -> bytes:
         "cfg": asdict(graph.config),
         "higher_is_better": graph.higher_is_better,
         "provenance": graph.provenance,
+        **documents.texts_of(graph),
         **({"span_names": graph.span_names} if graph.span_names else {}),
     }
     return save(tensors, metadata={"graph": json.dumps(header)})
@@ -123,6 +124,7 @@ def _torch_dict_of(graph: GraphContents) -> dict[str, Any]:
         "score_sign": sign,
         "higher_is_better": graph.higher_is_better,
         "provenance": json.dumps(graph.provenance),
+        **documents.texts_of(graph),
     }
 
 
@@ -213,7 +215,7 @@ def _read_torch(path: Path, sign: int | None) -> GraphContents:
         if name in EDGE_TENSORS:
             # What stands where there is no edge means nothing.
             tensors[name] = tensors[name][:, receivers].masked_fill(~exists, 0)
-    header = {key: saved.get(key) for key in ("score_sign", "higher_is_better")}
+    header = {key: saved.get(key) for key in ("score_sign", "higher_is_better", *documents.TEXTS)}
     provenance = saved.get("provenance")
     header["provenance"] = json.loads(provenance) if isinstance(provenance, str) else provenance
     unread = [key for key in ("neurons_in_graph", "neurons_scores") if saved.get(key) is not None]

@@ -1,0 +1,180 @@
+"""Edges of a graph by name: counted, looked up, iterated over, compared and shown."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from eap.graph import spans
+from eap.graph.contents import GraphContents, edge_exists
+from eap.graph.numbering import edge_index
+from eap.runtime.notebooks import html_table
+
+N_ROWS = 10  # shown in a notebook
+
+
+class Edge(NamedTuple):
+    """One edge: its name, ends and score.
+
+    Attributes:
+        name: name of the edge, such as `a0.h3->a5.h1<q>`.
+        sender: name of the sender.
+        receiver: name of the receiver.
+        score: score of the edge.
+        in_graph: whether the edge belongs to the circuit.
+
+    Example:
+        >>> next(graph.edges()).sender
+        'input'
+    """
+
+    name: str
+    sender: str
+    receiver: str
+    score: float
+    in_graph: bool
+
+
+@dataclass(frozen=True, eq=False)
+class NamedEdges(GraphContents):
+    """What a `Graph` says of its edges; a circuit is read as the set of its edges' names."""
+
+    @property
+    def n_forward(self) -> int:
+        """Number of senders."""
+        return self.config.n_forward
+
+    @property
+    def n_backward(self) -> int:
+        """Number of receivers."""
+        return self.config.n_backward
+
+    @property
+    def sender_names(self) -> tuple[str, ...]:
+        """Names of the senders, in index order."""
+        return self.config.sender_names
+
+    @property
+    def receiver_names(self) -> tuple[str, ...]:
+        """Names of the receivers, in index order."""
+        return self.config.receiver_names
+
+    @property
+    def edge_exists(self) -> Bool[Tensor, "*span n_forward n_backward"]:
+        """Which (sender, receiver) pairs are edges at all; a tensor of the caller's own."""
+        return edge_exists(self.config).expand(self.in_graph.shape).clone()
+
+    def count_edges(self) -> int:
+        """Number of edges of the circuit; with spans, of pairs of an edge and a span."""
+        return int(self.in_graph.sum())
+
+    def count_nodes(self) -> int:
+        """Number of nodes that send along an edge of the circuit, and the logits if one enters."""
+        return len(self.nodes_in_graph())
+
+    def index(self, edge: str) -> tuple[int, int]:
+        """Indices `(sender, receiver)` of an edge.
+
+        Args:
+            edge: name of the edge, such as `a0.h3->a5.h1<q>`.
+
+        Raises:
+            UserError: the model has no edge of that name.
+        """
+        return edge_index(self.config, edge)
+
+    def score(self, edge: str) -> float:
+        """Score of an edge.
+
+        Args:
+            edge: name of the edge; with spans, `a0.h3->m2 @ subject` names the edge at one of them.
+
+        Raises:
+            UserError: the model has no edge of that name.
+
+        Example:
+            >>> graph.score("m0->m1") == float(graph.scores[graph.index("m0->m1")])
+            True
+        """
+        return float(self.scores[self._place(edge)])
+
+    def __contains__(self, edge: str) -> bool:
+        """Whether the edge of this name (with spans, `a0.h3->m2 @ subject`) is in the circuit."""
+        return bool(self.in_graph[self._place(edge)])
+
+    def _place(self, edge: str) -> tuple[int, ...]:
+        """Where the tensors have an edge of this name."""
+        if not self.span_names:
+            return self.index(edge)
+        name, _, span = str(edge).partition(" @ ")
+        return (spans.span_index(self, span), *self.index(name))
+
+    def edges(self, *, in_graph_only: bool = True) -> Iterator[Edge]:
+        """Edges as objects, in the order of their senders.
+
+        Args:
+            in_graph_only: whether to give the circuit's edges alone.
+        """
+        pairs = self.in_graph if in_graph_only else self.edge_exists
+        senders, receivers = self.sender_names, self.receiver_names
+        for *span, i, j in pairs.nonzero().tolist():
+            place = (*span, i, j)
+            yield Edge(
+                self._name(*place),
+                senders[i],
+                receivers[j],
+                float(self.scores[place]),
+                bool(self.in_graph[place]),
+            )
+
+    def edge_names(self) -> list[str]:
+        """Names of the circuit's edges; with spans, `a0.h3->m2 @ subject`."""
+        return [self._name(*place) for place in self.in_graph.nonzero().tolist()]
+
+    def _name(self, *place: int) -> str:
+        *span, i, j = place
+        edge = f"{self.sender_names[i]}->{self.receiver_names[j]}"
+        return f"{edge} @ {self.span_names[span[0]]}" if span else edge
+
+    def __repr__(self) -> str:
+        place = f" at {len(self.span_names)} spans" if self.span_names else ""
+        return (
+            f"Graph({self.config.n_layers} layers, {self.config.n_heads} heads{place}: "
+            f"{self.count_edges():,} of {self.n_edges:,} edges)"
+        )
+
+    # ---- a circuit as a set of names -----------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Number of edges of the circuit, as `count_edges`."""
+        return self.count_edges()
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the circuit's edges, as `edge_names`."""
+        return iter(self.edge_names())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both keep the same edges of the same graph, whatever the scores."""
+        if not isinstance(other, NamedEdges):
+            return NotImplemented
+        same_graph = (self.config.shape, self.span_names) == (other.config.shape, other.span_names)
+        return same_graph and torch.equal(self.in_graph, other.in_graph)
+
+    def __hash__(self) -> int:
+        """Equal for equal circuits."""
+        return hash((self.config.shape, self.span_names, self.in_graph.cpu().numpy().tobytes()))
+
+    def _repr_html_(self) -> str:
+        """A short table for notebooks: the circuit's strongest edges."""
+        scores = self.scores[self.in_graph]
+        most = min(N_ROWS, len(scores))
+        best = scores.double().abs().nan_to_num(-1.0).topk(most).indices
+        places = self.in_graph.nonzero()[best].tolist()
+        rows = [(self._name(*at), f"{float(self.scores[tuple(at)]):.4g}") for at in places]
+        more = len(scores) - most
+        return html_table(
+            repr(self), ("edge", "score"), [*rows, *([(f"{more:,} more", "")] if more else [])]
+        )

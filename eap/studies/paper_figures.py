@@ -1,0 +1,156 @@
+"""What comes out of the steps of `catalogue`: each figure of the paper, with title and caption."""
+
+from dataclasses import dataclass
+
+from eap.studies.catalogue import OVERLAPS
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the paper, or a table that stands in its place in the report.
+
+    Attributes:
+        label: "Figure 3", or a title where the paper has no number for it.
+        title: what it shows, in a few words.
+        caption: what one sees, in a sentence or two.
+        script: script that draws it; "" for tables alone.
+        study: folder below results/ that it is in.
+        pictures: names of the pictures (templates), without folder and suffix.
+        tables: names (templates) of the CSVs behind it.
+    """
+
+    label: str
+    title: str
+    caption: str
+    script: str
+    study: str
+    pictures: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+
+
+FIGURES: tuple[Figure, ...] = (
+    Figure(
+        "Figure 1", "Why integrated gradients",
+        "Left: where a GELU is flat at the clean input, its gradient there (EAP) says that nothing "
+        "would change; the mean gradient along the path (EAP-IG) says better. Right: what that "
+        "does for the faithfulness of circuits.",
+        "results/first_figure/first_figure.py", "first_figure", ("first_figure",),
+    ),
+    Figure(
+        "Figure 2", "A circuit",
+        "The smallest measured circuit that does the task; or, if that is too large to be read, a "
+        "smaller one that does not, which is said. Layers upwards. Lines into a head end at the "
+        "q, k or v in its box; the "
+        "wider a line, the larger the edge's score.",
+        "results/circuit/plot_circuit.py", "circuit", ("{task}_circuit",),
+    ),
+    Figure(
+        "Figure 3", "Faithfulness of circuits by size",
+        "Normalised faithfulness of circuits by size: 1 is the whole model, 0 the corrupted run. "
+        "Bands: 95% confidence of the share over examples; grey: from the lowest to the highest of "
+        "a few circuits of the same size that were selected by random scores, averaged over three "
+        "neighbouring sizes.",
+        "results/real_pareto_combined/plot_real_pareto_normalized.py", "real_pareto_combined",
+        ("real_pareto_normalized",),
+    ),
+    Figure(
+        "Figure 4", "Agreement of estimates with exact values",
+        "How the estimates' absolute scores agree with exact ones: correlation over all edges "
+        "(where a choice of edges has exact values, its sample stands for the others), and average "
+        "overlap of the edges that rank highest.",
+        "results/real_rank/plot_overlap.py", "real_rank", ("correlation_overlap",),
+        ("all-overlap",),
+    ),
+    Figure(
+        "Figure 5", "One task's circuit on another task",
+        "Overlap of the tasks' circuits beside the faithfulness of each circuit (column) on each "
+        "task (row): first as a share of the whole model's, then of the task's own circuit's.",
+        "results/cross-task/make_all_heatmaps.py", "cross-task", ("cross_task", "cross_task_own"),
+        ("faithfulness",),
+    ),
+    Figure(
+        "Figure 6", "Circuits found by hand",
+        "The edges that rank highest against circuits that people found by hand.",
+        "results/manual_overlap/ioi_overlap.py", "manual_overlap", ("{task}_precision_recall",),
+        ("{task}_node_edge_precision_recall",),
+    ),
+    Figure(
+        "Figure 7", "Points of integrated gradients",
+        "Normalised faithfulness by the number of points of integrated gradients.",
+        "results/ig_test/plot_ig_test.py", "ig_test", ("ig_test",), ("{task}_{metric}_ig_test",),
+    ),
+    Figure(
+        "Figure 8", "Differences and rank agreement",
+        "Mean absolute difference of estimates from exact values, and rank agreement with them.",
+        "results/real_rank/plot_kendall.py", "real_rank", ("kendall_difference",),
+    ),
+    Figure(
+        "Figure 9", "Nodes and edges shared with exact circuits",
+        "Nodes and edges that circuits from estimates share with circuits from exact values.",
+        "results/real_rank/node_edge_overlap_plot.py", "real_rank", ("node_edge_overlap",),
+        ("node-overlap", "edge-overlap"),
+    ),
+    Figure(
+        "Figure 10", "The variants of greater-than",
+        "As Figure 3 without the exact curves, for the variants of greater-than.",
+        "results/pareto/plot_pareto_normalized_single.py", "pareto", ("pareto_normalized_{tasks}",),
+    ),
+    Figure(
+        "Figure 11", "Other models",
+        "As Figure 3 without the exact curves; large models have sizes up to a share of all edges.",
+        "results/pareto/plot_pareto_normalized.py", "pareto", ("pareto_normalized", "pareto_big"),
+    ),
+    Figure(
+        "The metrics themselves", "Metrics of circuits by size",
+        "As Figure 3, not normalised: solid line the clean run, dotted line the corrupted one.",
+        "results/pareto/plot_pareto.py", "pareto", ("pareto",), ("{task}",),
+    ),
+    Figure(
+        "Appendix I", "Recall of circuits across tasks",
+        "The share of a task's circuit (row) that another's (column) has, beside faithfulness.",
+        "results/cross-task/recall_heatmaps.py", "cross-task", ("recall",),
+    ),
+    Figure(
+        "Overlap, and chance", "Overlap of the tasks' circuits",
+        "Intersection over union of the tasks' circuits, the share of the row's circuit in the "
+        "column's, and the probability of an overlap this large by chance (hypergeometric).",
+        "overlap_heatmaps.py", "jaccard", OVERLAPS, OVERLAPS,
+    ),
+    Figure(
+        "Positions", "Edges at spans of the prompt",
+        "Normalised faithfulness of circuits that consist of pairs of an edge and a span of the "
+        "prompt, and of circuits whose edges are everywhere, against what they keep: pairs, and "
+        "their share of all pairs that can change something. Bands: 95% confidence of the share.",
+        "results/positions/plot_positions.py", "positions", ("pairs", "shares"), ("{task}",),
+    ),
+    Figure(
+        "Stability", "How far the circuits can be trusted",
+        "Mean Jaccard similarity of circuits found on resampled examples, beside that of random "
+        "circuits and of a null task, whose answers are shuffled: what a null task reaches is no "
+        "evidence. The tables: areas of the ranking with 95% intervals over examples (CPR above 1 "
+        "is overshoot, CMD 0 is best), verdicts on one circuit with their p-values, and the "
+        "similarities.",
+        "results/stability/plot_stability.py", "stability", ("edges", "nodes"),
+        ("{task}_areas", "{task}_verdicts", "{task}"),
+    ),
+    Figure(
+        "Parts", "How many parts of a circuit's nodes it needs",
+        "Normalised faithfulness of a circuit whose MLPs keep only their best hidden units, or "
+        "whose heads keep only their best channels, by the share that is kept, with 95% confidence "
+        "over examples; dashed: as many that are drawn by chance.",
+        "results/parts/plot_parts.py", "parts", ("parts",), ("{task}", "{task}_top"),
+    ),
+    Figure(
+        "Claims", "The paper's claims, asked of this model",
+        "The quantity behind each claim, averaged over tasks, and its 95% interval over tasks: a "
+        "claim holds if the whole interval lies above holds_above, does not hold if it lies below, "
+        "and is inconclusive otherwise.",
+        "results/claims/claims.py", "claims", (), ("claims",),
+    ),
+    Figure(
+        "Exact values", "Circuits from exact values",
+        "The curves of Figure 3 from exact values.",
+        "", "real", (), ("{task}",),
+    ),
+)  # fmt: skip
+"""In the order of the report."""
