@@ -153,8 +153,8 @@ def first_sizes(
 
 
 def _without_empty(
-    sizes: list[int], firsts: list[Int[np.ndarray, "n_forward n_backward"]]
-) -> tuple[list[int], list[Int[np.ndarray, "n_forward n_backward"]]]:
+    sizes: list[int], firsts: list[Int[np.ndarray, "*span n_forward n_backward"]]
+) -> tuple[list[int], list[Int[np.ndarray, "*span n_forward n_backward"]]]:
     """Sizes from the first one whose circuit has an edge: so few may leave none after pruning."""
     known = [first[first != NEVER] for first in firsts]
     start = min((int(each.min()) for each in known if each.size), default=len(sizes))
