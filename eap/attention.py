@@ -337,7 +337,7 @@ class HeadReasons:
     Attributes:
         tokens, weights: the prompt's tokens as text, and the pattern [query, key].
         query, key: the last token, and the token that it looks at most.
-        logit, softcap: as of `LogitTerms`.
+        logit, softcap: logit and soft cap, as `LogitTerms` has them.
         by_key, by_query, pairs: the largest of `LogitTerms.by_key`, `by_query` and `to_frame`.
         moved: what the head moves to the last token, in logits of the answers.
         by_answers: the largest rows of `HeadResult.to_frame`.
@@ -363,13 +363,10 @@ def head_reasons(
 ) -> dict[str, list[HeadReasons]]:
     """Where heads look on the first few examples, and why: for the page of a circuit.
 
-        reasons = eap.attention.head_reasons(model, dataset, heads=["a1.h0"])
-        graph.to_html("ioi.html", patterns=reasons)
-
     Args:
-        model: from `eap.load_model`.
-        dataset: from `eap.load_dataset`.
-        heads: their names (`a1.h3`); None: all.
+        model: loaded model (`eap.load_model`).
+        dataset: pairs of prompts (`eap.load_dataset`).
+        heads: names of heads (`a1.h3`); None: all heads.
         n_examples: number of examples, from the first on.
 
     Returns:
@@ -377,6 +374,10 @@ def head_reasons(
 
     Raises:
         UserError: the model has no such head, or examples that it cannot run.
+
+    Example:
+        >>> reasons = eap.attention.head_reasons(model, dataset, heads=["a1.h0"], n_examples=1)
+        >>> page = graph.to_html("ioi.html", patterns=reasons)
     """
     if heads is None:
         heads = [name for name in model.config.sender_names if name.startswith("a")]

@@ -56,6 +56,12 @@ class CrossingScores:
         scores: scores by input: of keys ('k') first, then of values ('v').
         standard_errors: standard errors of the means over examples; None for one example.
         provenance: origin of the scores.
+
+    Example:
+        >>> with_spans = eap.load_dataset("ioi", model.tokenizer, spans="roles", head=8)
+        >>> crossing = eap.crossing_scores(model, with_spans)
+        >>> crossing.scores.shape[0], crossing.span_names[-1]
+        (2, 'last')
     """
 
     heads: tuple[str, ...]

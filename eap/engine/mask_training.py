@@ -136,7 +136,7 @@ class Training:
             needed).
         batch_size: examples that run together at the most.
         kept: batches whose prefix, clean and ablated runs are kept.
-        span_names: of the prompt, if an edge (or a node) has a mask at each.
+        span_names: names of the spans, if an edge (or a node) has a mask at each span.
     """
 
     work: Work

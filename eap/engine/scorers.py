@@ -156,7 +156,7 @@ class HeadGradients:
         clean: the run.
         changes: what its senders change when they are ablated.
         at_z: gradients at every layer's z.
-        gradient: at all receivers.
+        gradient: gradient at all receivers.
     """
 
     clean: CleanRun

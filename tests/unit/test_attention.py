@@ -158,7 +158,7 @@ def test_the_induction_head_looks_for_the_previous_token_heads_output():
         ({"query": 0, "key": 2}, "does not see position 2 from 0"),
         ({"example": 99}, "example is 99; it must be a whole number from 0 to 6"),
         ({"example": -1}, "example is -1"),
-        ({"prompt": "both"}, "'clean', 'corrupted' or"),
+        ({"prompt": "both"}, "'clean' or 'corrupted' or 'difference'"),
     ],
 )
 def test_logits_that_there_are_not_are_refused(options, message):
