@@ -1,10 +1,11 @@
 """The exam: every method on models whose circuit is known, and on the toy model's tasks.
 
     make exam
+    python -m benchmarks.exam --page_only       the page again, from the table
 
-Writes docs/methods-compared.md, and its numbers as benchmarks/results/exam.csv with their origin
-beside it. On known models a ranking is compared with the true edges and with exact values, on the
-toy model its circuits are measured on pairs that it has not seen.
+Writes docs/methods-compared.md with its picture, and the numbers as benchmarks/results/exam.csv
+with their origin beside them. On known models a ranking is compared with the true edges and with
+exact values, on the toy model its circuits are measured on pairs that it has not seen.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -31,12 +33,20 @@ from eap.studies import save_csv, shell
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "methods-compared.md"
+PICTURE = ROOT / "docs" / "pictures" / "methods-compared.png"
 TABLE = ROOT / "benchmarks" / "results" / "exam.csv"
 
 ENSEMBLE = ("EAP", "EAP-IG", "EAP-IG-activations", "clean-corrupted")
 """Methods of one unit, whose means are examined too."""
 
 TASKS = ("ioi", "greater-than")
+CLASSES = {
+    "One backward pass": ("EAP", "RelP", "AttnLRP", "GIM", "AtP*-QK"),
+    "A pass for every step or layer": ("EAP-IG", "CEAP", "EAP-IG-activations", "AtP*-GradDrop"),
+    "A learned ranking": ("MAttr (metric)", "MAttr (cmd)"),
+}
+"""Methods that cost alike, among which the page recommends one."""
+
 N_RESAMPLES = 100
 LEARNING_STEPS, LEARNING_PAIRS = 500, 8
 RECIPES = {
@@ -59,6 +69,15 @@ The trained models have their weights in superposition (`data/known-circuits/tra
 are by hand or compiled: an edge off the circuit is worth exactly 0, and methods hardly differ.
 Rankings of the toy model's tasks are judged on pairs that they have not seen. Learned rankings
 (MAttr) took {steps} steps of {pairs} pairs.
+"""
+
+NODES = """\
+- **For nodes**, take exact values (`eap.patch_nodes`): one run per head and MLP costs little.
+- **One ranking for all sizes**, if you have time to train: MAttr. Check CMD on pairs that it has
+  not seen.
+- **To compare with published work**, take EAP-IG with 5 steps: the method of the paper, and the
+  default here. The differences above are of a small model; measure on yours with `eap.areas`.
+- **CPR alone recommends nothing**: a circuit that overshoots has a high CPR.
 """
 
 
@@ -147,8 +166,73 @@ def with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
+def on_toy(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with areas: tasks of the toy model."""
+    return frame[frame["CMD"].notna()] if "CMD" in frame else frame.iloc[:0]
+
+
+def recommendation(frame: pd.DataFrame) -> list[str]:
+    """Of methods that cost alike, the one with the lowest mean CMD, and how sure that is."""
+    toy = on_toy(frame)
+    trained = frame[frame["model"].isin(known_circuits.TRAINED)].groupby("method")["AUROC"].mean()
+    tasks = list(toy["task"].unique())
+    lines = [
+        "## Which method to take",
+        "",
+        f"By the lowest CMD, mean of {len(tasks)} tasks of the toy model ({', '.join(tasks)}). A "
+        "method is *better* or *worse* than another on a task if their 95% intervals do not "
+        "overlap.",
+        "",
+        "| cost | lowest CMD | CMD | AUROC, trained | tasks, beside the next "
+        "| tasks, beside EAP-IG |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, methods in CLASSES.items():
+        means = toy[toy["method"].isin(methods)].groupby("method")["CMD"].mean().sort_values()
+        best, following = means.index[:2]
+        beside = f"{following}: {against(toy, best, following)}"
+        paper = "-" if best == "EAP-IG" else against(toy, best, "EAP-IG")
+        row = (name, best, f"{means[best]:.3f}", f"{trained[best]:.3f}", beside, paper)
+        lines.append(f"| {' | '.join(row)} |")
+    return [*lines, "", NODES]
+
+
+def against(toy: pd.DataFrame, method: str, other: str) -> str:
+    """On how many tasks a method's CMD is lower, and higher, beyond both intervals."""
+    low, high = (toy.pivot_table(end, "method", "task") for end in ("CMD_low", "CMD_high"))
+    better = np.count_nonzero(high.loc[method] < low.loc[other])
+    worse = np.count_nonzero(low.loc[method] > high.loc[other])
+    return f"{better} better, {worse} worse"
+
+
+def draw(frame: pd.DataFrame, path: Path) -> None:
+    """Quality against cost: mean CMD and seconds of every method on the toy model's tasks."""
+    means = on_toy(frame).groupby("method")[["CMD", "seconds"]].mean()
+    cost = means["seconds"] / means["seconds"]["EAP"]
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    shown = means["CMD"] < 3 * means["CMD"].median()  # a far worse method is named in the title
+    axes.scatter(cost[shown], means["CMD"][shown], s=30)
+    above = False  # names of neighbours go above and below in turn
+    for method, value in means["CMD"][shown].sort_values().items():
+        shift = (5, 4 if (above := not above) else -11)
+        place = (cost[method], value)
+        axes.annotate(str(method), place, shift, textcoords="offset points", fontsize=8)
+    missing = [f"{method} ({means['CMD'][method]:.2f})" for method in means.index[~shown]]
+    axes.set(
+        xscale="log",
+        xlabel="time, as a multiple of EAP's (logarithmic axis)",
+        ylabel="mean CMD (lower is better)",
+        title=f"Not shown: {', '.join(missing)}" if missing else "",
+    )
+    axes.margins(x=0.18)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+    plt.close(figure)
+
+
 def page(frame: pd.DataFrame) -> str:
-    """The page: a summary, then a table per model and task."""
+    """The page: a recommendation, a summary, then a table per model and task."""
     introduction = INTRODUCTION.format(
         n_resamples=N_RESAMPLES, steps=LEARNING_STEPS, pairs=LEARNING_PAIRS
     )
@@ -159,8 +243,9 @@ def page(frame: pd.DataFrame) -> str:
         "AUROC, trained": trained.groupby("method")["AUROC"].mean(),
         "AUROC, made": made.groupby("method")["AUROC"].mean(),
     }
-    toy = frame[frame["CMD"].notna()] if "CMD" in frame else frame.iloc[:0]
+    toy = on_toy(frame)
     if len(toy):
+        parts += [f"![Quality against cost](pictures/{PICTURE.name})\n", *recommendation(frame)]
         columns |= {"CMD, toy": toy.groupby("method")["CMD"].mean()}
         columns |= {"accuracy, toy": toy.groupby("method")["acc"].mean()}
     together = pd.DataFrame(columns).sort_values("AUROC, trained", ascending=False)
@@ -186,20 +271,29 @@ def main() -> None:
     )
     add("--page", type=Path, default=PAGE)
     add("--table", type=Path, default=TABLE)
+    add("--page_only", action="store_true", help="page made again from the table")
     args = parser.parse_args()
+    if not args.page_only:
+        examine(args.tasks, args.pairs, args.table)
+    frame = pd.read_csv(args.table)
+    if len(on_toy(frame)):
+        draw(frame, args.page.parent / "pictures" / PICTURE.name)
+    with write_atomically(args.page) as temporary:
+        temporary.write_text(page(frame), encoding="utf8")
+    shell.say(f"wrote {shell.shown(args.page)}")
+
+
+def examine(tasks: list[str], pairs: int, table: Path) -> None:
+    """Score by all methods, and write the table."""
     rows = []
     for name in (*known_circuits.TRAINED, *known_circuits.names()):
         rows += known_rows(known_circuits.load(name))
         shell.say(f"{name} is examined")
     model = eap.load_model("toy", device="cpu")
-    for task in args.tasks:
-        rows += toy_rows(model, task, args.pairs)
-    frame = pd.DataFrame(rows)
-    origin = {"command": command(), "pairs": args.pairs, "version": eap.__version__}
-    save_csv(frame, args.table, origin)
-    with write_atomically(args.page) as temporary:
-        temporary.write_text(page(frame), encoding="utf8")
-    shell.say(f"wrote {shell.shown(args.page)}")
+    for task in tasks:
+        rows += toy_rows(model, task, pairs)
+    origin = {"command": command(), "pairs": pairs, "version": eap.__version__}
+    save_csv(pd.DataFrame(rows), table, origin)
 
 
 if __name__ == "__main__":
