@@ -127,19 +127,21 @@ def tasks_done(table: pd.DataFrame, *, own: bool = True) -> list[str]:
     return [str(task) for task in table.index[done]]
 
 
-def align_done(*tables: Table, tasks: Sequence[str] = (), own: bool = True) -> list[pd.DataFrame]:
+def align_done(
+    *tables: Table, tasks: Sequence[str] = (), own: bool = True
+) -> tuple[list[pd.DataFrame], pd.DataFrame | None]:
     """As `align`, without the tasks that `tasks_done` leaves out of the last table.
 
-    Raises:
-        UserError: no task is left.
+    Returns:
+        The tables before the last one, and the last one. If no task is done, the last one is None,
+        and the others have all tasks: overlap of circuits needs no task to be done.
     """
-    done = tasks_done(align(*tables, tasks=tasks)[-1], own=own)
-    if not done:
-        raise UserError(
-            f"{shown(tables[-1].path)} has no task that is done well enough to compare with; take "
-            "a model that does the tasks, or circuits of more edges"
-        )
-    return align(*tables, tasks=done)
+    aligned = align(*tables, tasks=tasks)
+    if done := tasks_done(aligned[-1], own=own):
+        *others, last = align(*tables, tasks=done)
+        return others, last
+    print(f"{shown(tables[-1].path)} has no task that is done well enough: shares are left out")
+    return aligned[:-1], None
 
 
 def off_diagonal(table: pd.DataFrame) -> Float[np.ndarray, " n_pairs"]:

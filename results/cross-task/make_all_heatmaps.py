@@ -23,17 +23,21 @@ def main() -> None:
         ("cross_task", "Cross-task faithfulness", False),
         ("cross_task_own", "Cross-task / own circuit's", True),
     ):
-        nodes, edges, metric = cross_task.align_done(*found, tasks=args.tasks, own=own)
+        (nodes, edges), metric = cross_task.align_done(*found, tasks=args.tasks, own=own)
         share = cross_task.share_of_own if own else cross_task.share_of_model
-        faithfulness = share(metric)
+        overlaps = {"node IoU": nodes, "edge IoU": edges}
+        panels = {"Node IoU": nodes, "Edge IoU": edges}
+        if metric is not None:
+            panels[title] = share(metric)
         figure = heatmaps.heatmap_row(
-            {"Node IoU": nodes, "Edge IoU": edges, title: faithfulness},
+            panels,
             labels={title: ("whose circuit", "tested on")},
             sizes=cross_task.circuit_sizes(found[1]),
         )
         style.add_note(figure, tables.origin_note(found))
         style.save_figure(figure, results.folder("cross-task"), name)
-    shell.say(cross_task.summary({"node IoU": nodes, "edge IoU": edges}, faithfulness))
+    if title in panels:
+        shell.say(cross_task.summary(overlaps, panels[title]))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,13 @@ def main() -> None:
         cross_task.read_faithfulness(results),
     ]
     tables.check_comparable(found)
-    nodes, edges, metric = cross_task.align_done(*found, tasks=args.tasks)
+    (nodes, edges), metric = cross_task.align_done(*found, tasks=args.tasks)
     own = "Cross-task / own circuit's"
+    panels = {"Node recall": nodes, "Edge recall": edges}
+    if metric is not None:
+        panels[own] = cross_task.share_of_own(metric)
     figure = heatmaps.heatmap_row(
-        {"Node recall": nodes, "Edge recall": edges, own: cross_task.share_of_own(metric)},
+        panels,
         labels={
             "Node recall": ("found in this circuit", "share of this circuit"),
             "Edge recall": ("found in this circuit", ""),

@@ -220,10 +220,19 @@ def test_pictures_of_shares_leave_out_what_is_not_done(tmp_path, capfd, script, 
             assert np.abs(table.to_numpy()).max() < 5  # a share of almost nothing would be 13
 
 
-def test_pictures_of_shares_need_a_task_that_is_done(tmp_path, capfd):
+@pytest.mark.parametrize("script", ["make_all_heatmaps", "recall_heatmaps"])
+def test_pictures_have_overlap_alone_where_no_task_is_done(tmp_path, capfd, script, monkeypatch):
     write_squares(tmp_path, 3, undone=3)
-    assert call("results/cross-task/make_all_heatmaps.py", "--output", tmp_path) == 2
-    assert "no task that is done well enough" in capfd.readouterr().err
+    folder = tmp_path / "results/jaccard/toy/csv"
+    for name in ("node", "edge"):
+        shutil.copy(folder / f"{name}_ious.csv", folder / f"{name}_overlap.csv")
+    drawn, draw = [], heatmaps.heatmap_row
+    monkeypatch.setattr(
+        heatmaps, "heatmap_row", lambda panels, **kw: drawn.append(panels) or draw(panels, **kw)
+    )
+    assert call(f"results/cross-task/{script}.py", "--output", tmp_path) == 0
+    assert "no task that is done well enough: shares are left out" in capfd.readouterr().out
+    assert all([len(table) for table in panels.values()] == [3, 3] for panels in drawn)
 
 
 def test_one_task_has_a_value_and_no_interval(tmp_path, capfd):
