@@ -243,7 +243,7 @@ def test_tallies_pass_over_empty_subsets():
         ({"seed": -1}, "seed is -1"),
         ({"level": "node"}, "leave the level and spans out"),
         ({"method": "exact"}, "no per-example scores"),
-        ({"by": "best"}, "ranked by one of"),
+        ({"by": "best"}, "it must be 'magnitude' or 'helpful'"),
         ({"size": 10**6}, "cannot select"),
         ({"size": float("nan"), "selection": "threshold"}, "minimum is nan"),
     ],

@@ -99,7 +99,7 @@ def test_average_overlap_by_hand():
     expected = np.cumsum(agreement) / np.arange(1, 5)
     assert compare.average_overlap(exact, estimate, 4) == pytest.approx(expected)
     assert compare.average_overlap(exact, exact, 8).tolist() == [1] * 8
-    with pytest.raises(UserError, match="no top 9 of 8 edges"):
+    with pytest.raises(UserError, match="max_depth is 9; it must be a whole number from 1 to 8"):
         compare.average_overlap(exact, exact, 9)
 
 

@@ -255,7 +255,7 @@ def test_what_is_no_data_set_and_what_is_no_model_is_refused(verb):
     model, run = eap.load_model("toy", device="cpu"), getattr(eap, verb)
     dataset = load_dataset("ioi", model.tokenizer, head=2)
     for wrong in (list(dataset.examples), torch.utils.data.DataLoader([1]), "ioi", None):
-        with pytest.raises(UserError, match=r"eap\.load_dataset returns"):
+        with pytest.raises(UserError, match=r"eap\.load_dataset (returns|makes)"):
             run(model, wrong)
     for wrong in ("toy", None, model.bridge):
         with pytest.raises(UserError, match=r"eap\.load_model"):

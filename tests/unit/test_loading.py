@@ -186,7 +186,8 @@ def test_a_model_in_memory_without_a_tokenizer_takes_token_ids():
 
 @pytest.mark.parametrize("model", [None, 5, torch.nn.Linear(2, 2), ["gpt2"], {}], ids=repr)
 def test_what_is_no_model_is_refused_with_what_is(model):
-    assert "Hugging Face model" in refusal(lambda: eap.load_model(model))
+    said = refusal(lambda: eap.load_model(model))
+    assert "Hugging Face model" in said or "PreTrainedModel" in said
     assert "TransformerBridge" in refusal(lambda: eap.from_bridge(model))
 
 

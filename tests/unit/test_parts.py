@@ -243,7 +243,7 @@ class Silent(eap.Resample):
         ({"senders": ["m7"]}, "no sender 'm7'"),
         ({"senders": ["a0.h0"]}, "a0.h0 has no hidden units"),
         ({"receivers": ["m9"]}, "no receiver 'm9'"),
-        ({"receivers": "logits"}, "receivers is a list of names"),
+        ({"receivers": "logits"}, "receivers is 'logits'; it must be None or a list"),
         ({"receivers": []}, "receivers is empty"),
         ({"method": "exact"}, "exact are not linear"),
         ({"method": "AtP*-QK"}, "AtP*-QK are not linear"),
