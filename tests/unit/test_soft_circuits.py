@@ -99,6 +99,6 @@ def test_masks_of_no_graph_of_the_model_are_refused(masks, says):
     model = twins.load("gpt2")
     shape = (model.config.n_forward, model.config.n_backward)
     masks = torch.full(shape, torch.nan) if says.startswith("infinite") else masks
-    with pytest.raises(UserError, match="soft circuit|masks is") as error:
+    with pytest.raises(UserError, match=r"soft circuit|masks is") as error:
         evaluate_soft(model, masks, dataset_of(PAIRS))
     assert says in str(error.value)
