@@ -9,8 +9,9 @@ exact values, on the toy model its circuits are measured on pairs that it has no
 """
 
 import argparse
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -40,13 +41,6 @@ ENSEMBLE = ("EAP", "EAP-IG", "EAP-IG-activations", "clean-corrupted")
 """Methods of one unit, whose means are examined too."""
 
 TASKS = ("ioi", "greater-than")
-CLASSES = {
-    "One backward pass": ("EAP", "RelP", "AttnLRP", "GIM", "AtP*-QK"),
-    "A pass for every step or layer": ("EAP-IG", "CEAP", "EAP-IG-activations", "AtP*-GradDrop"),
-    "A learned ranking": ("MAttr (metric)", "MAttr (cmd)"),
-}
-"""Methods that cost alike, among which the page recommends one."""
-
 N_RESAMPLES = 100
 LEARNING_STEPS, LEARNING_PAIRS = 500, 8
 RECIPES = {
@@ -166,13 +160,30 @@ def with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
+def classes() -> dict[str, list[str]]:
+    """Methods that cost alike, by what they cost: among them the page recommends one."""
+    estimates = [method for method in METHODS.values() if method.scorer != "exact"]
+    one = [method.name for method in estimates if re.match(r"1\b", method.passes)]
+    several = [method.name for method in estimates if method.name not in one]
+    return {
+        "one backward pass": one,
+        "a pass for every step or layer": several,
+        "a learned ranking": list(RECIPES),
+    }
+
+
+def best_of(toy: pd.DataFrame, methods: Sequence[str]) -> pd.Series:
+    """Mean CMD of methods over the toy model's tasks, the lowest first."""
+    return toy[toy["method"].isin(methods)].groupby("method")["CMD"].mean().sort_values()
+
+
 def on_toy(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows with areas: tasks of the toy model."""
     return frame[frame["CMD"].notna()] if "CMD" in frame else frame.iloc[:0]
 
 
 def recommendation(frame: pd.DataFrame) -> list[str]:
-    """Of methods that cost alike, the one with the lowest mean CMD, and how sure that is."""
+    """Table of the method with the lowest mean CMD in each class of cost, and how sure that is."""
     toy = on_toy(frame)
     trained = frame[frame["model"].isin(known_circuits.TRAINED)].groupby("method")["AUROC"].mean()
     tasks = list(toy["task"].unique())
@@ -187,8 +198,8 @@ def recommendation(frame: pd.DataFrame) -> list[str]:
         "| tasks, beside EAP-IG |",
         "|---|---|---|---|---|---|",
     ]
-    for name, methods in CLASSES.items():
-        means = toy[toy["method"].isin(methods)].groupby("method")["CMD"].mean().sort_values()
+    for name, methods in classes().items():
+        means = best_of(toy, methods)
         best, following = means.index[:2]
         beside = f"{following}: {against(toy, best, following)}"
         paper = "-" if best == "EAP-IG" else against(toy, best, "EAP-IG")

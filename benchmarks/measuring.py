@@ -40,7 +40,7 @@ class Row:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     begun = time.perf_counter()
     run()
     return time.perf_counter() - begun

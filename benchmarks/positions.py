@@ -67,7 +67,7 @@ def beside_transformer_lens(bench: Bench, n_positions: int) -> tuple[float, floa
 
 
 def largest_difference(graph: Graph, theirs: Any) -> float:
-    """Of their edges' scores from ours, over the largest of ours."""
+    """Largest difference of their edges' scores from ours, over the largest of ours."""
     worst, places = 0.0, {name: n for n, name in enumerate(graph.sender_names)}
     columns = {name: n for n, name in enumerate(graph.receiver_names)}
     for edge, score in named_edges(theirs):

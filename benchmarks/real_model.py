@@ -45,7 +45,7 @@ AREAS = (
     "--methods", "EAP", "EAP-IG", "clean-corrupted", "EAP-IG-activations", "CEAP", "RelP",
     "AttnLRP", "GIM", "AtP*-QK", "AtP*-GradDrop", "IFR", "--learned", "--learning_steps", "500",
 )  # fmt: skip
-"""Of benchmarks/areas.py: all methods but exact values, which would take hours."""
+"""Options of benchmarks/areas.py: all methods but exact values, which would take hours."""
 
 SHOWN = ("Figure 1", "Figure 2", "Figure 3", "Figure 4", "Figure 5", "Figure 7", "Figure 8",
          "Figure 9", "Figure 10", "Overlap, and chance", "Stability")  # fmt: skip

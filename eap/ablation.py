@@ -127,7 +127,7 @@ class Resample:
         return first_difference(example)
 
     def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
-        """Of the corrupted tokens."""
+        """Embedding of the corrupted tokens."""
         return model.embed(batch.corrupted)
 
     @torch.no_grad()

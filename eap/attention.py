@@ -90,7 +90,7 @@ def attention_patterns(
 
 @torch.no_grad()
 def _patterns(model: Model, tokens: Sequence[int]) -> Iterator[Float[Tensor, "head query key"]]:
-    """Of every layer, on one prompt."""
+    """Patterns of every layer on one prompt."""
     n = len(tokens)
     ids = torch.tensor([list(tokens)], device=model.device)
     last = torch.tensor([n - 1], device=model.device)

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import AblatedCoefficients, Ablation, coefficients_of, get_ablation
-from eap.data.batches import check_dataset, named_spans
+from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
 from eap.engine.circuit_runs import KeptParts, plan_circuit, prepare_ablated, run_circuit
 from eap.engine.prepared import Demand, Work
@@ -397,7 +397,6 @@ def _run(
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
         return evaluation_need(shapes, extent, len(graphs), n_columns)
 
-    check_dataset(model, dataset)
     config = graphs[0].config if graphs else graph_config(model)
     n_runs = len(graphs) + (2 if baselines else 0)
     # A circuit and its plan have a flag and a number for every edge at the most.

@@ -174,7 +174,7 @@ def _cross(
     changes: SenderOutputs,
     d_z: Float[Tensor, "batch query n_heads d_head"],
 ) -> Iterator[Float[Tensor, "batch head key_span query_span"]]:
-    """Of one layer's heads, what their keys move, and what their values do."""
+    """Scores of one layer's heads: what their keys move, then what their values move."""
     model, layout, cache = batch.work.model, batch.layout, batch.cache
     n_before = batch.work.config.senders_before(layer, "attention")
     change = changes.everywhere[:n_before].sum(0).to(clean.x.device)

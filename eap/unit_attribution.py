@@ -40,10 +40,10 @@ class UnitEdges:
     Attributes:
         mlp: name of the MLP.
         senders: names of the senders before it.
-        inputs: what a unit reads: ('in',), or ('in', 'gate') in a gated MLP.
+        inputs: inputs of a unit: ('in',), or ('in', 'gate') in a gated MLP.
         scores: scores [sender, input, unit]; the sum over inputs and units is the score of the edge
             into the MLP.
-        standard_errors: over examples; None for one example.
+        standard_errors: standard errors of the means over examples; None for one example.
         provenance: origin of the scores.
 
     Example:
@@ -57,11 +57,6 @@ class UnitEdges:
     scores: Float[Tensor, "sender input unit"]
     standard_errors: Float[Tensor, "sender input unit"] | None
     provenance: dict[str, Any]
-
-    @property
-    def by_unit(self) -> Float[Tensor, "sender unit"]:
-        """The sum over what a unit reads."""
-        return self.scores.sum(1)
 
     def top_n(self, n: int = 20) -> pd.DataFrame:
         """The edges of largest magnitude: edge (`a0.h1->m1.u7<gate>`), score, standard_error.

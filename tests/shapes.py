@@ -33,8 +33,10 @@ def tensors(function: Callable[..., Any]) -> Callable[..., Any]:
     # A function inside another one is made, and would be compiled, at every call.
     if not hints or "<locals>" in function.__qualname__:
         return function
-    function.__annotations__ = hints
+    # All annotations stay on the function: the package reads them (`eap.runtime.kinds`).
+    every, function.__annotations__ = function.__annotations__, hints
     typed = beartype(function)
+    function.__annotations__ = every
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:

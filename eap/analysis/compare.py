@@ -53,7 +53,7 @@ class Overlap:
 
 @checked
 def edge_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> Overlap:
-    """Of the edges of two circuits of one shape; or of those that touch no MLP."""
+    """Overlap of the edges of two circuits of one shape; or of those that touch no MLP."""
     _check_shapes(first, second)
     counted = first.edge_exists
     if not include_mlps:
@@ -65,7 +65,7 @@ def edge_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> O
 
 @checked
 def node_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> Overlap:
-    """Of the heads and MLPs of two circuits of one shape; or of the heads alone."""
+    """Overlap of the heads and MLPs of two circuits of one shape; or of the heads alone."""
     _check_shapes(first, second)
     counted = ~_are_mlps(first.sender_names[1:]) | include_mlps
     counted = counted.expand(nodes(first).shape)
@@ -73,7 +73,7 @@ def node_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> O
 
 
 def nodes(graph: Graph) -> Bool[Tensor, "*span n_heads_and_mlps"]:
-    """Which heads and MLPs send along an edge of the circuit; with spans, at which."""
+    """Heads and MLPs that send along an edge of the circuit; with spans, by span."""
     return graph.in_graph[..., 1:, :].any(dim=-1)
 
 

@@ -111,7 +111,7 @@ class Resamples(WeightedSums):
 
     @property
     def standard_errors(self) -> Float[Tensor, "*span n_forward n_backward"]:
-        """Of the scores: the spread of the resamples' means (not divided by their number)."""
+        """Standard errors of the scores: the standard deviation of the resamples' means."""
         return self.scores.std(dim=0)
 
 

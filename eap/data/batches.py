@@ -54,7 +54,7 @@ class Batch:
 
     @property
     def n_positions(self) -> int:
-        """Of the part that is computed for every run."""
+        """Number of positions that are computed for every run."""
         return self.clean.shape[1]
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ class Group:
 
     @property
     def n_positions(self) -> int:
-        """Of the part that is computed for every run."""
+        """Number of positions that are computed for every run."""
         return self.end - self.start
 
     @property

@@ -102,7 +102,7 @@ class LayerPlan:
 
 @dataclass(frozen=True, eq=False)
 class KeptParts:
-    """Which parts of senders a circuit keeps.
+    """Parts of senders that a circuit keeps.
 
     Attributes:
         parts: the basis.

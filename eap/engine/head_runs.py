@@ -33,7 +33,7 @@ def texts_of(model: Model, tokens: Sequence[int]) -> list[str]:
 def pattern_of(
     model: Model, layer: int, run: LayerTrace, cache: PrefixCache
 ) -> Float[Tensor, "head query key"]:
-    """Of one layer's heads, on one prompt."""
+    """Pattern of one layer's heads on one prompt."""
     attention = model.blocks[layer].attention
     queries = attention.queries(run.q, cache, last_only=False)
     keys = attention.keys(run.k, cache)

@@ -104,7 +104,7 @@ class State:
 
     @cached_property
     def losses(self) -> Float64[Tensor, " step"]:
-        """Of every step so far, then zeros."""
+        """Losses of the steps so far, then zeros."""
         return self.totals[3 * self.n :]
 
     def descend(self, gradient: Float64[Tensor, " n"], recipe: Recipe, step: int) -> None:
@@ -192,7 +192,7 @@ class Training:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the masks: [*span, n_forward, n_backward]."""
+        """Shape of the masks: [*span, n_forward, n_backward]."""
         config = self.work.config
         spans = [len(self.span_names)] if self.span_names else []
         return (*spans, config.n_forward, config.n_backward)

@@ -27,7 +27,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, *shape: int, device: torch.device | None = None) -> "Moments":
-        """Of no example yet; on `device` if it has float64, else on the CPU."""
+        """Moments of no example yet; on `device` if it has float64, else on the CPU."""
         device = None if device is None else float64_device(device)
         return cls(torch.zeros(3, *shape, dtype=torch.float64, device=device))
 
@@ -62,12 +62,12 @@ class Moments:
 
     @property
     def mean(self) -> Float64[Tensor, "*cells"]:
-        """Of the values of every cell, on the CPU."""
+        """Mean of every cell, on the CPU."""
         return self.state[1].cpu()
 
     @property
     def standard_error(self) -> Float64[Tensor, "*cells"] | None:
-        """Of the mean, over examples; None where there was but one."""
+        """Standard error of the mean over examples; None for a single example."""
         count, _, squares = self.state.cpu()
         if int(count.max()) < 2:
             return None

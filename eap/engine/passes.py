@@ -78,7 +78,7 @@ class Change:
 
     @cached_property
     def outputs(self) -> SenderOutputs:
-        """Of every sender at every position."""
+        """Outputs of every sender at every position."""
         batch, model = self.batch, self.batch.work.model
         if self.after is None:
             step = batch.ablated - self.before.embedding

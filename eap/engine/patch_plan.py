@@ -59,13 +59,13 @@ class Plan:
     span_names: tuple[str, ...] = ()
 
     def edges_of(self, unit: Unit) -> Bool[Tensor, "n n_receivers"]:
-        """Which edges a unit patches."""
+        """Edges that a unit patches."""
         edges = self.edges[unit.span] if self.span_names else self.edges
         return edges[unit.start : unit.stop, receivers_of(self.work.config, unit.layer, unit.kind)]
 
     @property
     def batch_size(self) -> int:
-        """Of the largest batch."""
+        """Number of examples of the largest batch."""
         return max(len(rows) for rows in self.work.rows_of)
 
     @property
@@ -110,7 +110,7 @@ def make_plan(
 
 
 def extents_of(work: Work) -> list[Extent]:
-    """Of every batch."""
+    """Sizes of all batches."""
     return [work.extent(number) for number in range(len(work.rows_of))]
 
 
@@ -169,7 +169,7 @@ def count_operations(plan: Plan, units: Sequence[Unit]) -> int:
 
 
 def costs_of(plan: Plan, units: Sequence[Unit]) -> list[int]:
-    """Of each unit, its multiply-adds."""
+    """Multiply-adds of each unit."""
     work = plan.work
     extents, shapes = extents_of(work), shapes_of(work.model)
     answers_only = all(metric.answers_only for metric in work.metrics)

@@ -124,7 +124,7 @@ class BatchPatcher:
 
     @classmethod
     def load(cls, plan: Plan, unit: Unit, before: "BatchPatcher | None" = None) -> "BatchPatcher":
-        """Of a unit; the one of the unit before it, if it is that of the same batch and span."""
+        """Patcher of a unit; the given one, if its unit is of the same batch and span."""
         if before is not None and before.batch == unit.batch:
             if before.span == unit.span:
                 return before

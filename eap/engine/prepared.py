@@ -133,7 +133,7 @@ class Work:
 
     @property
     def batch_size(self) -> int:
-        """Of the largest batch."""
+        """Number of examples of the largest batch."""
         return max(len(rows) for rows in self.rows_of)
 
     def batches(self, what: str, *, quiet: bool) -> Iterator["PreparedBatch"]:
@@ -142,7 +142,7 @@ class Work:
             yield self.load(rows)
 
     def extent(self, number: int) -> Extent:
-        """Of the batch with this number."""
+        """Size of the batch with this number."""
         examples = self.dataset.examples
         group = one_group([examples[row] for row in self.rows_of[number]], self.ablation.start)
         return Extent(len(group.rows), group.n_positions, group.end)

@@ -52,7 +52,7 @@ class LayerGradient:
     mlp_in: Float[Tensor, "batch _query d_model"]
 
     def plus(self, other: "LayerGradient") -> "LayerGradient":
-        """Of the points of both."""
+        """Sum over the points of both gradients."""
         return LayerGradient(
             {kind: gradient + other.scaled[kind] for kind, gradient in self.scaled.items()},
             {kind: pieces + other.along[kind] for kind, pieces in self.along.items()},
@@ -81,7 +81,7 @@ class RunGradient:
         return RunGradient(layers, self.final)
 
     def plus(self, other: "RunGradient") -> "RunGradient":
-        """Of the points of both; what is a sum takes no more memory than one run's."""
+        """Sum over the points of both gradients, in no more memory than that of one run."""
         layers = {layer: part.plus(other.layers[layer]) for layer, part in self.layers.items()}
         return RunGradient(layers, self.final + other.final)
 

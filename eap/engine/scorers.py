@@ -218,7 +218,7 @@ def _pattern_score(
     change: Float[Tensor, "1 batch pos d_model"],
     d_z: Float[Tensor, "batch query n_heads d_head"],
 ) -> Float[Tensor, "batch n"]:
-    """Of one sender: the change of every head's z times its gradient, summed by receiver."""
+    """Scores of one sender: the change of every head's z times its gradient, by receiver."""
     work = batch.work
     z = changed_attention(work.model, layer, kind, clean, change, batch.cache)[0]
     by_head = einsum(z, d_z, "batch query head d, batch query head d -> batch head")

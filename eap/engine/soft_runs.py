@@ -113,7 +113,7 @@ class Changes:
 
     @classmethod
     def start(cls, first: Float[Tensor, "1 batch pos d_model"], n_forward: int) -> "Changes":
-        """Of the input, with room for `n_forward` senders."""
+        """Changes of the input, with room for `n_forward` senders."""
         changes = cls(first.new_empty(n_forward, *first.shape[1:]), [])
         changes.append(first)
         return changes

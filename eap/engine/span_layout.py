@@ -49,7 +49,7 @@ class SpanLayout:
 
     @classmethod
     def of(cls, starts: Int[Tensor, "batch span"], cache: PrefixCache) -> "SpanLayout":
-        """Of a batch whose spans begin at some tokens of the prompts.
+        """Layout of a batch whose spans begin at given tokens of the prompts.
 
         Padding belongs to the last span, where nothing changes.
         """

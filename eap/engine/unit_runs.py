@@ -89,7 +89,7 @@ def _at_inputs(
     rules: BackwardRules,
     batch: int,
 ) -> Sequence[InputGradient]:
-    """Of the units' inputs, from the gradient at the MLP's output."""
+    """Gradients at the units' inputs, from the gradient at the MLP's output."""
     mlp, norm, x = block.mlp, block.ln2, run.mlp_in.detach()
     read = [one.detach().requires_grad_() for one in mlp.inputs(norm(x))]
     with torch.enable_grad():

@@ -91,7 +91,7 @@ def closeness(table: Table, column: str) -> float:
 
 
 def about_curves(curves: Mapping[str, Table]) -> list[Claim]:
-    """Of Figure 3: EAP-IG against EAP, and KL against the task's metric as its loss."""
+    """Claims of Figure 3: EAP-IG against EAP, and KL against the task's metric as the loss."""
     claims = []
     for text, better, worse in (
         ("EAP-IG's circuits are more faithful than EAP's of equal size", "EAP-IG", "EAP"),
@@ -111,7 +111,7 @@ def about_curves(curves: Mapping[str, Table]) -> list[Claim]:
 def about_agreement(
     correlations: Mapping[str, float], tasks: list[str], overlaps: Table
 ) -> list[Claim]:
-    """Of Figures 4 and 8: EAP-IG's scores agree with exact values, and better than EAP's do.
+    """Claims of Figures 4 and 8: EAP-IG's scores agree with exact values better than EAP's do.
 
     Args:
         correlations: correlations of compare_real.py, by `<task>_{vanilla,ig}[_kendall]`.
@@ -140,7 +140,7 @@ def about_agreement(
 
 
 def about_overlap(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFrame) -> list[Claim]:
-    """Of Figure 5: how alike two tasks' circuits are says little of how well one does the other.
+    """Claim of Figure 5: overlap of two tasks' circuits says little about cross-task faithfulness.
 
     Args:
         overlaps: square tables of the tasks' circuits, by what they are of.
@@ -188,7 +188,7 @@ def n_independent(tasks: Iterable[Hashable]) -> int:
 
 
 def about_points(curves: Mapping[str, Table], points: int = 5) -> list[Claim]:
-    """Of Figure 7: 5 points of integration are enough.
+    """Claim of Figure 7: 5 points of integration are enough.
 
     They are if the most points measured are at most `ENOUGH` closer to 1.
     """

@@ -130,7 +130,7 @@ def tasks_done(table: pd.DataFrame, *, own: bool = True) -> list[str]:
 def align_done(
     *tables: Table, tasks: Sequence[str] = (), own: bool = True
 ) -> tuple[list[pd.DataFrame], pd.DataFrame | None]:
-    """As `align`, without the tasks that `tasks_done` leaves out of the last table.
+    """Aligned tables without the tasks that `tasks_done` leaves out of the last table.
 
     Returns:
         The tables before the last one, and the last one. If no task is done, the last one is None,

@@ -134,7 +134,7 @@ def agreement_rows(
 
 
 def compared_metrics(results: Results) -> dict[str, str]:
-    """By which metric compare_real.py compared the scores of each task, as far as it says."""
+    """Metric by which compare_real.py compared the scores of each task, as far as it says."""
     path = results.csv("real_rank", "all-overlap")
     origin = (read_metadata(path) if path.exists() else None) or {}
     of_tasks = origin.get("tasks")

@@ -222,7 +222,7 @@ def _content(
 
 
 def _scores_of_nodes(graph: Graph) -> list[float | None] | None:
-    """Of all nodes in order; with spans, the logits have a place at each, without a score."""
+    """Scores of all nodes in order; with spans, the logits have a place without a score at each."""
     scores = graph.node_scores
     if scores is None or not graph.span_names:
         return None if scores is None else _short(scores)

@@ -55,7 +55,7 @@ class Predictions:
 
     @cached_property
     def exponentials(self) -> Float[Tensor, "batch n_tokens"]:
-        """Of the logits minus the largest."""
+        """Exponentials of the logits minus the largest logit."""
         return (self.logits - self.largest).exp()
 
     @cached_property
@@ -71,7 +71,7 @@ class Predictions:
 
     @cached_property
     def probabilities(self) -> Float[Tensor, "batch n_tokens"]:
-        """Of every token: the softmax."""
+        """Probability of every token: the softmax."""
         return self.exponentials / self.total
 
     @cached_property

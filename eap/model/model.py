@@ -68,12 +68,12 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Type of the weights."""
         return self.W_E.dtype
 
     @property
     def residual_dtype(self) -> torch.dtype:
-        """Of residual streams, differences and scores' gradients: float32 or wider."""
+        """Type of residual streams, differences and scores' gradients: float32 or wider."""
         return residual_dtype(self.dtype)
 
     @property

@@ -11,7 +11,7 @@ from eap.runtime.memory import Shapes
 
 
 def shapes_of(model: Model) -> Shapes:
-    """Of a model: head and MLP widths as its weights have them, whatever d_model is."""
+    """Sizes of a model; widths of heads and MLPs are those of the weights, whatever d_model is."""
     config, block = model.config, model.blocks[0]
     return Shapes(
         n_layers=config.n_layers,

@@ -184,7 +184,7 @@ class Checkpoint:
 
 
 def _hash(header: Mapping[str, Any], totals: Tensor) -> str:
-    """Of what the run is, how far it is, and its sums."""
+    """Hash of the run's identity, its progress and its sums."""
     text = json.dumps([header["identity"], header["done"], list(totals.shape)], sort_keys=True)
     digest = hashlib.sha256(text.encode())
     digest.update(totals.contiguous().numpy().data)

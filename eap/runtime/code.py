@@ -79,7 +79,7 @@ def hash_of(paths: Iterable[Path]) -> str:
 
 @cache
 def _tree_hash(source: bytes) -> str:
-    """Of a file's syntax tree. Parsing takes long, and three keys hash most files."""
+    """Hash of a file's syntax tree. Parsing takes long, and three keys hash most files."""
     tree = ast.parse(source)
     _drop_docstrings(tree)
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

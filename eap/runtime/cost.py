@@ -4,19 +4,19 @@ from eap.runtime.memory import Extent, Shapes
 
 
 def layer_operations(shapes: Shapes, extent: Extent, *, n_queries: int) -> int:
-    """Of one layer on one example: all keys and values, the rest at `n_queries` positions."""
+    """Operations of a layer on an example: all keys and values, `n_queries` queries and MLPs."""
     keys_and_values = 2 * extent.n_positions * shapes.d_model * shapes.d_kv
     heads = 2 * n_queries * shapes.d_heads * (shapes.d_model + extent.n_keys)
     return keys_and_values + heads + n_queries * mlp_operations(shapes)
 
 
 def mlp_operations(shapes: Shapes) -> int:
-    """Of one MLP on one token."""
+    """Operations of one MLP on one token."""
     return (3 if shapes.gated else 2) * shapes.d_model * shapes.d_mlp
 
 
 def run_operations(shapes: Shapes, extent: Extent, *, first_layer: int = 0) -> int:
-    """Of the layers from `first_layer` on, on one example; the last runs at one position alone."""
+    """Operations of the layers from `first_layer` on; the last one runs at one position alone."""
     total = 0
     for layer in range(first_layer, shapes.n_layers):
         n_queries = 1 if layer == shapes.n_layers - 1 else extent.n_positions
@@ -27,7 +27,7 @@ def run_operations(shapes: Shapes, extent: Extent, *, first_layer: int = 0) -> i
 def patching_operations(
     shapes: Shapes, extent: Extent, layer: int, kind: str, *, n_columns: int
 ) -> int:
-    """Of one patched edge on one example.
+    """Operations of one patched edge on one example.
 
     Args:
         shapes: shapes of the model.

@@ -73,7 +73,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Extent:
-    """Of a batch: its examples, the positions that are computed, and those that are looked at."""
+    """Size of a batch: examples, computed positions, and attended positions."""
 
     n_rows: int
     n_positions: int
@@ -113,7 +113,7 @@ def _run(shapes: Shapes, extent: Extent, n_columns: int) -> int:
 def attribution_need(
     shapes: Shapes, extent: Extent, n_points: int, n_columns: int, n_spans: int = 1
 ) -> Need:
-    """Of `eap.attribute`: gradients at `n_points` inputs, with logits of `n_columns` tokens."""
+    """Memory of `eap.attribute`: gradients at `n_points` inputs, logits of `n_columns` tokens."""
     n, layers = extent.n_positions, shapes.n_layers
     changes = n * shapes.n_forward * shapes.d_model
     # Of one layer: gradients at its receivers' inputs, twice, and the scores in float64.
@@ -133,7 +133,7 @@ def attribution_need(
 
 
 def evaluation_need(shapes: Shapes, extent: Extent, n_circuits: int, n_columns: int) -> Need:
-    """Of `eap.evaluate`: the ablated run, and one circuit at a time."""
+    """Memory of `eap.evaluate`: the ablated run, and one circuit at a time."""
     n = extent.n_positions
     ends = (2 + n_circuits) * shapes.d_model
     kept = 3 * _trace(shapes, extent) + ends + 16 * n_columns
@@ -144,7 +144,7 @@ def evaluation_need(shapes: Shapes, extent: Extent, n_circuits: int, n_columns: 
 
 
 def patching_need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
-    """Of `eap.patch_edges`: the clean run, what senders change, and the edges that are stacked."""
+    """Memory of `eap.patch_edges`: the clean run, senders' changes, and stacked edges."""
     changes = extent.n_positions * shapes.n_forward * shapes.d_model
     kept = 3 * _trace(shapes, extent) + changes + 16 * n_columns
     # Heads are changed for as many senders as edges are stacked.
@@ -154,7 +154,7 @@ def patching_need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
 
 
 def mean_need(shapes: Shapes, extent: Extent, n_parts: int = 0) -> Need:
-    """Of a mean over prompts: what all senders send, or `n_parts` coefficients for each token."""
+    """Memory of a mean over prompts: all senders' outputs, or `n_parts` coefficients a token."""
     # What senders send is there twice while it is put together.
     n = extent.n_positions
     outputs = 2 * n * (shapes.n_forward + 2) * shapes.d_model + 3 * n * n_parts

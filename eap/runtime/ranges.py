@@ -79,7 +79,7 @@ RANGES = {
     # Seeds.
     "seed": SEED,
 }
-"""By argument. `learning_steps` are the `steps` of `learn_ranking`."""
+"""Range of each argument. `learning_steps` are the `steps` of `learn_ranking`."""
 
 
 def whole(name: str, value: object, within: Range | None = None) -> int:

@@ -18,10 +18,10 @@ from typing import Literal
 from eap.data.tasks import PARETO_TASKS
 
 METRICS = ("logit_diff", "prob_diff", "kl", "js")
-"""Of the exact values."""
+"""Metrics of the exact values."""
 
 POINTS = ("vanilla", "2", "3", "5", "7", "10", "15", "20", "30", "50")
-"""Of Figure 7: EAP, and EAP-IG with so many points."""
+"""Curves of Figure 7: EAP, and EAP-IG with so many points."""
 
 POINTS_TASKS = ("ioi", "greater-than", "gender-bias")
 """Those of Figure 7."""

@@ -24,7 +24,7 @@ from eap.parts import PARTS, PartCircuit, Parts, get_parts
 from eap.statistics.measures import normalised
 
 SHARES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Of the parts of a circuit's nodes that are kept."""
+"""Shares of the parts of a circuit's nodes that are kept."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from eap.studies.scoring import attributed, describe, next_command
 from eap.studies.settings import Settings
 
 SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
-"""Of what is chosen from, unless sizes are given as other shares."""
+"""Shares of all pairs (or edges) that are selected, unless others are given."""
 
 
 def positions_study(

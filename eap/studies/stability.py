@@ -51,7 +51,7 @@ class StabilityStudy:
     certificate: Certificate | None = None
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """By what follows the task in a file's name: "", "_edges", "_areas", "_verdicts".
+        """Tables by the end of their files' names: "", "_edges", "_areas", "_verdicts".
 
         With a certificate, also "_certified".
         """

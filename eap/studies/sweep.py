@@ -67,7 +67,7 @@ def greedy_by_random_scores(
 
 
 def _smallest_pruned(graph: Graph, order: selection.Order, n: int) -> Graph:
-    """Of the beginnings of an order, pruned, the smallest with at least `n` edges."""
+    """Smallest pruned beginning of an order that has at least `n` edges."""
 
     def beginning(m: int) -> Graph:
         return graph.with_edges(selection.first_edges(graph, order[:, :m])).prune()
@@ -162,7 +162,7 @@ def faithfulness_curves(
 
 
 def _standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean over examples (the last axis); NaN for one example."""
+    """Standard error of the mean over examples (the last axis); NaN for one example."""
     n = values.shape[-1]
     return values.std(axis=-1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(values), np.nan)
 

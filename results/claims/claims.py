@@ -29,7 +29,7 @@ def main() -> None:
     undone: set[str] = set()
 
     def posed(tables: Mapping[str, Table]) -> dict[str, Table]:
-        """Of tasks that the model does."""
+        """Tables of tasks that the model does."""
         undone.update(task for task, table in tables.items() if not claims.does_task(table))
         return {task: table for task, table in tables.items() if task not in undone}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pandas as pd
 import pytest
+from running import ROOT
 
 import eap
 from benchmarks import exam
@@ -36,6 +38,18 @@ def test_every_method_is_examined_on_every_known_model(table):
     methods = {*METHODS, *exam.RECIPES, "mean of four (raw)", "mean of four (scaled)"}
     for name in (*known_circuits.TRAINED, *known_circuits.names()):
         assert set(table[table["model"] == name]["method"]) == methods
+
+
+def test_the_readme_recommends_what_the_table_does(table):
+    """With one pass, with several, learned: the lowest mean CMD; and the default of the verbs."""
+    best = [exam.best_of(exam.on_toy(table), own).index[0] for own in exam.classes().values()]
+    assert best == ["GIM", "CEAP", "MAttr (cmd)"]
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf8").split())
+    assert (
+        "With one backward pass take GIM, with five EAP-IG (the paper's, and the default) or CEAP, "
+        "and with time to train one ranking for all sizes MAttr with the loss `cmd`."
+    ) in text
+    assert inspect.signature(eap.attribute).parameters["method"].default == "EAP-IG"
 
 
 def test_the_page_is_made_of_the_table_and_says_where_it_comes_from(table):

@@ -9,8 +9,10 @@ import shutil
 import numpy as np
 import pytest
 from matplotlib import image
+from pages import content_of
 from running import ROOT, call
 
+from eap.figures import viewer
 from eap.figures.tables import read_table
 
 GALLERY = ROOT / "results" / "gallery" / "smollm2"
@@ -52,6 +54,11 @@ def test_a_picture_is_redrawn_from_its_tables(script, picture, tmp_path):
     assert drawn.shape == kept.shape
     # The same pixels, but for what another version of a font library may do.
     assert np.abs(drawn - kept).mean() < 0.005
+
+
+def test_the_page_of_a_circuit_has_the_scripts_of_the_package():
+    path = GALLERY / "ioi.html"
+    assert path.read_text("utf8") == viewer._render(content_of(path))
 
 
 def test_the_claims_are_those_of_the_tables(tmp_path):

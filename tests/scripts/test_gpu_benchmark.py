@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py, on the CPU and a tiny shape: a row for everything, each a number."""
+"""benchmarks/gpu.py and large.py, on the CPU and a tiny shape: a row for everything, with numbers."""
 
 from __future__ import annotations
 
@@ -25,3 +25,15 @@ def test_without_a_gpu_it_says_so(capfd, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert call("benchmarks/gpu.py") == 2
     assert "no CUDA device is here; give --device cpu" in capfd.readouterr().err
+
+
+def test_memory_that_was_seen_stands_beside_what_was_promised(capfd):
+    options = ("--shapes", "tiny", "--dtypes", "float32", "--budgets", 0.5, "--pairs", 2)
+    assert call("benchmarks/large.py", *options) == 0
+    pattern = r"^\| (.+?) \| 0\.5 \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$"
+    rows = re.findall(pattern, capfd.readouterr().out, re.MULTILINE)
+    names = [name for name, *_ in rows]
+    assert names[:4] == ["EAP", "EAP-IG, 5 points", "one circuit", "20 circuits"]
+    assert names[4].endswith("exact edges")
+    assert names[5:] == ["one step of a learned ranking"]
+    assert all(0 < float(promised) <= 0.5 for *_, promised, _ in rows)

@@ -47,6 +47,18 @@ def test_every_argument_line_begins_with_a_noun():
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_text_about_a_thing_begins_without_it():
+    """Docstrings of definitions, and texts below constants and fields."""
+    wrong = []
+    for path in sorted((ROOT / "eap").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf8"))):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                text = str(node.value.value)
+                if text.startswith(("Of ", "As `", "By ")):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {text[:60]}")
+    assert not wrong, "\n".join(wrong)
+
+
 def public() -> dict[str, object]:
     """Every public function and class, and every public method that takes arguments."""
     found: dict[str, object] = {}

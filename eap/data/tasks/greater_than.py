@@ -95,7 +95,7 @@ def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
 
 
 ROLE_NAMES = ("before", "start century", "start year", "between", "end century", "last")
-"""Of the last two numbers; the century is all digits of a number that are not asked for."""
+"""Spans of the last two numbers; the century is all digits of a number that are not asked for."""
 
 
 def roles(row: Row) -> tuple[int, int, int, int]:
