@@ -27,7 +27,7 @@ def check_labels(config: GraphConfig, texts: Any) -> None:
             raise UserError(f"the graph has no node {quoted(str(node), 40)} to label")
         if not isinstance(text, str) or len(text) > MOST_CHARACTERS:
             raise UserError(
-                f"the label or group of {node} is not a text of at most {MOST_CHARACTERS} "
+                f"the label or group of {node} is not a string of at most {MOST_CHARACTERS} "
                 "characters"
             )
 

@@ -1,6 +1,6 @@
 """What kind of value each argument of a public function takes, read from its annotations.
 
-A value of another kind (a name where a model belongs, a generator where a list does, None, a text
+A value of another kind (a name where a model belongs, a generator where a list does, None, a string
 for a switch) is refused in one line before anything is done with it. Numbers are left to
 `eap.runtime.ranges`, which knows their ranges.
 """
@@ -30,7 +30,13 @@ MADE_BY = {
     "Model": "eap.load_model makes one",
 }
 SWITCHES = (bool, np.bool_)
-NAMES = {str: "a text", bool: "True or False", type(None): "None", Path: "a path"}
+NAMES = {
+    str: "a string",
+    bool: "True or False",
+    type(None): "None",
+    Path: "a path",
+    os.PathLike: "a path",
+}
 
 
 def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -145,8 +151,12 @@ def described(kind: Any) -> str:
     if origin is abc.Mapping or origin is dict:
         return "a dictionary"
     if origin in (abc.Sequence, list, tuple):
-        of = described(parts[0]) if parts and parts[0] is not Any else ""
-        return f"a list, each {of}" if of else "a list"
+        if not parts or parts[0] is Any:
+            return "a list"
+        # "a list of strings", and "a list whose items are a string or a Metric".
+        kinds = get_args(parts[0]) if get_origin(parts[0]) in (Union, types.UnionType) else ()
+        one = described(parts[0])
+        return f"a list whose items are {one}" if kinds else f"a list of {_plural(one)}"
     if kind in NAMES:
         return NAMES[kind]
     if kind in (int, float):
@@ -155,6 +165,11 @@ def described(kind: Any) -> str:
     name = getattr(array or kind, "__name__", str(kind))
     article = "an" if name[:1] in "AEIOU" else "a"
     return f"{article} {name}" + (f" ({MADE_BY[name]})" if name in MADE_BY else "")
+
+
+def _plural(kind: str) -> str:
+    """`a Graph (eap.attribute makes one)` as `Graphs`."""
+    return f"{kind.partition(' (')[0].partition(' ')[2]}s"
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py and large.py, on the CPU and a tiny shape: a row for everything, with numbers."""
+"""benchmarks/gpu.py and large.py on the CPU and a tiny shape: every row is there, with numbers."""
 
 from __future__ import annotations
 

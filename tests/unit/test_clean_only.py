@@ -122,7 +122,7 @@ def test_numbers_and_words_of_a_list(model):
 
 @pytest.mark.parametrize("words", ["name", [], ["one"], ["a", ""], ["a", "a"], 5, [1, 2], b"names"])
 def test_words_that_are_none_are_refused(model, words):
-    with pytest.raises(UserError, match=r"give 'names', 'numbers'|a text or a list"):
+    with pytest.raises(UserError, match=r"give 'names', 'numbers'|a string or a list of strings"):
         corrupt(ROWS, model.tokenizer, words)
 
 

@@ -73,7 +73,7 @@ def test_the_former_call_names_the_present_one():
     ("options", "message"),
     [
         ({"method": "exact"}, "no per-example scores"),
-        ({"method": ["EAP", "EAP-IG"]}, "it must be a text or a Method"),
+        ({"method": ["EAP", "EAP-IG"]}, "it must be a string or a Method"),
         ({"level": "node"}, "are of edges"),
         ({"edges": ["m0->m9"]}, "m0->m9"),
         ({"edges": 0, "method": "exact"}, "no per-example scores"),

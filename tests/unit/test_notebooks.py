@@ -68,7 +68,7 @@ def test_labels_that_fit_no_node_are_refused(graph, tmp_path):
     for labels, message in (
         ({"a9.h9": "x"}, "no node 'a9.h9'"),
         ({"m0": "x" * 61}, "at most 60"),
-        ({"m0": 3}, "not a text"),
+        ({"m0": 3}, "not a string"),
         (["m0"], "texts by node"),
         (tmp_path / "none.html", "cannot read labels"),
     ):
