@@ -139,11 +139,9 @@ def attribute(
         True
         >>> circuit = graph.greedy(200).prune()
     """
-    call = Call.check(get_method(method), metric, ablation, level, rule, spans=spans)
+    call = Call.check(get_method(method), metric, ablation, level, rule, spans=spans, steps=steps)
     config = graph_config(model, expanded_kv=expanded_kv)
     limits = Resources(**resources)
-    if steps is not None and not call.method.integrates:
-        raise UserError(f"{call.method.name} does not integrate; leave steps={steps!r} out")
     if call.method.scorer == "exact":
         if observers:
             raise UserError("exact values have no per-example scores")
@@ -264,8 +262,11 @@ class Call:
         rule: str,
         *,
         spans: bool = False,
+        steps: int | str | Auto | None = None,
     ) -> "Call":
         """Find everything by name and see whether it goes together."""
+        if steps is not None and not method.integrates:
+            raise UserError(f"{method.name} does not integrate; leave steps={steps!r} out")
         if level not in LEVELS:
             raise UserError(f"unknown level {level!r}; known are {', '.join(LEVELS)}")
         if spans and method.scorer == "patterns":

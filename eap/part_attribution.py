@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eap.ablation import Ablation, coefficients_of
-from eap.attribution import Call, warn_of_baselines
+from eap.attribution import DEFAULT_STEPS, Call, warn_of_baselines
 from eap.data.batches import check_dataset, check_pairs, load_batch, plan_batches
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
@@ -181,7 +181,7 @@ def part_scores(
     method: str | Method = "EAP-IG",
     metric: str | Metric | None = None,
     ablation: str | Ablation | None = None,
-    steps: int = 5,
+    steps: int | None = None,
     rule: str = "paper",
     expanded_kv: bool = False,
     **resources: Unpack[ResourceOptions],
@@ -199,8 +199,8 @@ def part_scores(
             not.
         metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
         ablation: what an ablated part carries; None: its coefficient on the corrupted prompt.
-        steps: number of points of methods that integrate.
-        rule: rule of integration, a name of `eap.methods.RULES`.
+        steps: number of points, of methods that integrate alone; None: 5.
+        rule: rule of integration, a name of `eap.methods.RULES`; of methods that integrate alone.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
@@ -218,8 +218,8 @@ def part_scores(
         10
     """
     basis = get_parts(parts)
-    call = linear_call(method, metric, ablation, rule)
-    steps = whole("steps", steps)
+    call = linear_call(method, metric, ablation, rule, steps)
+    steps = DEFAULT_STEPS if steps is None else whole("steps", steps)
     points = call.points(steps)
     config = graph_config(model, expanded_kv=expanded_kv)
     layout = PartLayout.of(model, basis, senders)
@@ -277,6 +277,7 @@ def linear_call(
     metric: str | Metric | None,
     ablation: str | Ablation | None,
     rule: str,
+    steps: int | None,
 ) -> Call:
     """What a call asks for, of a method whose scores split into those of parts."""
     entry = get_method(method)
@@ -285,7 +286,7 @@ def linear_call(
             f"scores by {entry.name} are not linear in what senders send, so they do not split "
             "into scores of parts; use EAP, EAP-IG, CEAP, RelP or another linear method"
         )
-    return Call.check(entry, metric, ablation, "edge", rule)
+    return Call.check(entry, metric, ablation, "edge", rule, steps=steps)
 
 
 def _receivers(names: Sequence[str], index: Mapping[str, int]) -> tuple[int, ...]:

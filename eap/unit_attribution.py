@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import Ablation
-from eap.attribution import warn_of_baselines
+from eap.attribution import DEFAULT_STEPS, warn_of_baselines
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
 from eap.engine.passes import Request
@@ -86,7 +86,7 @@ def unit_edges(
     method: str | Method = "EAP-IG",
     metric: str | Metric | None = None,
     ablation: str | Ablation | None = None,
-    steps: int = 5,
+    steps: int | None = None,
     rule: str = "paper",
     **resources: Unpack[ResourceOptions],
 ) -> UnitEdges:
@@ -99,8 +99,8 @@ def unit_edges(
         method: a method that averages gradients over points (EAP, EAP-IG, RelP, AttnLRP, GIM).
         metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
         ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
-        steps: number of points of methods that integrate.
-        rule: rule of integration, a name of `eap.methods.RULES`.
+        steps: number of points, of methods that integrate alone; None: 5.
+        rule: rule of integration, a name of `eap.methods.RULES`; of methods that integrate alone.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
@@ -113,13 +113,14 @@ def unit_edges(
         >>> eap.unit_edges(model, dataset, "m1", method="EAP").top_n(10).shape[0]
         10
     """
-    call = linear_call(method, metric, ablation, rule)
+    call = linear_call(method, metric, ablation, rule, steps)
     if call.method.scorer != "gradients":
         raise UserError(
             f"edges into units by {call.method.name} are not available; use a method that averages "
             "gradients over points, such as EAP or EAP-IG"
         )
-    steps, config = whole("steps", steps), graph_config(model)
+    steps = DEFAULT_STEPS if steps is None else whole("steps", steps)
+    config = graph_config(model)
     layer, head = place_of(config, sender_index(config).get(mlp, 0))
     if layer < 0 or head is not None:
         raise UserError(f"{model.name} has no MLP {quoted(str(mlp), 40)}")

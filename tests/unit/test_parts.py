@@ -12,7 +12,7 @@ import torch
 from models.tiny import FAMILIES, random_examples
 from reference import part_twins, twins
 from reference.oracle import Float64, metric_of
-from reference.twins import assert_close, dataset_of
+from reference.twins import assert_close, dataset_of, steps_of
 
 import eap
 from eap.parts import PARTS
@@ -39,7 +39,7 @@ def mean_of(family):
 
 def node_scores(family, **options):
     model = twins.load(family, torch.float64)
-    graph = eap.attribute(model, DATA, level="node", **OPTIONS, **options)
+    graph = eap.attribute(model, DATA, level="node", **options)
     return dict(zip(graph.sender_names, graph.node_scores, strict=True))
 
 
@@ -47,12 +47,12 @@ def assert_parts_sum_to_their_senders(family, method, ablation, *, kinds=tuple(P
     model = twins.load(family, torch.float64)
     with twins.precision(family, torch.float64):
         ablation = mean_of(family) if ablation == "mean" else ablation
-        nodes = node_scores(family, method=method, ablation=ablation)
+        options = {"metric": "logit_diff", "batch_size": 2, **steps_of(method, 2)}
+        options |= {"method": method, "ablation": ablation}
+        nodes = node_scores(family, **options)
         largest = max(abs(float(score)) for score in nodes.values())
         for parts in kinds:
-            scores = eap.part_scores(
-                model, DATA, parts=parts, method=method, ablation=ablation, **OPTIONS
-            )
+            scores = eap.part_scores(model, DATA, parts=parts, **options)
             for sender, total in scores.node_scores.items():
                 assert abs(float(total - nodes[sender])) <= 1e-9 * largest
                 # Biases of the MLP are in its output: a zero ablation takes them, too.
@@ -212,7 +212,11 @@ def test_pairs_of_equal_prompts_score_exactly_zero(method):
     equal = [replace(example, corrupted=example.clean) for example in EXAMPLES]
     for parts in ("hidden units", "channels", "coordinates"):
         scores = eap.part_scores(
-            twins.load("llama"), dataset_of(equal), parts=parts, method=method, steps=2
+            twins.load("llama"),
+            dataset_of(equal),
+            parts=parts,
+            method=method,
+            **steps_of(method, 2),
         )
         assert not scores.scores.any()
 
@@ -251,6 +255,7 @@ class Silent(eap.Resample):
         ({"metric": "accuracy"}, "no gradient"),
         ({"method": "EAP", "metric": "kl"}, "zero at the clean input"),
         ({"steps": "auto"}, "steps is 'auto'; it must be a whole number"),
+        ({"method": "EAP", "steps": 5}, "EAP does not integrate; leave steps=5 out"),
         ({"steps": 0}, "steps is 0; it must be a whole number from 1"),
         ({"ablation": Silent()}, "does not say what parts carry"),
         ({"ablation": eap.Mean(torch.zeros(11, 1, 16), {})}, "eap.Mean.over_dataset made"),

@@ -9,15 +9,16 @@ import pytest
 import torch
 from models.tiny import FAMILIES, random_examples
 from reference import twins
-from reference.twins import assert_close, dataset_of
+from reference.twins import assert_close, dataset_of, steps_of
 
 import eap
 
 DATA = dataset_of(random_examples([5, 3, 6], [2, 0, 3], seed=5))
-OPTIONS = {"metric": "logit_diff", "steps": 2, "batch_size": 2}
+OPTIONS = {"metric": "logit_diff", "batch_size": 2}
 
 
-def assert_units_sum_to_their_mlp(family, layers, **options):
+def assert_units_sum_to_their_mlp(family, layers, method="EAP-IG", **options):
+    options |= {"method": method, **steps_of(method, 2)}
     model = twins.load(family, torch.float64)
     with twins.precision(family, torch.float64):
         graph = eap.attribute(model, DATA, **OPTIONS, **options)
@@ -28,7 +29,6 @@ def assert_units_sum_to_their_mlp(family, layers, **options):
             assert_close(units.scores.sum((1, 2)), graph.scores[:n, column], 1e-9)
             assert n == model.config.senders_before(layer, "mlp")
             assert units.standard_errors.shape == units.scores.shape
-    return units
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -55,7 +55,7 @@ def test_a_unit_without_a_gradient_takes_its_edges_along(family):
     column = graph.receiver_names.index("m1")
     n = len(units.senders)
     found = graph.scores[:n, column] - others.scores[:n, column]
-    assert_close(found, units.by_unit[:, 3], 1e-9, at_least=1e-2)
+    assert_close(found, units.scores.sum(1)[:, 3], 1e-9, at_least=1e-2)
 
 
 def without_gradient_of(model, unit):
@@ -92,6 +92,7 @@ def test_tables_name_units_and_what_they_read():
         ("m7", {}, "no MLP 'm7'"),
         ("m0", {"method": "CEAP"}, "by CEAP are not available"),
         ("m0", {"method": "exact"}, "not linear"),
+        ("m0", {"method": "RelP", "steps": 5}, "RelP does not integrate; leave steps=5 out"),
     ],
 )
 def test_what_there_is_not_is_refused(mlp, options, message):
