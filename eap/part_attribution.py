@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import prod
 from typing import Any, Unpack
 
 import pandas as pd
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from eap.ablation import Ablation, coefficients_of
 from eap.attribution import DEFAULT_STEPS, Call, warn_of_baselines
-from eap.data.batches import check_dataset, check_pairs, load_batch, plan_batches
+from eap.data.batches import check_dataset, check_pairs, load_batch, named_spans, plan_batches
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
 from eap.engine.part_runs import PartScorer
@@ -53,10 +54,12 @@ class PartScores:
         parts: the basis.
         layout: numbers and names of the parts; the last of a sender's is its rest.
         receivers: names of the chosen receivers; None: of all receivers together.
-        scores: scores by part, and by receiver where receivers were chosen.
+        scores: scores by part; by span before, where spans were scored, and by receiver after,
+            where receivers were chosen.
         standard_errors: over examples; None for one example.
         provenance: origin of the scores.
         higher_is_better: whether high values of the metric are good.
+        span_names: names of the spans of the prompt; empty without spans.
 
     Example:
         >>> scores = eap.part_scores(model, dataset, parts="channels", method="EAP")
@@ -66,26 +69,34 @@ class PartScores:
     parts: Parts
     layout: PartLayout
     receivers: tuple[str, ...] | None
-    scores: Float[Tensor, "part *receiver"]
-    standard_errors: Float[Tensor, "part *receiver"] | None
+    scores: Float[Tensor, "*shape"]
+    standard_errors: Float[Tensor, "*shape"] | None
     provenance: dict[str, Any]
     higher_is_better: bool | None
+    span_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.layout)
+        """Number of parts; with spans, of pairs of a part and a span."""
+        return len(self.layout) * max(1, len(self.span_names))
 
-    def of_sender(self, sender: str) -> Float[Tensor, "n *receiver"]:
+    def of_sender(self, sender: str) -> Float[Tensor, "*shape"]:
         """Scores of one sender's parts, the rest last.
 
         Args:
             sender: name of the sender.
         """
-        return self.scores[self.layout.of_sender(sender)]
+        rows = self.layout.of_sender(sender)
+        return self.scores.narrow(len(self._spans), rows.start, rows.stop - rows.start)
 
     @property
-    def node_scores(self) -> dict[str, Float[Tensor, "*receiver"]]:
+    def _spans(self) -> tuple[int, ...]:
+        """Sizes of the axes before the parts'."""
+        return (len(self.span_names),) if self.span_names else ()
+
+    @property
+    def node_scores(self) -> dict[str, Float[Tensor, "*shape"]]:
         """The sum over each sender's parts, which is its node score."""
-        return {name: self.of_sender(name).sum(0) for name in self.layout.names}
+        return {name: self.of_sender(name).sum(len(self._spans)) for name in self.layout.names}
 
     @property
     def by_coordinate(self) -> Float[Tensor, "n_forward d_model"]:
@@ -96,19 +107,24 @@ class PartScores:
         """
         sizes = {stop - start for start, stop in pairwise(self.layout.starts)}
         if self.parts.kind != "coordinates" or self.scores.ndim > 1 or len(sizes) > 1:
-            raise UserError("neurons are the coordinates of senders: give parts='coordinates'")
+            raise UserError(
+                "neurons are the coordinates of senders: give parts='coordinates', without "
+                "receivers= and spans="
+            )
         return self.scores.unflatten(0, (len(self.layout.senders), -1))[:, :-1]
 
     def name(self, number: int) -> str:
-        """Name of a part: `m3.u17`.
+        """Name of a part: `m3.u17`; with spans, `m3.u17 @ subject`.
 
         Args:
-            number: number of the part.
+            number: number of the part; those of the second span follow those of the first.
         """
-        return self.layout.part_name(self.parts, number)
+        span, part = divmod(number, len(self.layout))
+        name = self.layout.part_name(self.parts, part)
+        return f"{name} @ {self.span_names[span]}" if self.span_names else name
 
     def ranking(self, by: str = "magnitude") -> list[int]:
-        """Numbers of all parts, best first.
+        """Numbers of all parts, best first; with spans, of a part at every span.
 
         Args:
             by: 'magnitude', 'helpful' or 'harmful', as for `Graph.top_n`.
@@ -117,11 +133,11 @@ class PartScores:
             UserError: another word; scores to several receivers; or a metric that does not say
                 whether high values are good, where the answer matters.
         """
-        scores = self.scores
-        if scores.ndim > 1:
+        if self.receivers is not None:
             raise UserError("parts are ranked by scores to all receivers; leave receivers= out")
         if by not in ("magnitude", "helpful", "harmful"):
             raise UserError(f"by {by!r}: parts rank by 'magnitude', 'helpful' or 'harmful'")
+        scores = self.scores.flatten()
         if by == "magnitude":
             value = scores.abs()
         elif self.higher_is_better is None:
@@ -139,8 +155,10 @@ class PartScores:
         """
         return self._frame(self.ranking(by)[: whole("n", n)])
 
-    def keep(self, n: int, by: str = "magnitude") -> dict[str, Bool[Tensor, " part"]]:
+    def keep(self, n: int, by: str = "magnitude") -> dict[str, Bool[Tensor, "*span part"]]:
         """The best parts as a choice for `eap.PartCircuit`: a mask for every sender.
+
+        With spans, the best pairs of a part and a span, as masks with a row for every span.
 
         Args:
             n: number of parts.
@@ -148,25 +166,33 @@ class PartScores:
         """
         mask = torch.zeros(len(self), dtype=torch.bool)
         mask[self.ranking(by)[: whole("n", n, Range(0, len(self)))]] = True
-        return {name: mask[self.layout.of_sender(name)] for name in self.layout.names}
+        mask = mask.view(*self._spans, len(self.layout))
+        return {name: mask[..., self.layout.of_sender(name)] for name in self.layout.names}
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per part (and receiver): sender, part, receiver, score, standard_error."""
+        """A row per part (and span, and receiver), with the columns below.
+
+        sender, part, span (with spans), receiver (with receivers), score, standard_error.
+        """
         return self._frame(list(range(len(self))))
 
     def _frame(self, numbers: Sequence[int]) -> pd.DataFrame:
-        names = [self.name(number) for number in numbers]
-        senders = [self.layout.names[self.layout.locate(number)[0]] for number in numbers]
+        parts = [number % len(self.layout) for number in numbers]
+        names = [self.layout.part_name(self.parts, number) for number in parts]
+        senders = [self.layout.names[self.layout.locate(number)[0]] for number in parts]
         receivers = self.receivers or (None,)
         columns: dict[str, Any] = {
             "sender": [sender for sender in senders for _ in receivers],
             "part": [name for name in names for _ in receivers],
         }
+        if self.span_names:
+            spans = [self.span_names[number // len(self.layout)] for number in numbers]
+            columns["span"] = [span for span in spans for _ in receivers]
         if self.receivers is not None:
             columns["receiver"] = list(self.receivers) * len(numbers)
-        columns["score"] = self.scores[numbers].flatten().numpy()
-        if self.standard_errors is not None:
-            columns["standard_error"] = self.standard_errors[numbers].flatten().numpy()
+        for column, values in (("score", self.scores), ("standard_error", self.standard_errors)):
+            if values is not None:
+                columns[column] = values.reshape(len(self), -1)[numbers].flatten().numpy()
         return pd.DataFrame(columns)
 
 
@@ -184,6 +210,7 @@ def part_scores(
     steps: int | None = None,
     rule: str = "paper",
     expanded_kv: bool = False,
+    spans: bool = False,
     **resources: Unpack[ResourceOptions],
 ) -> PartScores:
     """Score every part of what senders send: hidden units, channels, coordinates or features.
@@ -202,11 +229,13 @@ def part_scores(
         steps: number of points, of methods that integrate alone; None: 5.
         rule: rule of integration, a name of `eap.methods.RULES`; of methods that integrate alone.
         expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        spans: whether to score every part at every span of the data set's prompts.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
         Scores [part], or [part, receiver], in units of the metric, with standard errors over
-        examples. Parts of a sender and its rest sum to the sender's score by `eap.attribute`.
+        examples; spans come first. Parts of a sender and its rest sum to the sender's score by
+        `eap.attribute`, and spans to the scores without.
 
     Raises:
         UserError: as `eap.attribute`; a method that is not linear, a sender that has no such parts,
@@ -226,18 +255,20 @@ def part_scores(
     columns = None if receivers is None else _receivers(receivers, receiver_index(config))
     n_columns = 1 if columns is None else len(columns)
     limits = Resources(**resources)
+    names = named_spans(model, dataset) if spans else ()
+    shape = (*([len(names)] if names else []), len(layout), n_columns)
     assert call.metric is not None
 
     def need(shapes: Shapes, extent: Extent, n_logits: int) -> Need:
         base = attribution_need(shapes, extent, len(points), n_logits)
-        return replace(base, kept=base.kept + shapes.bytes * len(layout) * n_columns)
+        return replace(base, kept=base.kept + shapes.bytes * prod(shape))
 
-    demand = Demand("attribution of parts", need, len(layout) * n_columns)
+    demand = Demand("attribution of parts", need, prod(shape))
     work = Work.plan(model, dataset, [call.metric], call.ablation, config, limits, demand)
     passes = PASSES[str(call.method.scorer)]
     ablated = coefficients_of(call.ablation)(model, basis, layout)
-    scorer = PartScorer(basis, layout, columns, ablated)
-    moments = Moments.zeros(len(layout), n_columns, device=model.device)
+    scorer = PartScorer(basis, layout, columns, ablated, spans)
+    moments = Moments.zeros(*shape, device=model.device)
     baselines = Moments.zeros(3)
     what = f"{call.method.name} {call.metric.name}, {basis.kind}"
     for batch in work.batches(what, quiet=limits.quiet):
@@ -254,12 +285,12 @@ def part_scores(
     provenance = sign(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
         level="part", expanded_kv=expanded_kv, settings=call.settings(steps),
-        code=score_code(), parts=basis.kind,
+        code=score_code(), parts=basis.kind, spans=names,
     )  # fmt: skip
     of_all = receivers is None
 
     def shaped(values: Tensor) -> Tensor:
-        return (values[:, 0] if of_all else values).to(model.residual_dtype)
+        return (values[..., 0] if of_all else values).to(model.residual_dtype)
 
     return PartScores(
         parts=basis,
@@ -269,6 +300,7 @@ def part_scores(
         standard_errors=None if error is None else shaped(error),
         provenance=provenance,
         higher_is_better=call.metric.higher_is_better,
+        span_names=names,
     )
 
 

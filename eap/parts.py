@@ -296,7 +296,7 @@ class PartCircuit:
         graph: the circuit's edges.
         parts: the basis, or its name.
         kept: masks by sender's name, True for the parts that are kept, the rest last; other senders
-            keep all parts.
+            keep all parts. In a circuit at spans a mask may have a row for each span.
 
     Example:
         >>> kept = eap.part_scores(model, dataset, method="EAP").keep(50)
@@ -314,25 +314,28 @@ class PartCircuit:
 
     @property
     def n_parts(self) -> int:
-        """How many parts are kept, rests included."""
+        """How many parts are kept, rests included; with masks by span, a part at every span."""
         return sum(int(mask.sum()) for mask in self.kept.values())
 
-    def masks(self, model: Model) -> dict[int, Bool[Tensor, " _part"]]:
-        """`kept` by index of the sender, checked.
+    def masks(self, model: Model) -> dict[int, Bool[Tensor, "_span _part"]]:
+        """`kept` by index of the sender, checked; one row where it is the same at all spans.
 
         Raises:
             UserError: a sender that the basis does not split, or a mask of another length or kind.
         """
         basis, index = get_parts(self.parts), sender_index(model.config)
         layout = PartLayout.of(model, basis, list(self.kept)) if self.kept else None
+        spans = self.graph.span_names
         for name, mask in self.kept.items():
             n = 0 if layout is None else len(range(len(layout))[layout.of_sender(name)])
-            if mask.dtype != torch.bool or mask.shape != (n,):
+            shapes = [(n,), (len(spans), n)] if spans else [(n,)]
+            if mask.dtype != torch.bool or mask.shape not in shapes:
+                by_span = f", or a row of them for each of {len(spans)} spans" if spans else ""
                 raise UserError(
                     f"{name} keeps parts by a mask of {n} truth values (its {basis.kind}, and the "
-                    f"rest last), not {mask.dtype} of shape {list(mask.shape)}"
+                    f"rest last{by_span}), not {mask.dtype} of shape {list(mask.shape)}"
                 )
-        return {index[name]: mask for name, mask in self.kept.items()}
+        return {index[name]: mask.view(-1, mask.shape[-1]) for name, mask in self.kept.items()}
 
 
 # ---- senders of a run ----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from eap.ablation import Ablation
 from eap.attribution import DEFAULT_STEPS, warn_of_baselines
 from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
-from eap.engine.passes import Request
+from eap.engine.passes import PASSES, Request
 from eap.engine.path_gradients import check_gradients
 from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
@@ -96,7 +96,8 @@ def unit_edges(
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
         mlp: name of the MLP, such as `m3`.
-        method: a method that averages gradients over points (EAP, EAP-IG, RelP, AttnLRP, GIM).
+        method: a method that is linear in what senders send; exact values, QK fix and GradDrop are
+            not.
         metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
         ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
         steps: number of points, of methods that integrate alone; None: 5.
@@ -107,18 +108,13 @@ def unit_edges(
         Scores [sender, input, unit]; they sum to the scores of the edges into the MLP.
 
     Raises:
-        UserError: as `eap.part_scores`; no such MLP, or a method with gradients of another kind.
+        UserError: as `eap.part_scores`; no such MLP.
 
     Example:
         >>> eap.unit_edges(model, dataset, "m1", method="EAP").top_n(10).shape[0]
         10
     """
     call = linear_call(method, metric, ablation, rule, steps)
-    if call.method.scorer != "gradients":
-        raise UserError(
-            f"edges into units by {call.method.name} are not available; use a method that averages "
-            "gradients over points, such as EAP or EAP-IG"
-        )
     steps = DEFAULT_STEPS if steps is None else whole("steps", steps)
     config = graph_config(model)
     layer, head = place_of(config, sender_index(config).get(mlp, 0))
@@ -138,13 +134,14 @@ def unit_edges(
 
     demand = Demand("attribution of edges into units", need, n_scores)
     work = Work.plan(model, dataset, [call.metric], call.ablation, config, limits, demand)
+    passes = PASSES[str(call.method.scorer)]
     moments, baselines = Moments.zeros(*shape, device=model.device), Moments.zeros(3)
     what = f"{call.method.name} {call.metric.name}, units of {mlp}"
     for batch in work.batches(what, quiet=limits.quiet):
         stacked = work.runs_at_once(batch.extent)
-        request = Request(call.method, points, stacked, baselines=baselines)
+        request = Request(call.method, points, stacked, units=layer, baselines=baselines)
         with torch.enable_grad():
-            moments.add(score_unit_edges(batch, request, layer))
+            moments.add(score_unit_edges(batch, passes(batch, request), layer))
     moments.merge_processes(what)
     baselines.merge_processes(what)
     check_gradients(work)

@@ -1,6 +1,6 @@
 """How a circuit is run: its own nodes alone, on top of the model with every edge ablated."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eap.ablation import AblatedCoefficients
 from eap.engine.prepared import PreparedBatch
-from eap.engine.span_layout import WHOLE, mix
+from eap.engine.span_layout import WHOLE, Piece, mix
 from eap.graph import Graph, GraphConfig
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
@@ -107,11 +107,12 @@ class KeptParts:
     Attributes:
         parts: the basis.
         masks: masks by sender, of the parts that are kept, the rest last; other senders keep all.
+            One row, or one for each span.
         ablated: what coefficients are when they are ablated.
     """
 
     parts: Parts
-    masks: Mapping[int, Bool[Tensor, " _part"]]
+    masks: Mapping[int, Bool[Tensor, "_span _part"]]
     ablated: AblatedCoefficients
 
     def change(
@@ -121,6 +122,7 @@ class KeptParts:
         base: SenderRun,
         whole: Float[Tensor, "batch query d_model"],
         cache: PrefixCache,
+        pieces: Sequence[Piece],
     ) -> Float[Tensor, "batch query d_model"]:
         """What a sender sends, minus what its ablated edges carry.
 
@@ -130,21 +132,38 @@ class KeptParts:
             base: what it computed when all is ablated.
             whole: the change if all parts were kept.
             cache: the batch's prefix.
+            pieces: positions of each span, where masks have a row for each.
         """
-        mask = self.masks[run.sender].to(whole.device)
-        # Less than half of the parts are summed where the rest is kept with most of them.
-        rest = bool(mask[-1])
-        summed = (~mask[:-1] if rest else mask[:-1]).nonzero().flatten()
-        if not len(summed):
-            return whole if rest else torch.zeros_like(whole)
+        masks = self.masks[run.sender]
+        if masks.all() or not masks.any():
+            return whole if masks.any() else torch.zeros_like(whole)
         moved = self.parts.coefficients(model, run) - self.ablated(base, cache)
         W = self.parts.directions(model, run.sender)
-        if W is None:
-            kept = torch.zeros_like(whole)
-            kept[..., summed] = moved[..., summed].to(kept)
-        else:
-            kept = (moved[..., summed] @ W[summed].to(moved)).to(whole)
-        return whole - kept if rest else kept
+        kept = torch.empty_like(whole)
+        for piece in pieces if len(masks) > 1 else WHOLE.everywhere:
+            place = piece.rows, piece.positions
+            kept[place] = _kept_of(
+                masks[piece.span].to(whole.device), moved[place], W, whole[place]
+            )
+        return kept
+
+
+def _kept_of(
+    mask: Bool[Tensor, " _part"],
+    moved: Float[Tensor, "batch query n"],
+    W: Float[Tensor, "n d_model"] | None,
+    whole: Float[Tensor, "batch query d_model"],
+) -> Float[Tensor, "batch query d_model"]:
+    """The change that the parts of a mask make, of those that all parts together make."""
+    # Less than half of the parts are summed where the rest is kept with most of them.
+    rest = bool(mask[-1])
+    summed = (~mask[:-1] if rest else mask[:-1]).nonzero().flatten()
+    if W is None:
+        kept = torch.zeros_like(whole)
+        kept[..., summed] = moved[..., summed].to(kept)
+    else:
+        kept = (moved[..., summed] @ W[summed].to(moved)).to(whole)
+    return whole - kept if rest else kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,10 +197,11 @@ class CircuitPlan:
         run: SenderRun,
         base: SenderRun,
         cache: PrefixCache,
+        pieces: Sequence[Piece],
     ) -> None:
         """Leave of an active sender's change what the kept parts changed."""
         if self.kept is not None and run.sender in self.kept.masks:
-            changes[place] = self.kept.change(model, run, base, changes[place], cache)
+            changes[place] = self.kept.change(model, run, base, changes[place], cache, pieces)
 
 
 def plan_circuit(
@@ -260,10 +280,11 @@ def run_circuit(
         changes[: int(before_last.sum())] = base.offsets.everywhere[before_last]
     changes[0] = input_change
     run, ablated = (SenderRun(0, None, sent=sent) for sent in (batch.clean, batch.ablated))
-    plan.keep_parts(changes, 0, model, run, ablated, cache)
+    plan.keep_parts(changes, 0, model, run, ablated, cache, layout.everywhere)
     for layer, part in enumerate(plan.layers):
         block, layer_base = model.blocks[layer], base.layers[layer]
         last_only = layer == len(plan.layers) - 1
+        pieces = layout.at_last if last_only else layout.everywhere
         at_attention = changes
         if last_only:  # from here on only the last token matters
             changes = cache.each_at_last(changes)
@@ -287,18 +308,18 @@ def run_circuit(
                     SenderRun(sender, block, share=x[:, :, head].to(changes), head=head)
                     for x in (shares, layer_base.shares)
                 )
-                plan.keep_parts(changes, part.first_sender + number, model, run, ablated, cache)
+                place = part.first_sender + number
+                plan.keep_parts(changes, place, model, run, ablated, cache, pieces)
         sender = plan.config.mlp_sender(layer)
         if plan.active[sender]:
             ablated = SenderRun(sender, block, mlp_in=layer_base.mlp_in, sent=layer_base.mlp_out)
             run = ablated
             if part.mlp_edges is not None:
-                pieces = layout.at_last if last_only else layout.everywhere
                 mixed = mix(part.mlp_edges, changes[: part.mlp_edges.shape[-1]], pieces)[0]
                 x = layer_base.mlp_in + mixed.to(layer_base.mlp_in)
                 run = SenderRun(sender, block, mlp_in=x, sent=block.run_mlp(x))
                 changes[part.mlp_sender] += (run.output - ablated.output).to(changes)
-            plan.keep_parts(changes, part.mlp_sender, model, run, ablated, cache)
+            plan.keep_parts(changes, part.mlp_sender, model, run, ablated, cache, pieces)
     return base.final[:, 0] + mix(plan.logits_edges, changes, layout.at_last)[0, :, 0]
 
 

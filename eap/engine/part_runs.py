@@ -19,6 +19,7 @@ from eap.engine.passes import Change, Pass
 from eap.engine.path_gradients import equal_pairs
 from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import LayerGradient, RunGradient, input_gradient
+from eap.engine.span_layout import WHOLE, SpanLayout
 from eap.graph import GraphConfig
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
@@ -131,6 +132,7 @@ class PartScorer:
         parts: the basis.
         layout: layout of the parts.
         receivers: indices of chosen receivers; None: all of them together.
+        spans: whether to score every span of the prompt on its own.
         ablated: what coefficients are when they are ablated.
     """
 
@@ -138,24 +140,28 @@ class PartScorer:
     layout: PartLayout
     receivers: tuple[int, ...] | None
     ablated: AblatedCoefficients
+    spans: bool = False
 
     def score(
         self, batch: PreparedBatch, passes: Iterator[Pass]
-    ) -> Float[Tensor, "batch part column"]:
+    ) -> Float[Tensor, "batch *span part column"]:
         """Sums over passes; a sender's rest is the last of its parts."""
         work = batch.work
         n_columns = 1 if self.receivers is None else len(self.receivers)
+        spans = batch.layout if self.spans else WHOLE
         scores = torch.zeros(
-            len(batch), len(self.layout), n_columns,
+            len(batch), spans.n_spans, len(self.layout), n_columns,
             dtype=work.model.residual_dtype, device=work.model.device,
         )  # fmt: skip
         for one in passes:  # which take gradients
             with torch.no_grad():
-                self._add_pass(scores, one)
+                self._add_pass(scores, one, spans)
         scores[equal_pairs(batch).to(scores.device)] = 0.0
-        return scores
+        return scores if self.spans else scores[:, 0]
 
-    def _add_pass(self, scores: Float[Tensor, "batch part column"], one: Pass) -> None:
+    def _add_pass(
+        self, scores: Float[Tensor, "batch span part column"], one: Pass, spans: SpanLayout
+    ) -> None:
         """Add the scores of one pass."""
         change, gradients, senders = one
         work, cache = change.batch.work, change.batch.cache
@@ -171,11 +177,13 @@ class PartScorer:
         ):
             reads = [one for one in readers if one.senders.start <= sender < one.senders.stop]
             if sender in covered and reads:
-                self._add_sender(scores[:, start:stop], work.model, runs, sender, reads, cache)
+                into = scores[:, :, start:stop]
+                self._add_sender(into, spans, work.model, runs, sender, reads, cache)
 
     def _add_sender(
         self,
-        scores: Float[Tensor, "batch part column"],
+        scores: Float[Tensor, "batch span part column"],
+        spans: SpanLayout,
         model: Model,
         runs: "_Runs",
         sender: int,
@@ -197,10 +205,13 @@ class PartScorer:
             at_last = G.shape[1] < moved.shape[1]
             change, sent = (cache.at_last(x) if at_last else x for x in (moved, whole))
             along = G if W is None else G @ W.to(G).T
-            of_parts = einsum(change, along, "batch query n, batch query n -> batch n")
-            of_sender = einsum(sent.to(G), G, "batch query d, batch query d -> batch")
-            rest = (of_sender - of_parts.sum(-1))[:, None]
-            scores[..., reader.column] += torch.cat([of_parts, rest], dim=1).to(scores)
+            for piece in spans.at_last if change.shape[1] == 1 else spans.everywhere:
+                at = piece.rows, piece.positions
+                of_parts = einsum(change[at], along[at], "batch query n, batch query n -> batch n")
+                of_sender = einsum(sent[at].to(G), G[at], "batch query d, batch query d -> batch")
+                rest = (of_sender - of_parts.sum(-1))[:, None]
+                own = torch.cat([of_parts, rest], dim=1).to(scores)
+                scores[piece.rows, piece.span, :, reader.column] += own
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from eap.engine.path_gradients import (
     zero_where_equal,
 )
 from eap.engine.prepared import PreparedBatch
-from eap.engine.receivers import RunGradient, differentiate
+from eap.engine.receivers import MlpRun, RunGradient, differentiate
 from eap.methods import Method, Point
 from eap.metrics.metric import Predictions
 from eap.model.runs import LayerTrace, SenderOutputs, run_layers, sender_changes
@@ -42,6 +42,7 @@ class Request:
         points_per_run: number of points that may be stacked in one run.
         level: 'edge' or 'node'.
         spans: whether to score every span of the prompt on its own.
+        units: layer of the MLP whose units' gradients are wanted, too; None: of none.
         baselines: gathers, if given, every example's metric of the clean run, of the model with
             every edge ablated, and of the model run on the ablated input: [3].
     """
@@ -51,6 +52,7 @@ class Request:
     points_per_run: int = 1
     level: str = "edge"
     spans: bool = False
+    units: int | None = None
     baselines: Moments | None = None
 
 
@@ -120,7 +122,7 @@ def note_baselines(batch: PreparedBatch, request: Request, clean: CleanRun) -> N
 def gradient_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
     """One: the ablation, with the gradient averaged over the method's points (EAP, EAP-IG)."""
     gradients, clean = gradients_at(
-        batch, request.method.rules, request.points, request.points_per_run
+        batch, request.method.rules, request.points, request.points_per_run, units=request.units
     )
     note_baselines(batch, request, clean)
     yield Pass(Change(batch, TracedRun(batch.clean, clean.trace)), gradients)
@@ -140,7 +142,14 @@ def increment_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
         unweighted = [point._replace(weight=1.0) for point in some]
         value = weighted_sum(batch, logits, clean.predictions, unweighted)
         gradients = differentiate(
-            work.model, trace, final, value, batch.cache, rules=rules, by_point=True
+            work.model,
+            trace,
+            final,
+            value,
+            batch.cache,
+            rules=rules,
+            units=request.units,
+            by_point=True,
         )
         for number, (point, gradient) in enumerate(zip(some, gradients, strict=True)):
             rows = slice(number * len(batch), (number + 1) * len(batch))
@@ -164,7 +173,7 @@ def activation_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
     path = [point for point in request.points if point.position != 1.0]
     end: RunGradient | None = None
     if at_end:
-        end, clean = gradients_at(batch, rules, at_end, per_run)
+        end, clean = gradients_at(batch, rules, at_end, per_run, units=request.units)
     else:
         clean = run_clean(batch)
     note_baselines(batch, request, clean)
@@ -174,7 +183,9 @@ def activation_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
         gradients = [gradient for gradient in (along, end) if gradient is not None]
         return gradients[0] if len(gradients) == 1 else gradients[0].plus(gradients[1])
 
-    along = gradients_at(batch, rules, path, per_run, clean)[0] if path else None
+    along = (
+        gradients_at(batch, rules, path, per_run, clean, units=request.units)[0] if path else None
+    )
     yield Pass(change, both(along, end), slice(0, 1))
     request = replace(request, points=path)
     for layer in range(config.n_layers):
@@ -210,15 +221,16 @@ def _after_sublayer(
         some = request.points[first : first + request.points_per_run]
         moved = torch.cat([(1 - point.position) * change for point in some]).requires_grad_()
         copies = len(some)
-        x, mlp_in = attended.repeat(copies, 1, 1), None
+        x, mlp = attended.repeat(copies, 1, 1), None
         if of_mlp:
             x = x + run.mlp_out.repeat(copies, 1, 1) + moved
         elif config.parallel_attn_mlp:
             x = x + moved + run.mlp_out.repeat(copies, 1, 1)
         else:
             x = x + moved
-            mlp_in = x.view_as(x)
-            x = x + block.run_mlp(mlp_in, rules)
+            into = x.view_as(x)
+            mlp = MlpRun(into, block.run_mlp(into, rules))
+            x = x + mlp.mlp_out
         trace: list[LayerTrace] = []
         final = run_layers(
             model, x, batch.cache, first_layer=layer + 1,
@@ -228,7 +240,7 @@ def _after_sublayer(
         value = weighted_sum(batch, logits, clean.predictions, some)
         (part,) = differentiate(
             model, trace, final, value, batch.cache,
-            rules=rules, first_layer=layer + 1, mlp_before=mlp_in,
+            rules=rules, first_layer=layer + 1, mlp_before=mlp, units=request.units,
         )  # fmt: skip
         total = part if total is None else total.plus(part)
     return total

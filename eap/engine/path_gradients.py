@@ -74,11 +74,13 @@ def gradients_at(
     points: Sequence[Point],
     points_per_run: int,
     clean: CleanRun | None = None,
+    *,
+    units: int | None = None,
 ) -> tuple[RunGradient, CleanRun]:
     """The weighted sum of the gradients at some points, in one or more runs; and the clean run.
 
     The clean input is a point of most methods: its run then is the clean run, which is not made
-    twice.
+    twice. `units` is as for `differentiate`.
     """
     work, n = batch.work, len(batch)
     points = sorted(points, key=lambda point: -point.position)
@@ -93,7 +95,9 @@ def gradients_at(
             copy = len(some) > 1  # or the first rows would keep all the others
             clean = CleanRun([run.first_rows(n).detached(copy=copy) for run in trace], predictions)
         value = weighted_sum(batch, logits, clean.predictions, some)
-        (part,) = differentiate(work.model, trace, final, value, batch.cache, rules=rules)
+        (part,) = differentiate(
+            work.model, trace, final, value, batch.cache, rules=rules, units=units
+        )
         total = part if total is None else total.plus(part)
     assert clean is not None
     assert total is not None

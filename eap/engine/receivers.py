@@ -14,7 +14,8 @@ frozen (see `BackwardRules`), or where there is no norm, the second term is abse
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from einops import einsum, rearrange
@@ -23,12 +24,20 @@ from torch import Tensor
 
 from eap.engine.score_blocks import ScoreBlock
 from eap.engine.span_layout import WHOLE, Piece, SpanLayout
+from eap.engine.unit_gradients import UnitGradient, unit_gradients
 from eap.graph import GraphConfig
 from eap.model.blocks import Norm
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.rules import EXACT, BackwardRules
 from eap.model.runs import LayerTrace, SenderOutputs
+
+
+class MlpRun(NamedTuple):
+    """What an MLP read and what it added to the residual stream."""
+
+    mlp_in: Float[Tensor, "rows query d_model"]
+    mlp_out: Float[Tensor, "rows query d_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +53,14 @@ class LayerGradient:
             gradient.
         hat: x^ of every point, in pieces; empty where no kind has an `along`.
         mlp_in: sum over points of the gradient at the MLP's input.
+        units: gradients at what the MLP's hidden units read; None where nobody asked for them.
     """
 
     scaled: Mapping[str, Float[Tensor, "batch _query _n d_head"]]
     along: Mapping[str, tuple[Float[Tensor, "_point batch _query _n"], ...]]
     hat: tuple[Float[Tensor, "_point batch pos d_model"], ...]
     mlp_in: Float[Tensor, "batch _query d_model"]
+    units: UnitGradient | None = None
 
     def plus(self, other: "LayerGradient") -> "LayerGradient":
         """Sum over the points of both gradients."""
@@ -58,7 +69,13 @@ class LayerGradient:
             {kind: pieces + other.along[kind] for kind, pieces in self.along.items()},
             self.hat + other.hat,
             self.mlp_in + other.mlp_in,
+            self.units.plus(other.units) if self.units and other.units else None,
         )
+
+    @property
+    def of_mlp(self) -> "LayerGradient":
+        """The gradients at the MLP alone."""
+        return LayerGradient({}, {}, (), self.mlp_in, self.units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +94,7 @@ class RunGradient:
         """Gradients at the receivers behind a layer, and (if asked for) at that layer's MLP."""
         layers = {number: part for number, part in self.layers.items() if number > layer}
         if mlp:
-            layers[layer] = LayerGradient({}, {}, (), self.layers[layer].mlp_in)
+            layers[layer] = self.layers[layer].of_mlp
         return RunGradient(layers, self.final)
 
     def plus(self, other: "RunGradient") -> "RunGradient":
@@ -96,7 +113,8 @@ def differentiate(
     value_gradient: Float[Tensor, "*shape"] | None = None,
     rules: BackwardRules = EXACT,
     first_layer: int = 0,
-    mlp_before: Float[Tensor, "rows pos d_model"] | None = None,
+    mlp_before: MlpRun | None = None,
+    units: int | None = None,
     by_point: bool = False,
     retain_graph: bool = False,
 ) -> list[RunGradient]:
@@ -110,12 +128,21 @@ def differentiate(
         value_gradient: the gradient at `value`, where that is no scalar.
         rules: those of the forward pass.
         first_layer: first layer of the trace.
-        mlp_before: the input of the MLP of the layer before, where the run began there.
+        mlp_before: the MLP of the layer before, where the run began there.
+        units: layer of the MLP whose units' gradients are wanted, too.
         by_point: one result for every point, not one for all of them.
         retain_graph: whether the run is differentiated again.
     """
     targets = [tensor for run in trace for tensor in (run.q, run.k, run.v, run.mlp_in)]
-    targets += [final] if mlp_before is None else [final, mlp_before]
+    mlps = {
+        first_layer + number: MlpRun(run.mlp_in, run.mlp_out) for number, run in enumerate(trace)
+    }
+    targets.append(final)
+    if mlp_before is not None:
+        mlps[first_layer - 1] = mlp_before
+        targets.append(mlp_before.mlp_in)
+    if units in mlps:
+        targets.append(mlps[units].mlp_out)
     # Where `value` is the input of a layer, what comes behind it has no gradient at all.
     gradients = torch.autograd.grad(
         value, targets, value_gradient,
@@ -131,14 +158,20 @@ def differentiate(
 
     layers: list[dict[int, LayerGradient]] = [{} for _ in groups]
     if mlp_before is not None:
+        at_mlp = gradients[4 * len(trace) + 1]
         for group, out in zip(groups, layers, strict=True):
-            out[first_layer - 1] = LayerGradient({}, {}, (), summed(gradients[-1], group))
+            out[first_layer - 1] = LayerGradient({}, {}, (), summed(at_mlp, group))
     for number, run in enumerate(trace):
         layer = first_layer + number
         *at_heads, d_mlp_in = gradients[4 * number : 4 * number + 4]
         closed = _closed_form(model, layer, run, at_heads, cache, rules)
         for group, out in zip(groups, layers, strict=True):
             out[layer] = closed.of_points(group, summed(d_mlp_in, group))
+    if units is not None and units in mlps:
+        into, block = mlps[units].mlp_in, model.blocks[units]
+        of_units = unit_gradients(block, into, gradients[-1], rules, groups, batch)
+        for out, unit in zip(layers, of_units, strict=True):
+            out[units] = replace(out[units], units=unit)
     d_final = gradients[4 * len(trace)]
     return [
         RunGradient(out, summed(d_final, group)) for group, out in zip(groups, layers, strict=True)

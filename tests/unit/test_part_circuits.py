@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from models.tiny import random_examples
@@ -92,6 +94,86 @@ def test_kept_parts_of_one_sender_are_those_of_hooks_on_the_library(family, rest
             metric = metric_of("logit_diff", one.correct, one.incorrect)
             expected.append(metric(logits, last_logits(hf, one.clean)))
     assert_close(found, torch.stack(expected), 1e-9)
+
+
+SPANS = ("first", "second", "third")
+STARTS = ((0, 1, 3), (0, 2, 2), (0, 2, 5))
+"""Where each example's spans begin; the second span of the second example is empty."""
+
+
+def with_spans(data):
+    """The same prompts, with spans."""
+    examples = [
+        replace(own, spans=starts) for own, starts in zip(data.examples, STARTS, strict=True)
+    ]
+    return replace(data, examples=examples, span_names=SPANS)
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parts_kept_at_all_spans_are_kept_and_at_some_are_those_of_edges_there(family, parts):
+    """Equal rows of masks are one mask; a row that keeps all is the sender at that span."""
+    model, data = twins.load(family, torch.float64), with_spans(DATA)
+    torch.manual_seed(0)
+    with twins.precision(family, torch.float64):
+        graph = circuit_of(model).at_all_spans(SPANS)
+        some = masks_of(model, parts, 0.5)
+        by_span = {name: mask.expand(3, -1) for name, mask in some.items()}
+        one = {name: mask.clone() for name, mask in by_span.items()}
+        for mask in one.values():
+            mask[:] = torch.tensor([True, False, True])[:, None]
+        edges = graph.in_graph.clone()
+        edges[1, [graph.sender_names.index(name) for name in one]] = False
+        circuits = [eap.PartCircuit(graph, parts, kept) for kept in (some, by_span, one)]
+        for name, ablation in ablations(model).items():
+            values = eap.evaluate(
+                model, [*circuits, graph.with_edges(edges)], data, ablation=ablation, batch_size=2
+            )["logit_diff"]
+            assert_close(values[1], values[0], 1e-12, at_least=1.0)
+            assert_close(values[2], values[3], 1e-9, at_least=1.0), name
+
+
+@pytest.mark.parametrize("receivers", [None, ["m1", "logits"]])
+@pytest.mark.parametrize("method", ["EAP", "CEAP", "EAP-IG-activations"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_of_parts_at_spans_sum_to_parts_and_to_senders(family, method, receivers):
+    model, data = twins.load(family, torch.float64), with_spans(DATA)
+    with twins.precision(family, torch.float64):
+        for parts in PARTS:
+            options = {"parts": parts, "receivers": receivers, "method": method, "batch_size": 2}
+            found = eap.part_scores(model, data, spans=True, **options)
+            assert_close(found.scores.sum(0), eap.part_scores(model, data, **options).scores, 1e-9)
+            if receivers is None:
+                nodes = eap.attribute(
+                    model, data, method=method, level="node", spans=True, batch_size=2
+                )
+                for name, sums in found.node_scores.items():
+                    at = nodes.sender_names.index(name)
+                    assert_close(sums, nodes.node_scores[:, at], 1e-9, at_least=1e-3)
+
+
+def test_parts_at_spans_have_names_tables_and_masks():
+    model, data = twins.load("llama", torch.float64), with_spans(DATA)
+    scores = eap.part_scores(model, data, method="EAP", spans=True)
+    assert scores.scores.shape == (3, len(scores.layout)) == scores.standard_errors.shape
+    assert len(scores) == 3 * len(scores.layout)
+    assert scores.name(len(scores.layout) + 2) == "m0.u2 @ second"
+    frame = scores.to_frame()
+    assert list(frame.columns) == ["sender", "part", "span", "score", "standard_error"]
+    best = scores.top_n(1).iloc[0]
+    number = scores.ranking()[0]
+    assert scores.name(number) == f"{best.part} @ {best.span}"
+    assert float(scores.scores.flatten()[number]) == pytest.approx(best.score)
+    kept = scores.keep(5)
+    assert {mask.shape for mask in kept.values()} == {(3, 25)}
+    assert sum(int(mask.sum()) for mask in kept.values()) == 5
+    whole = eap.Graph.from_model(model)
+    whole = whole.with_edges(whole.edge_exists)
+    with pytest.raises(eap.UserError, match="a mask of 25 truth values"):
+        eap.evaluate(model, eap.PartCircuit(whole, "hidden units", kept), data)
+    circuit = eap.PartCircuit(whole.at_all_spans(SPANS), "hidden units", kept)
+    assert circuit.n_parts == 5
+    assert eap.faithfulness(model, circuit, data).edges == (3 * whole.count_edges(),)
 
 
 def test_a_curve_by_number_of_parts():
