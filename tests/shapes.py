@@ -3,11 +3,14 @@
 `--jaxtyping-packages=eap,shapes.tensors` (pyproject.toml) decorates functions and dataclasses of
 the package; axes of one name must have one size within a call. Only annotations that name axes are
 checked: the other types are mypy's, and many tests give a wrong one to see it refused in words.
+The checks would be a quarter of the time of all tests: after its first calls in a process, a
+function is checked once in a while.
 """
 
 import dataclasses
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -15,6 +18,8 @@ import jaxtyping
 from beartype import beartype
 
 with_new_axes = jaxtyping.jaxtyped  # as it was before the last line of this module
+
+FIRST_CALLS, THEN_EVERY = 200, 20
 
 is_on = True
 """Whether shapes are checked; a test of what is refused turns it off (see conftest)."""
@@ -37,10 +42,12 @@ def tensors(function: Callable[..., Any]) -> Callable[..., Any]:
     every, function.__annotations__ = function.__annotations__, hints
     typed = beartype(function)
     function.__annotations__ = every
+    calls = itertools.count()
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        if not is_on:
+        call = next(calls)
+        if not is_on or (call >= FIRST_CALLS and call % THEN_EVERY):
             return function(*args, **kwargs)
         with with_new_axes("context"):
             return typed(*args, **kwargs)

@@ -129,6 +129,20 @@ def oracle_exact(
     return torch.stack([_exact(family, own, expanded) for own in examples], dim=1)
 
 
+@lru_cache(maxsize=1024)
+def _circuit_runs(
+    family: str, example: Example, circuits: bytes, shape: tuple[int, ...], expanded: bool
+) -> tuple[Tensor, Tensor]:
+    """Logits of the clean model and of every circuit; tests share circuits."""
+    model = hf_model(family)
+    edges = torch.frombuffer(bytearray(circuits), dtype=torch.bool).view(shape)
+    with oracle.Float64():
+        clean = oracle.last_logits(model, example.clean)
+        return clean, oracle.run_with_edges(
+            model, example.clean, example.corrupted, edges, expanded=expanded
+        )
+
+
 def oracle_circuits(
     family: str,
     examples: Sequence[Example],
@@ -138,13 +152,10 @@ def oracle_circuits(
     expanded: bool = False,
 ) -> Float[Tensor, "metric circuit example"]:
     """Metrics of circuits on every example."""
-    model, values = hf_model(family), []
+    values, edges = [], (circuits.numpy().tobytes(), tuple(circuits.shape))
     with oracle.Float64():
         for own in examples:
-            clean = oracle.last_logits(model, own.clean)
-            runs = oracle.run_with_edges(
-                model, own.clean, own.corrupted, circuits, expanded=expanded
-            )
+            clean, runs = _circuit_runs(family, own, *edges, expanded)
             found = [oracle.metric_of(name, own.correct, own.incorrect) for name in metrics]
             values.append([[metric(run, clean) for run in runs] for metric in found])
     return torch.tensor(values, dtype=torch.float64).permute(1, 2, 0)
