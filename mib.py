@@ -16,6 +16,7 @@ from eap.data.collections.mib import MIB_TASKS, SPLITS, check_source
 from eap.engine.recipe import LOSSES, SIZES, Recipe
 from eap.methods import METHODS, RULES
 from eap.runtime import processes
+from eap.runtime.ranges import RANGES
 from eap.studies import shell
 from eap.studies.paths import ROOT, graph_file, shown, table_file
 
@@ -37,11 +38,19 @@ def make_parser() -> argparse.ArgumentParser:
     add("--level", choices=("edge", "node"), default="edge", help="what is ranked")
     add("--source", help="a folder with a copy of the data set, or a CSV of pairs (default: hub)")
     add("--split", choices=SPLITS, default="test", help="on which circuits are measured")
-    add("--n_train", type=shell.positive, help="pairs to score on (default: 1,000 of ioi, or 100)")
-    add("--head", type=shell.positive, help="measure on only this many pairs (default: all)")
+    add(
+        "--n_train",
+        type=shell.number_of("head"),
+        help="pairs to score on (default: 1,000 of ioi, or 100)",
+    )
+    add(
+        "--head",
+        type=shell.number_of("head"),
+        help="measure on only this many pairs (default: all)",
+    )
     add(
         "--ig_steps",
-        type=shell.number_of_steps,
+        type=shell.number_of("steps"),
         default=5,
         help="number of points, for methods that integrate",
     )
@@ -53,14 +62,14 @@ def make_parser() -> argparse.ArgumentParser:
     add("--optimizer", choices=("adam", "sgd"), default="adam", help="optimizer of MAttr")
     add(
         "--learning_rate",
-        type=float,
+        type=shell.Number(RANGES["learning_rate"], float, "a learning rate"),
         help="learning rate of MAttr (default: .05 for adam, 3 for sgd)",
     )
     add("--sizes", choices=SIZES, default="uniform", help="how MAttr draws sizes of circuits")
     add("--loss", choices=LOSSES, default="metric", help="loss of MAttr")
     add(
         "--learning_steps",
-        type=shell.positive,
+        type=shell.number_of("learning_steps"),
         help="optimizer steps of MAttr (default: 5,000; nodes: 500)",
     )
     add(
@@ -70,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--seed",
-        type=shell.seed,
+        type=shell.number_of("seed"),
         default=0,
         help="random seed of the bootstrap over examples, and of MAttr",
     )

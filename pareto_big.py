@@ -29,7 +29,9 @@ def main() -> None:
         default=0.04,
         help="largest size, as a fraction of all edges",
     )
-    parser.add_argument("--n_steps", type=shell.positive, default=10, help="number of sizes")
+    parser.add_argument(
+        "--n_steps", type=shell.number_of("steps"), default=10, help="number of sizes"
+    )
     parser.add_argument(
         "--n_random", type=shell.not_negative, default=5, help="random circuits of every size"
     )

@@ -9,7 +9,7 @@ a null task), _edges.csv (how often each edge is in them), _areas.csv and _verdi
 
 import eap_circuits
 from eap import studies
-from eap.runtime.ranges import ALPHA, enough_random, whole
+from eap.runtime.ranges import ALPHA, enough_random
 from eap.studies import shell
 from eap.studies.paths import table_file
 
@@ -28,24 +28,23 @@ def main() -> None:
     )
     add(
         "--n_resamples",
-        type=shell.positive,
+        type=shell.number_of("n_resamples"),
         default=50,
         help="number of bootstrap resamples of the pairs",
     )
     add(
         "--n_subsets",
-        type=shell.positive,
+        type=shell.number_of("n_subsets"),
         help="number of random subsets of the pairs, to certify edges by (try 1000)",
     )
     add(
         "--n_random",
-        type=shell.positive,
+        type=shell.number_of("n_random"),
         default=50,
         help="number of random circuits that the verdicts compare with, at least 19",
     )
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
-    whole("n_resamples", args.n_resamples)
     enough_random(args.n_random, ALPHA)
 
     settings = shell.settings_of(args)

@@ -18,7 +18,7 @@ def main() -> None:
     add("--attribution_metric", help="metric of the scores (default: the task's own)")
     add("--eval_metric", help="metric of faithfulness (default: the task's own)")
     shell.add_size_arguments(parser)
-    add("--steps", type=shell.number_of_steps, nargs="+", default=STEPS, help="to compare")
+    add("--steps", type=shell.number_of("steps"), nargs="+", default=STEPS, help="to compare")
     shell.add_ig_arguments(parser, steps=False)
     args = parser.parse_args()
 

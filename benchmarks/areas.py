@@ -1,185 +1,206 @@
-"""Which method ranks best? CPR, CMD and accuracy areas of all of them: docs/method-areas.md.
+"""Every method's ranking of a model's edges and nodes, judged by areas: rows for two pages.
 
-    python benchmarks/areas.py --model toy --learned
+    python benchmarks/areas.py --model path/to/model --csv areas.csv
 
 Every method scores the edges (and, where it has them, the nodes) on the first pairs of each task,
-and is judged on other pairs. Learned rankings (MAttr) are trained on the same first pairs, with the
-metric as their loss and with |1 - faithfulness|.
+and is judged on other pairs (CPR, CMD and accuracy: docs/measures.md). Learned rankings (MAttr) are
+trained on the same first pairs. `benchmarks/exam.py` and `benchmarks/real_model.py` show the rows.
 """
 
 import argparse
 import time
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 import eap
+from eap.analysis.stability import Resamples
 from eap.data.dataset import Dataset
 from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.errors import UserError
 from eap.methods import METHODS
-from eap.runtime.atomic import write_atomically
 from eap.runtime.code import command
+from eap.studies import save_csv, shell
 
-LEARNED = {"MAttr (metric)": "metric", "MAttr (faithfulness)": "faithfulness"}
-"""Losses of learned rankings, by the names of their rows."""
+ENSEMBLE = ("EAP", "EAP-IG", "EAP-IG-activations", "clean-corrupted")
+"""Methods of one unit, whose means are examined too."""
 
 OVERSHOOT = 1.02
 """A ranking overshoots where its CPR's whole interval is above this."""
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "method-areas.md"
-INTRODUCTION = """# Areas of every method
+Row = dict[str, str | float]
 
-Written by `python benchmarks/{command}`.
-Model `{model}`; every method scored the first {pairs} pairs of a task and was judged on the next
-{judged}; metric: each task's own.
 
+@dataclass(frozen=True)
+class Ranking:
+    """One method's ranking: its graph, the seconds it took, resamples where they were asked for."""
+
+    method: str
+    graph: eap.Graph
+    seconds: float
+    resamples: Resamples | None = None
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """Which rankings are made.
+
+    Attributes:
+        methods: names of methods.
+        recipes: recipes of learned rankings by name.
+        metric: metric of those that ask for one.
+        level: 'edge' or 'node'.
+        n_resamples: bootstrap resamples of the methods that score each example; 0: none.
+    """
+
+    methods: Sequence[str] = tuple(METHODS)
+    recipes: Mapping[str, eap.Recipe] = field(default_factory=dict)
+    metric: str = "logit_diff"
+    level: str = "edge"
+    n_resamples: int = 0
+
+    def of(self, model: eap.Model, dataset: Dataset) -> Iterator[Ranking]:
+        """Every ranking in turn, the means of several methods and learned ones last."""
+        made: dict[str, Ranking] = {}
+        for name in self.methods:
+            try:
+                made[name] = self._scored(model, dataset, name)
+            except UserError:  # the method has no scores of this level, or no such gradient
+                continue
+            yield made[name]
+        if set(ENSEMBLE) <= set(made):
+            parts = [made[name] for name in ENSEMBLE]
+            for word, scaled in (("raw", False), ("scaled", True)):
+                mean = eap.mean_of([part.graph for part in parts], scaled=scaled)
+                seconds = sum(part.seconds for part in parts)
+                yield Ranking(f"mean of four ({word})", mean, seconds)
+        for name, recipe in self.recipes.items():
+            begun = time.perf_counter()
+            graph = eap.learn_ranking(
+                model, dataset, metric=self.metric, level=self.level, recipe=recipe, quiet=True
+            )
+            yield Ranking(name, graph, time.perf_counter() - begun)
+
+    def _scored(self, model: eap.Model, dataset: Dataset, name: str) -> Ranking:
+        method, resamples = METHODS[name], None
+        if self.n_resamples and method.scorer != "exact":
+            resamples = Resamples(model.config, dataset.examples, n_resamples=self.n_resamples)
+        begun = time.perf_counter()
+        graph = eap.attribute(
+            model, dataset, method=name, metric=self.metric if method.uses_metric else None,
+            level=self.level, observers=[] if resamples is None else [resamples], quiet=True,
+        )  # fmt: skip
+        return Ranking(name, graph, time.perf_counter() - begun, resamples)
+
+
+def learned(steps: int, pairs: int) -> dict[str, eap.Recipe]:
+    """Learned rankings by two losses, the metric's and the area's."""
+    return {
+        "MAttr (metric)": eap.Recipe(steps, pairs=pairs),
+        "MAttr (cmd)": eap.Recipe(steps, pairs=pairs, loss="cmd", k="log"),
+    }
+
+
+def judged_rows(
+    model: eap.Model, task: str, rankings: Rankings, pairs: int, judged: int
+) -> list[Row]:
+    """A row per ranking of a task: its areas on other pairs than those that were scored."""
+    data = eap.load_dataset(task, model.tokenizer, head=pairs + judged)
+    others = Dataset(data.task, data.examples[pairs:], data.prepend_bos, data.provenance)
+    rows: list[Row] = []
+    for ranking in rankings.of(model, data.head(pairs)):
+        found = eap.areas(
+            model, ranking.graph, others,
+            metric=rankings.metric, level=rankings.level, quiet=True,
+        )  # fmt: skip
+        row: Row = {"model": model.short_name, "task": task, "level": rankings.level}
+        row["method"] = ranking.method
+        for column in ("cpr", "cmd", "accuracy"):
+            area = getattr(found, column)
+            row |= {column: area.value, f"{column}_low": area.low, f"{column}_high": area.high}
+        row |= {"edges_left": " ".join(map(str, found.helpful.n_edges)), "seconds": ranking.seconds}
+        rows.append(row)
+        shell.say(f"{task}, {rankings.level}s, {ranking.method}: {found}")
+    return rows
+
+
+# ---- as a page has them --------------------------------------------------------------------------
+
+COLUMNS = {"auroc": "AUROC", "exact": "exact", "cpr": "CPR", "cmd": "CMD", "accuracy": "accuracy"}
+"""Columns of numbers that have intervals, as tables of pages head them."""
+
+ABOUT_AREAS = """\
 **CPR** is the area under normalised faithfulness for circuits of the most helpful edges (or nodes),
 .999 for a ranking whose every circuit is the whole model; above 1 it overshoots, which is no
 virtue. **CMD** is the area between faithfulness and 1 for circuits of the edges with the largest
 magnitudes: 0 is best. **Accuracy** is the mean share of pairs decided right over the logarithm of
 the size. 95% intervals over pairs in brackets; the best of a column is bold (for CPR, that nearest
-to .999). **Edges left** is what pruning leaves of the most helpful edges, size by size. Edges are
-selected by top-n; those of a method that asks for no metric (IFR) greedily from the logits, because
-its best edges are not connected.
-"""
+to .999). Edges are selected by top-n; those of a method that asks for no metric (IFR) greedily from
+the logits, because its best edges are not connected."""
+
+
+def best_in(column: str, values: pd.Series) -> object:
+    """Label of the best row of a column of areas."""
+    if column == "cpr":
+        return (values - 0.999).abs().idxmin()
+    return values.idxmin() if column == "cmd" else values.idxmax()
+
+
+def with_intervals(rows: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """The columns of a page's table: each interval in brackets behind its number, the best bold."""
+    shown = pd.DataFrame({"method": rows["method"]})
+    for column, heading in COLUMNS.items():
+        if column not in rows or rows[column].isna().all():
+            continue
+        best = None if column in ("auroc", "exact") else best_in(column, rows[column])
+        cells = []
+        for label, row in rows.iterrows():
+            cell = f"{row[column]:.{digits}f}"
+            low, high = (row.get(f"{column}_{end}", float("nan")) for end in ("low", "high"))
+            if low == low:
+                cell += f" [{low:.{digits}f}, {high:.{digits}f}]"
+            cells.append(f"**{cell}**" if label == best else cell)
+        shown[heading] = cells
+    shown["seconds"] = [f"{value:.{1 if value >= 1 else 2}f}" for value in rows["seconds"]]
+    return shown
+
+
+def overshooting(rows: pd.DataFrame) -> str:
+    """The methods whose circuits overshoot, with the number of tasks on which they do."""
+    above = rows[rows["cpr_low"] > OVERSHOOT]["method"].value_counts()
+    return ", ".join(f"{name} {n}" for name, n in above.items()) or "none"
 
 
 def main() -> None:
-    """Score, judge, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add("--model", default="toy")
-    add("--tasks", nargs="+", default=list(PARETO_TASKS))
-    add("--pairs", type=int, default=100, help="number of pairs that methods score")
-    add("--judged", type=int, default=200, help="others, on which they are judged")
-    add("--steps", type=int, default=5, help="number of points, for methods that integrate")
-    add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    add("--levels", nargs="+", choices=("edge", "node"), default=["edge", "node"])
-    add("--learned", action="store_true", help="MAttr as well (minutes a task)")
-    add(
-        "--learning_steps",
-        type=int,
-        help="optimizer steps of MAttr (default: 5000 for edges, 500 for nodes)",
+    """Score, judge, and write the table."""
+    parser = shell.OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add("--page", type=Path, default=PAGE)
-    add("--csv", type=Path, help="a table of the numbers, too")
+    add = parser.add_argument
+    add("--model", default="toy", help="name, directory or GGUF file of the model")
+    add("--tasks", nargs="+", default=list(PARETO_TASKS), help="tasks that are scored")
+    add("--pairs", type=shell.positive, default=100, help="number of pairs that methods score")
+    add("--judged", type=shell.positive, default=200, help="number of others that judge them")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="methods that score")
+    add("--levels", nargs="+", choices=("edge", "node"), default=["edge", "node"], help="levels")
+    add("--learning_steps", type=int, default=0, help="optimizer steps of MAttr; 0: no MAttr")
+    add("--learning_pairs", type=shell.positive, default=1, help="pairs of each of those steps")
+    add("--csv", type=Path, required=True, help="table that is written")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
-
     model = eap.load_model(args.model)
-    parts = [
-        INTRODUCTION.format(
-            command=command(),
-            model=model.short_name,
-            pairs=args.pairs,
-            judged=args.judged,
-        )
-    ]
-    records = []
+    recipes = learned(args.learning_steps, args.learning_pairs) if args.learning_steps else {}
+    rows = []
     for task in args.tasks:
-        data = eap.load_dataset(task, model.tokenizer, head=args.pairs + args.judged)
-        first, others = split(data, args.pairs)
-        metric = TASKS[task].metric
         for level in args.levels:
-            rows = []
-            for name in [*args.methods, *(LEARNED if args.learned else ())]:
-                begun = time.perf_counter()
-                try:
-                    graph = score(model, first, name, metric, level, args)
-                except UserError:  # the method has no scores of this level, or no such gradient
-                    continue
-                seconds = time.perf_counter() - begun
-                found = eap.areas(model, graph, others, metric=metric, level=level)
-                rows.append((name, found, seconds))
-                records.append(record(task, level, name, found, seconds))
-                print(f"{task} {level} {name}: {found} ({seconds:.1f} s)", flush=True)
-            parts.append(table(f"{TASKS[task].display_name}, {metric}, {level}s", rows))
-    parts.insert(1, summary(pd.DataFrame(records)))
-    with write_atomically(args.page) as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf8")
-    print(f"wrote {args.page}")
-    if args.csv:
-        with write_atomically(args.csv) as temporary:
-            pd.DataFrame(records).to_csv(temporary, index=False)
-        print(f"wrote {args.csv}")
-
-
-def record(
-    task: str, level: str, name: str, found: eap.Areas, seconds: float
-) -> dict[str, str | float]:
-    """A row of the table of numbers."""
-    row: dict[str, str | float] = {"task": task, "level": level, "method": name}
-    for column in ("cpr", "cmd", "accuracy"):
-        area = getattr(found, column)
-        row |= {column: area.value, f"{column}_low": area.low, f"{column}_high": area.high}
-    return {**row, "seconds": seconds}
-
-
-def summary(frame: pd.DataFrame) -> str:
-    """What wins where, and what overshoots: in how many tasks."""
-    lines = ["## What wins, and what overshoots", ""]
-    for level, rows in frame.groupby("level", sort=False):
-        by_task = rows.groupby("task", sort=False)
-        for column, words in (("cmd", "lowest CMD"), ("accuracy", "highest accuracy")):
-            best = by_task[column].idxmin() if column == "cmd" else by_task[column].idxmax()
-            wins = rows.loc[best, "method"].value_counts()
-            counted = ", ".join(f"{name} {n}" for name, n in wins.items())
-            lines.append(f"- {level}s, {words}: {counted} (of {len(by_task)} tasks).")
-        above = rows[rows["cpr_low"] > OVERSHOOT]["method"].value_counts()
-        counted = ", ".join(f"{name} {n}" for name, n in above.items()) or "none"
-        lines.append(f"- {level}s, CPR above {OVERSHOOT} with 95% confidence: {counted}.")
-    return "\n".join(lines)
-
-
-def split(data: Dataset, n: int) -> tuple[Dataset, Dataset]:
-    """The first n pairs, and the others."""
-    others = Dataset(data.task, data.examples[n:], data.prepend_bos, data.provenance)
-    return data.head(n), others
-
-
-def score(
-    model: eap.Model, data: Dataset, name: str, metric: str, level: str, args: argparse.Namespace
-) -> eap.Graph:
-    """One method's ranking."""
-    if name in LEARNED:
-        return eap.learn_ranking(
-            model,
-            data,
-            metric=metric,
-            level=level,
-            recipe=eap.Recipe(steps=args.learning_steps, loss=LEARNED[name]),
-        )
-    method = METHODS[name]
-    asked = metric if method.uses_metric else None
-    options = {"steps": args.steps} if method.integrates else {}
-    return eap.attribute(model, data, method=name, metric=asked, level=level, **options)
-
-
-def table(title: str, rows: list[tuple[str, eap.Areas, float]]) -> str:
-    """A task's methods side by side."""
-    best = {
-        "cpr": min(abs(found.cpr.value - 0.999) for _, found, _ in rows),
-        "cmd": min(found.cmd.value for _, found, _ in rows),
-        "accuracy": max(found.accuracy.value for _, found, _ in rows),
-    }
-    lines = [
-        f"## {title}",
-        "",
-        "| method | CPR | CMD | accuracy | edges left | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, found, seconds in rows:
-        cells = []
-        for column, winner in best.items():
-            area = getattr(found, column)
-            value = abs(area.value - 0.999) if column == "cpr" else area.value
-            cells.append(f"**{area}**" if value == winner else str(area))
-        left = " ".join(map(str, found.helpful.n_edges))
-        lines.append(f"| {name} | {' | '.join(cells)} | {left} | {seconds:.1f} |")
-    return "\n".join(lines)
+            rankings = Rankings(args.methods, recipes, TASKS[task].metric, level)
+            rows += judged_rows(model, task, rankings, args.pairs, args.judged)
+    origin = {"command": command(), "pairs": args.pairs, "judged": args.judged}
+    save_csv(pd.DataFrame(rows), args.csv, {**origin, "version": eap.__version__})
 
 
 if __name__ == "__main__":
-    main()
+    shell.run(main)

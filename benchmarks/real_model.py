@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from areas import with_intervals
+from proof import as_markdown
 
 import eap
 from eap import figures
@@ -43,7 +45,7 @@ SHORT = 30
 AREAS = (
     "--tasks", "ioi", "--levels", "edge", "--pairs", "100", "--judged", "100",
     "--methods", "EAP", "EAP-IG", "clean-corrupted", "EAP-IG-activations", "CEAP", "RelP",
-    "AttnLRP", "GIM", "AtP*-QK", "AtP*-GradDrop", "IFR", "--learned", "--learning_steps", "500",
+    "AttnLRP", "GIM", "AtP*-QK", "AtP*-GradDrop", "IFR", "--learning_steps", "500",
 )  # fmt: skip
 """Options of benchmarks/areas.py: all methods but exact values, which would take hours."""
 
@@ -125,7 +127,7 @@ def run_areas(study: Study) -> None:
     if table.exists():
         return
     command = [sys.executable, "benchmarks/areas.py", "--model", model, *AREAS]
-    command += ["--page", str(output / "areas.md"), "--csv", str(table)]
+    command += ["--csv", str(table)]
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=REPOSITORY)
     _, status, usage = os.wait4(process.pid, 0)
@@ -179,8 +181,6 @@ def page(study: Study) -> str:
     """All of it."""
     results = study.results
     introduction = (INTRODUCTIONS / f"{study.name}.md").read_text("utf8")
-    areas = (results.output / "areas.md").read_text("utf8")
-    tables_of_areas = areas[areas.index("\n## ") :].strip().replace("\n## ", "\n### ")
     return (
         "\n\n".join(
             [
@@ -189,11 +189,7 @@ def page(study: Study) -> str:
                 exact_values(results),
                 "## Figures",
                 *pictures(study),
-                "## Areas of every method\n\nEvery method scored 100 pairs and was judged on 100 "
-                "others (`benchmarks/areas.py`; [what the columns are](method-areas.md)). MAttr "
-                "learned for 500 steps of one pair each, by two losses.",
-                f"#{tables_of_areas}",
-                learned(results),
+                areas(pd.read_csv(results.output / "areas.csv")),
                 verdicts(results),
                 COSTS_ARE,
             ]
@@ -226,11 +222,26 @@ def claims(results: Results) -> str:
     return "\n".join(lines)
 
 
-def learned(results: Results) -> str:
-    """MAttr beside EAP-IG, on pairs that neither has seen."""
-    rows = pd.read_csv(results.output / "areas.csv").set_index("method")
-    ours, theirs = rows.loc["MAttr (faithfulness)"], rows.loc["EAP-IG"]
-    lines = ["**MAttr (faithfulness) against EAP-IG**, on pairs that neither has seen:", ""]
+def areas(frame: pd.DataFrame) -> str:
+    """The areas of every method, and what a learned ranking gains."""
+    parts = [
+        "## Areas of every method\n\nEvery method scored 100 pairs and was judged on 100 others "
+        "(`benchmarks/areas.py`; [what the columns are](methods-compared.md)). MAttr learned for "
+        "500 steps of one pair each, by two losses."
+    ]
+    for (task, level), rows in frame.groupby(["task", "level"], sort=False):
+        title = f"{TASKS[task].display_name}, {TASKS[task].metric}, {level}s"
+        parts += [f"### {title}", as_markdown(with_intervals(rows)).strip(), learned(rows)]
+    return "\n\n".join(parts)
+
+
+def learned(frame: pd.DataFrame) -> str:
+    """The learned ranking of the lowest CMD beside EAP-IG, on pairs that neither has seen."""
+    rows = frame.set_index("method")
+    of_areas = rows[rows.index.str.startswith("MAttr")]["cmd"]
+    name = of_areas.idxmin()
+    ours, theirs = rows.loc[name], rows.loc["EAP-IG"]
+    lines = [f"**{name} against EAP-IG**, on pairs that neither has seen:", ""]
     for column, words in (("cmd", "CMD (lower is better)"), ("accuracy", "accuracy")):
         a, b = (f"{row[column]:.3f}" for row in (ours, theirs))
         low, high = ours[f"{column}_low"], ours[f"{column}_high"]
@@ -242,8 +253,7 @@ def learned(results: Results) -> str:
         f"- CPR: {ours.cpr:.3f} against {theirs.cpr:.3f}, where .999 is the whole model: MAttr is "
         f"{abs(ours.cpr - 0.999):.2f} from it, EAP-IG {abs(theirs.cpr - 0.999):.2f}. Circuits of "
         "the edges that help most overshoot: they leave out what the model has against the answer. "
-        "MAttr that descends the metric itself overshoots most "
-        f"({rows.cpr['MAttr (metric)']:.2f})."
+        f"{rows.cpr.idxmax()} overshoots most ({rows.cpr.max():.2f})."
     )
     return "\n".join(lines)
 

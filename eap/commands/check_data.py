@@ -31,7 +31,7 @@ def main() -> None:
         parser, what="model whose tokenizer is used: toy, a directory, or a hub name"
     )
     add("-t", "--task", type=shell.named_task, default=OWN_TASK, help="a task's name")
-    add("--head", type=shell.positive, help="use only this many pairs")
+    add("--head", type=shell.number_of("head"), help="use only this many pairs")
     add("--drop_unfit", action="store_true", help="leave out rows that do not fit the tokenizer")
     add("--show", type=shell.not_negative, default=3, help="pairs to write out (default: 3)")
     add("--spans", choices=KINDS, help="show the spans of the prompts: the task's roles, or others")
@@ -39,7 +39,12 @@ def main() -> None:
         "--corrupt", metavar="WORDS",
         help="make corrupted prompts by exchanging names, numbers, or one of these words: red,blue",
     )  # fmt: skip
-    add("--seed", type=shell.seed, default=0, help="random seed of --corrupt (default: 0)")
+    add(
+        "--seed",
+        type=shell.number_of("seed"),
+        default=0,
+        help="random seed of --corrupt (default: 0)",
+    )
     add("--save", type=Path, metavar="FILE", help="write the pairs of --corrupt into this CSV")
     args = parser.parse_args()
 

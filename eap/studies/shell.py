@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -24,7 +24,7 @@ from eap.runtime import processes
 from eap.runtime.home import from_home
 from eap.runtime.interrupts import end_between_imports
 from eap.runtime.progress import duration, say
-from eap.runtime.ranges import SEED, STEPS
+from eap.runtime.ranges import COUNT, RANGES, Range
 from eap.studies.paths import ROOT, check_folders, shown, task_name
 from eap.studies.provenance import save_csv
 from eap.studies.settings import Settings
@@ -32,7 +32,7 @@ from eap.studies.settings import Settings
 __all__ = [
     "ROOT", "DefaultsOnce", "OneLineParser", "add_ig_arguments", "add_size_arguments", "duration",
     "fail", "figure_parser", "folder", "gigabytes", "make_parser", "not_negative",
-    "number_of_steps", "output_folder", "positive", "run", "save_csv", "say", "settings_of",
+    "number_of", "output_folder", "positive", "run", "save_csv", "say", "settings_of",
     "share", "shown",
 ]  # fmt: skip
 
@@ -40,6 +40,9 @@ T = TypeVar("T")
 
 # No machine has more memory than this.
 MOST_GIGABYTES = 2**20
+
+LONGEST_NUMBER = 30
+"""Characters; a longer text is no number that anybody means."""
 
 
 # ---- arguments -----------------------------------------------------------------------------------
@@ -91,8 +94,9 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
         action=argparse.BooleanOptionalAction,
         help="begin prompts with the BOS token (default: if the tokenizer has one)",
     )
-    add("--head", type=positive, help="use only this many pairs of the task (default: all)")
-    add("--batch_size", type=positive, help="pairs at a time (default: what the memory allows)")
+    head, batch_size, seed = (number_of(name) for name in ("head", "batch_size", "seed"))
+    add("--head", type=head, help="use only this many pairs of the task (default: all)")
+    add("--batch_size", type=batch_size, help="pairs at a time (default: what the memory allows)")
     add("--seed", type=seed, default=0, help="random seed of generated data and random circuits")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--device_map", help="layers on several devices instead: auto, balanced, sequential")
@@ -141,7 +145,7 @@ def add_ig_arguments(parser: argparse.ArgumentParser, *, steps: bool = True) -> 
     """The arguments of integrated gradients."""
     add = parser.add_argument
     if steps:
-        add("--ig_steps", type=number_of_steps, default=5, help="points of EAP-IG")
+        add("--ig_steps", type=number_of("steps"), default=5, help="points of EAP-IG")
     add("--ig_rule", choices=RULES, default="paper", help="rule of integration")
 
 
@@ -175,51 +179,50 @@ def settings_of(args: argparse.Namespace) -> Settings:
 # ---- kinds of arguments --------------------------------------------------------------------------
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    return _whole(text, 1, sys.maxsize)
+@dataclass(frozen=True)
+class Number:
+    """A number of some range as the type of an option.
+
+    Attributes:
+        within: the range (see `eap.runtime.ranges`).
+        kind: `int` or `float`.
+        what: what the number is, for the message.
+    """
+
+    within: Range
+    kind: type[int] | type[float] = int
+    what: str = "a whole number"
+
+    def __call__(self, text: str) -> Any:
+        """The number that a text is; one out of range is refused with the range."""
+        try:
+            number = self.kind(text) if len(text) <= LONGEST_NUMBER else math.nan
+        except ValueError:
+            number = math.nan
+        if number not in self.within:
+            raise argparse.ArgumentTypeError(f"{quoted(text, 60)} is not {self.what} {self.within}")
+        return number
 
 
-def not_negative(text: str) -> int:
-    """A whole number of at least 0."""
-    return _whole(text, 0, sys.maxsize)
+def number_of(name: str) -> Number:
+    """The type of an option that is given to the argument of this name, whose range it has."""
+    return Number(RANGES[name])
 
 
-def number_of_steps(text: str) -> int:
-    """A number of points of integrated gradients."""
-    return _whole(text, int(STEPS.least), int(STEPS.most))
+positive = Number(COUNT)
+"""A count of at least 1."""
 
+not_negative = Number(Range(0, COUNT.most))
+"""A count that may be 0."""
 
-def seed(text: str) -> int:
-    """A seed of random numbers."""
-    return _whole(text, int(SEED.least), int(SEED.most))
+share = Number(Range(1e-9, 1), float, "a share")
 
-
-def share(text: str) -> float:
-    """A number above 0 and at most 1."""
-    number = _number(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{quoted(text, 60)} is not a share above 0 and at most 1")
-    return number
+seconds = Number(Range(0, 10**9), float, "a number of seconds")
 
 
 def gigabytes(text: str) -> int:
     """A number of gigabytes, in bytes."""
-    number = _number(text)
-    if not 0 < number <= MOST_GIGABYTES:
-        raise argparse.ArgumentTypeError(
-            f"{quoted(text, 60)} is not a number of gigabytes above 0 and at most "
-            f"{MOST_GIGABYTES:,}"
-        )
-    return int(number * 2**30)
-
-
-def seconds(text: str) -> float:
-    """A time of at least 0 seconds."""
-    number = _number(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{quoted(text, 60)} is not a number of seconds")
-    return number
+    return int(Number(Range(1e-9, MOST_GIGABYTES), float, "a number of gigabytes")(text) * 2**30)
 
 
 def known_task(text: str) -> str:
@@ -261,25 +264,6 @@ def output_folder(text: str) -> Path:
     path = folder(text)
     _checked(lambda: check_folders(path))
     return path
-
-
-def _whole(text: str, low: int, high: int) -> int:
-    limits = f"of at least {low}" if high == sys.maxsize else f"from {low} to {high:,}"
-    try:
-        number = int(text) if len(text) <= 30 else high + 1
-    except ValueError:
-        number = low - 1
-    if not low <= number <= high:
-        raise argparse.ArgumentTypeError(f"{quoted(text, 60)} is not a whole number {limits}")
-    return number
-
-
-def _number(text: str) -> float:
-    """NaN, which is no share and no size, if the text is no number."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _checked(check: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ import eap_circuits
 from eap import figures
 from eap.errors import UserError
 from eap.figures import style, tables
+from eap.runtime.ranges import Range
 from eap.studies import shell
 
 READABLE_EDGES = 200  # of a picture in which single lines can be told apart
@@ -23,7 +24,7 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--faithfulness",
-        type=float,
+        type=shell.Number(Range(0, 10), float, "a faithfulness"),
         help="least faithfulness, of which the smallest measured circuit is drawn (default: "
         f"{tables.DOES_TASK}, if a circuit of up to {READABLE_EDGES} edges has it)",
     )

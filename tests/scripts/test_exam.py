@@ -13,6 +13,7 @@ import eap
 from benchmarks import exam
 from eap.analysis.compare import agreement
 from eap.data.collections import known_circuits
+from eap.data.tasks import PARETO_TASKS
 from eap.methods import METHODS
 from eap.statistics.measures import auroc
 
@@ -30,7 +31,7 @@ def test_cells_of_trained_models_are_those_of_a_fresh_run(table, name, method):
     graph = eap.attribute(known.model, known.dataset, method=method, quiet=True)
     exact = eap.attribute(known.model, known.dataset, method="exact", quiet=True)
     scores = graph.scores[graph.edge_exists].abs().numpy()
-    assert row["AUROC"] == pytest.approx(auroc(scores, known.truth), abs=0.01)
+    assert row["auroc"] == pytest.approx(auroc(scores, known.truth), abs=0.01)
     assert row["exact"] == pytest.approx(agreement(graph, exact).kendall, abs=0.02)
 
 
@@ -38,6 +39,25 @@ def test_every_method_is_examined_on_every_known_model(table):
     methods = {*METHODS, *exam.RECIPES, "mean of four (raw)", "mean of four (scaled)"}
     for name in (*known_circuits.TRAINED, *known_circuits.names()):
         assert set(table[table["model"] == name]["method"]) == methods
+
+
+def test_every_task_of_the_toy_model_is_examined_at_edges_and_nodes(table):
+    toy = table[table["model"] == "toy"]
+    assert set(toy["task"]) == set(PARETO_TASKS)
+    # A method without scores of nodes, or without a gradient of the task's metric, has no row.
+    for (_, level), rows in toy.groupby(["task", "level"]):
+        assert {*METHODS, *exam.RECIPES} - set(rows["method"]) == (
+            {"AtP*-QK", "IFR"} if level == "node" else set()
+        )
+
+
+def test_pages_of_real_models_have_the_areas_of_their_tables(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as the scripts there import each other
+    from real_model import areas
+
+    for path in sorted(exam.GALLERY.glob("*/areas.csv")):
+        page = (ROOT / "docs" / f"{path.parent.name}.md").read_text(encoding="utf8")
+        assert areas(pd.read_csv(path)) in page
 
 
 def test_the_readme_recommends_what_the_table_does(table):
@@ -52,7 +72,7 @@ def test_the_readme_recommends_what_the_table_does(table):
     assert inspect.signature(eap.attribute).parameters["method"].default == "EAP-IG"
 
 
-def test_the_page_is_made_of_the_table_and_says_where_it_comes_from(table):
-    assert exam.PAGE.read_text(encoding="utf8") == exam.page(table)
+def test_the_page_is_made_of_the_tables_and_says_where_they_come_from(table):
+    assert exam.PAGE.read_text(encoding="utf8") == exam.page(table, exam.real_rows())
     origin = json.loads(exam.TABLE.with_name("exam.csv-metadata.json").read_text(encoding="utf8"))
     assert "exam.py" in json.dumps(origin)

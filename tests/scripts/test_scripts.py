@@ -156,7 +156,7 @@ def test_every_script_explains_itself(script, capsys):
         (("--metric", "nothing"), "unknown metric 'nothing'; known are logit_diff"),
         (("--model", "./nothing"), "no model directory at nothing"),
         (("--model", "no-owner/no-model"), "cannot load model 'no-owner/no-model'"),
-        (("--batch_size", 0), "--batch_size: '0' is not a whole number of at least 1"),
+        (("--batch_size", 0), "--batch_size: '0' is not a whole number from 1 to"),
         (("--head", -3), "--head"),
         (("--ig_rule", "simpson"), "--ig_rule"),
         (("--device", "cuda:77"), "this machine has cpu"),
