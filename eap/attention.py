@@ -29,6 +29,7 @@ from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import outputs_everywhere
 from eap.model.verbs import verb
+from eap.runtime.progress import progress_bar
 from eap.runtime.ranges import whole
 
 Pattern = tuple[list[str], Float[np.ndarray, "query key"]]
@@ -43,6 +44,7 @@ def attention_patterns(
     heads: Sequence[str] | None = None,
     n_examples: int = 3,
     prompt: Prompt = "clean",
+    quiet: bool = True,
 ) -> dict[str, list[Pattern]]:
     """Attention patterns of heads on the first few examples.
 
@@ -52,6 +54,7 @@ def attention_patterns(
         heads: names of the heads (`a1.h3`); None: all.
         n_examples: number of examples, from the first on.
         prompt: prompt that is read, `clean` or `corrupted`.
+        quiet: whether to hide the progress bar.
 
     Returns:
         By head, per example its tokens as text and the weights [query, key], rows summing to 1:
@@ -78,7 +81,7 @@ def attention_patterns(
     if unknown := [name for name in chosen if name not in known]:
         raise UserError(f"{model.name} has no head {quoted(str(unknown[0]), 40)}")
     found: dict[str, list[Pattern]] = {name: [] for name in chosen}
-    for example in few.examples:
+    for example in progress_bar(few.examples, "attention patterns", quiet=quiet):
         tokens = getattr(example, prompt)
         texts = texts_of(model, tokens)
         for layer, pattern in enumerate(_patterns(model, tokens)):
@@ -359,7 +362,12 @@ class HeadReasons:
 @verb
 @torch.no_grad()
 def head_reasons(
-    model: Model, dataset: Dataset, *, heads: Sequence[str] | None = None, n_examples: int = 3
+    model: Model,
+    dataset: Dataset,
+    *,
+    heads: Sequence[str] | None = None,
+    n_examples: int = 3,
+    quiet: bool = True,
 ) -> dict[str, list[HeadReasons]]:
     """Where heads look on the first few examples, and why: for the page of a circuit.
 
@@ -368,6 +376,7 @@ def head_reasons(
         dataset: pairs of prompts (`eap.load_dataset`).
         heads: names of heads (`a1.h3`); None: all heads.
         n_examples: number of examples, from the first on.
+        quiet: whether to hide the progress bar.
 
     Returns:
         By head, per example: what `Graph.to_html(..., patterns=...)` shows when it is clicked.
@@ -382,7 +391,8 @@ def head_reasons(
     if heads is None:
         heads = [name for name in model.config.sender_names if name.startswith("a")]
     found: dict[str, list[HeadReasons]] = {name: [] for name in heads}
-    for example in range(min(whole("n_examples", n_examples), len(dataset))):
+    examples = range(min(whole("n_examples", n_examples), len(dataset)))
+    for example in progress_bar(examples, "reasons of heads", quiet=quiet):
         for run in HeadRun.several(model, dataset, list(found), "clean", example):
             found[run.name].append(_reasons(run, dataset.examples[example]))
     return found

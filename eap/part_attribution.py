@@ -42,6 +42,7 @@ from eap.model.verbs import verb
 from eap.parts import PartLayout, Parts, get_parts, sender_run
 from eap.runtime.code import score_code
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
+from eap.runtime.progress import progress_bar
 from eap.runtime.ranges import Range, whole
 from eap.runtime.resources import ResourceOptions, Resources
 
@@ -350,6 +351,7 @@ def part_activity(
     n: int = 10,
     prompt: str = "clean",
     batch_size: int = 32,
+    quiet: bool = True,
 ) -> pd.DataFrame:
     """The examples and positions at which parts are most active.
 
@@ -361,6 +363,7 @@ def part_activity(
         n: number of places for each part.
         prompt: 'clean' or 'corrupted'.
         batch_size: prompts at a time.
+        quiet: whether to hide the progress bar.
 
     Returns:
         A row per place, largest magnitude first within a part: part, example (number in the data
@@ -384,7 +387,8 @@ def part_activity(
         raise UserError("names is empty; give at least one part, such as 'm0.u7'")
     wanted = [_find(model, basis, name) for name in names]
     places: list[list[tuple[float, int, int]]] = [[] for _ in wanted]
-    for rows in plan_batches(dataset.examples, batch_size, lambda _: 0):
+    batches = plan_batches(dataset.examples, batch_size, lambda _: 0)
+    for rows in progress_bar(batches, f"activity of {basis.kind}", quiet=quiet):
         batch = load_batch(dataset.examples, rows, model.device, lambda _: 0)
         tokens = batch.clean if prompt == "clean" else batch.corrupted
         outputs, trace, _ = outputs_everywhere(model, tokens, batch.last)

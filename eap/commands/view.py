@@ -80,7 +80,9 @@ def main() -> None:
 
 def attention_of(graph: Graph, args: argparse.Namespace) -> Patterns:
     """Where all heads look on the first pairs of what the graph was scored on, and why."""
-    return eap.attention.head_reasons(*model_and_pairs(graph, args), n_examples=args.attention)
+    return eap.attention.head_reasons(
+        *model_and_pairs(graph, args), n_examples=args.attention, quiet=False
+    )
 
 
 def reasons(model: eap.Model, dataset: eap.Dataset, args: argparse.Namespace) -> Iterator[str]:

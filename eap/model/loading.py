@@ -39,6 +39,7 @@ from eap.model.saved_model import (
     say_merged,
 )
 from eap.model.verbs import verb
+from eap.runtime.progress import said_when_long
 
 # The libraries below keep settings for the whole process while they load: one model at a time.
 _LOADING = threading.RLock()
@@ -92,7 +93,7 @@ def load_model(
             what = "revision" if device_map is None else "device map"
             raise UserError(f"a model in memory is what and where it is: give no {what}")
         there = inner.device if device is None else find_device(device)
-        with _LOADING:
+        with _LOADING, said_when_long(f"reading {type(inner).__name__}"):
             kind = inner.dtype if dtype is None else numbers
             return _load_object(cast(nn.Module, model), tokenizer, there, kind)
     if not isinstance(model, (str, os.PathLike)):
@@ -106,7 +107,7 @@ def load_model(
         if device_map is not None or revision is not None:
             what = "revision" if device_map is None else "device map"
             raise UserError(f"a GGUF file is loaded whole onto one device: give no {what}")
-        with _LOADING:
+        with _LOADING, said_when_long(f"loading {quoted(name)}"):
             stored = gguf.read_file(file, dtype=numbers, tokenizer=tokenizer is None)
             hf = cast(PreTrainedModel, cast(nn.Module, stored.model).to(place))
             family = find_family(architecture_of(hf.config), hf.config)
@@ -117,7 +118,7 @@ def load_model(
         if revision is not None:
             raise UserError(f"{quoted(name)} is a directory: a revision is of a model of the hub")
         check_directory(path, tokenizer=tokenizer is None)
-    with _LOADING:
+    with _LOADING, said_when_long(f"loading {quoted(name)}"):
         config = read_config(name, path, revision)
         family = find_family(architecture_of(config), config)
         if tokenizer is None:

@@ -1,8 +1,10 @@
 """What a run says while it works: a bar on a terminal or in a notebook, elsewhere a few lines."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -15,6 +17,8 @@ T = TypeVar("T")
 
 # Where there is no terminal, no more than one line in so many seconds, however many bars there are.
 SECONDS_PER_LINE = 30.0
+LONG = 10.0
+"""Seconds after which work that has no bar says that it goes on."""
 _last_line = -SECONDS_PER_LINE
 
 
@@ -65,6 +69,27 @@ def progress_bar(
         leave=None,  # the outermost stays; those inside it are taken away
     )
     return bar if note is None else _with_note(bar, note)
+
+
+@contextmanager
+def said_when_long(what: str) -> Iterator[None]:
+    """Say that work goes on, and how long it took, if it takes more than `LONG` seconds."""
+
+    def tell(words: str) -> None:
+        if sys.stderr is not None:
+            print(f"{what}: {words}", file=sys.stderr, flush=True)
+
+    begun = time.monotonic()
+    timer = threading.Timer(LONG, tell, ["still at work"])
+    timer.daemon = True
+    if processes.is_first():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if processes.is_first() and time.monotonic() - begun >= LONG:
+        tell(f"done in {duration(time.monotonic() - begun)}")
 
 
 def _bar_of(stream: Any) -> "type[tqdm[Any]] | None":

@@ -9,11 +9,13 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from itertools import pairwise
 
 import pytest
 from running import ROOT
 
+import eap
 from eap.runtime import progress
 
 NESTED = """
@@ -104,3 +106,21 @@ def test_the_librarys_bars_are_only_on_terminals():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "%" not in done.stderr
+
+
+def test_long_work_without_a_bar_says_that_it_goes_on_and_short_work_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LONG", 0.05)
+    with progress.said_when_long("loading 'gpt2'"):
+        time.sleep(0.2)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["loading 'gpt2': still at work", "loading 'gpt2': done in 0 s"]
+    with progress.said_when_long("loading 'toy'"):
+        pass
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_load_that_takes_long_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LONG", 0.0)
+    eap.load_model("toy")
+    assert "loading 'toy': done in" in capsys.readouterr().err
