@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eap.data.tasks import TASKS
 from eap.errors import UserError
-from eap.figures.curves import methods_of
+from eap.figures.curves import CONFIDENCE, methods_of
 from eap.figures.style import METHODS, METRIC_NAMES
 from eap.figures.tables import BASELINES, Results, Table, read_bands, read_table
 from eap.statistics.measures import normalised
@@ -254,10 +254,11 @@ def overview(curves: Mapping[str, Table], bands: Mapping[str, pd.DataFrame]) -> 
 
 
 def with_error(share: float, bands: pd.DataFrame | None, method: str, place: int) -> str:
-    """A share with its standard error, where that is known."""
+    """A share with the half-width of its 95% interval, where that is known."""
     column = f"stderr_share_{method}"
     error = bands[column].iloc[place] if bands is not None and column in bands else float("nan")
-    return write(share) + (f" ± {error:.2g}" if share == share and error == error else "")
+    known = share == share and error == error
+    return write(share) + (f" ± {CONFIDENCE * error:.2g}" if known else "")
 
 
 def count_pairs(provenance: Mapping[str, Any]) -> int | None:

@@ -1,8 +1,10 @@
 """What scripts are called as commands of `eap`, and how a person types them. Loads no torch."""
 
+import re
 import sys
 
 from eap.studies.catalogue import STEPS
+from eap.studies.paper_figures import FIGURES
 
 EXPERIMENTS = {
     "pareto": ("pareto.py", "faithfulness of circuits by size, for EAP and EAP-IG"),
@@ -19,9 +21,24 @@ EXPERIMENTS = {
 
 
 def figures() -> dict[str, tuple[str, str]]:
-    """The scripts that draw, by the name of their command: script, and what it draws."""
-    drawn = (step for step in STEPS if step.script.startswith("results/"))
-    return {step.name.replace("_", "-"): (step.script, step.asks) for step in drawn}
+    """The scripts that draw, by the name of their command: script, and what it draws.
+
+    Numbered figures come first, in the order of the paper.
+    """
+    titles = {figure.label: figure.title for figure in FIGURES}
+    drawn = {}
+    for step in (step for step in STEPS if step.script.startswith("results/")):
+        label, *rest = step.asks.split(", ")
+        title = f": {titles[label][0].lower()}{titles[label][1:]}" if label in titles else ""
+        said = f"{label}{title}{''.join(f' ({more})' for more in rest)}" if title else step.asks
+        drawn[step.name.replace("_", "-")] = step.script, said
+    return dict(sorted(drawn.items(), key=lambda item: _place(item[1][1])))
+
+
+def _place(said: str) -> int:
+    """Place of a figure among all: its number in the paper, others behind."""
+    number = re.match(r"Figure (\d+)", said)
+    return int(number[1]) if number else 100
 
 
 def as_typed(script: str) -> list[str]:

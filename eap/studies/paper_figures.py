@@ -28,6 +28,12 @@ class Figure:
     tables: tuple[str, ...] = ()
 
 
+BANDS = (
+    "Bands: 95% confidence of the share over examples; grey: from the lowest to the highest of a "
+    "few circuits of the same size that were selected by random scores, averaged over three "
+    "neighbouring sizes."
+)
+
 FIGURES: tuple[Figure, ...] = (
     Figure(
         "Figure 1", "Why integrated gradients",
@@ -47,9 +53,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "Figure 3", "Faithfulness of circuits by size",
         "Normalised faithfulness of circuits by size: 1 is the whole model, 0 the corrupted run. "
-        "Bands: 95% confidence of the share over examples; grey: from the lowest to the highest of "
-        "a few circuits of the same size that were selected by random scores, averaged over three "
-        "neighbouring sizes.",
+        f"{BANDS}",
         "results/real_pareto_combined/plot_real_pareto_normalized.py", "real_pareto_combined",
         ("real_pareto_normalized",),
     ),
@@ -91,13 +95,15 @@ FIGURES: tuple[Figure, ...] = (
         ("node-overlap", "edge-overlap"),
     ),
     Figure(
-        "Figure 10", "The variants of greater-than",
-        "As Figure 3 without the exact curves, for the variants of greater-than.",
+        "Figure 10", "Faithfulness of single tasks' circuits",
+        "As Figure 3 without the exact curves, for single tasks: in the paper the variants of "
+        f"greater-than. {BANDS}",
         "results/pareto/plot_pareto_normalized_single.py", "pareto", ("pareto_normalized_{tasks}",),
     ),
     Figure(
         "Figure 11", "Other models",
-        "As Figure 3 without the exact curves; large models have sizes up to a share of all edges.",
+        "As Figure 3 without the exact curves; large models have sizes up to a share of all edges. "
+        f"{BANDS}",
         "results/pareto/plot_pareto_normalized.py", "pareto", ("pareto_normalized", "pareto_big"),
     ),
     Figure(

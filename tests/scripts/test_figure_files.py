@@ -161,7 +161,7 @@ def test_the_page_escapes_names_and_survives_damaged_files(tmp_path):
     assert "my<task>" not in page
     assert "ioi.csv is not a CSV" in page
     assert ".ioi-tmp" not in page
-    assert " ± 0.012" in page
+    assert " ± 0.024" in page  # 1.96 standard errors
     assert "python pareto.py &lt;x&gt;" in page
     assert "weights_sha256" in page
     assert "7 pairs" in page
