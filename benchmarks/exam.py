@@ -229,13 +229,13 @@ def page(frame: pd.DataFrame, real: pd.DataFrame) -> str:
         for level in ("edge", "node"):
             columns[f"CMD, toy {level}s"] = on_toy(frame, level).groupby("method")["cmd"].mean()
         columns["accuracy, toy edges"] = on_toy(frame).groupby("method")["accuracy"].mean()
-    for name, rows in real.groupby("model", sort=False):
-        columns[f"CMD, {name}"] = rows.groupby("method")["cmd"].mean()
+    for model, rows in real.groupby("model", sort=False):
+        columns[f"CMD, {model}"] = rows.groupby("method")["cmd"].mean()
     together = pd.DataFrame(columns).sort_values("AUROC, trained", ascending=False)
     parts += ["## All models, means\n", as_markdown(together.rename_axis("method").reset_index())]
     every = pd.concat([frame, real])
-    for (model, task, level), rows in every.groupby(["model", "task", "level"], sort=False):
-        title = task if model == task else f"{task}, {level}s, {model}"
+    for (name, task, level), rows in every.groupby(["model", "task", "level"], sort=False):
+        title = str(task) if name == task else f"{task}, {level}s, {name}"
         parts += [f"## {title}\n", as_markdown(with_intervals(rows.reset_index()))]
     return "\n".join(parts)
 

@@ -230,7 +230,8 @@ def areas(frame: pd.DataFrame) -> str:
         "500 steps of one pair each, by two losses."
     ]
     for (task, level), rows in frame.groupby(["task", "level"], sort=False):
-        title = f"{TASKS[task].display_name}, {TASKS[task].metric}, {level}s"
+        known = TASKS[str(task)]
+        title = f"{known.display_name}, {known.metric}, {level}s"
         parts += [f"### {title}", as_markdown(with_intervals(rows)).strip(), learned(rows)]
     return "\n\n".join(parts)
 
@@ -239,7 +240,7 @@ def learned(frame: pd.DataFrame) -> str:
     """The learned ranking of the lowest CMD beside EAP-IG, on pairs that neither has seen."""
     rows = frame.set_index("method")
     of_areas = rows[rows.index.str.startswith("MAttr")]["cmd"]
-    name = of_areas.idxmin()
+    name = str(of_areas.idxmin())
     ours, theirs = rows.loc[name], rows.loc["EAP-IG"]
     lines = [f"**{name} against EAP-IG**, on pairs that neither has seen:", ""]
     for column, words in (("cmd", "CMD (lower is better)"), ("accuracy", "accuracy")):
