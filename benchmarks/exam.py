@@ -234,8 +234,8 @@ def page(frame: pd.DataFrame, real: pd.DataFrame) -> str:
     together = pd.DataFrame(columns).sort_values("AUROC, trained", ascending=False)
     parts += ["## All models, means\n", as_markdown(together.rename_axis("method").reset_index())]
     every = pd.concat([frame, real])
-    for (name, task, level), rows in every.groupby(["model", "task", "level"], sort=False):
-        title = str(task) if name == task else f"{task}, {level}s, {name}"
+    for (name, task, grain), rows in every.groupby(["model", "task", "level"], sort=False):
+        title = str(task) if name == task else f"{task}, {grain}s, {name}"
         parts += [f"## {title}\n", as_markdown(with_intervals(rows.reset_index()))]
     return "\n".join(parts)
 
