@@ -39,8 +39,8 @@ RAGGED = random_examples([4, 9, 6, 6, 11, 9, 8], [3, 2, 5, 2, 7, 4, None], seed=
 FROM_THE_FIRST = random_examples([1, 5, 2, 8, 8], [0, 0, 1, 0, 7], seed=2)
 """Prompts that differ from their first token on, one of a single token."""
 WITH_BOS = random_examples([5, 7, 7], [0, 3, 6], seed=3, bos=0)
-EXAMPLES = (*RAGGED[:5], RAGGED[6], FROM_THE_FIRST[0], *FROM_THE_FIRST[2:4], *WITH_BOS[:2])
-"""Of every kind; 11 of them, which no batch size divides."""
+EXAMPLES = (*RAGGED[:2], RAGGED[3], RAGGED[6], FROM_THE_FIRST[0], FROM_THE_FIRST[3], WITH_BOS[1])
+"""Of every kind, two with one first difference; 7 of them, which no batch size divides."""
 
 
 def dataset_of(examples: Sequence[Example]) -> Dataset:
