@@ -257,8 +257,9 @@ def with_error(share: float, bands: pd.DataFrame | None, method: str, place: int
     """A share with the half-width of its 95% interval, where that is known."""
     column = f"stderr_share_{method}"
     error = bands[column].iloc[place] if bands is not None and column in bands else float("nan")
-    known = share == share and error == error
-    return write(share) + (f" ± {CONFIDENCE * error:.2g}" if known else "")
+    if share != share:
+        return write(share)
+    return f"{share:.3f}" + (f" ± {CONFIDENCE * error:.3f}" if error == error else "")
 
 
 def count_pairs(provenance: Mapping[str, Any]) -> int | None:

@@ -1,0 +1,133 @@
+"""Tables of the manual that are made from kept results: python docs/measured.py.
+
+Each stands in its page between two comments, `<!-- measured: NAME -->` and `<!-- end -->`; this
+script writes what is between them again. Results are those of results/gallery/<study>.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from eap.data.tasks import PARETO_TASKS  # noqa: E402 - the folder must be known first
+from eap.figures.curves import CONFIDENCE  # noqa: E402
+from eap.figures.tables import DOES_TASK  # noqa: E402
+
+GALLERY = HERE.parent / "results" / "gallery"
+MODELS = {"toy": "toy", "smollm2": "SmolLM2-135M", "gemma3": "Gemma 3 270M"}
+"""Studies in the order in which they are shown, and what a reader calls their models."""
+
+OF_WHOLE = 0.9
+"""Share of a circuit's faithfulness that its nodes' parts are asked to keep."""
+
+
+def main() -> None:
+    """Write every table of every page again."""
+    for page in sorted(HERE.glob("*.md")):
+        text = page.read_text("utf8")
+        if (made := filled(text)) != text:
+            page.write_text(made, encoding="utf8")
+            print(f"wrote docs/{page.name}")
+
+
+def filled(text: str) -> str:
+    """A page with its tables as they are now."""
+    parts = text.split("<!-- measured: ")
+    for place, part in enumerate(parts[1:], start=1):
+        name, rest = part.split(" -->", 1)
+        _, after = rest.split("<!-- end -->", 1)
+        parts[place] = f"{name} -->\n\n{TABLES[name]()}\n\n<!-- end -->{after}"
+    return "<!-- measured: ".join(parts)
+
+
+def kept(study: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Model, task and table of every study of this name that is kept, models in order."""
+    for folder, model in MODELS.items():
+        for task in PARETO_TASKS:
+            for path in (GALLERY / folder / "results" / study).glob(f"*/csv/{task}.csv"):
+                yield model, task, pd.read_csv(path)
+
+
+def share(value: float, error: float) -> str:
+    """A share with half of its 95% interval."""
+    return f"{value:.2f} ± {CONFIDENCE * error:.2f}"
+
+
+# ---- circuits at spans ---------------------------------------------------------------------------
+
+
+def smallest(frame: pd.DataFrame, kind: str) -> pd.Series | None:
+    """The circuit of a kind that keeps the fewest pairs and does the task; None: none does."""
+    doing = frame[(frame["circuits"] == kind) & (frame["normalised"] >= DOES_TASK)]
+    return None if doing.empty else doing.loc[doing["n_pairs"].idxmin()]
+
+
+def of_circuit(row: pd.Series | None, frame: pd.DataFrame) -> str:
+    """Pairs, edges and faithfulness of a circuit."""
+    if row is None:
+        return f"none up to {frame['n_pairs'].max():,}"
+    measured = share(row["normalised"], row["stderr_share"])
+    return f"{row['n_pairs']:,} ({row['n_edges']:,}): {measured}"
+
+
+def positions() -> str:
+    """The smallest circuits that do the task, at spans and everywhere."""
+    lines = [
+        f"| model | task | pairs that count | at spans: pairs (edges) for {DOES_TASK} "
+        f"| everywhere: pairs (edges) for {DOES_TASK} | pairs, everywhere / at spans |",
+        "|---|---|---|---|---|---|",
+    ]
+    ratios: list[float] = []
+    edges: list[float] = []
+    for model, task, frame in kept("positions"):
+        at_spans, everywhere = (smallest(frame, kind) for kind in ("pairs", "edges"))
+        counting = round(frame["n_pairs"].iloc[-1] / frame["share_pairs"].iloc[-1])
+        ratio = ""
+        if at_spans is not None and everywhere is not None:
+            ratios.append(everywhere["n_pairs"] / at_spans["n_pairs"])
+            edges.append(everywhere["n_edges"] / at_spans["n_edges"])
+            ratio = f"{ratios[-1]:.1f}"
+        cells = [of_circuit(row, frame) for row in (at_spans, everywhere)]
+        lines.append(f"| {model} | {task} | {counting:,} | {' | '.join(cells)} | {ratio} |")
+    fewer = sum(ratio > 1 for ratio in ratios)
+    said = (
+        f"Counted in pairs, the smallest circuit at spans that does the task is smaller than that "
+        f"everywhere in {fewer} of {len(ratios)} cases (a model and a task), by the median case "
+        f"{pd.Series(ratios).median():.1f} times; counted in edges in "
+        f"{sum(ratio > 1 for ratio in edges)} of {len(edges)}, by the median case "
+        f"{pd.Series(edges).median():.1f} times."
+    )
+    return "\n".join([*lines, "", said])
+
+
+# ---- parts of a circuit's nodes ------------------------------------------------------------------
+
+
+def parts() -> str:
+    """How many parts keep most of a circuit's faithfulness."""
+    lines = [
+        f"| model | task | circuit: edges, faithfulness | parts | kept for {OF_WHOLE} of it "
+        "| faithfulness | as many by chance |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for model, task, frame in kept("parts"):
+        for kind, rows in frame.groupby("parts", sort=False):
+            whole = rows.loc[rows["kept"].idxmax()]
+            enough = rows[rows["faithfulness"] >= OF_WHOLE * whole["faithfulness"]]
+            fewest = enough.loc[enough["kept"].idxmin()]
+            circuit = f"{whole['edges']:,}, {share(whole['faithfulness'], whole['standard_error'])}"
+            measured = share(fewest["faithfulness"], fewest["standard_error"])
+            kept_parts = f"{fewest['kept']:,} of {fewest['of']:,} ({fewest['share']:.1%})"
+            cells = (model, task, circuit, str(kind), kept_parts, measured)
+            lines.append(f"| {' | '.join(cells)} | {fewest['random']:.2f} |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {"positions": positions, "parts": parts}
+
+if __name__ == "__main__":
+    main()
