@@ -2,6 +2,7 @@
 
     python benchmarks/real_model.py smollm2 path/to/SmolLM2-135M-Instruct --output path/to/results
     python benchmarks/real_model.py gemma3 path/to/gemma-3-270m-q4_k_m.gguf --output path/to/results
+    python benchmarks/real_model.py smollm2 --page_only       the page again, from what is kept
 
 Runs the workflow with the settings of workflow/<study>.yaml, then the areas of all methods, and
 keeps tables with their metadata, pictures and the page of a circuit in results/gallery/<study>.
@@ -39,7 +40,7 @@ from eap.studies.paper_figures import FIGURES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INTRODUCTIONS = REPOSITORY / "benchmarks" / "introductions"
-COSTS = "costs.csv"
+COSTS, EXACT = "costs.csv", "exact-values.md"
 SHORT = 30
 """Seconds; what takes less is no cost."""
 AREAS = (
@@ -50,7 +51,8 @@ AREAS = (
 """Options of benchmarks/areas.py: all methods but exact values, which would take hours."""
 
 SHOWN = ("Figure 1", "Figure 2", "Figure 3", "Figure 4", "Figure 5", "Figure 7", "Figure 8",
-         "Figure 9", "Figure 10", "Overlap, and chance", "Stability")  # fmt: skip
+         "Figure 9", "Figure 10", "Overlap, and chance", "Positions", "Parts",
+         "Stability")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ class Study:
     def gallery(self) -> Path:
         """Where tables and pictures are kept."""
         return REPOSITORY / "results" / "gallery" / self.name
+
+    @property
+    def kept(self) -> Results:
+        """What the gallery has of the results."""
+        (folder,) = (self.gallery / "results" / "pareto").iterdir()
+        return Results(self.gallery, folder.name)
 
     @property
     def page(self) -> Path:
@@ -90,19 +98,21 @@ def main() -> None:
     add = parser.add_argument
     studies = sorted(path.stem for path in INTRODUCTIONS.glob("*.md"))
     add("study", choices=studies, help="study whose settings and page")
-    add("model", type=Path, help="a directory or a GGUF file")
+    add("model", type=Path, nargs="?", help="a directory or a GGUF file")
     add("--output", type=Path, help="folder of graphs and results (default: <study>-results)")
     add("--cores", type=shell.positive, default=2, help="steps side by side, one thread each")
-    add("--page_only", action="store_true", help="write the page from what is there")
+    add("--page_only", action="store_true", help="write the page from what is kept")
     args = parser.parse_args()
+    if (args.model is None) != args.page_only:
+        parser.error("give a model, or --page_only")
     output = (args.output or Path(f"{args.study}-results")).resolve()
-    output.mkdir(parents=True, exist_ok=True)
-    study = Study(args.study, Results(output, str(args.model.resolve())))
+    study = Study(args.study, Results(output, str(args.model and args.model.resolve())))
     if not args.page_only:
+        output.mkdir(parents=True, exist_ok=True)
         run_workflow(study, args.cores)
         run_areas(study)
-    write_circuit(study)
-    keep(study)
+        write_circuit(study)
+        keep(study)
     with write_atomically(study.page) as temporary:
         temporary.write_text(page(study), encoding="utf8")
     shell.say(f"wrote {shell.shown(study.page)}")
@@ -172,24 +182,25 @@ def keep(study: Study) -> None:
             shutil.copy(path, kept)
     shutil.copy(results.output / "areas.csv", study.gallery)
     costs(study).to_csv(study.gallery / COSTS, index=False)
+    (study.gallery / EXACT).write_text(exact_values(results) + "\n", encoding="utf8")
 
 
 # ---- the page ------------------------------------------------------------------------------------
 
 
 def page(study: Study) -> str:
-    """All of it."""
-    results = study.results
+    """All of it, from what the gallery keeps."""
+    results = study.kept
     introduction = (INTRODUCTIONS / f"{study.name}.md").read_text("utf8")
     return (
         "\n\n".join(
             [
                 introduction.strip(),
                 claims(results),
-                exact_values(results),
+                (study.gallery / EXACT).read_text("utf8").strip(),
                 "## Figures",
                 *pictures(study),
-                areas(pd.read_csv(results.output / "areas.csv")),
+                areas(pd.read_csv(study.gallery / "areas.csv")),
                 verdicts(results),
                 COSTS_ARE,
             ]
@@ -323,7 +334,7 @@ def bullets(text: str) -> list[str]:
 
 def pictures(study: Study) -> list[str]:
     """Every figure with its caption."""
-    results, gallery = study.results, study.gallery
+    results, gallery = study.kept, study.gallery
     parts = []
     folder = gallery.relative_to(REPOSITORY).as_posix()
     for figure in (figure for figure in FIGURES if figure.label in SHOWN):

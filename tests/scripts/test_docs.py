@@ -170,6 +170,15 @@ def test_every_experiment_and_figure_is_on_its_page():
         assert figure.caption in page
 
 
+def test_tables_of_the_manual_are_those_of_kept_results():
+    made = runpy.run_path(str(ROOT / "docs" / "measured.py"))
+    pages = [page.read_text("utf8") for page in (ROOT / "docs").glob("*.md")]
+    found = [name for page in pages for name in re.findall(r"<!-- measured: (\w+) -->", page)]
+    assert sorted(found) == sorted(made["TABLES"])
+    for page in pages:
+        assert made["filled"](page) == page
+
+
 def test_files_and_scripts_that_the_readme_names_are_there():
     for path in re.findall(r"\]\((results/[^)]+|[a-z]+/[^)]+\.md)\)", README):
         assert (ROOT / path).exists(), path

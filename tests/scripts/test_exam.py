@@ -51,15 +51,6 @@ def test_every_task_of_the_toy_model_is_examined_at_edges_and_nodes(table):
         )
 
 
-def test_pages_of_real_models_have_the_areas_of_their_tables(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as the scripts there import each other
-    from real_model import areas
-
-    for path in sorted(exam.GALLERY.glob("*/areas.csv")):
-        page = (ROOT / "docs" / f"{path.parent.name}.md").read_text(encoding="utf8")
-        assert areas(pd.read_csv(path)) in page
-
-
 def test_the_readme_recommends_what_the_table_does(table):
     """With one pass, with several, learned: the lowest mean CMD; and the default of the verbs."""
     best = [exam.best_of(exam.on_toy(table), own).index[0] for own in exam.classes().values()]

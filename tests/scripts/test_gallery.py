@@ -13,7 +13,7 @@ from pages import content_of
 from running import ROOT, call
 
 from eap.figures import viewer
-from eap.figures.tables import read_table
+from eap.figures.tables import Results, read_table
 
 GALLERY = ROOT / "results" / "gallery" / "smollm2"
 MODEL = "SmolLM2-135M-Instruct"
@@ -54,6 +54,16 @@ def test_a_picture_is_redrawn_from_its_tables(script, picture, tmp_path):
     assert drawn.shape == kept.shape
     # The same pixels, but for what another version of a font library may do.
     assert np.abs(drawn - kept).mean() < 0.005
+
+
+def test_pages_of_real_models_are_made_of_what_is_kept(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as the scripts there import each other
+    real_model = importlib.import_module("real_model")
+    studies = [path.parent.name for path in GALLERY.parent.glob("*/exact-values.md")]
+    assert "smollm2" in studies
+    for name in studies:
+        study = real_model.Study(name, Results(GALLERY, "none"))
+        assert study.page.read_text("utf8") == real_model.page(study)
 
 
 def test_the_page_of_a_circuit_has_the_scripts_of_the_package():
