@@ -37,17 +37,17 @@ BANDS = (
 FIGURES: tuple[Figure, ...] = (
     Figure(
         "Figure 1", "Why integrated gradients",
-        "Left: where a GELU is flat at the clean input, its gradient there (EAP) says that nothing "
-        "would change; the mean gradient along the path (EAP-IG) says better. Right: what that "
-        "does for the faithfulness of circuits.",
+        "Left: where a GELU is flat at the clean input, the gradient there (EAP) predicts no "
+        "change; the mean gradient along the path (EAP-IG) predicts the change better. Right: "
+        "the effect on the faithfulness of circuits.",
         "results/first_figure/first_figure.py", "first_figure", ("first_figure",),
     ),
     Figure(
         "Figure 2", "A circuit",
-        "The smallest measured circuit that does the task; or, if that is too large to be read, a "
-        "smaller one that does not, which is said. Layers upwards. Lines into a head end at the "
-        "q, k or v in its box; the "
-        "wider a line, the larger the edge's score.",
+        "The smallest measured circuit that does the task. If that circuit is too large to read, "
+        "the picture shows a smaller one that does not do the task, and says so. Layers run "
+        "upwards. Lines into a head end at the q, k or v in its box; the wider a line, the "
+        "larger the edge's score.",
         "results/circuit/plot_circuit.py", "circuit", ("{task}_circuit",),
     ),
     Figure(
@@ -59,16 +59,17 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "Figure 4", "Agreement of estimates with exact values",
-        "How the estimates' absolute scores agree with exact ones: correlation over all edges "
-        "(where a choice of edges has exact values, its sample stands for the others), and average "
-        "overlap of the edges that rank highest.",
+        "How the estimates' absolute scores agree with exact ones: the correlation over all "
+        "edges (where only a choice of edges has exact values, its random sample stands for the "
+        "others), and the average overlap of the edges that rank highest.",
         "results/real_rank/plot_overlap.py", "real_rank", ("correlation_overlap",),
         ("all-overlap",),
     ),
     Figure(
         "Figure 5", "One task's circuit on another task",
-        "Overlap of the tasks' circuits beside the faithfulness of each circuit (column) on each "
-        "task (row): first as a share of the whole model's, then of the task's own circuit's.",
+        "The overlap of the tasks' circuits beside the faithfulness of each circuit (column) on "
+        "each task (row): first as a share of the whole model's faithfulness, then as a share of "
+        "that of the task's own circuit.",
         "results/cross-task/make_all_heatmaps.py", "cross-task", ("cross_task", "cross_task_own"),
         ("faithfulness",),
     ),
@@ -132,10 +133,10 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "Stability", "How far the circuits can be trusted",
         "Mean Jaccard similarity of circuits found on resampled examples, beside that of random "
-        "circuits and of a null task, whose answers are shuffled: what a null task reaches is no "
-        "evidence. The tables: areas of the ranking with 95% intervals over examples (CPR above 1 "
-        "is overshoot, CMD 0 is best), verdicts on one circuit with their p-values, and the "
-        "similarities.",
+        "circuits and of a null task, whose answers are shuffled: a similarity that the null "
+        "task reaches, too, is no evidence for a circuit. The tables: areas of the ranking with "
+        "95% intervals over examples (CPR above 1 is overshoot, CMD 0 is best), verdicts on one "
+        "circuit with their p-values, and the similarities.",
         "results/stability/plot_stability.py", "stability", ("edges", "nodes"),
         ("{task}_areas", "{task}_verdicts", "{task}"),
     ),
