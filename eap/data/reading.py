@@ -25,6 +25,7 @@ import pandas as pd
 from eap.data.columns import ANSWER_TEXTS, KNOWN
 from eap.data.records import Record, as_record, from_columns, is_list_of_objects, records_of
 from eap.errors import UserError, quoted
+from eap.runtime.first_bytes import kind_of
 from eap.runtime.home import from_home
 
 arrow = lazy_loader.load("pyarrow", error_on_import=False)
@@ -150,8 +151,10 @@ def _parse(content: bytes, path: Path, source: str) -> Parsed:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        kind = kind_of(content)
+        what = f"is {kind}, not" if kind else f"is not UTF-8 text (byte {error.start}), nor"
         raise UserError(
-            f"{source} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+            f"{source} {what} a table of pairs; save it as CSV or JSON in UTF-8, or as Parquet"
         ) from None
     if "\0" in text:
         raise UserError(f"{source} is not UTF-8 text: it has NUL characters")
@@ -264,8 +267,11 @@ def _read_json(text: str, source: str, *, lines: bool) -> Parsed:
         document: Any = json.loads(text, object_pairs_hook=_without_twins)
     except _TwiceError as error:
         raise UserError(f"{source} has an object with two entries {quoted(str(error))}") from None
-    except (ValueError, RecursionError) as error:
-        return _read_json_lines(text, source, required=True, reason=str(error))
+    except json.JSONDecodeError as error:
+        place = f"; as JSON it is wrong at line {error.lineno}, column {error.colno}"
+        return _read_json_lines(text, source, required=True, reason=place)
+    except (ValueError, RecursionError):
+        return _read_json_lines(text, source, required=True)
     if isinstance(document, dict):
         lists = [value for value in document.values() if is_list_of_objects(value)]
         document = lists[0] if len(lists) == 1 else from_columns(document, f"{source} (JSON)")
@@ -298,8 +304,11 @@ def _read_json_lines(text: str, source: str, *, required: bool, reason: str = ""
         if not isinstance(record, dict):
             if not required:
                 return [], [], ""
-            reason = reason if number == 1 else f"line {number} is not a JSON object"
-            raise UserError(f"{source} is neither JSON nor JSON lines: {reason[:100]}")
+            more = " (it ends in a comma)" if line.rstrip().endswith("},") else ""
+            raise UserError(
+                f"{source} is neither JSON nor JSON lines: line {number} is not a JSON object"
+                f"{more}{reason}"
+            )
         rows.append(as_record(record, f"line {number}", source))
         places.append(f"line {number}")
     return rows, places, "JSON lines"

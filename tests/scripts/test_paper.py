@@ -217,7 +217,7 @@ def test_the_page_shows_every_figure_and_the_numbers_of_the_tables(toy):
     frame = csv(toy, "pareto", "ioi")
     row = frame[frame["edges"] == 200].iloc[0]
     low, high = row["corrupted_baseline"], row["baseline"]
-    assert f"{(row['loss_EAP-IG'] - low) / (high - low):.4g}" in page
+    assert f"{(row['loss_EAP-IG'] - low) / (high - low):.3f}" in page
     assert f"{row['loss_EAP-IG']:.4g}" in page
     # Self-contained; a picture's letters may be any.
     assert "http" not in re.sub(r"data:image[^\"]*|http://www.w3.org", "", page)

@@ -138,3 +138,33 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
     os.mkfifo(path)
     with pytest.raises(UserError, match="not a regular file"):
         Graph.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("x.json", b'{"cfg": ', "no whole JSON (line 1, column 9)"),
+        ("x.json", b"\x1f\x8b\x08", "it is a gzip file"),
+        ("x.json", "{}".encode("utf-16"), "it is text in UTF-16"),
+        ("x.json", b"edge,score\n", "no whole JSON"),
+        ("x.safetensors", b'{"cfg": {}}', "it is JSON"),
+        ("x.safetensors", b"1234", "no whole safetensors file"),
+        ("x.pt", b"\x80\x04cos\nsystem\n.", "no file that torch.save wrote of tensors alone"),
+        ("x.pt", b"", "no file that torch.save wrote"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_and_no_library_speaks(name, content, says, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        Graph.load(tmp_path / name)
+    said = str(error.value)
+    assert says in said
+    assert len(said) <= 400
+    assert not any(word in said for word in ("Error", "codec", "PyTorch", "weights_only"))
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path):
+    Graph.from_config(SMALL).save(tmp_path / "x.json")
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(b"\xef\xbb\xbf" + (tmp_path / "x.json").read_bytes())
+    assert torch.equal(Graph.load(marked).scores, Graph.load(tmp_path / "x.json").scores)

@@ -30,6 +30,7 @@ from eap.graph.contents import (
 from eap.graph.formats import documents
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
 from eap.runtime.atomic import write_atomically
+from eap.runtime.first_bytes import kind_of
 
 Schema = Literal["library", "paper"]
 
@@ -147,7 +148,7 @@ def read(path: Path, *, sign: int | None = None) -> GraphContents:
             return _read_safetensors(path, sign)
         if path.suffix == ".pt":
             return _read_torch(path, sign)
-        return documents.from_document(json.loads(path.read_text(encoding="utf8")), sign=sign)
+        return documents.from_document(json.loads(path.read_text("utf-8-sig")), sign=sign)
     except FileNotFoundError:
         raise UserError(f"no graph at {shown}") from None
     except OSError as error:
@@ -157,11 +158,27 @@ def read(path: Path, *, sign: int | None = None) -> GraphContents:
     except UserError as error:
         raise UserError(f"{shown}: {error}"[:_LONGEST]) from None
     except _DAMAGE as error:
-        what = " ".join(f"{type(error).__name__} {error}".split())[:100]
         raise UserError(
-            f"{shown} is not a graph, or is damaged: {what}; expected 'cfg', 'nodes' and 'edges' "
-            "as the published files have them"
+            f"{shown} is not a graph, or is damaged: {_damage(path, error)}; expected what "
+            "Graph.save writes, or 'cfg', 'nodes' and 'edges' as the published files have them"
         ) from None
+
+
+def _damage(path: Path, error: Exception) -> str:
+    """What is wrong with a file that could not be read, without the words of libraries."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no whole JSON (line {error.lineno}, column {error.colno})"
+    if isinstance(error, KeyError):
+        return f"it has no {quoted(str(error.args[0]), 60)}"
+    with path.open("rb") as file:
+        kind = kind_of(file.read(8))
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is {kind or 'no UTF-8 text'}"
+    if isinstance(error, SafetensorError):
+        return f"it is {kind or 'no whole safetensors file'}"
+    if isinstance(error, (pickle.PickleError, EOFError, zipfile.BadZipFile, RuntimeError)):
+        return f"it is no file that torch.save wrote of tensors alone{kind and f', but {kind}'}"
+    return " ".join(f"{type(error).__name__} {error}".split())[:100]
 
 
 def _read_safetensors(path: Path, sign: int | None) -> GraphContents:

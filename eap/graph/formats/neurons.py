@@ -81,7 +81,7 @@ def load_neurons(path: str | Path) -> NeuronFile:
         origin |= {"left_out": left} if left else {}
         graph = replace(graph, provenance={**graph.provenance, "read_from": origin})
     if path.suffix == ".json":
-        nodes = json.loads(path.read_text(encoding="utf8"))["nodes"]
+        nodes = json.loads(path.read_text("utf-8-sig"))["nodes"]
         values = [_of_nodes(graph, nodes, key) for key in (kept_key, scores_key)]
     else:
         saved = torch.load(path, weights_only=True, map_location="cpu")
