@@ -104,7 +104,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     for options, said in (
         (("--task", "nothing"), "unknown task 'nothing'"),
         (("--sizes", 10**7), "cannot select 10000000 edges"),
-        (("--n_resamples", 1), "n_resamples is 1; it must be a whole number from 2"),
+        (("--n_resamples", 1), "--n_resamples: '1' is not a whole number from 2"),
         (("--head", 1), "one pair"),
     ):
         status = call(
