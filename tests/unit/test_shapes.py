@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import pytest
+import shapes
 import torch
 from beartype.roar import BeartypeCallHintParamViolation, BeartypeCallHintReturnViolation
 from jaxtyping import Float
@@ -12,6 +13,13 @@ from torch import Tensor
 from eap.engine.score_blocks import ScoreBlock
 from eap.metrics.predictions import Predictions
 from eap.model.blocks import Norm
+
+
+@pytest.fixture(autouse=True)
+def every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests have called before is checked, too."""
+    monkeypatch.setattr(shapes, "THEN_EVERY", 1)
+
 
 NORM = Norm(torch.ones(4), None, eps=1e-5, kind="rms")
 
