@@ -75,7 +75,7 @@ def test_scores_across_a_cut_sum_to_the_metrics_difference(family, example):
     with twins.precision(family, torch.float64):
         clean, corrupted = eap.evaluate_baselines(model, data)
         difference = float((corrupted["logit_diff"] - clean["logit_diff"]).mean())
-        for steps in (80, 320):
+        for steps in (40, 160):
             graph = eap.attribute(model, data, method="CEAP", steps=steps, metric="logit_diff")
             config = graph.config
             cuts = [
