@@ -18,6 +18,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 import eap
 from benchmarks.areas import (
@@ -59,8 +60,8 @@ and, of real models, in `results/gallery`.
 **AUROC** is the chance that a true edge scores above a false one (magnitudes, ties half); in
 brackets 95% of {n_resamples} bootstraps of the examples, where a method scores each example.
 **Exact** is Kendall's rank correlation of the magnitudes with those of exact values.
-{about_areas} **Seconds** were measured on a machine that did other work too: read them as orders of
-magnitude.
+{about_areas}
+**Seconds** were measured on a machine that did other work too: read them as orders of magnitude.
 
 The trained models have their weights in superposition (`data/known-circuits/train.py`). The others
 are by hand or compiled: an edge off the circuit is worth exactly 0, and methods hardly differ.
@@ -137,7 +138,7 @@ def on_toy(frame: pd.DataFrame, level: str = "edge") -> pd.DataFrame:
 
 def recommendation(frame: pd.DataFrame, level: str) -> list[str]:
     """Table of the method with the lowest mean CMD in each class of cost, and how sure that is."""
-    toy = on_toy(frame, level)
+    toy, at_edges = on_toy(frame, level), "" if level == "node" else "edges"
     trained = frame[frame["model"].isin(known_circuits.TRAINED)].groupby("method")["auroc"].mean()
     tasks = list(toy["task"].unique())
     lines = [
@@ -145,16 +146,17 @@ def recommendation(frame: pd.DataFrame, level: str) -> list[str]:
         f"({', '.join(tasks)}). A method is *better* or *worse* than another on a task if their "
         "95% intervals do not overlap.",
         "",
-        "| cost | lowest CMD | CMD | AUROC of edges, trained | tasks, beside the next "
+        f"| cost | lowest CMD | CMD |{at_edges and ' AUROC, trained |'} tasks, beside the next "
         "| tasks, beside EAP-IG |",
-        "|---|---|---|---|---|---|",
+        f"|---|---|---|{at_edges and '---|'}---|---|",
     ]
     for name, methods in classes().items():
         means = best_of(toy, methods)
         best, following = means.index[:2]
         beside = f"{following}: {against(toy, best, following)}"
         paper = "-" if best == "EAP-IG" else against(toy, best, "EAP-IG")
-        row = (name, best, f"{means[best]:.3f}", f"{trained[best]:.3f}", beside, paper)
+        known = [f"{trained[best]:.3f}"] if at_edges else []
+        row = (name, best, f"{means[best]:.3f}", *known, beside, paper)
         lines.append(f"| {' | '.join(row)} |")
     return [*lines, ""]
 
@@ -167,7 +169,7 @@ def exact_nodes(frame: pd.DataFrame) -> str:
     return (
         f"- **Exact values of nodes** (`eap.patch_nodes`) need no estimate: one run per head and "
         f"MLP. Their mean CMD is {exact:.3f}; {estimates.index[0]}'s, the lowest of the estimates, "
-        f"is {estimates.iloc[0]:.3f}: what a node does alone is not what a circuit needs of it."
+        f"is {estimates.iloc[0]:.3f}: what a node does alone is not all that a circuit needs of it."
     )
 
 
@@ -187,23 +189,39 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         cost = means["seconds"] / means["seconds"]["EAP"]
         shown = means["cmd"] < 3 * means["cmd"].median()  # a far worse method is named in the title
         axes.scatter(cost[shown], means["cmd"][shown], s=30)
-        above = False  # names of neighbours go above and below in turn
+        axes.set_xscale("log")
+        axes.margins(x=0.25)
+        figure.canvas.draw()
         for method, value in means["cmd"][shown].sort_values().items():
-            shift = (5, 4 if (above := not above) else -11)
-            place = (cost[method], value)
-            axes.annotate(str(method), place, shift, textcoords="offset points", fontsize=8)
+            write_beside(axes, str(method), (cost[method], value))
         missing = [f"{method} ({means['cmd'][method]:.2f})" for method in means.index[~shown]]
         axes.set(
-            xscale="log",
             xlabel="time, as a multiple of EAP's (logarithmic axis)",
             ylabel="mean CMD (lower is better)",
             title=f"{level}s" + (f"; not shown: {', '.join(missing)}" if missing else ""),
         )
-        axes.margins(x=0.2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
     plt.close(figure)
+
+
+def write_beside(axes: Axes, text: str, place: tuple[float, float]) -> None:
+    """Write a name beside its point, where it covers no other name."""
+    written = [other.get_window_extent() for other in axes.texts]
+    for (x, y), side in (
+        ((5, 4), "left"),
+        ((5, -11), "left"),
+        ((-5, 4), "right"),
+        ((-5, -11), "right"),
+    ):
+        label = axes.annotate(
+            text, place, (x, y), textcoords="offset points", fontsize=8, horizontalalignment=side
+        )
+        if not any(label.get_window_extent().overlaps(other) for other in written):
+            return
+        label.remove()
+    axes.annotate(text, place, (5, 4), textcoords="offset points", fontsize=8)
 
 
 def page(frame: pd.DataFrame, real: pd.DataFrame) -> str:

@@ -53,12 +53,17 @@ def test_every_task_of_the_toy_model_is_examined_at_edges_and_nodes(table):
 
 def test_the_readme_recommends_what_the_table_does(table):
     """With one pass, with several, learned: the lowest mean CMD; and the default of the verbs."""
-    best = [exam.best_of(exam.on_toy(table), own).index[0] for own in exam.classes().values()]
-    assert best == ["GIM", "CEAP", "MAttr (cmd)"]
+    edges, nodes = (
+        [exam.best_of(exam.on_toy(table, level), own).index[0] for own in exam.classes().values()]
+        for level in ("edge", "node")
+    )
+    assert edges == ["GIM", "CEAP", "MAttr (cmd)"]
+    assert nodes == ["RelP", "EAP-IG", "MAttr (cmd)"]
     text = " ".join((ROOT / "README.md").read_text(encoding="utf8").split())
     assert (
         "With one backward pass take GIM, with five EAP-IG (the paper's, and the default) or CEAP, "
-        "and with time to train one ranking for all sizes MAttr with the loss `cmd`."
+        "and with time to train one ranking for all sizes MAttr with the loss `cmd`. For nodes "
+        "take RelP, EAP-IG or MAttr."
     ) in text
     assert inspect.signature(eap.attribute).parameters["method"].default == "EAP-IG"
 
