@@ -81,25 +81,31 @@ def positions() -> str:
         f"| everywhere: pairs (edges) for {DOES_TASK} | pairs, everywhere / at spans |",
         "|---|---|---|---|---|---|",
     ]
-    ratios: list[float] = []
-    edges: list[float] = []
+    ratios, edges, more, less, sizes = [], [], 0, 0, 0
     for model, task, frame in kept("positions"):
         at_spans, everywhere = (smallest(frame, kind) for kind in ("pairs", "edges"))
         counting = round(frame["n_pairs"].iloc[-1] / frame["share_pairs"].iloc[-1])
-        ratio = ""
+        ratio, least = "", frame["share"].min()
         if at_spans is not None and everywhere is not None:
-            ratios.append(everywhere["n_pairs"] / at_spans["n_pairs"])
-            edges.append(everywhere["n_edges"] / at_spans["n_edges"])
-            ratio = f"{ratios[-1]:.1f}"
+            ratio = f"{everywhere['n_pairs'] / at_spans['n_pairs']:.1f}"
+            if at_spans["share"] == everywhere["share"] == least:
+                ratio = "both at the smallest size"
+            else:
+                ratios.append(everywhere["n_pairs"] / at_spans["n_pairs"])
+                edges.append(everywhere["n_edges"] / at_spans["n_edges"])
         cells = [of_circuit(row, frame) for row in (at_spans, everywhere)]
         lines.append(f"| {model} | {task} | {counting:,} | {' | '.join(cells)} | {ratio} |")
-    fewer = sum(ratio > 1 for ratio in ratios)
+        kinds = [frame[frame["circuits"] == kind].set_index("share") for kind in ("pairs", "edges")]
+        gap = kinds[0]["normalised"] - kinds[1]["normalised"]
+        width = CONFIDENCE * (kinds[0]["stderr_share"] + kinds[1]["stderr_share"])
+        more, less, sizes = more + sum(gap > width), less + sum(gap < -width), sizes + len(gap)
     said = (
-        f"Counted in pairs, the smallest circuit at spans that does the task is smaller than that "
-        f"everywhere in {fewer} of {len(ratios)} cases (a model and a task), by the median case "
-        f"{pd.Series(ratios).median():.1f} times; counted in edges in "
-        f"{sum(ratio > 1 for ratio in edges)} of {len(edges)}, by the median case "
-        f"{pd.Series(edges).median():.1f} times."
+        f"Counted in pairs, the smallest circuit at spans that does the task is smaller than the "
+        f"smallest everywhere in {sum(ratio > 1 for ratio in ratios)} of {len(ratios)} cases (a "
+        f"model and a task), in the median case {pd.Series(ratios).median():.1f} times smaller; "
+        f"counted in edges in {sum(ratio > 1 for ratio in edges)} of {len(edges)}. At {sizes} "
+        f"sizes of equal share, circuits at spans are more faithful beyond both intervals at "
+        f"{more}, and less at {less}."
     )
     return "\n".join([*lines, "", said])
 

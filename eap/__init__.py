@@ -12,6 +12,18 @@ The public names are in `__init__.pyi`; each loads its module when it is first u
 `import eap.graph` or a script's `--help` need not wait for the libraries of models.
 """
 
+import sys
+from typing import Any
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from eap.runtime.other_names import PACKAGE, OtherModules, unknown
+
+_public, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+sys.meta_path.append(OtherModules())
+
+
+def __getattr__(name: str) -> Any:
+    if name in PACKAGE:
+        raise AttributeError(unknown("the package eap", name, PACKAGE))
+    return _public(name)

@@ -7,7 +7,7 @@ every operation is a matrix operation. What is done with them is in `selection` 
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from torch import Tensor
 from eap.errors import UserError
 from eap.graph import numbering
 from eap.graph.numbering import GraphConfig
+from eap.runtime.other_names import GRAPH, unknown
 
 
 @lru_cache(maxsize=16)
@@ -88,6 +89,12 @@ class GraphContents:
                 raise UserError(
                     f"{name} is {list(tensor.shape)}; a graph of this shape has {list(shape)}"
                 )
+
+    if not TYPE_CHECKING:  # where every other name would be known
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what a name of the EAP-IG library is called here."""
+            raise AttributeError(unknown("a graph", name, GRAPH), name=name, obj=self)
 
     @property
     def n_edges(self) -> int:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import copy
+import importlib
 import json
+import pickle
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from models.graphs import SMALL
 from running import ROOT
 
 import eap
 from eap.methods import RULES
+from eap.runtime import other_names
 
 PAGE = (ROOT / "docs" / "switching.md").read_text("utf8")
 
@@ -241,3 +246,37 @@ def test_every_row_is_tested():
     assert len(HERE) > 30
     for row in HERE:
         assert any(part in row for part in named), row
+
+
+@pytest.mark.parametrize("name", other_names.GRAPH)
+def test_a_member_of_another_librarys_graph_is_named_with_what_is_written_here(name):
+    graph = eap.Graph.from_config(SMALL)
+    with pytest.raises(AttributeError, match=r"a graph has no '.*'; here that is ") as error:
+        getattr(graph, name)
+    # What is named is there.
+    for member in re.findall(r"(?<!')graph\.(\w+)", other_names.GRAPH[name]):
+        assert hasattr(graph, member), member
+    assert error.value.name == name
+
+
+@pytest.mark.parametrize("name", [*other_names.PACKAGE, "no_such_name"])
+def test_a_function_of_another_library_is_named_with_what_is_written_here(name):
+    with pytest.raises(AttributeError) as error:
+        getattr(eap, name)
+    assert ("docs/switching.md" in str(error.value)) == (name in other_names.PACKAGE)
+    for member in re.findall(r"eap\.(\w+)", other_names.PACKAGE.get(name, "")):
+        assert hasattr(eap, member), member
+
+
+@pytest.mark.parametrize("name", [*other_names.MODULES, "eap.no_such_module"])
+def test_a_module_of_another_library_is_named_with_what_is_written_here(name):
+    with pytest.raises(ModuleNotFoundError) as error:
+        importlib.import_module(name)
+    assert ("docs/switching.md" in str(error.value)) == (name in other_names.MODULES)
+    assert callable(eap.attribute)  # which a module of that name would hide
+
+
+def test_other_names_of_a_graph_are_unknown_as_ever():
+    graph = eap.Graph.from_config(SMALL)
+    assert not hasattr(graph, "nothing")
+    assert copy.deepcopy(graph) == pickle.loads(pickle.dumps(graph)) == graph
