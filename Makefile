@@ -86,8 +86,9 @@ proof: env
 exam: env
 	$(BIN)/python -m benchmarks.exam
 
+# setuptools warns of every folder of data that is no package, in 40 lines each; the wheel is tested.
 wheel: env
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) $(VENV)-older graphs results/*/*/csv results/*/*/png results/*/*/pdf
