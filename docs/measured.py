@@ -120,6 +120,7 @@ def parts() -> str:
         "| faithfulness | as many by chance |",
         "|---|---|---|---|---|---|---|",
     ]
+    needed: dict[tuple[bool, str], list[float]] = {}
     for model, task, frame in kept("parts"):
         for kind, rows in frame.groupby("parts", sort=False):
             whole = rows.loc[rows["kept"].idxmax()]
@@ -128,9 +129,23 @@ def parts() -> str:
             circuit = f"{whole['edges']:,}, {share(whole['faithfulness'], whole['standard_error'])}"
             measured = share(fewest["faithfulness"], fewest["standard_error"])
             kept_parts = f"{fewest['kept']:,} of {fewest['of']:,} ({fewest['share']:.1%})"
-            cells = (model, task, circuit, str(kind), kept_parts, measured)
-            lines.append(f"| {' | '.join(cells)} | {fewest['random']:.2f} |")
-    return "\n".join(lines)
+            row = (model, task, circuit, str(kind), kept_parts, measured)
+            lines.append(f"| {' | '.join(row)} | {fewest['random']:.2f} |")
+            does_task = bool(whole["faithfulness"] >= DOES_TASK)
+            needed.setdefault((does_task, str(kind)), []).append(float(fewest["share"]))
+    said = []
+    for does_task, start in (
+        (True, f"In circuits that do the task (faithfulness of at least {DOES_TASK})"),
+        (False, "In circuits that do not"),
+    ):
+        shares = {kind: values for (does, kind), values in needed.items() if does == does_task}
+        cells = [
+            f"{pd.Series(values).median():.1%} of the {kind} ({min(values):.1%} to "
+            f"{max(values):.1%}, {len(values)} circuits)"
+            for kind, values in shares.items()
+        ]
+        said.append(f"{start}, the median share that is needed is {' and '.join(cells)}.")
+    return "\n".join([*lines, "", " ".join(said)])
 
 
 TABLES: dict[str, Callable[[], str]] = {"positions": positions, "parts": parts}

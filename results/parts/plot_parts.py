@@ -35,7 +35,7 @@ def draw(ax: Axes, table: tables.Table) -> None:
             label=style.plain(f"as many {kind}, drawn by chance"),
         )  # fmt: skip
     ax.set_xscale("log")
-    ax.set_xlabel("% of the circuit's parts kept (log scale)")
+    ax.set_xlabel("% of parts kept, log scale")
 
 
 def main() -> None:
