@@ -144,7 +144,7 @@ def parts() -> str:
             f"{max(values):.1%}, {len(values)} circuits)"
             for kind, values in shares.items()
         ]
-        said.append(f"{start}, the median share that is needed is {' and '.join(cells)}.")
+        said.append(f"{start}, the median share that is needed is {'; '.join(cells)}.")
     return "\n".join([*lines, "", " ".join(said)])
 
 
