@@ -46,7 +46,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Rankings:
-    """Which rankings are made.
+    """A choice of rankings.
 
     Attributes:
         methods: names of methods.
@@ -149,7 +149,7 @@ def best_in(column: str, values: pd.Series) -> object:
     return values.idxmin() if column == "cmd" else values.idxmax()
 
 
-def with_intervals(rows: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+def with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
     """The columns of a page's table: each interval in brackets behind its number, the best bold."""
     shown = pd.DataFrame({"method": rows["method"]})
     for column, heading in COLUMNS.items():
@@ -158,10 +158,10 @@ def with_intervals(rows: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
         best = None if column in ("auroc", "exact") else best_in(column, rows[column])
         cells = []
         for label, row in rows.iterrows():
-            cell = f"{row[column]:.{digits}f}"
+            cell = f"{row[column]:.3f}"
             low, high = (row.get(f"{column}_{end}", float("nan")) for end in ("low", "high"))
             if low == low:
-                cell += f" [{low:.{digits}f}, {high:.{digits}f}]"
+                cell += f" [{low:.3f}, {high:.3f}]"
             cells.append(f"**{cell}**" if label == best else cell)
         shown[heading] = cells
     shown["seconds"] = [f"{value:.{1 if value >= 1 else 2}f}" for value in rows["seconds"]]

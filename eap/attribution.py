@@ -353,7 +353,9 @@ def _score(
     what = f"{call.method.name} {_name(call.metric) if call.metric else ''}".strip()
     for batch in work.batches(what, quiet=limits.quiet):
         stacked = work.runs_at_once(batch.extent)
-        request = Request(call.method, points, stacked, call.level, call.spans, baselines=baselines)
+        request = Request(
+            call.method, points, stacked, level=call.level, spans=call.spans, baselines=baselines
+        )
         with torch.enable_grad():
             blocks = score(batch, request)
             if call.level == "node":

@@ -6,7 +6,7 @@ by part.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -50,6 +50,7 @@ class Request:
     method: Method
     points: Sequence[Point]
     points_per_run: int = 1
+    _: KW_ONLY
     level: str = "edge"
     spans: bool = False
     units: int | None = None

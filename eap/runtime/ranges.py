@@ -18,19 +18,25 @@ class Range:
 
     Attributes:
         least, most: the ends.
-        open: the ends themselves are out of range.
+        open: whether both ends are out of range.
+        above: whether `least` alone is out of range.
     """
 
     least: float
     most: float
     open: bool = False
+    above: bool = False
 
     def __contains__(self, number: Any) -> bool:
+        if self.above:
+            return self.least < number <= self.most
         if self.open:
             return self.least < number < self.most
         return self.least <= number <= self.most
 
     def __str__(self) -> str:
+        if self.above:
+            return f"above {self.least:,} and at most {self.most:,}"
         if self.open:
             return f"above {self.least:,} and below {self.most:,}"
         return f"from {self.least:,} to {self.most:,}"

@@ -215,14 +215,15 @@ positive = Number(COUNT)
 not_negative = Number(Range(0, COUNT.most))
 """A count that may be 0."""
 
-share = Number(Range(1e-9, 1), float, "a share")
+share = Number(Range(0, 1, above=True), float, "a share")
 
 seconds = Number(Range(0, 10**9), float, "a number of seconds")
 
 
 def gigabytes(text: str) -> int:
     """A number of gigabytes, in bytes."""
-    return int(Number(Range(1e-9, MOST_GIGABYTES), float, "a number of gigabytes")(text) * 2**30)
+    within = Range(0, MOST_GIGABYTES, above=True)
+    return math.ceil(Number(within, float, "a number of gigabytes")(text) * 2**30)
 
 
 def known_task(text: str) -> str:

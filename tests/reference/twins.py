@@ -40,7 +40,7 @@ FROM_THE_FIRST = random_examples([1, 5, 2, 8, 8], [0, 0, 1, 0, 7], seed=2)
 """Prompts that differ from their first token on, one of a single token."""
 WITH_BOS = random_examples([5, 7, 7], [0, 3, 6], seed=3, bos=0)
 EXAMPLES = (*RAGGED[:2], RAGGED[3], RAGGED[6], FROM_THE_FIRST[0], FROM_THE_FIRST[3], WITH_BOS[1])
-"""Of every kind, two with one first difference; 7 of them, which no batch size divides."""
+"""Examples of every kind, two with one first difference: 7, which no batch size divides."""
 
 
 def dataset_of(examples: Sequence[Example]) -> Dataset:

@@ -62,7 +62,8 @@ def test_odd_numbers_are_in_range_or_refused_in_one_line(script, monkeypatch):
                 assert math.isfinite(number), (option, text)
                 assert 0 <= number <= 2**60, (option, text)
             else:
-                said = rf"'{re.escape(text)}' is not an? .* (from|above) [\d.e-]+ (to|and below) .*"
+                ends = r"(from|above) [\d.e-]+ (to|and below|and at most) .*"
+                said = rf"'{re.escape(text)}' is not an? .* {ends}"
                 assert re.fullmatch(said, message), message
                 assert len(message) < 200
     assert numbers or script in (*FIGURES, "view")

@@ -276,6 +276,18 @@ def test_a_module_of_another_library_is_named_with_what_is_written_here(name):
     assert callable(eap.attribute)  # which a module of that name would hide
 
 
+def test_messages_about_other_names_agree_with_the_table():
+    """Where the table has a row about a name, both send people to the same member."""
+    found = set()
+    for name, here in (other_names.GRAPH | other_names.PACKAGE).items():
+        (member,) = re.findall(r"(?:graph|eap)\.(\w+)", here)[:1]
+        for theirs, ours in HERE.items():
+            if re.search(rf"`(graph\.)?{name}\(", theirs) and "level=" not in theirs:
+                assert f".{member}(" in ours, (name, theirs)
+                found.add(name)
+    assert len(found) >= 9
+
+
 def test_other_names_of_a_graph_are_unknown_as_ever():
     graph = eap.Graph.from_config(SMALL)
     assert not hasattr(graph, "nothing")

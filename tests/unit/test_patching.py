@@ -18,7 +18,7 @@ from eap.metrics.metric import METRICS as PACKAGE_METRICS
 from eap.runtime.checkpoint import Checkpoint
 
 TWO_METRICS = ("logit_diff", "kl")
-"""Of the answers' logits alone, and of all logits against those of the clean run."""
+"""A metric of the answers' logits, and one of all logits against those of the clean run."""
 
 
 def patch(family, dtype, examples, **arguments):
