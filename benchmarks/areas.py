@@ -20,9 +20,9 @@ import eap
 from eap.analysis.stability import Resamples
 from eap.data.dataset import Dataset
 from eap.data.tasks import PARETO_TASKS, TASKS
-from eap.errors import UserError
 from eap.methods import METHODS
 from eap.runtime.code import command
+from eap.runtime.errors import UserError
 from eap.studies import save_csv, shell
 
 ENSEMBLE = ("EAP", "EAP-IG", "EAP-IG-activations", "clean-corrupted")

@@ -25,7 +25,7 @@ from eap.engine.prepared import PreparedBatch, Work
 from eap.metrics.metric import METRICS
 from eap.model.runs import run_layers
 from eap.runtime.resources import Resources
-from eap.soft_circuits import demand_of_masks, run_soft_circuit
+from eap.soft.circuits import demand_of_masks, run_soft_circuit
 from eap.studies import shell
 
 N_BATCHES, STEPS, FIRST_DIFFERENCE = 4, 20, 10

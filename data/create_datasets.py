@@ -29,10 +29,10 @@ from eap.data.tasks import TASKS, get_task
 from eap.data.tasks.split import is_held_out
 from eap.data.tasks.task import keep_all
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError
 from eap.model import saved_tokenizer
 from eap.model.directory import find_directory
 from eap.runtime.atomic import write_atomically
+from eap.runtime.errors import UserError
 from eap.studies import shell
 
 

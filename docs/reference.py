@@ -131,7 +131,7 @@ def page() -> str:
     known = {id(find(name)) for name in grouped}
     for name, module in sorted(modules.items()):
         rest = {
-            f"{module.__name__}.{key}": thing
+            f"eap.{name}.{key}": thing
             for key, thing in members(module).items()
             if id(thing) not in known
         }

@@ -18,7 +18,6 @@ from torch import Tensor
 from eap.data.batches import Batch, check_pairs
 from eap.data.dataset import Dataset, Example, first_difference
 from eap.data.prompt_means import Prompts
-from eap.errors import UserError
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import (
@@ -31,7 +30,8 @@ from eap.model.runs import (
 )
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
-from eap.parts import PartLayout, Parts, SenderRun, sender_run
+from eap.parts.basis import PartLayout, Parts, SenderRun, sender_run
+from eap.runtime.errors import UserError
 from eap.runtime.kinds import shown
 from eap.runtime.resources import ResourceOptions, Resources
 

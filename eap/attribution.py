@@ -36,7 +36,6 @@ from eap.engine.prepared import Demand, Work
 from eap.engine.score_blocks import KeepEdges, Observer, to_nodes
 from eap.engine.scorers import SCORERS, Scorer
 from eap.engine.signature import sign
-from eap.errors import UserError
 from eap.graph import Graph, GraphConfig
 from eap.graph.arithmetic import mean_of
 from eap.methods import Auto, Method, Point, get_method
@@ -47,6 +46,7 @@ from eap.model.verbs import verb
 from eap.patching import patch_edges, patch_nodes
 from eap.runtime import distributed
 from eap.runtime.code import score_code
+from eap.runtime.errors import UserError
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions, Resources

@@ -33,7 +33,6 @@ from eap.data.dataset import Dataset
 from eap.engine.circuit_runs import KeptParts, plan_circuit, prepare_ablated, run_circuit
 from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
-from eap.errors import UserError, quoted
 from eap.graph import Graph
 from eap.metrics.metric import (
     Metric,
@@ -47,8 +46,9 @@ from eap.metrics.metric import (
 from eap.model.model import Model
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
-from eap.parts import PartCircuit, PartLayout, get_parts
+from eap.parts.basis import PartCircuit, PartLayout, get_parts
 from eap.runtime import distributed
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
 from eap.runtime.notebooks import html_table, listed
 from eap.runtime.resources import ResourceOptions, Resources

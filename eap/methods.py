@@ -12,8 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from eap.errors import UserError
 from eap.model.rules import EXACT, BackwardRules
+from eap.runtime.errors import UserError
 from eap.runtime.ranges import real, whole
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from eap import learning
 from eap.analysis import certificates, clusters, stability
 from eap.attribution import attribute
 from eap.data.collections import known_circuits
 from eap.engine.recipe import Recipe
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
+from eap.soft import learning
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import pytest
 from models.tokenizers import byte_tokenizer
 
 from eap.data.dataset import load_dataset
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 
 TOKENIZER = byte_tokenizer()
 ROWS = [

@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from eap.data.dataset import find_family
 from eap.data.tasks import TASKS
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError
 from eap.graph.numbering import GraphConfig
 from eap.model.families import FAMILIES
 from eap.model.gguf import find_file
@@ -22,6 +21,7 @@ from eap.model.gguf_config import read_config
 from eap.model.gguf_header import read_header
 from eap.model.gguf_tokenizer import read_tokenizer
 from eap.runtime.code import drawing_code, library_versions, package_code
+from eap.runtime.errors import UserError
 from eap.runtime.home import from_home
 from eap.runtime.shipped import data_folder
 from eap.studies.catalogue import STEPS, Run, Step

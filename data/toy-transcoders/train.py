@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 import eap
 from eap.data.tasks import TASKS
-from eap.features import Dictionary, load_features
 from eap.model.blocks import MLP
 from eap.model.rules import EXACT, BackwardRules
 from eap.model.runs import outputs_everywhere, run_tokens
+from eap.parts.features import Dictionary, load_features
 
 K = 16
 """Features that are active at a token."""

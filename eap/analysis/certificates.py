@@ -32,13 +32,13 @@ from eap.attribution import attribute
 from eap.circuits import Faithfulness, faithfulness
 from eap.data.dataset import Dataset, Example
 from eap.engine.score_blocks import WeightedSums
-from eap.errors import UserError, quoted
 from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.model.model import Model
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
 from eap.runtime import distributed
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.memory import Budget
 from eap.runtime.progress import progress_bar
 from eap.runtime.ranges import ALPHA, real, whole

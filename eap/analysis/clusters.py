@@ -19,13 +19,13 @@ from eap.attribution import attribute
 from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
 from eap.engine.score_blocks import ScoreBlock
-from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
 from eap.runtime import distributed
+from eap.runtime.errors import UserError
 from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions
 from eap.statistics.hypotheses import rank_p

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
-from eap.errors import UserError
 from eap.graph.graph import Graph
+from eap.runtime.errors import UserError
 from eap.runtime.kinds import checked
 from eap.runtime.ranges import Range, whole
 

@@ -24,12 +24,12 @@ from eap.ablation import Ablation, get_ablation
 from eap.circuits import evaluate, evaluate_baselines, has_expanded_kv
 from eap.data.dataset import Dataset
 from eap.engine.signature import sign
-from eap.errors import UserError, quoted
 from eap.graph.graph import Graph
 from eap.graph.selection import By
 from eap.metrics.metric import METRICS, Metric, get_metric, warn_of_direction
 from eap.model.model import Model
 from eap.model.verbs import verb
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.notebooks import html_table
 from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions

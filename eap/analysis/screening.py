@@ -10,8 +10,8 @@ from scipy import stats
 from torch import Tensor
 
 from eap.analysis.compare import agreement
-from eap.errors import UserError
 from eap.graph.graph import Graph
+from eap.runtime.errors import UserError
 from eap.runtime.ranges import real, whole
 
 

@@ -29,12 +29,12 @@ from eap.attribution import attribute
 from eap.data.batches import named_spans
 from eap.data.dataset import Dataset, Example
 from eap.engine.score_blocks import WeightedSums
-from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
 from eap.graph.selection import check_number
 from eap.model.model import Model
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
+from eap.runtime.errors import UserError
 from eap.runtime.progress import progress_bar
 from eap.runtime.ranges import whole
 

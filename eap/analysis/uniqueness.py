@@ -21,15 +21,15 @@ from eap.analysis.stability import mean_jaccard
 from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
 from eap.engine.recipe import Recipe
-from eap.errors import UserError
 from eap.graph.contents import check_plain
 from eap.graph.graph import Graph
-from eap.learning import learn_ranking
 from eap.metrics.metric import Metric
 from eap.model.model import Model
 from eap.model.verbs import verb
+from eap.runtime.errors import UserError
 from eap.runtime.ranges import real
 from eap.runtime.resources import ResourceOptions
+from eap.soft.learning import learn_ranking
 
 RECIPE = Recipe(steps=1000, loss="faithfulness", k="log", pairs=4)
 """How the search learns unless said otherwise: its loss is a share, and so are prices."""

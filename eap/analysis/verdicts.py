@@ -28,12 +28,12 @@ from eap.ablation import Ablation
 from eap.analysis.random_circuits import Comparison, edges_of, without_edge
 from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
-from eap.errors import UserError
 from eap.graph.contents import check_plain
 from eap.graph.graph import Graph
 from eap.metrics.metric import Metric, get_metric
 from eap.model.model import Model
 from eap.model.verbs import verb
+from eap.runtime.errors import UserError
 from eap.runtime.notebooks import html_table
 from eap.runtime.ranges import ALPHA, enough_random, real, whole
 from eap.runtime.resources import ResourceOptions, Resources

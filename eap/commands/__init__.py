@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
-from eap.errors import quoted
+from eap.runtime.errors import quoted
 from eap.runtime.shipped import CHECKOUT
 from eap.runtime.version import __version__
 from eap.studies import shell

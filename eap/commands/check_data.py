@@ -13,10 +13,10 @@ from eap.data.counterparts import Counterparts, corrupt
 from eap.data.dataset import load_dataset
 from eap.data.spans import KINDS, bracketed
 from eap.data.tasks import TASKS
-from eap.errors import UserError, quoted
 from eap.model.directory import find_directory, read_config
 from eap.model.saved_tokenizer import load_tokenizer, without_foreign_bos
 from eap.runtime.atomic import write_atomically
+from eap.runtime.errors import UserError, quoted
 from eap.studies import shell
 
 OWN_TASK = "my-task"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import eap
 from eap.data.dataset import check_data
-from eap.errors import UserError
 from eap.figures.measured import read_measured_beside
 from eap.figures.viewer import Patterns, write_page
 from eap.graph.graph import Graph
+from eap.runtime.errors import UserError
 from eap.studies import shell
 from eap.studies.paths import shown
 

@@ -18,9 +18,9 @@ from eap.data.answers import Answers
 from eap.data.dataset import Dataset
 from eap.data.example import Example, first_difference
 from eap.data.spans import check_spans
-from eap.errors import UserError
 from eap.model.model import Model
 from eap.model.shapes import graph_config
+from eap.runtime.errors import UserError
 from eap.runtime.ranges import whole
 
 StartOf = Callable[[Example], int]

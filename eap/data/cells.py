@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from eap.errors import quoted
+from eap.runtime.errors import quoted
 
 Cell = Any
 """None (missing), a bool, int, float, str, a list or dict of these; else it means nothing."""

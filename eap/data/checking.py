@@ -20,7 +20,7 @@ from eap.data.prompts import Prompts, with_ids
 from eap.data.spans import Roles
 from eap.data.tasks.task import Task
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 
 _Texts = tuple[tuple[str, ...] | None, tuple[str, ...] | None]
 

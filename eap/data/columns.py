@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eap.data.tasks.task import Task
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 
 SIDES = ("clean", "corrupted")
 ANSWERS = ("correct", "incorrect")

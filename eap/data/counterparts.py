@@ -14,7 +14,7 @@ from eap.data.dataset import vocabulary_of
 from eap.data.reading import read_rows
 from eap.data.tasks.ioi import NAMES
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.kinds import checked
 from eap.runtime.ranges import whole
 

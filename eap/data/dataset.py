@@ -23,7 +23,7 @@ from eap.data.spans import AUTO, KINDS, auto_spans, roles_of, token_spans
 from eap.data.tasks import TASKS, Task, get_task
 from eap.data.tasks.task import keep_all
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.kinds import checked
 from eap.runtime.ranges import whole
 from eap.runtime.shipped import data_folder

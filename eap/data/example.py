@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eap.data.cells import UnfitRowError, answer_ids, plain, prompt_ids
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 
 TokenIds = tuple[int, ...]
 

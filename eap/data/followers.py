@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from eap.data.cells import UnfitRowError
 from eap.data.vocabulary import Vocabulary
-from eap.errors import quoted
+from eap.runtime.errors import quoted
 
 # Sets of up to so many answers are looked up after the whole prompt. Of larger ones, which many
 # rows share, the first is, and the others after the prompt's last word.

@@ -16,7 +16,7 @@ from eap.data.cells import (
 from eap.data.columns import SIDES
 from eap.data.followers import Prompt
 from eap.data.vocabulary import Vocabulary
-from eap.errors import quoted
+from eap.runtime.errors import quoted
 
 Row = Mapping[str, Any]
 

@@ -24,7 +24,7 @@ import pandas as pd
 
 from eap.data.columns import ANSWER_TEXTS, KNOWN
 from eap.data.records import Record, as_record, from_columns, is_list_of_objects, records_of
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.first_bytes import kind_of
 from eap.runtime.home import from_home
 

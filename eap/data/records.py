@@ -8,7 +8,7 @@ import pandas as pd
 
 from eap.data.cells import plain
 from eap.data.columns import ANSWER_TEXTS, KNOWN
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 
 Record = dict[str, Any]
 

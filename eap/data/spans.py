@@ -14,7 +14,7 @@ from eap.data.cells import UnfitRowError, prompt_ids
 from eap.data.followers import Prompt
 from eap.data.tasks.task import Task
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 
 COLUMN = "span:"
 """How the name of a column begins that holds a span of rows of one's own."""

@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from eap.data.cells import UnfitRowError
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 
 # Texts before an answer, tried in turn until one has tokens that the answer leaves as they are.
 PROBES = ("x", "the", "(", "\n", "0")

@@ -14,7 +14,7 @@ from eap.graph import Graph, GraphConfig
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import SenderOutputs
-from eap.parts import Parts, SenderRun
+from eap.parts.basis import Parts, SenderRun
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from eap.data.batches import check_dataset, check_pairs
 from eap.data.dataset import Dataset
-from eap.errors import UserError, quoted
 from eap.graph.numbering import sender_index
 from eap.model.blocks import Norm
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import LayerTrace, outputs_everywhere
-from eap.parts import place_of
+from eap.parts.basis import place_of
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.ranges import Range, whole
 
 Prompt = Literal["clean", "corrupted"]

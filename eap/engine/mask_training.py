@@ -1,4 +1,4 @@
-"""How `eap.learning` learns: masks that add up to a size, gradients through them, and the steps."""
+"""How rankings are learned: masks that add up to a size, gradients through them, and the steps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -14,7 +14,6 @@ from eap.data.dataset import Dataset
 from eap.engine.prepared import PreparedBatch, Work
 from eap.engine.recipe import Recipe
 from eap.engine.soft_runs import demand_of_masks, run_soft_circuit
-from eap.errors import UserError
 from eap.graph import GraphConfig
 from eap.graph.contents import edge_exists
 from eap.metrics.metric import Metric, Predictions
@@ -22,6 +21,7 @@ from eap.model.devices import float64_device
 from eap.model.model import Model
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint
+from eap.runtime.errors import UserError
 from eap.runtime.memory import Budget
 from eap.runtime.progress import progress_bar
 from eap.runtime.resources import Resources

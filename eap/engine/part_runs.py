@@ -23,7 +23,7 @@ from eap.engine.span_layout import WHOLE, SpanLayout
 from eap.graph import GraphConfig
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
-from eap.parts import PartLayout, Parts, SenderRun, sender_run
+from eap.parts.basis import PartLayout, Parts, SenderRun, sender_run
 
 
 @dataclass(frozen=True, eq=False)

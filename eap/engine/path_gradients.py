@@ -14,11 +14,11 @@ from torch import Tensor
 
 from eap.engine.prepared import PreparedBatch, Work
 from eap.engine.receivers import RunGradient, differentiate
-from eap.errors import UserError
 from eap.methods import Point
 from eap.metrics.metric import Metric, Predictions
 from eap.model.rules import BackwardRules
 from eap.model.runs import LayerTrace, SenderOutputs, run_layers
+from eap.runtime.errors import UserError
 
 # Examples that a message names at the most.
 NAMED = 4

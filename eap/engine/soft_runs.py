@@ -1,6 +1,6 @@
 """The run of a soft circuit: every edge keeps a share of what its sender changed.
 
-With spans of the prompt, an edge has a share at each. `eap.soft_circuits` says what is computed;
+With spans of the prompt, an edge has a share at each. `eap.soft.circuits` says what is computed;
 the gradient with respect to the shares is what `eap.engine.mask_training` learns from.
 """
 

@@ -15,13 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from eap.errors import UserError
 from eap.figures import style
 from eap.figures.measured import Measured
 from eap.figures.tables import DOES_TASK
 from eap.graph.contents import check_plain
 from eap.graph.formats.export import drawn_nodes, ends_of_receivers
 from eap.graph.graph import Edge, Graph
+from eap.runtime.errors import UserError
 from eap.runtime.kinds import checked
 
 # All lengths are in inches.

@@ -7,8 +7,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from eap.data.tasks import base_task
-from eap.errors import UserError, quoted
 from eap.figures.tables import BASELINES, Results, Table, required_table
+from eap.runtime.errors import UserError, quoted
 from eap.statistics.measures import normalised
 from eap.studies.paths import shown
 

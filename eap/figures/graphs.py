@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eap.errors import UserError
 from eap.figures.tables import Results
 from eap.graph.graph import Graph
 from eap.runtime.code import command, library_versions
+from eap.runtime.errors import UserError
 from eap.studies.paths import graph_file, shown
 from eap.studies.provenance import comparable, tells_origin
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from eap.errors import UserError
 from eap.figures.style import METRIC_NAMES
 from eap.figures.tables import Results, read_correlations, read_table
+from eap.runtime.errors import UserError
 from eap.runtime.shipped import data_folder
 from eap.statistics.measures import normalised
 from eap.studies.paths import shown

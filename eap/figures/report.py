@@ -16,10 +16,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eap.data.tasks import TASKS
-from eap.errors import UserError
 from eap.figures.curves import CONFIDENCE, methods_of
 from eap.figures.style import METHODS, METRIC_NAMES
 from eap.figures.tables import BASELINES, Results, Table, read_bands, read_table
+from eap.runtime.errors import UserError
 from eap.statistics.measures import normalised
 from eap.studies.catalogue import as_pattern
 from eap.studies.paper_figures import FIGURES, Figure

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eap.errors import UserError, quoted
 from eap.runtime.code import command, library_versions
+from eap.runtime.errors import UserError, quoted
 from eap.studies.command_names import as_typed
 from eap.studies.paths import ROOT, shown, study_folder, table_file
 from eap.studies.provenance import comparable, file_hash, read_metadata

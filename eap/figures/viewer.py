@@ -21,13 +21,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from eap.attention import HeadReasons
-from eap.errors import UserError, quoted
 from eap.figures.tables import DOES_TASK
 from eap.graph.formats.export import node_names, nodes_behind
 from eap.graph.graph import Graph
 from eap.graph.selection import By
+from eap.inside.attention import HeadReasons
 from eap.runtime.atomic import write_atomically
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.kinds import checked
 from eap.runtime.ranges import is_whole
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eap.errors import UserError
 from eap.graph.graph import Graph
+from eap.runtime.errors import UserError
 from eap.runtime.kinds import checked
 
 

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eap.errors import UserError
 from eap.graph import numbering
 from eap.graph.numbering import GraphConfig
+from eap.runtime.errors import UserError
 from eap.runtime.other_names import GRAPH, unknown
 
 

@@ -12,7 +12,6 @@ from jaxtyping import Bool
 from torch import Tensor
 
 import eap
-from eap.errors import UserError
 from eap.graph import selection, spans
 from eap.graph.contents import edge_exists
 from eap.graph.formats import export, files
@@ -22,6 +21,7 @@ from eap.graph.named_edges import Edge as Edge
 from eap.graph.named_edges import NamedEdges
 from eap.graph.numbering import GraphConfig
 from eap.graph.selection import By
+from eap.runtime.errors import UserError
 from eap.runtime.kinds import checked, shown
 
 

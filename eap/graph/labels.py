@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eap.errors import UserError, quoted
 from eap.graph.numbering import GraphConfig
+from eap.runtime.errors import UserError, quoted
 
 MOST_CHARACTERS = 60
 _CONTENT = re.compile(r'<script type="application/json" id="content">(.*?)</script>', re.DOTALL)

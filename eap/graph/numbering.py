@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Int
 
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.ranges import Range, whole
 
 LARGEST = 10**10

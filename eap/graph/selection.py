@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eap.errors import UserError, quoted
 from eap.graph.contents import (
     GraphContents,
     edge_exists,
@@ -31,6 +30,7 @@ from eap.graph.contents import (
     receiver_of,
 )
 from eap.graph.numbering import GraphConfig
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.ranges import Range, is_whole, real, shown
 
 By = Literal["magnitude", "helpful", "harmful"]

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from eap.errors import UserError, quoted
 from eap.graph.contents import EDGE_TENSORS, NODE_TENSORS, GraphContents
+from eap.runtime.errors import UserError, quoted
 
 AnyGraph = TypeVar("AnyGraph", bound=GraphContents)
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from eap.data.answers import Answers
 from eap.data.dataset import Example
-from eap.errors import UserError, quoted
 from eap.metrics.predictions import Predictions
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.kinds import shown
 
 __all__ = [

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eap.data.answers import Answers
-from eap.errors import UserError, first_line
 from eap.metrics.metric import Metric
+from eap.runtime.errors import UserError, first_line
 from eap.runtime.kinds import checked
 
 SequenceFunction = Callable[[Tensor, Tensor, Int[Tensor, " batch"], Any], Tensor]

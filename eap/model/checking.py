@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eap.errors import UserError, first_line
 from eap.model.families import Family
 from eap.model.model import Model
 from eap.model.plain import evaluating
 from eap.model.runs import run_tokens
+from eap.runtime.errors import UserError, first_line
 
 # Largest difference of logits, relative to their range, that rounding explains.
 LOGIT_TOLERANCE = {

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from eap.errors import UserError, first_line, quoted
+from eap.runtime.errors import UserError, first_line, quoted
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from eap.errors import UserError, first_line, quoted
+from eap.runtime.errors import UserError, first_line, quoted
 from eap.runtime.home import from_home
 from eap.runtime.shipped import data_folder
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers.activations import ACT2FN
 
-from eap.errors import UserError, quoted
 from eap.model.backward import gelu_tanh
 from eap.model.blocks import MLP, Attention, Block, Norm, RotaryTable, residual_dtype
+from eap.runtime.errors import UserError, quoted
 
 
 @dataclass(frozen=True)

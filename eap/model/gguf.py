@@ -20,10 +20,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from eap.errors import UserError, first_line
 from eap.model.gguf_config import read_config
 from eap.model.gguf_header import Header, alone, library, read_header
 from eap.model.gguf_tokenizer import read_tokenizer
+from eap.runtime.errors import UserError, first_line
 from eap.runtime.home import from_home
 
 

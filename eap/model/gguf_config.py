@@ -12,8 +12,8 @@ from typing import Any
 
 import transformers
 
-from eap.errors import quoted
 from eap.model.gguf_header import PATTERN, Header
+from eap.runtime.errors import quoted
 
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 """Special tokens: their names in transformers, and in tokenizer.ggml.<name>_token_id."""

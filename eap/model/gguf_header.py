@@ -9,7 +9,7 @@ from typing import Any
 
 import lazy_loader
 
-from eap.errors import UserError, first_line, quoted
+from eap.runtime.errors import UserError, first_line, quoted
 
 library = lazy_loader.load("gguf", error_on_import=False)
 

@@ -6,9 +6,9 @@ from typing import Any
 from tokenizers import AddedToken, Regex, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from eap.errors import first_line, quoted
 from eap.model.gguf_config import ROLES
 from eap.model.gguf_header import Header, alone
+from eap.runtime.errors import first_line, quoted
 
 CONTROL, USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type: never cut into pieces
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eap.errors import UserError, first_line, quoted
 from eap.graph.graph import GraphConfig
 from eap.model import gguf, saved_tokenizer
 from eap.model.bridge import TransformerBridge
@@ -39,6 +38,7 @@ from eap.model.saved_model import (
     say_merged,
 )
 from eap.model.verbs import verb
+from eap.runtime.errors import UserError, first_line, quoted
 from eap.runtime.progress import said_when_long
 
 # The libraries below keep settings for the whole process while they load: one model at a time.

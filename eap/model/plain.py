@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from eap.errors import UserError, first_line, quoted
+from eap.runtime.errors import UserError, first_line, quoted
 
 # Rows of the identity that are sent through a layer at a time.
 ROWS = 1024

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as logs
 
-from eap.errors import UserError, first_line, quoted
 from eap.model import adapters, saved_tokenizer
 from eap.model.plain import evaluating, plain_copy
+from eap.runtime.errors import UserError, first_line, quoted
 
 
 def load_files(

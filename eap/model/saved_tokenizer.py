@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from eap.errors import UserError, first_line, quoted
 from eap.model.directory import read_json
+from eap.runtime.errors import UserError, first_line, quoted
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 

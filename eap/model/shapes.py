@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from eap.errors import UserError
 from eap.graph.numbering import GraphConfig
 from eap.model.model import Model
+from eap.runtime.errors import UserError
 from eap.runtime.memory import Shapes
 
 

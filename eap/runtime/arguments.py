@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.resources import ResourceOptions
 
 MEANT = {

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 
 # .<name>.<machine>.<process>.<random>.tmp: hidden, and with an ending that no reader looks for.
 _TEMPORARY = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d+)\.[^.]*\.tmp")

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from eap.errors import UserError
 from eap.runtime import distributed
 from eap.runtime.atomic import write_atomically
+from eap.runtime.errors import UserError
 
 ANEW = "delete it, or give --overwrite, to begin anew"
 

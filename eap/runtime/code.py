@@ -24,7 +24,7 @@ LIBRARIES = {"eap": "eap-circuits"} | {
     name: name for name in ("numpy", "torch", "transformer_lens", "transformers")
 }
 
-SCORE_ROOMS = ("", "data", "engine", "graph", "metrics", "model")
+SCORE_ROOMS = ("", "data", "engine", "graph", "metrics", "model", "parts", "soft")
 """Rooms that a score goes through, without the rooms inside them; "" is the top of the package.
 
 The rows that tasks and readers make are known by the hash of their tokens.

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 from eap.runtime.processes import ProcessError, count, expected, is_first, own_share, rank
 
 __all__ = [

@@ -18,8 +18,8 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
-from eap.errors import UserError, quoted
 from eap.runtime.arguments import check_call
+from eap.runtime.errors import UserError, quoted
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from eap.errors import UserError
 from eap.runtime import distributed
+from eap.runtime.errors import UserError
 
 # An allocator holds more than the tensors that are alive: for every byte of those, this many. On
 # CPUs measured as growth of the resident set (`benchmarks/run.py --only memory`); most is lost

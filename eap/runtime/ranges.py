@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, TypeGuard
 
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 from eap.runtime.ranges import Range, real
 
 

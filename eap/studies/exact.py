@@ -10,13 +10,13 @@ from torch import Tensor
 from eap.analysis.screening import choose_edges, merge, report
 from eap.data.dataset import Dataset
 from eap.engine.patch_plan import make_plan
-from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.model.model import Model
 from eap.patching import measure_seconds, run_plan
 from eap.runtime import distributed
 from eap.runtime.checkpoint import Checkpoint, checkpoint_file
 from eap.runtime.code import score_code
+from eap.runtime.errors import UserError
 from eap.runtime.progress import duration, say
 from eap.runtime.resources import Resources
 from eap.studies.paths import shown

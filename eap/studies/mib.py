@@ -17,14 +17,14 @@ from eap.attribution import attribute
 from eap.data.collections.mib import check_source, get_mib_task, load_mib
 from eap.data.dataset import DATA, Dataset
 from eap.engine.recipe import Recipe
-from eap.errors import UserError
 from eap.graph.arithmetic import mean_of
 from eap.graph.graph import Graph
 from eap.graph.selection import By
-from eap.learning import learn_ranking
 from eap.methods import get_method
 from eap.model.model import Model
+from eap.runtime.errors import UserError
 from eap.runtime.resources import ResourceOptions
+from eap.soft.learning import learn_ranking
 from eap.statistics.measures import SHARES, circuit_sizes
 
 # Names of models on the leaderboard, by a part of their hub name.

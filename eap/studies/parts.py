@@ -15,12 +15,12 @@ import torch
 from eap.attribution import attribute
 from eap.circuits import Circuit, faithfulness
 from eap.data.dataset import Dataset
-from eap.errors import UserError
-from eap.features import load_features
 from eap.graph.graph import Graph
+from eap.inside.part_attribution import PartScores, part_scores
 from eap.model.model import Model
-from eap.part_attribution import PartScores, part_scores
-from eap.parts import PARTS, PartCircuit, Parts, get_parts
+from eap.parts.basis import PARTS, PartCircuit, Parts, get_parts
+from eap.parts.features import load_features
+from eap.runtime.errors import UserError
 from eap.statistics.measures import normalised
 
 SHARES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eap.errors import UserError, quoted
 from eap.runtime.atomic import write_atomically
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.home import from_home
 
 _ABOVE_PACKAGE = Path(__file__).resolve().parents[2]

@@ -9,7 +9,6 @@ from eap.ablation import get_ablation
 from eap.attribution import attribute
 from eap.data.dataset import Dataset, check_data, load_dataset
 from eap.engine.signature import sign
-from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.methods import at_clean, get_method
 from eap.metrics.metric import get_metric
@@ -17,6 +16,7 @@ from eap.model.loading import load_model
 from eap.model.model import Model
 from eap.runtime import distributed
 from eap.runtime.code import score_code
+from eap.runtime.errors import UserError
 from eap.runtime.progress import say
 from eap.studies import provenance as origins
 from eap.studies.command_names import as_typed

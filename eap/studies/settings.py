@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from eap.data.tasks import TASKS, get_task
-from eap.errors import UserError, quoted
 from eap.methods import METHODS, RULES
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.ranges import BYTES, COUNT, SEED, STEPS, whole
 from eap.studies.paths import ROOT, model_name, task_name
 

@@ -18,9 +18,9 @@ from typing import Any, NoReturn, TypeVar
 from eap import runtime
 from eap.data.reading import find_file
 from eap.data.tasks import PARETO_TASKS, TASKS, get_task
-from eap.errors import UserError, quoted
 from eap.methods import RULES
 from eap.runtime import processes
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.home import from_home
 from eap.runtime.interrupts import end_between_imports
 from eap.runtime.progress import duration, say

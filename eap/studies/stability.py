@@ -16,10 +16,10 @@ from eap.analysis.rankings import Areas, areas
 from eap.analysis.stability import Stability, bootstrap
 from eap.analysis.verdicts import Verdicts, judge
 from eap.data.dataset import Dataset
-from eap.errors import UserError
 from eap.graph.graph import Graph
 from eap.methods import get_method
 from eap.model.model import Model
+from eap.runtime.errors import UserError
 from eap.runtime.ranges import ALPHA, enough_random
 from eap.runtime.resources import ResourceOptions
 

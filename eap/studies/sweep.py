@@ -12,11 +12,11 @@ import torch
 
 from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
-from eap.errors import UserError
 from eap.graph import selection
 from eap.graph.graph import Graph
 from eap.metrics.metric import direction_note, get_metric
 from eap.model.model import Model
+from eap.runtime.errors import UserError
 from eap.statistics.measures import normalised, share_errors
 
 # A band of random circuits needs no more pairs than this.

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import eap_circuits
 from eap import figures
-from eap.errors import UserError
 from eap.figures import style, tables
+from eap.runtime.errors import UserError
 from eap.runtime.ranges import Range
 from eap.studies import shell
 

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import eap_circuits
-from eap.errors import UserError
 from eap.figures import curves, style, tables
+from eap.runtime.errors import UserError
 from eap.statistics.measures import normalised
 from eap.studies import shell
 

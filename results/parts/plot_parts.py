@@ -4,8 +4,8 @@ from matplotlib.axes import Axes
 
 import eap_circuits
 from eap.data.tasks import TASKS
-from eap.errors import UserError
 from eap.figures import curves, style, tables
+from eap.runtime.errors import UserError
 from eap.studies import shell
 
 LOOKS = {

@@ -24,10 +24,10 @@ import eap_circuits
 
 import eap
 from eap import figures
-from eap.errors import UserError
 from eap.figures import style, tables
 from eap.methods import METHODS
 from eap.runtime.atomic import write_atomically
+from eap.runtime.errors import UserError
 from eap.runtime.progress import progress_bar
 from eap.studies import shell
 from eap.studies.settings import file_suffix

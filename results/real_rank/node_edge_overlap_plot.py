@@ -7,8 +7,8 @@ begins where the first of the two circuits is not empty.
 from matplotlib.figure import Figure
 
 import eap_circuits
-from eap.errors import UserError
 from eap.figures import bars, style, tables
+from eap.runtime.errors import UserError
 from eap.studies import shell
 
 LINES = {"EAP": "real_EAP", "EAP-IG": "real_EAP-IG"}

@@ -11,7 +11,7 @@ import eap
 from eap.engine.prepared import Work
 from eap.metrics.metric import METRICS, Predictions
 from eap.runtime.resources import Resources
-from eap.soft_circuits import demand_of_masks, run_soft_circuit
+from eap.soft.circuits import demand_of_masks, run_soft_circuit
 from reference import oracle, twins
 from reference.twins import RAGGED, dataset_of
 

@@ -15,10 +15,10 @@ from models import fabricated
 from models.fabricated import SMALL
 
 from eap.data.tasks import TASKS
-from eap.errors import UserError
 from eap.figures import curves, heatmaps, report, tables
 from eap.figures.circuit import draw_circuit
 from eap.graph.graph import Graph, GraphConfig
+from eap.runtime.errors import UserError
 
 
 def whole(figure, path):

@@ -9,8 +9,8 @@ from drawing import square
 from models import fabricated
 from scipy import stats
 
-from eap.errors import UserError
 from eap.figures import cross_task, heatmaps, tables
+from eap.runtime.errors import UserError
 
 
 def read_square(frame, path, *, index):

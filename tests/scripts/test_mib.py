@@ -15,7 +15,7 @@ from running import ROOT, call, files_below
 import eap
 from eap.data.collections.mib import MIB_TASKS, get_mib_task, load_mib, to_pairs
 from eap.data.dataset import DATA
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 from eap.statistics.measures import area
 from eap.studies.mib import leaderboard_name, mib_study, published_cells, submission_path
 

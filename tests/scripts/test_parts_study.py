@@ -10,7 +10,7 @@ from running import call, files_below
 import eap
 from eap.commands import view
 from eap.data.collections import known_circuits
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 from eap.studies.parts import part_study
 
 FOLDER = "results/parts/toy"

@@ -12,7 +12,7 @@ from running import files_below
 
 import eap
 from eap.data import reading
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 from eap.runtime.home import from_home
 from eap.studies import paths, shell
 

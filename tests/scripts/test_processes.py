@@ -193,7 +193,7 @@ BEGIN = """
 import sys, time, signal
 from datetime import timedelta
 import torch
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 from eap.runtime import distributed
 from eap.studies import shell
 """

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from eap import attribution
 from eap.engine import signature
-from eap.errors import UserError
 from eap.runtime import progress
+from eap.runtime.errors import UserError
 from eap.studies import scoring, shell, sweep
 from eap.studies.settings import Settings
 
@@ -230,7 +230,11 @@ def test_a_reader_that_went_away_ends_in_one_line():
         ("raise PermissionError(13, 'Permission denied', 'b.csv')", 1, "denied: b.csv"),
         ("raise MemoryError", 1, "out of memory"),
         ("raise KeyboardInterrupt", 130, "interrupted"),
-        ("from eap.errors import UserError\n    raise UserError('two\\n  lines')", 2, "two lines"),
+        (
+            "import eap\n    raise eap.UserError('two\\n  lines')",
+            2,
+            "two lines",
+        ),
         ("import torch\n    raise torch.OutOfMemoryError('x')", 1, "out of memory"),
         ("sys.exit(7)", 7, ""),
     ],

@@ -10,7 +10,7 @@ from running import call, files_below
 
 import eap
 from eap.data.collections import known_circuits
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 from eap.studies.stability import stability_study
 
 QUICK = ("--n_resamples", 6, "--n_random", 20, "--sizes", 30, 90)

@@ -6,8 +6,8 @@ from itertools import chain, pairwise
 
 import pytest
 
-from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
+from eap.runtime.errors import UserError
 from eap.studies.sweep import greedy_by_random_scores, pareto_sizes
 
 CONFIG = GraphConfig(n_layers=3, n_heads=3, d_model=8, n_kv_heads=3)

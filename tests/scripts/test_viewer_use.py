@@ -12,9 +12,9 @@ import pytest
 from pages import DESKTOP, PHONE, SIZES, browser, content_of, drawn, move, scored, show
 
 from eap import GraphConfig, UserError
-from eap.attention import HeadReasons
 from eap.figures.tables import DOES_TASK
 from eap.figures.viewer import write_page
+from eap.inside.attention import HeadReasons
 
 __all__ = ["browser", "show"]
 

@@ -21,7 +21,7 @@ import torch
 from running import ROOT, files_below
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 from eap.runtime.shipped import data_folder
 
 sys.path.insert(0, str(ROOT / "workflow"))

@@ -15,8 +15,8 @@ from eap.analysis import certificates
 from eap.analysis.certificates import Tallies, Votes, certify, draw_subsets
 from eap.data.collections import known_circuits
 from eap.engine.score_blocks import KeepEdges
-from eap.errors import UserError
 from eap.graph.graph import GraphConfig
+from eap.runtime.errors import UserError
 
 QUIET = {"steps": 2, "quiet": True}
 

@@ -18,7 +18,7 @@ import eap_circuits
 from eap.commands.check_data import tokenizer_of
 from eap.data.counterparts import corrupt
 from eap.data.tasks.ioi import NAMES
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 
 ROWS = [
     {"clean": f"When {a} and {b} went to the store, {b} gave a drink to", "correct": f" {a}",

@@ -20,7 +20,7 @@ from eap.analysis.clusters import (
     separation_of,
 )
 from eap.data.collections import known_circuits
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 
 EXAMPLES = random_examples([6, 8, 8, 5, 7, 8], [2, 3, 3, 1, 4, 3], seed=5)
 DATASET = twins.dataset_of(EXAMPLES)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eap.analysis import compare
-from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
+from eap.runtime.errors import UserError
 
 ONE_LAYER = GraphConfig(n_layers=1, n_heads=1, d_model=4, n_kv_heads=1)
 """Senders input, a0.h0, m0; receivers q, k, v, m0, logits: 8 edges."""

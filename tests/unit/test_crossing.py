@@ -12,7 +12,7 @@ from reference.twins import assert_close
 
 import eap
 from eap.data.dataset import Dataset
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 
 
 def crossed(family, data=DATA, **more):

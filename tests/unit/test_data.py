@@ -17,8 +17,8 @@ from eap.data.reading import read_rows
 from eap.data.tasks import TASKS
 from eap.data.tasks.split import HELD_OUT, is_held_out
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError
 from eap.model.directory import TOY_MODEL
+from eap.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from reference.twins import assert_close, dataset_of
 from safetensors.torch import save_file
 
 import eap
-import eap.features as features_module
-from eap.features import TOY, Dictionary
+import eap.parts.features as features_module
+from eap.parts.features import TOY, Dictionary
 
 DATA = dataset_of(random_examples([5, 3, 6], [2, 0, 3], seed=5))
 OPTIONS = {"metric": "logit_diff", "steps": 2, "batch_size": 2}

@@ -15,7 +15,7 @@ from eap.data.dataset import load_dataset
 from eap.data.followers import FEW
 from eap.data.tasks import TASKS
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 from eap.runtime.shipped import data_folder
 
 

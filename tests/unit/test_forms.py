@@ -9,7 +9,7 @@ from forms import FORMS
 from models.tokenizers import byte_tokenizer
 
 from eap.data.dataset import Example, load_dataset
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 
 TOKENIZER = byte_tokenizer()
 

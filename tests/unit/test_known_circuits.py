@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 import eap
 from benchmarks import proof
 from eap.data.collections import known_circuits
-from eap.errors import UserError
 from eap.methods import METHODS
+from eap.runtime.errors import UserError
 from eap.statistics.measures import auroc
 
 NAMES = known_circuits.names()

@@ -21,13 +21,13 @@ from eap.data.answers import Answers
 from eap.engine.mask_training import find_threshold, gradient_of_scores, make_masks
 from eap.engine.prepared import Work
 from eap.engine.recipe import Recipe
-from eap.errors import UserError
-from eap.learning import learn_ranking
 from eap.metrics.metric import METRICS
 from eap.runtime import progress
 from eap.runtime.checkpoint import Checkpoint
+from eap.runtime.errors import UserError
 from eap.runtime.resources import Resources
-from eap.soft_circuits import demand_of_masks, evaluate_soft
+from eap.soft.circuits import demand_of_masks, evaluate_soft
+from eap.soft.learning import learn_ranking
 
 # ---- masks that add up to k ----------------------------------------------------------------------
 

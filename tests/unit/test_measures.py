@@ -16,7 +16,7 @@ from reference.mib_areas import area_of_nodes, area_of_ranking
 
 import eap
 from eap.analysis.rankings import areas
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 from eap.statistics import intervals
 from eap.statistics.measures import SHARES, area, auroc, circuit_sizes, normalised, share_errors
 

@@ -8,7 +8,7 @@ import torch
 from models.tokenizers import byte_tokenizer
 
 from eap.data.dataset import load_dataset
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 
 SPECIAL = ("<s>", "</s>", "<pad>")
 BOS, EOS, PAD = range(3)

@@ -12,7 +12,7 @@ from reference.oracle import Float64, last_logits, metric_of
 from reference.twins import assert_close, dataset_of
 
 import eap
-from eap.parts import PARTS, PartLayout, get_parts
+from eap.parts.basis import PARTS, PartLayout, get_parts
 
 EXAMPLES = random_examples([5, 3, 6], [2, 0, 3], seed=5)
 DATA = dataset_of(EXAMPLES)

@@ -15,7 +15,7 @@ from reference.oracle import Float64, metric_of
 from reference.twins import assert_close, dataset_of, steps_of
 
 import eap
-from eap.parts import PARTS
+from eap.parts.basis import PARTS
 
 EXAMPLES = random_examples([5, 3, 6], [2, 0, 3], seed=5)
 DATA = dataset_of(EXAMPLES)

@@ -13,7 +13,7 @@ from eap.ablation import get_ablation
 from eap.engine import prepared
 from eap.metrics.metric import METRICS
 from eap.runtime.resources import Resources
-from eap.soft_circuits import demand_of_masks
+from eap.soft.circuits import demand_of_masks
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import eap
 from eap.analysis.screening import choose_edges, upper_share
 from eap.data.collections import known_circuits
-from eap.errors import UserError
 from eap.graph import Graph, GraphConfig
+from eap.runtime.errors import UserError
 from eap.runtime.ranges import ALPHA, RANGES, Range, enough_random, real, whole
 from eap.runtime.resources import ResourceOptions
 from eap.statistics import hypotheses, intervals

@@ -18,7 +18,7 @@ from own_rows import COLUMNS, EXPECTED, ROWS, TOKENIZER, frame, refusal, write
 from eap.data.cells import answer_ids, prompt_ids
 from eap.data.dataset import Dataset, Example, load_dataset
 from eap.data.tasks import TASKS
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 
 
 def said_of(data, task):

@@ -11,8 +11,8 @@ import torch
 
 import eap
 from eap.analysis.screening import choose_edges, total_error, upper_share, weights_of
-from eap.errors import UserError
 from eap.graph.numbering import GraphConfig
+from eap.runtime.errors import UserError
 
 
 @pytest.mark.parametrize(("n_all", "n"), [(400, 380), (400, 200), (400, 20)])

@@ -15,8 +15,8 @@ from reference.soft_twins import (
 from reference.twins import DTYPES, FORMS, RAGGED, RELATIVE, assert_close, dataset_of
 
 import eap
-from eap.errors import UserError
-from eap.soft_circuits import evaluate_soft
+from eap.runtime.errors import UserError
+from eap.soft.circuits import evaluate_soft
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

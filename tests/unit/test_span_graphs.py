@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from eap.analysis.compare import edge_overlap
 from eap.analysis.rankings import count_ranked
-from eap.errors import UserError
 from eap.figures.circuit import draw_circuit
 from eap.graph import Graph, GraphConfig
 from eap.graph.arithmetic import mean_of
+from eap.runtime.errors import UserError
 
 CONFIG = GraphConfig(n_layers=2, n_heads=2, d_model=4, n_kv_heads=1)
 NAMES = ("first", "second", "last")

@@ -20,8 +20,8 @@ from eap.analysis.certificates import certify
 from eap.analysis.clusters import gram_matrix
 from eap.analysis.stability import Resamples, bootstrap
 from eap.data.dataset import Dataset
-from eap.errors import UserError
 from eap.graph import Graph
+from eap.runtime.errors import UserError
 
 LINEAR = [name for name, method in eap.methods.METHODS.items() if method.linear]
 

@@ -25,10 +25,10 @@ from eap.data.dataset import Dataset
 from eap.engine.mask_training import make_masks
 from eap.engine.patch_plan import make_plan
 from eap.engine.prepared import Work
-from eap.errors import UserError
 from eap.metrics.metric import METRICS
+from eap.runtime.errors import UserError
 from eap.runtime.resources import Resources
-from eap.soft_circuits import demand_of_masks, evaluate_soft
+from eap.soft.circuits import demand_of_masks, evaluate_soft
 
 # ---- resamples -----------------------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from eap.data.reading import read_rows
 from eap.data.spans import bracketed, check_spans, first_tokens, roles_of
 from eap.data.tasks import TASKS
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError
 from eap.model.directory import TOY_MODEL
+from eap.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

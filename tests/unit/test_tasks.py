@@ -15,9 +15,9 @@ from eap.data.tasks import PARETO_TASKS, TASKS, get_task
 from eap.data.tasks.sva import third_person, verb_sets
 from eap.data.tasks.task import draw_pairs, keep_all
 from eap.data.vocabulary import Vocabulary
-from eap.errors import UserError
 from eap.metrics.metric import METRICS, Answers
 from eap.model.directory import TOY_MODEL
+from eap.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 import eap
 from eap.analysis.uniqueness import second_circuit
 from eap.data.collections import known_circuits
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 
 RECIPE = eap.Recipe(steps=80, loss="faithfulness", k="log", pairs=4)
 QUICK = {"recipe": RECIPE, "prices": (0.5,), "quiet": True}

@@ -15,7 +15,7 @@ import eap
 from eap.analysis.random_circuits import Comparison, PathSampler, edges_of, without_edge
 from eap.analysis.verdicts import judge, leave_one_out
 from eap.data.collections import known_circuits
-from eap.errors import UserError
+from eap.runtime.errors import UserError
 from eap.statistics import hypotheses
 
 QUICK = {"n_random": 40, "n_subsets": 6}

@@ -11,8 +11,8 @@ from itertools import product
 import torch
 
 from eap.data.dataset import DATA
-from eap.errors import UserError
 from eap.graph.graph import Graph
+from eap.runtime.errors import UserError
 
 FOLDER = DATA / "manual_circuits"
 

@@ -18,11 +18,11 @@ from safetensors.numpy import load_file
 from torch.nn import functional as F
 
 from eap.data.dataset import DATA, Dataset, Example
-from eap.errors import UserError
 from eap.graph.graph import Graph, GraphConfig
 from eap.model.blocks import MLP, Attention, Block, Norm
 from eap.model.model import Model
 from eap.model.runs import run_tokens
+from eap.runtime.errors import UserError
 
 FOLDER = DATA / "known-circuits"
 

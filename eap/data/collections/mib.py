@@ -17,7 +17,7 @@ import lazy_loader
 
 from eap.data.dataset import Dataset, load_dataset
 from eap.data.reading import find_file, read_rows
-from eap.errors import UserError, first_line, quoted
+from eap.runtime.errors import UserError, first_line, quoted
 
 hub = lazy_loader.load("datasets", error_on_import=False)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from importlib import import_module
 
 from eap.data.tasks.task import AnswerSets, Row, Task
-from eap.errors import UserError, quoted
+from eap.runtime.errors import UserError, quoted
 
 TASKS: dict[str, Task] = {}
 """Every task, the six of the paper's main figures first."""

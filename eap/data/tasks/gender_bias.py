@@ -9,7 +9,7 @@ from random import Random
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, changed_word, keep_all
 from eap.data.tasks.words import words
 from eap.data.vocabulary import Vocabulary
-from eap.errors import quoted
+from eap.runtime.errors import quoted
 
 MALE = words("male_professions.txt")
 FEMALE = words("female_professions.txt")

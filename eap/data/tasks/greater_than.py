@@ -12,7 +12,7 @@ from random import Random
 
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, draw_pairs, keep_all
 from eap.data.vocabulary import Vocabulary
-from eap.errors import quoted
+from eap.runtime.errors import quoted
 
 EVENTS = tuple(
     """war siege battle campaign strike drought plague voyage conflict trial feud reign study project

@@ -12,7 +12,7 @@ from random import Random
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
 from eap.data.tasks.words import word_pairs
 from eap.data.vocabulary import Vocabulary
-from eap.errors import quoted
+from eap.runtime.errors import quoted
 
 # Accepted names of a class: members.
 CLASSES = {

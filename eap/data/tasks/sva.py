@@ -11,7 +11,7 @@ from random import Random
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, changed_word, keep_all
 from eap.data.tasks.words import words
 from eap.data.vocabulary import Vocabulary
-from eap.errors import quoted
+from eap.runtime.errors import quoted
 
 VERBS = words("verbs.txt")
 IRREGULAR = (("is", "are"), ("was", "were"), ("has", "have"), ("does", "do"))

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eap.errors import UserError, quoted
 from eap.graph.contents import GraphContents, edge_exists, has_incoming
 from eap.graph.labels import check_labels
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
 from eap.graph.selection import among
+from eap.runtime.errors import UserError, quoted
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype

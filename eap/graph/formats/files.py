@@ -19,7 +19,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from eap.errors import UserError, quoted
 from eap.graph.contents import (
     EDGE_TENSORS,
     NODE_TENSORS,
@@ -30,6 +29,7 @@ from eap.graph.contents import (
 from eap.graph.formats import documents
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
 from eap.runtime.atomic import write_atomically
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.first_bytes import kind_of
 
 Schema = Literal["library", "paper"]

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from eap.errors import UserError, quoted
 from eap.graph.formats import documents, files
 from eap.graph.graph import Graph
 from eap.runtime.atomic import write_atomically
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.kinds import checked
 
 _KEYS = {".json": ("neurons", "neurons_scores"), ".pt": ("neurons_in_graph", "neurons_scores")}

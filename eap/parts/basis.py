@@ -6,7 +6,7 @@ A basis writes the output of a sender u at every position as a sum over its part
 
 with directions w_j that are fixed and coefficients c_j that a run makes. Scores, circuits and
 pictures of parts know no more than that: `Parts` is the seam, and features of a transcoder or a
-sparse autoencoder (`eap.features`) are another row of the same table.
+sparse autoencoder (`eap.parts.features`) are another row of the same table.
 
 Where a norm follows the MLP or the attention (Gemma 2 and 3), its scale counts as a constant, the
 one that it has in the run at hand: coefficients include the scale, directions the norm's weight.
@@ -21,12 +21,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from eap.errors import UserError, quoted
 from eap.graph import Graph, GraphConfig
 from eap.graph.numbering import sender_index
 from eap.model.blocks import Block
 from eap.model.model import Model
 from eap.model.runs import LayerTrace
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.kinds import shown
 
 

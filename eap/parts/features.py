@@ -25,10 +25,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eap.data.dataset import DATA
-from eap.errors import UserError, first_line, quoted
 from eap.model.model import Model
 from eap.model.verbs import verb
-from eap.parts import SenderRun, place_of
+from eap.parts.basis import SenderRun, place_of
+from eap.runtime.errors import UserError, first_line, quoted
 
 yaml = lazy_loader.load("yaml", error_on_import=False)
 

@@ -22,13 +22,13 @@ from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
 from eap.engine.prepared import Work
 from eap.engine.soft_runs import demand_of_masks, run_soft_circuit
-from eap.errors import UserError
 from eap.graph import GraphConfig
 from eap.metrics.metric import Metric, Predictions, check_values, get_metrics, measure_all
 from eap.model.model import Model
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
 from eap.runtime import distributed
+from eap.runtime.errors import UserError
 from eap.runtime.resources import ResourceOptions, Resources
 
 

@@ -18,16 +18,15 @@ from eap.engine.path_gradients import check_gradients
 from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
 from eap.engine.unit_runs import score_unit_edges
-from eap.errors import UserError, quoted
 from eap.graph.numbering import sender_index
+from eap.inside.part_attribution import linear_call
 from eap.methods import Method
 from eap.metrics.metric import Metric, check_values
 from eap.model.model import Model
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
-from eap.part_attribution import linear_call
-from eap.parts import place_of
-from eap.runtime.code import score_code
+from eap.parts.basis import place_of
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions, Resources
@@ -156,6 +155,6 @@ def unit_edges(
         standard_errors=None if error is None else error.to(model.residual_dtype),
         provenance=sign(
             model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
-            level="part", settings=call.settings(steps), code=score_code(), receiver=mlp,
+            level="part", settings=call.settings(steps), receiver=mlp,
         ),
     )  # fmt: skip

@@ -5,7 +5,7 @@ pairs, and finds the threshold tau at which the masks (with n edges, or nodes)
 
     m_j = sigmoid((s_j - tau) / T),    sum over j of m_j = k,
 
-add up to it. It runs the soft circuit of those masks (`eap.soft_circuits`), and descends the
+add up to it. It runs the soft circuit of those masks (`eap.soft.circuits`), and descends the
 gradient of the loss. tau depends on the scores, so with g = dL/dm and a_j = m_j (1 - m_j)
 
     dL/ds_j = a_j / T (g_j - sum_i g_i a_i / sum_i a_i).
@@ -34,7 +34,6 @@ from eap.data.dataset import Dataset
 from eap.engine.mask_training import State, Training
 from eap.engine.recipe import Recipe
 from eap.engine.signature import sign
-from eap.errors import UserError
 from eap.graph import Graph
 from eap.metrics.metric import METRICS, Metric, get_metric
 from eap.model.model import Model
@@ -42,6 +41,7 @@ from eap.model.shapes import graph_config
 from eap.model.verbs import verb
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.code import score_code
+from eap.runtime.errors import UserError
 from eap.runtime.resources import ResourceOptions, Resources
 
 

@@ -31,7 +31,6 @@ from eap.engine.passes import PASSES, Request
 from eap.engine.path_gradients import check_gradients
 from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
-from eap.errors import UserError, quoted
 from eap.graph.numbering import receiver_index
 from eap.methods import Method, get_method
 from eap.metrics.metric import Metric, check_values
@@ -39,8 +38,8 @@ from eap.model.model import Model
 from eap.model.runs import outputs_everywhere
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
-from eap.parts import PartLayout, Parts, get_parts, sender_run
-from eap.runtime.code import score_code
+from eap.parts.basis import PartLayout, Parts, get_parts, sender_run
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.progress import progress_bar
 from eap.runtime.ranges import Range, whole
@@ -286,7 +285,7 @@ def part_scores(
     provenance = sign(
         model, dataset, metric=call.metric, method=call.method.name, ablation=call.ablation,
         level="part", expanded_kv=expanded_kv, settings=call.settings(steps),
-        code=score_code(), parts=basis.kind, spans=names,
+        parts=basis.kind, spans=names,
     )  # fmt: skip
     of_all = receivers is None
 

@@ -39,7 +39,6 @@ from eap.model.model import Model
 from eap.model.runs import LayerTrace, SenderOutputs, changed_attention
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
-from eap.runtime.code import score_code
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.resources import ResourceOptions, Resources
 
@@ -161,7 +160,7 @@ def crossing_scores(
         standard_errors=None if error is None else error.to(model.residual_dtype),
         provenance=sign(
             model, dataset, metric=call.metric, method="crossing", ablation=call.ablation,
-            code=score_code(), spans=names,
+            spans=names,
         ),
     )  # fmt: skip
 

@@ -24,11 +24,11 @@ from eap.data.batches import check_dataset, check_pairs
 from eap.data.dataset import Dataset
 from eap.data.example import Example
 from eap.engine.head_runs import HeadRun, Prompt, pattern_of, texts_of
-from eap.errors import UserError, quoted
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.runs import outputs_everywhere
 from eap.model.verbs import verb
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.progress import progress_bar
 from eap.runtime.ranges import whole
 

@@ -1,0 +1,13 @@
+from . import basis as basis
+from . import features as features
+from .basis import PARTS as PARTS
+from .basis import Channels as Channels
+from .basis import Coordinates as Coordinates
+from .basis import HiddenUnits as HiddenUnits
+from .basis import PartCircuit as PartCircuit
+from .basis import PartLayout as PartLayout
+from .basis import Parts as Parts
+from .basis import SenderRun as SenderRun
+from .basis import get_parts as get_parts
+from .basis import place_of as place_of
+from .basis import sender_run as sender_run

@@ -1,0 +1,5 @@
+"""Circuits whose edges are in by degrees, and rankings of edges learned with them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,2 @@
+from . import circuits as circuits
+from . import learning as learning
