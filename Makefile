@@ -5,6 +5,7 @@
 # make docs    the manual            make wheel   what pip installs
 # make bench   speed, measured side by side
 # make fuzz    many odd inputs: make fuzz N=5000      make chaos   every experiment killed: make chaos N=20
+# make cluster the workflow with submitted jobs, one of which is killed
 # make proof   all methods on models whose circuit is known: docs/proof.md
 # make exam    all methods compared, on known circuits and on the toy model: docs/methods-compared.md
 
@@ -15,7 +16,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 
-.PHONY: env demo test test-unit test-older fuzz chaos lint format bench proof exam paper docs wheel clean
+.PHONY: env demo test test-unit test-older fuzz chaos cluster lint format bench proof exam paper docs wheel clean
 
 env: $(VENV)/ready
 
@@ -53,6 +54,11 @@ fuzz: env
 # Kills every experiment at random moments: make chaos N=20 ONLY="pareto.py stability.py"
 chaos: env
 	$(BIN)/python tests/chaos.py --n $(or $(N),20) $(if $(ONLY),--only $(ONLY))
+
+# The workflow with jobs that are submitted: a node dies, another loses its scratch folder.
+cluster: env
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt snakemake-executor-plugin-cluster-generic
+	$(BIN)/python tests/cluster.py
 
 lint: env
 	$(BIN)/ruff check .

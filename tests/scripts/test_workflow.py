@@ -265,3 +265,18 @@ def test_what_cannot_be_run_is_refused(repository):
     out, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "cannot load model 'no-such-model'" in out
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(finished):
+    """Last: what failed is to be done again."""
+    made = finished / "results" / "claims" / "tiny"
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    failing = {"results/claims/claims.py": lambda _: b"raise SystemExit(3)\n"}
+    with changed(finished, failing):
+        process = start(finished, "claims")
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "what is finished is kept, and the same command goes on" in out
+    assert before
+    assert before == {path: path.read_bytes() for path in before}
+    assert "claims" in would_run(finished)
