@@ -14,7 +14,8 @@ from torch import Tensor
 from eap.engine.patch_plan import Plan, Unit, receivers_of
 from eap.engine.prepared import PreparedBatch
 from eap.metrics.metric import Predictions, measure_all
-from eap.model.runs import LayerTrace, SenderOutputs, changed_attention, run_layers
+from eap.model.held_attention import HeldAttention
+from eap.model.runs import LayerTrace, SenderOutputs, run_layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,12 +203,9 @@ class BatchPatcher:
     ) -> Float[Tensor, "n n_receivers batch query d_receiver"]:
         """How z changes when every q (or k, or v) of a layer reads each sender's ablated output."""
         clean, work = self.clean, self.plan.work
-        z = changed_attention(
-            work.model, layer, kind, clean.trace[layer], clean.changes.everywhere[senders],
-            clean.batch.cache,
-        )  # fmt: skip
+        held = HeldAttention.of(work.model, layer, clean.trace[layer], clean.batch.cache)
         return rearrange(
-            z,
+            held.change_of_z(kind, clean.changes.everywhere[senders]),
             "n batch query (receiver head) d_head -> n receiver batch query (head d_head)",
             receiver=work.config.n_receivers(kind),
         )

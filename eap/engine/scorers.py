@@ -35,10 +35,10 @@ from eap.engine.receivers import RunGradient, contract, differentiate
 from eap.engine.score_blocks import ScoreBlock, summed, to_nodes
 from eap.engine.span_layout import WHOLE
 from eap.metrics.metric import Predictions
+from eap.model.held_attention import HeldAttention
 from eap.model.runs import (
     LayerTrace,
     SenderOutputs,
-    changed_attention,
     outputs_everywhere,
     run_layers,
 )
@@ -194,35 +194,41 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBloc
     }
     yield from contract(model, config, changes, replace(gradient, layers=others), batch.cache)
     for layer, d_z in enumerate(run.at_z):
-        n_senders = config.senders_before(layer, "attention")
+        held = HeldAttention.of(model, layer, clean.trace[layer], batch.cache)
+        worth = _worth_of_looking(held, d_z)
+        before = changes.everywhere[: config.senders_before(layer, "attention")]
         for kind in "qk":
-            scores = torch.stack(
-                [
-                    _pattern_score(batch, layer, kind, clean.trace[layer], change[None], d_z)
-                    for change in changes.everywhere[:n_senders]
-                ],
-                dim=1,
-            )
+            scores = torch.stack([_pattern_score(held, kind, x[None], worth) for x in before], 1)
+            shared = config.n_heads // config.n_receivers(kind)
             receivers = config.receivers(layer, kind)
             yield ScoreBlock(
-                slice(0, n_senders), list(range(receivers.start, receivers.stop)), scores
+                slice(0, len(before)),
+                list(range(receivers.start, receivers.stop)),
+                reduce(scores, "batch sender (n shared) -> batch sender n", "sum", shared=shared),
             )
 
 
 @torch.no_grad()
+def _worth_of_looking(
+    held: HeldAttention, d_z: Float[Tensor, "batch query n_heads d_head"]
+) -> Float[Tensor, "batch n_heads query key"]:
+    """How the metric changes by what every query sees at every key: the values' part along d_z."""
+    values = held.values.repeat_interleave(d_z.shape[2] // held.values.shape[1], dim=1)
+    return einsum(d_z, values, "batch query head d, batch head key d -> batch head query key")
+
+
+@torch.no_grad()
 def _pattern_score(
-    batch: PreparedBatch,
-    layer: int,
+    held: HeldAttention,
     kind: str,
-    clean: LayerTrace,
     change: Float[Tensor, "1 batch pos d_model"],
-    d_z: Float[Tensor, "batch query n_heads d_head"],
-) -> Float[Tensor, "batch n"]:
-    """Scores of one sender: the change of every head's z times its gradient, by receiver."""
-    work = batch.work
-    z = changed_attention(work.model, layer, kind, clean, change, batch.cache)[0]
-    by_head = einsum(z, d_z, "batch query head d, batch query head d -> batch head")
-    return reduce(by_head, "batch (n shared) -> batch n", "sum", n=work.config.n_receivers(kind))
+    worth: Float[Tensor, "batch n_heads query key"],
+) -> Float[Tensor, "batch n_heads"]:
+    """Scores of one sender: the change of every head's pattern, times what it is worth."""
+    moved = held.pattern_with(kind, change) - held.pattern
+    return einsum(
+        moved, worth.to(moved), "batch head query key, batch head query key -> batch head"
+    )
 
 
 def score_flow(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:

@@ -35,8 +35,9 @@ from eap.engine.scorers import gradients_at_heads
 from eap.engine.signature import sign
 from eap.methods import get_method
 from eap.metrics.metric import Metric, check_values
+from eap.model.held_attention import HeldAttention
 from eap.model.model import Model
-from eap.model.runs import LayerTrace, SenderOutputs, changed_attention
+from eap.model.runs import LayerTrace, SenderOutputs
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
@@ -182,11 +183,12 @@ def _cross(
     queries = layout.spread(ones, layout.at_last if last_only else layout.everywhere)
     keys = layout.spread(torch.ones_like(change[..., 0]), layout.everywhere)
 
+    held = HeldAttention.of(model, layer, clean, cache)
     by_keys = d_z.new_zeros(len(batch), d_z.shape[2], layout.n_spans, layout.n_spans)
     for span in range(layout.n_spans):
         if layout.has(span):
             moved = layout.at_span(span, change, torch.zeros_like(change))
-            z = changed_attention(model, layer, "k", clean, moved[None], cache)[0]
+            z = held.change_of_z("k", moved[None])[0]
             by_query = einsum(z, d_z, "batch query head d, batch query head d -> batch query head")
             by_keys[:, :, span] = einsum(
                 by_query, queries, "batch query head, batch span query -> batch head span"
@@ -200,11 +202,7 @@ def _cross(
 
     moved = torch.func.jvp(values_of, (clean.x,), (change,))[1]  # [batch, n_kv, pos, d_head]
     moved = moved.repeat_interleave(d_z.shape[2] // moved.shape[1], dim=1)
-    pattern = attention.pattern(
-        attention.queries(clean.q, cache, last_only=last_only),
-        cache.after_prefix(cache.keys[layer], attention.keys(clean.k, cache)),
-        cache.mask(attention.window, clean.x.device, last_only=last_only),
-    )[..., cache.start :]
+    pattern = held.pattern[..., cache.start :]
     carried = einsum(
         d_z, moved.to(d_z), "batch query head d, batch head key d -> batch head query key"
     )

@@ -282,33 +282,3 @@ def outputs_everywhere(
         heads = block.head_outputs(block.head_shares(run.z, run.attention_raw))
         outputs += [heads.to(embedding), run.mlp_out[None].to(embedding)]
     return torch.cat(outputs), trace, final
-
-
-def changed_attention(
-    model: Model,
-    layer: int,
-    kind: str,
-    clean: LayerTrace,
-    changes: Float[Tensor, "n batch pos d_model"],
-    cache: PrefixCache,
-) -> Float[Tensor, "n batch query n_heads d_head"]:
-    """How z changes when every q (or k, or v: `kind`) of a layer reads an input that changed.
-
-    Args:
-        clean: the layer's trace in the run that is changed.
-        changes: n changes of the residual stream that the layer reads.
-    """
-    block, n = model.blocks[layer], len(changes)
-    last_only = clean.q.shape[1] < clean.x.shape[1]
-    normed = block.ln1((clean.x + changes.to(clean.x.device)).flatten(0, 1))
-    if kind == "q" and last_only:
-        normed = cache.at_last(normed)
-    projected = block.attention.project(kind, normed)
-    if kind != "q":  # expanded grouped-query attention: several receivers share a weight
-        projected = projected.repeat_interleave(clean.k.shape[2] // projected.shape[2], dim=2)
-    q, k, v = (
-        projected if name == kind else x.repeat(n, 1, 1, 1)
-        for name, x in (("q", clean.q), ("k", clean.k), ("v", clean.v))
-    )
-    z = block.attention.attend(layer, q, k, v, cache, last_only=last_only)
-    return z.unflatten(0, (n, -1)) - clean.z
