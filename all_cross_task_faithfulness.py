@@ -1,7 +1,8 @@
-"""Does the circuit of one task do another? The metric of every task under every task's circuit.
+"""Cross-task faithfulness: the metric of every task under the circuit of every task.
 
-Writes results/cross-task/<model>/csv/faithfulness.csv: a row per task tested on, a column per task
-whose circuit is used, then the baselines of the row's task. Values are means of its metric.
+Writes results/cross-task/<model>/csv/faithfulness.csv, with one row per task tested, one column per
+task whose circuit is used, and two columns of baselines. Values are means of the metric of the
+row's task.
 """
 
 import eap_circuits
@@ -17,13 +18,13 @@ def main() -> None:
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
 
-    # 1. The circuit of every task.
+    # 1. Find the circuit of every task.
     settings = shell.settings_of(args)
     model = studies.load_model_of(settings)
     datasets = studies.load_tasks(settings, model)
     circuits = studies.find_circuits(settings, model, datasets)
 
-    # 2. Every circuit on every task.
+    # 2. Measure every circuit on every task.
     table = studies.cross_task_table(settings, model, circuits, datasets)
     origin = studies.describe(
         settings, model, datasets,
@@ -40,11 +41,11 @@ def main() -> None:
     csv = studies.paths.table_file(args.output, "cross-task", args.model, "faithfulness")
     studies.save_csv(table, csv, origin, index=True)
 
-    # 3. Say what came out.
+    # 3. Print the results.
     shares = table[list(circuits)].apply(
         lambda column: measures.normalised(column, table["baseline"], table["corrupted_baseline"])
     )
-    shell.say("\nnormalised faithfulness (row: task, column: whose circuit):")
+    shell.say("\nnormalised faithfulness (row: task tested, column: task of the circuit):")
     shell.say(shares.round(2).to_string())
     command = studies.next_command("results/cross-task/make_all_heatmaps.py", settings=settings)
     shell.say(f"\n{shell.shown(csv)} is written; draw it with: {command}")

@@ -1,8 +1,8 @@
-"""The distribution's own name: says in one line when `eap` is another package, and runs scripts.
+"""Entry point of all scripts, which first checks that `import eap` finds this package.
 
-The EAP-IG library is imported as `eap`, too; where both are installed, or it stands first on the
-path, the scripts' own imports would fail somewhere inside it. So every script imports this module
-first. It imports nothing of `eap` before it has looked.
+The EAP-IG library is also imported as `eap`. If both libraries are installed, or EAP-IG comes first
+on the path, a script's imports would fail somewhere inside EAP-IG. Every script therefore imports
+this module first, and this module imports nothing from `eap` before the check.
 """
 
 import sys
@@ -13,10 +13,10 @@ from pathlib import Path
 
 
 def put_own_checkout_first() -> None:
-    """Let a script of a checkout, in whatever folder of it, import that checkout's package.
+    """Make a script in any folder of a checkout import the package of the same checkout.
 
-    Python puts the script's own folder first. For scripts below `results/` that is not the
-    checkout, and they would import the package of whichever checkout is installed.
+    Python puts the script's own folder first on the path. A script below `results/` would therefore
+    import the installed package, which may belong to another checkout.
     """
     script = getattr(sys.modules["__main__"], "__file__", None)
     for folder in Path(script).resolve().parents[:3] if script else ():
@@ -26,7 +26,7 @@ def put_own_checkout_first() -> None:
 
 
 def check() -> None:
-    """End with one line if `import eap` would give another package, or none."""
+    """Exit with a one-line error if `import eap` would find another package or none."""
     spec = find_spec("eap")
     places = list(map(Path, (spec and spec.submodule_search_locations) or ()))
     if any((place / "studies" / "catalogue.py").is_file() for place in places):
@@ -42,12 +42,12 @@ def check() -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`; `eap.studies.shell.run` says how it ends."""
+    """Run a script's `main` with the error handling of `eap.studies.shell.run`."""
     import_module("eap.studies.shell").run(main)
 
 
 def command() -> None:
-    """The command `eap`."""
+    """Run the command `eap`."""
     import_module("eap.commands").main()
 
 

@@ -1,15 +1,15 @@
-"""The exact value of every edge by activation patching, beside what EAP and EAP-IG estimate.
+"""Exact values of edges by activation patching, with the estimates of EAP and EAP-IG.
 
-Prints what it will cost, then patches every edge (or, with --verify K, the K edges that an estimate
-ranks highest and a random sample of the others) for logit_diff, prob_diff, kl and js in one pass.
-It can be stopped at any moment: the same command goes on where it was.
+Prints the expected cost, then patches every edge and measures logit_diff, prob_diff, kl and js in
+one pass. With --verify K, patches only the K edges that the estimates rank highest and a random
+sample of the other edges. A run that is stopped continues when the same command is given again.
 
-Writes graphs/<model>/real_test/<task>_<metric>_real.json for the four metrics, the estimates beside
-them (<task>_<metric>_vanilla, <task>_<metric>_ig, <task>_kl_ig; of other methods
-<task>_<metric>_<method>), and the faithfulness of circuits from exact scores and from estimates,
-results/real/<model>/csv/<task>.csv. With --verify the exact graphs are called
-<task>_<metric>_verified, for the task's metric and kl: they hold exact scores where there are some,
-and the estimates of EAP-IG elsewhere.
+Writes graphs/<model>/real_test/<task>_<metric>_real.json for the four metrics, and the estimates in
+the same folder (<task>_<metric>_vanilla, <task>_<metric>_ig, <task>_kl_ig, and for other methods
+<task>_<metric>_<method>). Writes the faithfulness of circuits selected by exact scores and by
+estimates to results/real/<model>/csv/<task>.csv. With --verify, the exact graphs are
+<task>_<metric>_verified, for the task's metric and kl: patched edges have exact scores, all other
+edges the estimates of EAP-IG.
 """
 
 import eap_circuits
@@ -22,26 +22,33 @@ def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
     parser.add_argument(
-        "--methods", nargs="+", choices=CURVES, default=list(EXACT_CURVES), help="estimates beside"
+        "--methods",
+        nargs="+",
+        choices=CURVES,
+        default=list(EXACT_CURVES),
+        help="estimates to compare",
     )
     parser.add_argument(
-        "--metric", help="metric of the estimates and curves (default: the task's own)"
+        "--metric", help="metric of the estimates and curves (default: the task's metric)"
     )
     shell.add_size_arguments(parser)
     parser.add_argument(
-        "--verify", type=shell.positive, metavar="K", help="exact for the best K only"
+        "--verify", type=shell.positive, metavar="K", help="patch only the K best edges"
     )
     parser.add_argument(
-        "--sample", type=shell.positive, default=200, help="others to patch with --verify"
+        "--sample",
+        type=shell.positive,
+        default=200,
+        help="number of other edges to patch with --verify",
     )
     parser.add_argument(
         "--exact_head", type=shell.positive, metavar="N",
-        help="score by the first N pairs alone, exactly and by estimates (default: by all); curves "
-        "are measured on all",
+        help="compute exact values and estimates on the first N pairs only (default: all pairs); "
+        "curves are always measured on all pairs",
     )  # fmt: skip
     parser.add_argument(
         "--save_every", type=shell.seconds, default=10.0, metavar="SECONDS",
-        help="how often to save",
+        help="time between two writes of the progress",
     )  # fmt: skip
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
@@ -55,7 +62,7 @@ def main() -> None:
 
     scored = dataset if args.exact_head is None else dataset.head(args.exact_head)
 
-    # 1. Estimates, which also say which edges to verify.
+    # 1. Estimates, which also decide which edges to verify.
     chosen = [*args.methods, *(EXACT_CURVES if args.verify else ())]
     estimates = studies.exact_estimates(settings, model, scored, metric=metric, curves=chosen)
 
@@ -73,7 +80,7 @@ def main() -> None:
             sample=args.sample,
         )
 
-    # 3. Faithfulness of circuits from either.
+    # 3. Faithfulness of circuits selected by exact values and by estimates.
     graphs = {"real": exact[metric], "real-KL": exact["kl"]}
     graphs |= estimates
     frame, bands = studies.faithfulness_curves(

@@ -1,10 +1,11 @@
 """One cell of MIB's circuit track: CPR, CMD and the accuracy area of a method on a task.
 
-Scores edges (or nodes) on the train split, measures circuits of .1 to 100% on the test split, and
-prints and saves the areas, beside what has been published for that model and task. Settings are the
-benchmark's unless said otherwise. Several methods are one ranking, the mean of their scores.
+Scores edges (or nodes) on the train split, measures circuits of .1 to 100% of all edges on the test
+split, and prints the areas next to the published values for the same model and task. Default
+settings are those of the benchmark. Several methods give one ranking, by the mean of their scores.
 Writes results/mib/<model>/csv/<task>_<method>_{curves,areas}.csv and
-graphs/<model>/mib_<task>_<method>.json; --submission also writes the leaderboard's layout.
+graphs/<model>/mib_<task>_<method>.json; with --submission, also writes files in the leaderboard's
+layout.
 """
 
 import argparse
@@ -22,42 +23,42 @@ from eap.studies.paths import ROOT, graph_file, shown, table_file
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Make the parser of the command line."""
     parser = shell.OneLineParser(description=__doc__, formatter_class=shell.DefaultsOnce)
     add = parser.add_argument
     shell.add_model_arguments(parser)
     add("-t", "--task", choices=MIB_TASKS, default="ioi", help="task of the benchmark")
     methods = [*METHODS, "MAttr"]
-    add("--method", choices=methods, nargs="+", default=["EAP-IG"], help="how edges are scored")
+    add("--method", choices=methods, nargs="+", default=["EAP-IG"], help="scoring methods")
     add(
         "--mean",
         choices=("raw", "scaled"),
         default="raw",
-        help="how scores of several methods are averaged",
+        help="whether scores are rescaled before several methods are averaged",
     )
-    add("--level", choices=("edge", "node"), default="edge", help="what is ranked")
-    add("--source", help="a folder with a copy of the data set, or a CSV of pairs (default: hub)")
-    add("--split", choices=SPLITS, default="test", help="on which circuits are measured")
+    add("--level", choices=("edge", "node"), default="edge", help="whether to rank edges or nodes")
+    add("--source", help="folder with a copy of the data set, or CSV of pairs (default: hub)")
+    add("--split", choices=SPLITS, default="test", help="split for measuring circuits")
     add(
         "--n_train",
         type=shell.number_of("head"),
-        help="pairs to score on (default: 1,000 of ioi, or 100)",
+        help="number of pairs for scoring (default: 1,000 for ioi, otherwise 100)",
     )
     add(
         "--head",
         type=shell.number_of("head"),
-        help="measure on only this many pairs (default: all)",
+        help="number of pairs for measuring circuits (default: all)",
     )
     add(
         "--ig_steps",
         type=shell.number_of("steps"),
         default=5,
-        help="number of points, for methods that integrate",
+        help="number of integration points, for methods that integrate",
     )
     add(
         "--rule",
         choices=RULES,
-        help="rule of integration (default: the benchmark's for the method)",
+        help="integration rule (default: the benchmark's rule for the method)",
     )
     add("--optimizer", choices=("adam", "sgd"), default="adam", help="optimizer of MAttr")
     add(
@@ -65,44 +66,49 @@ def make_parser() -> argparse.ArgumentParser:
         type=shell.Number(RANGES["learning_rate"], float, "a learning rate"),
         help="learning rate of MAttr (default: .05 for adam, 3 for sgd)",
     )
-    add("--sizes", choices=SIZES, default="uniform", help="how MAttr draws sizes of circuits")
+    add("--sizes", choices=SIZES, default="uniform", help="distribution of circuit sizes in MAttr")
     add("--loss", choices=LOSSES, default="metric", help="loss of MAttr")
     add(
         "--learning_steps",
         type=shell.number_of("learning_steps"),
-        help="optimizer steps of MAttr (default: 5,000; nodes: 500)",
+        help="optimizer steps of MAttr (default: 5,000 for edges, 500 for nodes)",
     )
     add(
         "--free_input",
         action="store_true",
-        help="keep the input in every circuit of nodes, without counting it",
+        help="keep the input node in every circuit of nodes, without counting it",
     )
     add(
         "--seed",
         type=shell.number_of("seed"),
         default=0,
-        help="random seed of the bootstrap over examples, and of MAttr",
+        help="random seed of MAttr and of the bootstrap over examples",
     )
-    add("--batch_size", type=shell.positive, help="pairs at a time (default: what memory allows)")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    add("--device_map", help="layers on several devices instead: auto, balanced, sequential")
+    add("--batch_size", type=shell.positive, help="batch size (default: what memory allows)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
+    add("--device_map", help="split layers over several devices: auto, balanced, sequential")
     add(
         "--dtype",
         default="float32",
         help="data type of the weights: float32, bfloat16, float16, float64",
     )
-    add("--memory", type=shell.gigabytes, metavar="GB", help="beside the weights (default: half)")
-    add("--output", type=shell.output_folder, default=ROOT, help="folder of results/ and graphs/")
+    add(
+        "--memory",
+        type=shell.gigabytes,
+        metavar="GB",
+        help="memory besides weights (default: half)",
+    )
+    add("--output", type=shell.output_folder, default=ROOT, help="folder for results/ and graphs/")
     add("--submission", type=shell.folder, help="also write <task>_<model>/ into this folder")
     add(
         "--files", choices=("one", "nine"), default="one",
-        help="files of the submission: one of scores, or nine circuits of .1 to 50%%",
+        help="files to submit: one file of scores, or nine circuits of .1 to 50%% of all edges",
     )  # fmt: skip
     add(
         "--by",
         choices=("helpful", "magnitude"),
         default="helpful",
-        help="ranking of the nine circuits",
+        help="ranking by which the nine circuits are selected",
     )
     return parser
 
@@ -145,7 +151,7 @@ def main() -> None:
 
 
 def method_name(args: argparse.Namespace) -> str:
-    """The methods as one word that can name files, with the settings that are not the default."""
+    """Name the methods, and the settings that change the ranking, for use in file names."""
     words = [f"mean-{args.mean}"] if len(args.method) > 1 else []
     words += args.method
     if "MAttr" in args.method:
@@ -156,7 +162,7 @@ def method_name(args: argparse.Namespace) -> str:
 
 
 def save(args: argparse.Namespace, name: str, result: "studies.MibResult") -> None:
-    """Write curves, areas, the ranking, and what is submitted."""
+    """Write the curves, the areas, the ranking, and the submission if there is one."""
     for kind, frame in (("curves", result.areas.to_frame()), ("areas", result.areas.summary())):
         path = table_file(args.output, "mib", args.model, f"{name}_{kind}")
         studies.save_csv(frame, path, result.areas.provenance)
@@ -164,7 +170,7 @@ def save(args: argparse.Namespace, name: str, result: "studies.MibResult") -> No
         return
     graph = graph_file(args.output, args.model, f"mib_{name}", n_edges=result.graph.n_edges)
     result.graph.save(graph)
-    shell.say(f"wrote {shown(graph)}; look at it with: eap view {shown(graph)}")
+    shell.say(f"wrote {shown(graph)}; to view the graph: eap view {shown(graph)}")
     if args.submission is not None:
         circuits = []
         if args.files == "nine":
@@ -182,7 +188,7 @@ def save(args: argparse.Namespace, name: str, result: "studies.MibResult") -> No
 
 
 def say_areas(args: argparse.Namespace, result: "studies.MibResult") -> None:
-    """Print the areas, and the published ones."""
+    """Print the measured areas, then the published ones."""
     areas = result.areas
     method = result.graph.provenance["method"]
     settings = result.graph.provenance.get("settings") or {}

@@ -1,7 +1,8 @@
-"""How much the circuits of the tasks overlap: IoU of edges and nodes, and how likely by chance.
+"""Overlap of the tasks' circuits: IoU of edges and nodes, and its probability by chance.
 
-Writes results/jaccard/<model>/csv/{edge,node}_{ious,iou_ps,overlap}.csv (a row and a column per
-task; overlap is the share of the row's circuit that the column's has), and heat maps of them.
+Writes results/jaccard/<model>/csv/{edge,node}_{ious,iou_ps,overlap}.csv, with one row and one
+column per task, and a heat map of each table. In the overlap tables, a value is the share of the
+row's circuit that is also in the column's circuit.
 """
 
 import eap_circuits
@@ -23,13 +24,13 @@ def main() -> None:
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
 
-    # 1. The circuit of every task.
+    # 1. Find the circuit of every task.
     settings = shell.settings_of(args)
     model = studies.load_model_of(settings)
     datasets = studies.load_tasks(settings, model)
     circuits = studies.find_circuits(settings, model, datasets)
 
-    # 2. Compare each with each, and save.
+    # 2. Compare the circuits in pairs, and save the tables.
     tables = studies.compare_circuits(circuits)
     origin = studies.describe(
         settings, model, datasets,
@@ -58,10 +59,12 @@ def main() -> None:
             )  # fmt: skip
             figures.style.save_figure(figure, folder, name)
 
-    # 3. Say what came out.
+    # 3. Print the results.
     shell.say(f"\nedge IoU:\n{tables['edge_ious'].round(2).to_string()}")
     command = studies.next_command("all_cross_task_faithfulness.py", settings=settings)
-    shell.say(f"\n{shell.shown(folder)} is written; what the circuits do on other tasks: {command}")
+    shell.say(
+        f"\n{shell.shown(folder)} is written; measure the circuits on other tasks: {command}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Faithfulness of circuits by size, for EAP, EAP-IG and EAP-IG with KL, on one task.
+"""Faithfulness of circuits by size on one task, for EAP, EAP-IG and EAP-IG with KL.
 
-Scores every edge three ways, selects circuits of 30 to 1000 edges greedily by absolute score,
-prunes them, and measures the task's metric when everything outside the circuit is corrupted.
-Writes results/pareto/<model>/csv/<task>.csv and graphs/<model>/<task>_{vanilla,task,kl}.json.
+Scores every edge with each method, selects circuits of 30 to 1000 edges greedily by absolute
+score, prunes the circuits, and measures the task's metric with all other edges corrupted. Writes
+results/pareto/<model>/csv/<task>.csv and graphs/<model>/<task>_{vanilla,task,kl}.json.
 """
 
 import eap_circuits
@@ -15,12 +15,16 @@ def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
     parser.add_argument(
-        "--methods", nargs="+", choices=CURVES, default=list(PAPER_CURVES), help="curves to measure"
+        "--methods",
+        nargs="+",
+        choices=CURVES,
+        default=list(PAPER_CURVES),
+        help="methods to compare",
     )
-    parser.add_argument("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
+    parser.add_argument("--metric", help="logit_diff, prob_diff, etc. (default: the task's metric)")
     shell.add_size_arguments(parser)
     parser.add_argument(
-        "--n_random", type=shell.not_negative, default=5, help="random circuits of every size"
+        "--n_random", type=shell.not_negative, default=5, help="number of random circuits per size"
     )
     shell.add_ig_arguments(parser)
     args = parser.parse_args()

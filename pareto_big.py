@@ -1,8 +1,9 @@
-"""Faithfulness of circuits by size on large models: sizes up to a share of all edges.
+"""Faithfulness of circuits by size on large models, with sizes up to a fraction of all edges.
 
-As pareto.py, with --n_steps sizes up to --end_proportion of the graph's edges. Writes
-results/pareto/<model>/csv/<task>.csv and graphs/<model>/<task>_{vanilla,task,kl}.json (or
-.safetensors for graphs of more than half a million edges).
+Does the same as pareto.py, but with --n_steps sizes, evenly spaced up to --end_proportion of the
+graph's edges. Writes results/pareto/<model>/csv/<task>.csv and
+graphs/<model>/<task>_{vanilla,task,kl}.json (or .safetensors for graphs of more than half a million
+edges).
 """
 
 import eap_circuits
@@ -15,25 +16,29 @@ def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
     parser.add_argument(
-        "--methods", nargs="+", choices=CURVES, default=list(PAPER_CURVES), help="curves to measure"
+        "--methods",
+        nargs="+",
+        choices=CURVES,
+        default=list(PAPER_CURVES),
+        help="methods to compare",
     )
-    parser.add_argument("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
+    parser.add_argument("--metric", help="logit_diff, prob_diff, etc. (default: the task's metric)")
     parser.add_argument(
         "--eval_batch_size",
         type=shell.positive,
-        help="pairs at a time in evaluation (default: --batch_size)",
+        help="batch size for measuring circuits (default: --batch_size)",
     )
     parser.add_argument(
         "--end_proportion",
         type=shell.share,
         default=0.04,
-        help="largest size, as a fraction of all edges",
+        help="largest circuit size, as a fraction of all edges",
     )
     parser.add_argument(
-        "--n_steps", type=shell.number_of("steps"), default=10, help="number of sizes"
+        "--n_steps", type=shell.number_of("steps"), default=10, help="number of circuit sizes"
     )
     parser.add_argument(
-        "--n_random", type=shell.not_negative, default=5, help="random circuits of every size"
+        "--n_random", type=shell.not_negative, default=5, help="number of random circuits per size"
     )
     shell.add_ig_arguments(parser)
     args = parser.parse_args()

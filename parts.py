@@ -1,9 +1,9 @@
-"""How many hidden units, channels or features of a circuit's nodes keep it faithful.
+"""Faithfulness of a circuit by the number of hidden units, channels or features it keeps.
 
-Finds the task's circuit and scores the parts of its nodes on every other pair, and measures, on
-the pairs between them, the faithfulness of the circuit whose nodes keep their best parts alone.
-Writes results/parts/<model>/csv/<task>.csv, a row per kind and number of parts, and
-<task>_top.csv, the best parts.
+Finds the task's circuit and scores the parts of its nodes on one half of the pairs. Measures, on
+the other half, the faithfulness of the circuit when its nodes keep only their best parts. Writes
+results/parts/<model>/csv/<task>.csv, with one row per kind and number of parts, and <task>_top.csv,
+which lists the best parts.
 """
 
 import eap_circuits
@@ -16,15 +16,15 @@ def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
     add = parser.add_argument
-    add("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
-    add("--size", type=shell.positive, default=200, help="edges of the circuit, before pruning")
+    add("--metric", help="logit_diff, prob_diff, etc. (default: the task's metric)")
+    add("--size", type=shell.positive, default=200, help="number of edges before pruning")
     add("--parts", nargs="+", default=["hidden units", "channels"], help="kinds of parts")
     add(
         "--features",
         type=shell.folder,
-        help="folder of transcoders or autoencoders",
+        help="folder of transcoders or sparse autoencoders",
     )
-    add("--top", type=shell.positive, default=50, help="best parts of each kind that are listed")
+    add("--top", type=shell.positive, default=50, help="number of best parts to list per kind")
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
 

@@ -1,11 +1,10 @@
-"""Where in the prompt: are circuits whose edges are at spans smaller at equal faithfulness?
+"""Faithfulness of circuits whose edges are restricted to spans of the prompt.
 
-Scores every edge at every span of the prompt (a task's roles, or --spans auto), selects circuits of
-pairs of an edge and a span, and circuits of edges everywhere, of several sizes, and measures both.
+Scores every edge at every span of the prompt (the task's roles, or --spans auto). Selects circuits
+of several sizes, made of (edge, span) pairs or of edges at all positions, and measures both kinds.
 Writes results/positions/<model>/csv/<task>.csv and graphs/<model>/<task>_spans.safetensors. With
---verify K the K highest pairs and a random sample of the others are patched exactly
-(real_test/<task>_<metric>_spans_verified.safetensors), and circuits by these scores are measured,
-too.
+--verify K, patches the K best (edge, span) pairs and a random sample of the others exactly, writes
+real_test/<task>_<metric>_spans_verified.safetensors, and also measures circuits by these scores.
 """
 
 import eap_circuits
@@ -17,18 +16,18 @@ from eap.studies import shell
 def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
-    parser.add_argument("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
+    parser.add_argument("--metric", help="logit_diff, prob_diff, etc. (default: the task's metric)")
     parser.add_argument(
         "--spans",
         choices=KINDS,
         default="roles",
-        help="spans of the prompts (default: the task's roles)",
+        help="kind of spans (default: the task's roles)",
     )
     parser.add_argument(
-        "--verify", type=shell.positive, metavar="K", help="exact values of the best K pairs"
+        "--verify", type=shell.positive, metavar="K", help="patch the K best (edge, span) pairs"
     )
     parser.add_argument(
-        "--sample", type=shell.positive, default=200, help="others to patch with --verify"
+        "--sample", type=shell.positive, default=200, help="number of other pairs to patch"
     )
     shell.add_ig_arguments(parser)
     args = parser.parse_args()

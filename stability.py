@@ -1,10 +1,11 @@
 """How far a task's circuit can be trusted: error bars, stability, areas and verdicts.
 
-Scores edges on every other pair of the task, with 50 resamples of these pairs in the same run, and
-measures areas and verdicts on the pairs between them. Writes four tables, whose names begin with
-results/stability/<model>/csv/<task>: .csv (how alike the resamples' circuits are, beside chance and
-a null task), _edges.csv (how often each edge is in them), _areas.csv and _verdicts.csv. With
---n_subsets also _certified.csv: edges and nodes that stay in the circuit if some examples change.
+Scores edges on one half of the task's pairs, with bootstrap resamples of these pairs in the same
+run, and measures areas and verdicts on the other half. Writes four tables, whose names begin with
+results/stability/<model>/csv/<task>: .csv (similarity of the resamples' circuits, compared with
+chance and a null task), _edges.csv (how often each edge is in these circuits), _areas.csv and
+_verdicts.csv. With --n_subsets, also writes _certified.csv: the edges and nodes that stay in the
+circuit if some examples change.
 """
 
 import eap_circuits
@@ -18,13 +19,13 @@ def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
     add = parser.add_argument
-    add("--metric", help="logit_diff, prob_diff, ... (default: the task's own)")
-    add("--method", default="EAP-IG", help="how edges are scored")
+    add("--metric", help="logit_diff, prob_diff, etc. (default: the task's metric)")
+    add("--method", default="EAP-IG", help="scoring method")
     add(
         "--sizes",
         type=shell.positive,
         nargs="+",
-        help="circuit sizes, in edges (default: 1 to 10%% of all)",
+        help="circuit sizes, in edges (default: 1 to 10%% of all edges)",
     )
     add(
         "--n_resamples",
@@ -35,13 +36,13 @@ def main() -> None:
     add(
         "--n_subsets",
         type=shell.number_of("n_subsets"),
-        help="number of random subsets of the pairs, to certify edges by (try 1000)",
+        help="number of random subsets of the pairs for certifying edges (try 1000)",
     )
     add(
         "--n_random",
         type=shell.number_of("n_random"),
         default=50,
-        help="number of random circuits that the verdicts compare with, at least 19",
+        help="number of random circuits to compare with in the verdicts, at least 19",
     )
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
@@ -72,9 +73,9 @@ def main() -> None:
     n_found, n_measured = len(study.found_on), len(study.measured_on)
     shell.say(f"\n{args.method} by {metric}, scored on {n_found} pairs, {args.n_resamples} times:")
     shell.say(study.stability.to_frame().round(3).to_string(index=False))
-    shell.say(f"\nareas, on {n_measured} other pairs (95% over examples): {study.areas}")
+    shell.say(f"\nareas on {n_measured} other pairs (95% over examples): {study.areas}")
     circuit = study.verdicts.circuit
-    shell.say(f"\nverdicts on a circuit of {circuit.count_edges()} edges, on the same:")
+    shell.say(f"\nverdicts on a circuit of {circuit.count_edges()} edges, on the same pairs:")
     shell.say(str(study.verdicts))
     if study.certificate is not None:
         shell.say(f"\ncertified by {args.n_subsets} subsets: {study.certificate}")

@@ -1,4 +1,4 @@
-"""How many steps of integrated gradients are enough? Faithfulness by number of steps.
+"""Faithfulness of circuits by the number of steps of integrated gradients.
 
 Writes graphs/<model>/ig_test/<task>_<metric>_{vanilla,2,3,5,..,50}.json and
 results/ig_test/<model>/csv/<task>_<eval_metric>_ig_test.csv. (An experiment, not a test.)
@@ -15,10 +15,10 @@ def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
     add = parser.add_argument
-    add("--attribution_metric", help="metric of the scores (default: the task's own)")
-    add("--eval_metric", help="metric of faithfulness (default: the task's own)")
+    add("--attribution_metric", help="metric of the scores (default: the task's metric)")
+    add("--eval_metric", help="metric of faithfulness (default: the task's metric)")
     shell.add_size_arguments(parser)
-    add("--steps", type=shell.number_of("steps"), nargs="+", default=STEPS, help="to compare")
+    add("--steps", type=shell.number_of("steps"), nargs="+", default=STEPS, help="numbers of steps")
     shell.add_ig_arguments(parser, steps=False)
     args = parser.parse_args()
 

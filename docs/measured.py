@@ -148,7 +148,56 @@ def parts() -> str:
     return "\n".join([*lines, "", " ".join(said)])
 
 
-TABLES: dict[str, Callable[[], str]] = {"positions": positions, "parts": parts}
+# ---- certificates and second circuits ------------------------------------------------------------
+
+
+def evidence() -> str:
+    """What is certified of each task's circuit, and the second circuit that was found."""
+    tables = [
+        pd.read_csv(path).assign(model=name)
+        for folder, name in MODELS.items()
+        if (path := GALLERY / folder / "evidence.csv").exists()
+    ]
+    lines = [
+        "| model | task | circuit: edges, faithfulness | certified: edges, faithfulness | median "
+        "radius | second circuit: faithfulness | IoU of edges (chance) | common edges alone "
+        "| without the first | without both |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    frame = pd.concat(tables, ignore_index=True)
+    for row in frame.to_dict("records"):
+        measured = {
+            name: "" if pd.isna(row[name]) else share(row[name], row[f"stderr_{name}"])
+            for name in ("plain", "certified", "second", "common", "without first", "without both")
+        }
+        found = not pd.isna(row["second"])
+        overlap = f"{row['edge_iou']:.2f} ({row['edge_chance']:.3f})" if found else ""
+        cells = [
+            row["model"], row["task"], f"{row['edges']:,}, {measured['plain']}",
+            f"{row['edge_in']:,.0f}, {measured['certified']}", f"{row['edge_median_radius']:.0f}",
+            measured["second"] or "none", overlap, measured["common"], measured["without first"],
+            measured["without both"],
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    second = frame.dropna(subset="second")
+    unlike = second[second["verdict"] == "not unique"]
+    wide = CONFIDENCE * (frame["stderr_plain"] + frame["stderr_certified"])
+    gap = frame["certified"] - frame["plain"]
+    said = (
+        f"Of {len(frame)} circuits, the certified edges alone are more faithful than the circuit "
+        f"beyond both intervals in {sum(gap > wide)}, and less in {sum(gap < -wide)}. The search "
+        f"found a second circuit of at most half the edges in common in {len(unlike)}, another "
+        f"with more in common in {len(second) - len(unlike)}, and none in "
+        f"{len(frame) - len(second)}."
+    )
+    return "\n".join([*lines, "", said])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "positions": positions,
+    "parts": parts,
+    "evidence": evidence,
+}
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Find the circuit that does a task in a language model, and measure whether it is faithful.
+"""Find the circuit that performs a task in a language model, and measure its faithfulness.
 
 import eap
 
@@ -8,8 +8,8 @@ graph = eap.attribute(model, dataset, method="EAP-IG", metric="logit_diff")
 circuit = graph.greedy(200).prune()
 values = eap.evaluate(model, circuit, dataset, metrics=["logit_diff"])
 
-The public names are in `__init__.pyi`; each loads its module when it is first used, so that
-`import eap.graph` or a script's `--help` need not wait for the libraries of models.
+The public names are listed in `__init__.pyi`. Each name loads its module on first use, so that
+`import eap.graph` or a script's `--help` does not have to wait for the model libraries.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""What an edge carries when it is ablated: the corrupted prompt's activation, nothing, or a mean.
+"""Ablations: an edge carries the corrupted prompt's activation, zeros, or a mean.
 
-An ablation says where its run begins to differ from the clean one, and what every receiver reads
-and every node computes when all edges are ablated. One of your own is a class with the members of
-`Ablation`, given to any verb as `ablation=`.
+An ablation defines the position from which its run differs from the clean one, and what every
+receiver reads and every node computes when all edges are ablated. To write an ablation of your own,
+define a class with the members of `Ablation`, and give an instance to any verb as `ablation=`.
 
-The input node sends the token embedding, so positions and biases stay in place under all of them.
+The input node sends the token embedding only, so no ablation changes position embeddings or biases.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,21 +36,21 @@ from eap.runtime.kinds import shown
 from eap.runtime.resources import ResourceOptions, Resources
 
 AblatedCoefficients = Callable[[SenderRun, PrefixCache], Float[Tensor, "#batch query n"]]
-"""What the coefficients of a sender's parts are when they are ablated.
+"""Function from a sender's run to the coefficients of the sender's parts when they are ablated.
 
-The run is the sender's own where all edges into it are ablated.
+The run is that of the sender when all edges into it are ablated.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class AblatedRun:
-    """What every node computes when all edges into it are ablated.
+    """Activations of every node when all edges into it are ablated.
 
     Attributes:
-        trace: trace of every layer, at inputs that are all ablated.
-        final: what the logits read; [batch, 1, d_model].
-        offsets: what each node so computes, minus what its ablated edges carry; None where that is
-            nothing, because the ablated activations are those of one run (`Resample`).
+        trace: trace of every layer, with all inputs ablated.
+        final: residual stream that the logits read, [batch, 1, d_model].
+        offsets: output that each node computes in this run, minus the activation that its ablated
+            edges carry; None if the two are equal because both come from one run (`Resample`).
     """
 
     trace: list[LayerTrace]
@@ -64,7 +64,7 @@ class AblatedRun:
         clean: Sequence[LayerTrace],
         cache: PrefixCache,
     ) -> SenderOutputs:
-        """What ablated edges carry minus what their senders send in the clean run."""
+        """Activations that ablated edges carry, minus the senders' outputs in the clean run."""
         changes = sender_changes(model, embedding_change, clean, self.trace, cache)
         if self.offsets is None:
             return changes
@@ -74,38 +74,38 @@ class AblatedRun:
 
 
 class Ablation(Protocol):
-    """An ablation: a name, where it begins, and what all is when all edges are ablated."""
+    """Interface of ablations: name, start, and the run in which all edges are ablated."""
 
     @property
     def name(self) -> str:
-        """As provenance has it."""
+        """Name of the ablation in provenance."""
         ...
 
     @property
     def has_pair(self) -> bool:
-        """Whether it uses the corrupted prompts."""
+        """Whether the ablation uses the corrupted prompts."""
         ...
 
     def start(self, example: Example) -> int:
-        """First position in which the ablated run can differ from the clean one."""
+        """First position at which the ablated run can differ from the clean run."""
         ...
 
     def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
-        """What the input node sends when it is ablated, from `start` on."""
+        """Output of the ablated input node, from position `start` on."""
         ...
 
     def run(
         self, model: Model, batch: Batch, cache: PrefixCache, *, expanded_kv: bool
     ) -> AblatedRun:
-        """What every node computes when all edges are ablated."""
+        """Run in which all edges are ablated."""
         ...
 
     def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
-        """What the coefficients of parts (see `eap.parts`) are when they are ablated."""
+        """Function that gives the ablated coefficients of parts (see `eap.parts`)."""
         ...
 
     def provenance(self) -> dict[str, Any]:
-        """What the ablation is and, of a mean, over what."""
+        """Description of the ablation; for a mean, also of the data that it was taken over."""
         ...
 
 
@@ -113,7 +113,7 @@ class Ablation(Protocol):
 class Resample:
     """Resample ablation: an ablated edge carries the activation of the paired corrupted prompt.
 
-    It is the paper's ablation, and the default of every verb.
+    This is the ablation of the paper, and the default of every verb.
 
     Example:
         >>> graph = eap.attribute(model, dataset, method="EAP", ablation=eap.Resample())
@@ -123,11 +123,11 @@ class Resample:
     has_pair: bool = True
 
     def start(self, example: Example) -> int:
-        """First position in which the prompts differ."""
+        """First position at which the prompts differ."""
         return first_difference(example)
 
     def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
-        """Embedding of the corrupted tokens."""
+        """Token embedding of the corrupted prompt."""
         return model.embed(batch.corrupted)
 
     @torch.no_grad()
@@ -141,11 +141,11 @@ class Resample:
         return AblatedRun(trace, final)
 
     def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
-        """Those of the corrupted run."""
+        """Coefficients of the corrupted run."""
         return lambda run, cache: parts.coefficients(model, run)
 
     def provenance(self) -> dict[str, Any]:
-        """Its name."""
+        """Name of the ablation."""
         return {"name": self.name}
 
 
@@ -161,40 +161,42 @@ class Zero:
     has_pair: bool = False
 
     def start(self, example: Example) -> int:
-        """Everything differs from the first position on."""
+        """Position 0: the ablated run differs everywhere."""
         return 0
 
     def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
-        """Zeros."""
+        """Zeros in place of the token embedding."""
         return torch.zeros_like(model.embed(batch.clean))
 
     @torch.no_grad()
     def run(
         self, model: Model, batch: Batch, cache: PrefixCache, *, expanded_kv: bool
     ) -> AblatedRun:
-        """Every node at position embeddings and biases alone."""
+        """Run in which every node reads position embeddings and biases alone."""
         nothing = model.embed(batch.clean).new_zeros(model.config.n_forward, 1, 1, 1)
         outputs = nothing.expand(-1, *batch.clean.shape, model.config.d_model)
         return run_at_outputs(model, outputs, cache, expanded_kv=expanded_kv)
 
     def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
-        """Zeros."""
+        """Zeros for all coefficients."""
         return lambda run, cache: torch.zeros_like(parts.coefficients(model, run))
 
     def provenance(self) -> dict[str, Any]:
-        """Its name."""
+        """Name of the ablation."""
         return {"name": self.name}
 
 
 @dataclass(frozen=True, eq=False)
 class Mean:
-    """The mean of each sender's output over a data set. Made by `Mean.over_dataset`.
+    """Mean ablation: an ablated edge carries its sender's mean output over a data set.
+
+    Made by `Mean.over_dataset`.
 
     Attributes:
-        outputs: mean output of each sender; over all positions, [n_forward, 1, d_model], or one for
-            each.
-        over: what the mean is over, for provenance.
-        prompts: what the mean is over, for means of parts.
+        outputs: mean output of each sender; over all positions, [n_forward, 1, d_model], or for
+            each position, [n_forward, pos, d_model].
+        over: description of the prompts that the mean was taken over, for provenance.
+        prompts: prompts that the mean was taken over, to compute means of parts.
 
     Example:
         >>> mean = eap.Mean.over_dataset(model, dataset)
@@ -219,17 +221,18 @@ class Mean:
         per_position: bool = False,
         **resources: Unpack[ResourceOptions],
     ) -> "Mean":
-        """The mean over all real tokens of a data set's prompts; padding does not count.
+        """Compute the mean outputs of all senders over the tokens of a data set, without padding.
 
         Args:
-            model: model of the activations.
+            model: model whose activations are averaged.
             dataset: data set of the prompts.
-            prompts: 'corrupted' or 'clean'.
-            per_position: a mean for each position, of prompts that are all equally long.
+            prompts: prompts of each pair to average over, 'corrupted' or 'clean'.
+            per_position: whether to take a separate mean at each position; all prompts must then
+                have the same length.
             **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
         Raises:
-            UserError: fewer than two prompts (their mean would be each prompt itself), or
+            UserError: fewer than two prompts (the mean of one prompt is the prompt itself), or
                 `per_position` with prompts of several lengths.
         """
         limits, config = Resources(**resources), graph_config(model)
@@ -259,10 +262,10 @@ class Mean:
         return cls(means, over, prompts=prompts_of)
 
     def start(self, example: Example) -> int:
-        """Everything differs from the first position on.
+        """Position 0: the ablated run differs everywhere.
 
         Raises:
-            UserError: the mean is per position, of prompts of another length.
+            UserError: the mean is per position, and was taken over prompts of another length.
         """
         n_means, n_positions = self.outputs.shape[1], len(example.clean)
         if n_means not in (1, n_positions):
@@ -273,12 +276,16 @@ class Mean:
         return 0
 
     def _expanded(self, model: Model, batch: Batch) -> Float[Tensor, "n_forward batch pos d_model"]:
-        """The means of this model's senders at every position."""
+        """Means of the senders, expanded to every example and position of a batch."""
         self._check_model(model)
         return self.outputs[:, None].expand(-1, len(batch), batch.n_positions, -1)
 
     def _check_model(self, model: Model) -> None:
-        """A `UserError` where the mean was taken over another model's activations."""
+        """Check that the mean was taken over the activations of this model.
+
+        Raises:
+            UserError: the mean is of another model.
+        """
         needed = (model.config.n_forward, model.config.d_model)
         made_with = self.over.get("model")
         identity = {"name": model.name, **model.source}
@@ -291,23 +298,23 @@ class Mean:
             )
 
     def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
-        """The mean token embedding."""
+        """Mean token embedding."""
         return self._expanded(model, batch)[0].contiguous()
 
     @torch.no_grad()
     def run(
         self, model: Model, batch: Batch, cache: PrefixCache, *, expanded_kv: bool
     ) -> AblatedRun:
-        """Every node where all edges carry means."""
+        """Run in which all edges carry means."""
         return run_at_outputs(model, self._expanded(model, batch), cache, expanded_kv=expanded_kv)
 
     @torch.no_grad()
     def coefficients(self, model: Model, parts: Parts, layout: PartLayout) -> AblatedCoefficients:
-        """Their means over the same prompts, for which those are run again.
+        """Mean coefficients of the parts over the same prompts, which are run again.
 
         Raises:
-            UserError: the mean was not made by `over_dataset`, so nobody knows over what it is; or
-                by another model.
+            UserError: the mean was not made by `over_dataset`, so its prompts are unknown; or it is
+                of another model.
         """
         self._check_model(model)
         if self.prompts is None:
@@ -318,8 +325,8 @@ class Mean:
             return [parts.coefficients(model, run)[None] for run in runs]
 
         n_parts = len(layout)
-        made = self.prompts.means(model, each, n_numbers=n_parts, n_parts=n_parts)
-        means = dict(zip(layout.senders, made, strict=True))
+        pooled = self.prompts.means(model, each, n_numbers=n_parts, n_parts=n_parts)
+        means = dict(zip(layout.senders, pooled, strict=True))
 
         def ablated(run: SenderRun, cache: PrefixCache) -> Tensor:
             mean, n_queries = means[run.sender], run.n_queries
@@ -330,12 +337,12 @@ class Mean:
         return ablated
 
     def provenance(self) -> dict[str, Any]:
-        """Its name, and the prompts that the mean is over."""
+        """Name of the ablation, and the prompts that the mean was taken over."""
         return {"name": self.name, **self.over}
 
 
 def _weights_of(identity: dict[str, Any]) -> dict[str, Any]:
-    """What tells one model's weights from another's; a folder may have been renamed."""
+    """The entries that identify a model's weights; a renamed folder does not matter."""
     return {key: value for key, value in identity.items() if key not in ("name", "directory")}
 
 
@@ -344,7 +351,7 @@ ABLATIONS: dict[str, Callable[[], "Ablation"]] = {"resample": Resample, "zero": 
 
 
 def get_ablation(ablation: "str | Ablation | None") -> Ablation:
-    """An ablation by name (None: `Resample`); an `Ablation` is returned as it is."""
+    """Look up an ablation by name (None: `Resample`); an `Ablation` is returned unchanged."""
     if ablation is None:
         return Resample()
     if not isinstance(ablation, str):
@@ -365,10 +372,10 @@ def get_ablation(ablation: "str | Ablation | None") -> Ablation:
 def coefficients_of(
     ablation: Ablation,
 ) -> Callable[[Model, Parts, PartLayout], AblatedCoefficients]:
-    """What an ablation says of parts.
+    """The method of an ablation that gives the ablated coefficients of parts.
 
     Raises:
-        UserError: an ablation of one's own that says nothing of them.
+        UserError: the ablation is user-defined and has no such method.
     """
     coefficients = getattr(ablation, "coefficients", None)
     if coefficients is None:
@@ -386,7 +393,7 @@ def run_at_outputs(
     *,
     expanded_kv: bool,
 ) -> AblatedRun:
-    """Every node at inputs that are sums of given outputs, positions and attention biases."""
+    """Run every node with the sum of the given outputs, positions and attention biases as input."""
     config, last_layer = model.config, len(model.blocks) - 1
     x = outputs[0] + model.position_embedding(cache.start, cache.n_positions)
     trace, shares, mlps = [], [], []

@@ -1,4 +1,4 @@
-"""Estimates of every edge's effect: EAP, EAP-IG and their relatives, by one general mechanism.
+"""Attribution: first-order estimates of every edge's effect (EAP, EAP-IG and related methods).
 
 The effect of ablating the edge u -> v is estimated to first order,
 
@@ -6,12 +6,12 @@ The effect of ablating the edge u -> v is estimated to first order,
 
 with the gradient taken on the clean run (EAP; Syed, Rager and Conmy 2023), or averaged over points
 between the ablated and the clean input embedding (EAP-IG; Hanna, Pezzelle and Belinkov 2024,
-equation 2). The sum runs over positions and d_model; scores are means over examples.
+equation 2). The dot product sums over positions and d_model; scores are means over examples.
 
-Phases, batch by batch, in `eap.engine`: `prepared` runs the prefix and the ablated prompts; a
-scorer of `scorers` makes the gradients at all receivers (`receivers`) and contracts them with what
-the senders changed; `Moments` gathers means and standard errors over examples. A method is a row of
-the table `eap.methods`.
+The work is done batch by batch, by modules of `eap.engine`: `prepared` runs the prefix and the
+ablated prompts; a scorer of `scorers` computes the gradients at all receivers (`receivers`) and
+multiplies them with the changes of the senders' outputs; `Moments` accumulates means and standard
+errors over examples. Each method is an entry of the table in `eap.methods`.
 """
 
 import warnings
@@ -56,7 +56,7 @@ DEFAULT_STEPS = 5
 
 
 def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
-    """Calls of earlier versions go on working, with a line that names the new form."""
+    """Accept the call signatures of earlier versions, with a warning that names the new form."""
 
     def warn(former: str, present: str) -> None:
         warnings.warn(f"attribute({former}) is now {present}", FutureWarning, stacklevel=3)
@@ -78,7 +78,9 @@ def _takes_former_calls(function: Callable[..., Graph]) -> Callable[..., Graph]:
             warn("method=[...]", "mean_of([attribute(method=...), ...])")
             plain = {key: options[key] for key in options if key not in ("steps", "rule")}
             fitting = {one: options if get_method(one).integrates else plain for one in method}
-            graphs = [function(*given, **own | {"method": one}) for one, own in fitting.items()]
+            graphs = [
+                function(*given, **settings | {"method": one}) for one, settings in fitting.items()
+            ]
             return mean_of(graphs)
         return function(*given, **options)
 
@@ -107,31 +109,35 @@ def attribute(
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        method: a name of `eap.methods.METHODS`, or a `Method`.
-        metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
-        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
-        level: 'edge' or 'node' (`node_scores`; a node's score is that of all its outgoing edges).
-        steps: number of points, of methods that integrate alone; None: 5; 'auto' or an `eap.Auto`:
-            as many as it takes until the scores of the edges out of the input sum to the metric's
-            difference.
-        rule: rule of integration, a name of `eap.methods.RULES`; of methods that integrate alone.
-        expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        method: name of a method in `eap.methods.METHODS`, or a `Method`.
+        metric: name of a metric in `eap.metrics.METRICS`, or an `eap.Metric`; None: `logit_diff`.
+        ablation: activation that an ablated edge carries; None: that on the corrupted prompt.
+        level: 'edge' or 'node'. With 'node' the graph has `node_scores`; the score of a node is
+            that of all its outgoing edges.
+        steps: number of integration points, for methods that integrate; None: 5. 'auto' or an
+            `eap.Auto` increases the number until the scores of the edges out of the input sum to
+            the difference of the metric between ablated and clean input.
+        rule: name of an integration rule in `eap.methods.RULES`, for methods that integrate.
+        expanded_kv: whether every query head has its own k and v receiver, even where query heads
+            share key/value heads.
         spans: whether to score every edge at every span of the data set's prompts (a k or v input
-            at the key's position); scores of linear methods, and IFR's, sum over spans to those
-            without.
-        observers: objects that are given every block of per-example scores as it is made; the bytes
-            that their `n_bytes` names (0 where there is none) are taken of the memory first.
+            at the key's position). For linear methods and IFR, the scores summed over spans equal
+            the scores without spans.
+        observers: objects that receive every block of per-example scores as soon as it is computed;
+            an observer's `n_bytes` (default: 0) is set aside from the memory first.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        The whole graph with `scores` [n_forward, n_backward] (spans come first) in units of the
-        metric, and their `standard_errors` over examples (None for one example), signed by its
-        provenance. Negative: ablating the edge lowers the metric. `eap.mean_of` averages graphs.
+        The whole graph with `scores` [n_forward, n_backward] (with an axis of spans first, if
+        `spans` is set) in units of the metric, their `standard_errors` over examples (None for one
+        example), and the provenance. A negative score means that ablating the edge lowers the
+        metric. `eap.mean_of` averages graphs.
 
     Raises:
-        UserError: unknown names, fewer than one step, a batch that does not fit, a metric without
-            gradient or whose gradient is zero at all of the method's points (KL and JS at the clean
-            input), or a method that needs corrupted prompts under another ablation.
+        UserError: unknown names, fewer than one step, a batch that does not fit in memory, a metric
+            that has no gradient or whose gradient is zero at all points of the method (KL and JS at
+            the clean input), or a method that needs corrupted prompts under an ablation that does
+            not use them.
 
     Example:
         >>> graph = eap.attribute(model, dataset, method="EAP-IG", metric="logit_diff", steps=5)
@@ -165,13 +171,13 @@ def attribute(
 
 @dataclass(frozen=True, eq=False)
 class ExampleScores:
-    """Scores of chosen edges on every example, as `eap.example_scores` returns them.
+    """Scores of chosen edges on every example, as returned by `eap.example_scores`.
 
     Attributes:
-        graph: graph of the means over examples, with all edges.
-        edges: names of the edges that were asked for, or of the best edges, best first.
-        scores: scores [example, edge] of those edges, examples in the data set's order; the mean of
-            a column is `graph.score(edge)`.
+        graph: graph with the mean scores of all edges.
+        edges: names of the requested edges, or of the best edges, best first.
+        scores: scores [example, edge] of these edges, with examples in the order of the data set;
+            the mean of a column is `graph.score(edge)`.
 
     Example:
         >>> scores = eap.example_scores(model, dataset, 5, method="EAP")
@@ -184,7 +190,7 @@ class ExampleScores:
     scores: Float[Tensor, "example edge"]
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per example, a column per edge."""
+        """Make a table with a row per example and a column per edge."""
         frame = pd.DataFrame(self.scores.numpy(), columns=list(self.edges))
         return frame.rename_axis(index="example")
 
@@ -200,19 +206,21 @@ def example_scores(
     expanded_kv: bool = False,
     **options: Any,
 ) -> ExampleScores:
-    """Score chosen edges on every example, beside the means of all edges.
+    """Score chosen edges on every example, together with the mean scores of all edges.
 
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        edges: names of edges, or how many of the best (which takes a second pass).
-        method: a method that scores by gradients; as for `attribute`.
-        steps: number of points, as for `attribute`; 'auto' takes a second pass.
-        expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        edges: names of edges, or the number of best edges to choose (which takes a second pass).
+        method: name of a method that scores by gradients, or a `Method`, as for `attribute`.
+        steps: number of integration points, as for `attribute`; 'auto' takes a second pass.
+        expanded_kv: whether every query head has its own k and v receiver, even where query heads
+            share key/value heads.
         **options: metric, ablation, rule, observers and resources, as for `attribute`.
 
     Raises:
-        UserError: as `attribute`; exact values and nodes, which have no scores per example.
+        UserError: as for `attribute`; also for exact values and nodes, which have no per-example
+            scores.
 
     Example:
         >>> scores = eap.example_scores(model, dataset, ["m0->logits", "a0.h1->m2"], method="EAP")
@@ -243,7 +251,7 @@ def example_scores(
 
 @dataclass(frozen=True)
 class Call:
-    """What a call asks for, checked."""
+    """The checked arguments of a call of `attribute`."""
 
     method: Method
     metric: Metric | None
@@ -264,7 +272,7 @@ class Call:
         spans: bool = False,
         steps: int | str | Auto | None = None,
     ) -> "Call":
-        """Find everything by name and see whether it goes together."""
+        """Look up the names and check that the arguments fit together."""
         if steps is not None and not method.integrates:
             raise UserError(f"{method.name} does not integrate; leave steps={steps!r} out")
         if level not in LEVELS:
@@ -300,7 +308,7 @@ class Call:
         return cls(method, measured, ablated, level, rule, spans)
 
     def points(self, steps: int) -> list[Point]:
-        """At which inputs gradients are taken."""
+        """The points of the path at which gradients are taken."""
         points = self.method.points(self.rule, steps)
         flat = self.metric is not None and self.metric.flat_at_clean
         if flat and all(point.position == 1.0 for point in points):
@@ -312,7 +320,7 @@ class Call:
         return points
 
     def settings(self, steps: int) -> dict[str, Any]:
-        """What of the settings the method depends on."""
+        """The settings that the method depends on."""
         if not self.method.integrates:
             return {}
         return {"steps": steps, "rule": self.rule} if self.method.uses_rule else {"steps": steps}
@@ -331,7 +339,7 @@ def _score(
     limits: Resources,
     observers: Sequence[Observer],
 ) -> Graph:
-    """Run a scorer over all batches and gather its scores."""
+    """Run a scorer over all batches and accumulate its scores."""
     points = call.points(steps)
     metrics = () if call.metric is None else (call.metric,)
     names = named_spans(model, dataset) if call.spans else ()
@@ -395,7 +403,7 @@ def _score(
 
 
 def warn_of_baselines(model: Model, call: Call, baselines: Moments, *, stacklevel: int = 4) -> None:
-    """Warn where the clean model is not better, or where a path differs in scale alone."""
+    """Warn if the clean run is not better than the ablated one, or if the path only rescales."""
     clean, ablated, _ = baselines.mean.tolist()
     if call.metric is not None:
         warn_of_direction(call.metric, clean, ablated, stacklevel=stacklevel)
@@ -411,7 +419,7 @@ def warn_of_baselines(model: Model, call: Call, baselines: Moments, *, stackleve
 def _exact(
     model: Model, dataset: Dataset, call: Call, expanded_kv: bool, resources: ResourceOptions
 ) -> Graph:
-    """Activation patching as one of the methods."""
+    """Scores of the method 'exact': activation patching of every edge or node."""
     assert call.metric is not None
     patch = patch_nodes if call.level == "node" else patch_edges
     graphs = patch(

@@ -1,7 +1,8 @@
 """Faithfulness: the metric of the model when every edge outside a circuit is ablated.
 
-Each receiver starts from what it reads when all is ablated (under resampling, the corrupted run's
-residual stream) and adds, for its edges in the circuit, what their senders changed:
+The input of each receiver starts from its value when every edge is ablated (under resample
+ablation, the corrupted run's residual stream). The edges of the circuit then add the change of
+their senders:
 
     input of v = ablated input of v + sum over circuit edges u -> v of (a_u - a_u_ablated).
 
@@ -9,9 +10,9 @@ The normalised faithfulness of a circuit is (m(circuit) - m(ablated)) / (m(clean
 (Hanna, Pezzelle and Belinkov 2024, section 3; the path-patching view of edges is that of
 Goldowsky-Dill et al. 2023 and Conmy et al. 2023; circuits for a task, Wang et al. 2022).
 
-A node none of whose inputs has an edge has the output that it has when all is ablated, so a circuit
-runs only its own nodes (`eap.engine.circuit_runs`). Clean and ablated runs are made once per batch
-and shared by all circuits and all metrics.
+A node with no circuit edge into any of its inputs computes the same output as when every edge is
+ablated, so evaluating a circuit runs only the circuit's nodes (`eap.engine.circuit_runs`). The
+clean and the ablated run are made once per batch and shared by all circuits and metrics.
 """
 
 import warnings
@@ -55,7 +56,7 @@ from eap.runtime.resources import ResourceOptions, Resources
 from eap.statistics.measures import normalised, share_errors
 
 Circuit = Graph | PartCircuit
-N_ROWS = 20  # shown in a notebook
+N_ROWS = 20  # rows shown in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,14 +84,14 @@ class Faithfulness:
 
     @property
     def corrupted(self) -> Float[Tensor, " example"]:
-        """The former name of `ablated`."""
+        """Former name of `ablated`."""
         message = "Faithfulness.corrupted is now Faithfulness.ablated"
         warnings.warn(message, FutureWarning, stacklevel=2)
         return self.ablated
 
     @property
     def normalised(self) -> Float[np.ndarray, " circuit"]:
-        """(m(circuit) - m(ablated)) / (m(clean) - m(ablated)), of means over examples.
+        """(m(circuit) - m(ablated)) / (m(clean) - m(ablated)), with means over examples.
 
         Raises:
             UserError: the clean and the ablated mean are equal.
@@ -102,8 +103,8 @@ class Faithfulness:
     def standard_error(self) -> Float[np.ndarray, " circuit"]:
         """Standard error of `normalised` over examples.
 
-        It is that of a ratio: the clean, the ablated and the circuit's values vary together over
-        the same examples.
+        This is the standard error of a ratio, because the clean, the ablated and the circuit's
+        values vary together over the same examples.
         """
         return share_errors(self.circuits.numpy(), self.clean.numpy(), self.ablated.numpy())
 
@@ -112,7 +113,9 @@ class Faithfulness:
         return float(self.ablated.double().mean())
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per circuit: edges, mean (of the metric), normalised, standard_error.
+        """Make a table with a row per circuit.
+
+        The columns are `edges`, `mean` (of the metric), `normalised` and `standard_error`.
 
         Raises:
             UserError: the clean and the ablated mean are equal.
@@ -129,7 +132,7 @@ class Faithfulness:
         )
 
     def _repr_html_(self) -> str:
-        """A row per circuit, for notebooks."""
+        """Table with a row per circuit, for notebooks."""
         if float(self.clean.double().mean()) == self._low:
             return escape(repr(self))  # nothing to normalise by
         rows = self.to_frame().head(N_ROWS).round(4)
@@ -158,21 +161,21 @@ def faithfulness(
 
     Args:
         model: loaded model (`eap.load_model`).
-        circuits: one graph, or several of one shape, which share the clean and ablated runs; a
+        circuits: one graph, or several of one shape (which share the clean and the ablated runs); a
             `PartCircuit` keeps only some parts of some senders.
         dataset: pairs of prompts (`eap.load_dataset`).
-        metric: name in `eap.metrics.METRICS`, or an `eap.Metric`; kl and js compare with the clean
-            run.
-        ablation: activation that edges outside the circuit carry; None: that of the corrupted
+        metric: name of a metric in `eap.metrics.METRICS`, or an `eap.Metric`; kl and js compare
+            with the clean run.
+        ablation: activation that edges outside the circuit carry; None: that on the corrupted
             prompt.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        Values on every example, with `.normalised` and `.standard_error` (one of each per circuit).
+        Values on every example; `.normalised` and `.standard_error` have one value per circuit.
 
     Raises:
-        UserError: as `eap.evaluate`; `.normalised` also where the clean and the ablated mean are
-            equal.
+        UserError: as for `eap.evaluate`; reading `.normalised` also fails if the clean and the
+            ablated mean are equal.
 
     Example:
         >>> result = eap.faithfulness(model, circuit, dataset, metric="logit_diff")
@@ -234,24 +237,25 @@ def evaluate(
     as_frame: bool = False,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Float[Tensor, "*circuit example"]] | pd.DataFrame:
-    """Metrics on every example when all edges outside a circuit are ablated.
+    """Evaluate metrics on every example while all edges outside a circuit are ablated.
 
     Args:
         model: loaded model (`eap.load_model`).
-        circuits: one graph, or several of one shape, which share the clean and ablated runs; a
+        circuits: one graph, or several of one shape (which share the clean and the ablated runs); a
             `PartCircuit` keeps only some parts of some senders.
         dataset: pairs of prompts (`eap.load_dataset`).
-        metrics: names in `eap.metrics.METRICS`, or `eap.Metric` objects; kl and js compare with the
-            clean run.
-        ablation: activation that edges outside the circuit carry; None: that of the corrupted
+        metrics: names of metrics in `eap.metrics.METRICS`, or `eap.Metric` objects; kl and js
+            compare with the clean run.
+        ablation: activation that edges outside the circuit carry; None: that on the corrupted
             prompt.
-        as_frame: whether to return a table.
+        as_frame: whether to return a table instead of tensors.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        Values [example] by metric name for one graph, or [circuit, example] for several. The graphs
+        Values by metric name: [example] for one graph, [circuit, example] for several. The graphs
         are not modified. As a table: a row per circuit and example, with `circuit` (its number),
-        `edges` (its size), `example` (its number in the data set), and every metric.
+        `edges` (the circuit's size), `example` (its number in the data set) and a column per
+        metric.
 
     Raises:
         UserError: an unknown metric, a circuit of another model, circuits of several shapes, or
@@ -277,8 +281,8 @@ def evaluate(
         return pd.DataFrame(
             columns | {name: rows.flatten().numpy() for name, rows in values.items()}
         )
-    which = 0 if isinstance(circuits, Circuit) else slice(None)
-    return {name: rows[which] for name, rows in values.items()}
+    index = 0 if isinstance(circuits, Circuit) else slice(None)
+    return {name: rows[index] for name, rows in values.items()}
 
 
 @verb
@@ -295,13 +299,13 @@ def evaluate_baselines(
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        metrics: names in `eap.metrics.METRICS`, or `eap.Metric` objects.
-        ablation: activation that every edge carries in the ablated model; None: that of the
+        metrics: names of metrics in `eap.metrics.METRICS`, or `eap.Metric` objects.
+        ablation: activation that every edge carries in the ablated model; None: that on the
             corrupted prompt.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        Two dicts by metric name, of the clean and of the ablated model: values [example].
+        Two dicts from metric name to values [example]: of the clean and of the ablated model.
 
     Raises:
         UserError: an unknown metric, or an example that the model cannot run.
@@ -319,10 +323,10 @@ def evaluate_baselines(
 
 
 def _listed(circuits: Circuit | Sequence[Circuit]) -> list[Circuit]:
-    """One circuit or several as a list.
+    """Circuits as a list, given one circuit or several.
 
     Raises:
-        UserError: there is none.
+        UserError: no circuit is given.
     """
     several = [circuits] if isinstance(circuits, Circuit) else list(circuits)
     if not several:
@@ -335,26 +339,26 @@ def _edges_of(circuit: Circuit) -> Graph:
 
 
 def has_expanded_kv(graph: Graph, model: Model) -> bool:
-    """Whether a graph of the model has one k and one v per query head, as published ones do."""
+    """Whether a graph has one k and one v receiver per query head, as published graphs do."""
     return graph.config.expanded_kv or of_model(graph, model).config.expanded_kv
 
 
 def of_model(graph: Graph, model: Model) -> Graph:
-    """The graph with the model's own config: a published one knows no key/value heads.
+    """The graph with the model's own config; published graphs do not record key/value heads.
 
     Raises:
-        UserError: the graph has another shape, or another d_model, than the model.
+        UserError: the shape or the d_model of the graph differs from the model's.
     """
     expanded = graph.config.n_kv_receivers != graph_config(model).n_kv_heads
     config = graph_config(model, expanded_kv=expanded)
-    widths = {graph.config.d_model, model.config.d_model} - {0}  # older files do not know it
+    widths = {graph.config.d_model, model.config.d_model} - {0}  # 0: older files lack d_model
     if graph.config.shape != config.shape or len(widths) > 1:
         raise UserError(f"{graph} is not a circuit of {model}")
     return replace(graph, config=config)
 
 
 def _kept(model: Model, circuits: Sequence[Circuit], ablation: Ablation) -> list[KeptParts | None]:
-    """The parts that each circuit keeps; None: all. A mean of parts is taken once for all."""
+    """The parts that each circuit keeps (None: all); a mean of parts is computed only once."""
     known: dict[tuple[Any, ...], AblatedCoefficients] = {}
     kept: list[KeptParts | None] = []
     for circuit in circuits:
@@ -382,7 +386,8 @@ def _run(
 ) -> dict[str, Float[Tensor, "run example"]]:
     """Metrics on every example: of the clean run and the ablated model, then of every circuit.
 
-    Without `baselines`, of the circuits alone; the clean run is made if a metric reads it.
+    Without `baselines`, the result has the circuits alone, and the clean run is made only if a
+    metric reads it.
     """
     graphs = [of_model(_edges_of(circuit), model) for circuit in circuits]
     if len({graph.config for graph in graphs}) > 1:
@@ -399,7 +404,7 @@ def _run(
 
     config = graphs[0].config if graphs else graph_config(model)
     n_runs = len(graphs) + (2 if baselines else 0)
-    # A circuit and its plan have a flag and a number for every edge at the most.
+    # Memory of circuits and plans: at most a flag and a number for every edge.
     n_kept = sum(6 * graph.in_graph.numel() for graph in graphs)
     n_kept += 12 * len(metrics) * n_runs * len(dataset)
     demand = Demand("evaluation", need, 0, n_kept)
@@ -418,7 +423,7 @@ def _run(
             clean = Predictions(batch.unembed(batch.run_clean()[:, 0])) if run_clean else None
             finals = [base.final[:, 0]] if baselines else []
             finals += [run_circuit(model, plan, base, batch) for plan in plans]
-            # One at a time: logits of all circuits would be the largest thing here.
+            # One run at a time: the logits of all circuits would be the largest tensor here.
             runs = (Predictions(batch.unembed(final), clean) for final in finals)
             firsts = [clean] if baselines and clean is not None else []
             measured = [measure_all(metrics, run, batch.answers) for run in chain(firsts, runs)]

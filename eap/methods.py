@@ -1,8 +1,9 @@
-"""The table of methods: at which inputs each takes gradients, and by which backward rules.
+"""The table of methods: the points at which each takes gradients, and its backward rules.
 
-Scores of all methods have one sign: the change of the metric when the edge is ablated. A method of
-your own is a `Method` given to `eap.attribute`; how scores are computed from points and rules is
-`eap.attribution`. This module loads no model library, so that command lines can list the names.
+The scores of all signed methods follow one convention: a score is the change of the metric when the
+edge is ablated. To add a method of your own, give a `Method` to `eap.attribute`. `eap.attribution`
+computes scores from points and rules. This module loads no model library, so command lines can list
+the names quickly.
 """
 
 from collections.abc import Callable
@@ -18,16 +19,16 @@ from eap.runtime.ranges import real, whole
 
 
 class Point(NamedTuple):
-    """A point of the path from the ablated (position 0) to the clean input (1), and its weight."""
+    """A point on the path from ablated input (position 0) to clean input (1), with its weight."""
 
     position: float
     weight: float
 
 
 RULES: dict[str, Callable[[int], list[Point]]] = {
-    # The paper's: k/m for k = 1..m.
+    # The rule of the paper: k/m for k = 1..m.
     "paper": lambda steps: [Point(k / steps, 1 / steps) for k in range(1, steps + 1)],
-    # The EAP-IG library's for edges: k/m for k = 0..m-1.
+    # The rule of the EAP-IG library for edges: k/m for k = 0..m-1.
     "library": lambda steps: [Point(k / steps, 1 / steps) for k in range(steps)],
     "midpoint": lambda steps: [Point((k - 0.5) / steps, 1 / steps) for k in range(1, steps + 1)],
     "gauss-legendre": lambda steps: [
@@ -35,23 +36,23 @@ RULES: dict[str, Callable[[int], list[Point]]] = {
         for node, weight in zip(*np.polynomial.legendre.leggauss(steps), strict=True)
     ],
 }
-"""Rules of integration over the path from the ablated (0) to the clean input (1), by name."""
+"""Integration rules over the path from the ablated (0) to the clean input (1), by name."""
 
 Points = Callable[[str, int], list[Point]]
 
 
 def at_clean(rule: str, steps: int) -> list[Point]:
-    """The clean input alone."""
+    """The clean input as the only point."""
     return [Point(1.0, 1.0)]
 
 
 def at_both_ends(rule: str, steps: int) -> list[Point]:
-    """The ablated and the clean input."""
+    """The ablated and the clean input, with equal weights."""
     return [Point(0.0, 0.5), Point(1.0, 0.5)]
 
 
 def along_the_path(rule: str, steps: int) -> list[Point]:
-    """The points of a rule of integration.
+    """The points of an integration rule.
 
     Raises:
         UserError: an unknown rule, or a number of steps out of range.
@@ -62,17 +63,19 @@ def along_the_path(rule: str, steps: int) -> list[Point]:
 
 
 def from_the_ablated_end(rule: str, steps: int) -> list[Point]:
-    """k/m for k = 0..m-1, whatever the rule."""
+    """The points k/m for k = 0..m-1, whatever the rule."""
     return along_the_path("library", steps)
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Number of integration points, doubled until scores are complete (`steps` of `attribute`).
+    """Automatic number of integration points: doubled until the scores are complete.
+
+    Give it to `eap.attribute` as `steps`.
 
     Attributes:
-        tolerance: largest relative distance between the summed scores of the edges out of the input
-            and the metric's difference.
+        tolerance: largest relative difference between the sum of the scores of the edges out of the
+            input and the difference of the metric.
 
     Example:
         >>> graph = eap.attribute(model, dataset, steps=eap.Auto(tolerance=0.05))
@@ -81,7 +84,7 @@ class Auto:
     tolerance: float = 0.05
 
     TRIED: ClassVar = (5, 10, 20, 40, 80, 160, 320)
-    """Numbers of points, in the order in which they are tried."""
+    """Numbers of points to try, in order."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tolerance", real("tolerance", self.tolerance))
@@ -89,23 +92,24 @@ class Auto:
 
 @dataclass(frozen=True)
 class Method:
-    """Method of scoring edges: points of the path, backward rules, or a scorer.
+    """Method of scoring edges: points of the path, backward rules, and a scorer.
 
     Attributes:
-        name: name as scripts, files and legends have it.
+        name: name used by scripts, files and legends.
         source: publication or authors.
-        points: `(rule, steps) -> points` at which gradients are taken.
+        points: function `(rule, steps) -> points` that gives the points at which gradients are
+            taken.
         rules: backward rules.
-        scorer: rule that makes scores: a name of `eap.attribution.SCORERS`, or a function like
-            those.
-        passes: cost, in forward and backward passes.
+        scorer: name of a scorer in `eap.attribution.SCORERS`, or a function with the same
+            signature.
+        passes: cost in forward and backward passes.
         integrates: whether the points depend on `steps`.
-        uses_rule: whether the points depend on the rule of integration.
-        uses_metric: whether the method asks for a metric.
+        uses_rule: whether the points depend on the integration rule.
+        uses_metric: whether the method uses a metric.
         needs_pair: whether the method needs a corrupted prompt for every clean one.
-        linear: whether a score is linear in what the sender sends, so a node's score is the sum of
-            its edges' scores.
-        signed: whether scores have the common sign; otherwise they are importances: high is
+        linear: whether a score is linear in the output of the sender, so that the score of a node
+            is the sum of the scores of its edges.
+        signed: whether scores have the common sign; if not, they are importances, where high means
             helpful.
 
     Example:
@@ -136,7 +140,7 @@ _ATTNLRP = BackwardRules(
     query_key=0.5,
     pattern_value=0.5,
 )
-# q and k are behind the pattern, which is halved once before they are.
+# The gradients of q and k pass through the pattern, which has already halved them.
 _GIM = BackwardRules(
     frozen_norms=True,
     gate_product=0.5,
@@ -216,11 +220,15 @@ METHODS: dict[str, Method] = {
 """Every method, by name."""
 
 FOREIGN_NAMES = {"EAP-IG-inputs": "EAP-IG", "information-flow-routes": "IFR"}
-"""What the EAP-IG library and MIB call methods that have another name here."""
+"""Names of methods in the EAP-IG library and MIB that differ from those used here."""
 
 
 def get_method(method: str | Method) -> Method:
-    """A method by name (a `Method` is returned as it is); a `UserError` lists the known names."""
+    """Look up a method by name; a `Method` is returned unchanged.
+
+    Raises:
+        UserError: an unknown name; the message lists the known names.
+    """
     if isinstance(method, Method):
         return method
     if method not in METHODS:
@@ -231,7 +239,7 @@ def get_method(method: str | Method) -> Method:
 
 
 def _like(name: str) -> str:
-    """The method whose name is spelled most like this one, or nothing."""
+    """The method with the most similar spelling, or an empty string."""
     spelled = {known.lower(): known for known in METHODS}
-    found = get_close_matches(name.lower(), spelled, n=1)
-    return spelled[found[0]] if found else ""
+    nearest = get_close_matches(name.lower(), spelled, n=1)
+    return spelled[nearest[0]] if nearest else ""

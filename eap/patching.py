@@ -1,21 +1,21 @@
-"""Exact activation patching: the value of every edge by the definition, without one run per edge.
+"""Exact activation patching: the value of every edge by definition, without one run per edge.
 
     value(u -> v) = metric(run in which v alone reads a_u_ablated instead of a_u) - metric(clean)
 
-(Vig et al. 2020; of edges, path patching: Wang et al. 2022, Goldowsky-Dill et al. 2023, Conmy et
-al. 2023.) Patching u -> v changes nothing before v, so a patched run starts where its edge ends:
+(Vig et al. 2020; for edges, path patching: Wang et al. 2022, Goldowsky-Dill et al. 2023, Conmy et
+al. 2023.) Patching u -> v changes nothing before v, so a patched run starts at the receiver:
 
-* q, k and v. `x + delta_u` is normalised and projected once per sender, for all heads; each head's
-  change is a small attention and one `d_head x d_model` product, added to the clean run;
-* MLP. Its output with `x + delta_u` as input replaces the clean one;
-* logits. The final norm and the unembedding are all there is.
+* q, k and v: `x + delta_u` is normalised and projected once per sender, for all heads; the change
+  of each head is a small attention and one `d_head x d_model` product, added to the clean run;
+* MLP: its output for the input `x + delta_u` replaces the clean output;
+* logits: only the final norm and the unembedding are left to run.
 
-From there on many edges are stacked along the batch dimension and the rest of the model is run, on
-the positions from the first difference on. All metrics are read from one run. A patched node is
-the same with everything behind it: `delta_u` is added to the residual stream once.
+After the receiver, many edges are stacked along the batch dimension, and the rest of the model is
+run on the positions from the first difference on. All metrics are read from one run. To patch a
+node, `delta_u` is added to the residual stream once, so that everything after the node reads it.
 
-Phases: `eap.engine.patch_plan` cuts the work into units that can be stopped between; `patch_runs`
-runs them.
+`eap.engine.patch_plan` divides the work into units, between which a run can stop and resume;
+`patch_runs` runs the units.
 """
 
 import time
@@ -68,21 +68,22 @@ def patch_edges(
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        metrics: names of `eap.metrics.METRICS`, or `Metric` objects.
-        edges: mask [n_forward, n_backward] of the edges to score, or [span, n_forward, n_backward]
-            of pairs of an edge and a span; None: all edges.
-        ablation: activation that a patched edge carries; None: that of the corrupted prompt.
-        expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        spans: the value at every span of the prompts; the edge is patched at its positions alone.
-        checkpoint: where progress is kept; a run that was stopped goes on there.
+        metrics: names of metrics in `eap.metrics.METRICS`, or `eap.Metric` objects.
+        edges: mask of the edges to score, [n_forward, n_backward]; or mask of pairs of a span and
+            an edge, [span, n_forward, n_backward]; None: all edges.
+        ablation: activation that a patched edge carries; None: that on the corrupted prompt.
+        expanded_kv: whether every query head has its own k and v receiver, even where query heads
+            share key/value heads.
+        spans: whether to patch every edge separately at each span of the prompts.
+        checkpoint: file in which progress is kept; an interrupted run resumes from it.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        By metric name, the whole graph with exact scores (means over examples), their standard
-        errors (None for one example), and `is_exact`; edges not asked for have score NaN.
+        One whole graph per metric name, with exact scores (means over examples), their standard
+        errors (None for one example), and `is_exact`; edges that were not asked for score NaN.
 
     Raises:
-        UserError: unknown metric, pairs that are no edges, or a budget too small for one edge.
+        UserError: an unknown metric, pairs that are not edges, or a budget too small for one edge.
 
     Example:
         >>> edges = graph.top_n(5).in_graph
@@ -92,7 +93,7 @@ def patch_edges(
     """
     limits = Resources(**resources)
     if checkpoint is not None and limits.batch_size is None:
-        # What an interrupted run chose by the memory that was free stays what it was.
+        # Keep the batch size that the interrupted run chose from the memory then available.
         limits = replace(limits, batch_size=checkpoint.setting("batch_size"))
     plan = make_plan(
         model, dataset, metrics, edges, limits,
@@ -104,7 +105,7 @@ def patch_edges(
 def run_plan(
     plan: Plan, *, checkpoint: Checkpoint | None = None, quiet: bool = True
 ) -> dict[str, Graph]:
-    """What `patch_edges` returns, by a plan of `make_plan`."""
+    """Run a plan of `make_plan`; returns what `patch_edges` returns."""
     work, config = plan.work, plan.work.config
     model = work.model
     graph = Graph.from_config(config, plan.span_names)
@@ -127,7 +128,7 @@ def run_plan(
         if checkpoint is not None:
             checkpoint.save(moments.state.cpu(), number)
     moments.merge_processes("exact values")
-    moments.count_zeros(len(work.dataset))  # nothing changes before the first difference
+    moments.count_zeros(len(work.dataset))  # positions before the first difference do not change
     check_values(work.metrics, moments.mean)
     graphs, is_exact = {}, plan.edges
     for number, metric in enumerate(work.metrics):
@@ -165,15 +166,16 @@ def patch_nodes(
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        metrics: names in `eap.metrics.METRICS`, or `eap.Metric` objects.
-        ablation: activation that a patched node sends; None: that of the corrupted prompt.
-        expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        spans: whether values are of every span of the prompts: a node is ablated at its positions.
+        metrics: names of metrics in `eap.metrics.METRICS`, or `eap.Metric` objects.
+        ablation: activation that a patched node sends; None: that on the corrupted prompt.
+        expanded_kv: whether every query head has its own k and v receiver, even where query heads
+            share key/value heads.
+        spans: whether to ablate every node separately at each span of the prompts.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        By metric name, the whole graph with `node_scores` [n_forward] or [span, n_forward] (means
-        over examples of the metric's change) and `node_errors`.
+        One whole graph per metric name, with `node_scores` [n_forward] or [span, n_forward] (means
+        over examples of the change of the metric) and `node_errors`.
 
     Raises:
         UserError: an unknown metric, or a budget too small for one node.
@@ -221,12 +223,12 @@ def patch_nodes(
 
 
 def measure_seconds(plan: Plan, *, n_units: int = 4) -> float:
-    """How long the whole plan will take, from a few of its units and the count of operations."""
+    """Estimated duration of the whole plan, from a sample of units and the count of operations."""
     of_first = [unit for unit in plan.units if unit.batch == 0]
     step = max(1, len(of_first) // n_units)
     sample = of_first[step // 2 :: step][:n_units]
     patcher = BatchPatcher.load(plan, sample[0])
-    for _ in patcher.run(sample[0]):  # the first run of anything is slow
+    for _ in patcher.run(sample[0]):  # warm-up: the first run is slow
         break
     begun = time.perf_counter()
     for unit in sample:

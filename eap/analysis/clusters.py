@@ -156,8 +156,8 @@ def _spread_out(kernel: np.ndarray, n_clusters: int, random: np.random.Generator
 
 
 def _distances_to_points(kernel: np.ndarray, points: Sequence[int]) -> np.ndarray:
-    own = np.diag(kernel)
-    return own[:, None] + own[list(points)] - 2 * kernel[:, list(points)]
+    squared_norms = np.diag(kernel)
+    return squared_norms[:, None] + squared_norms[list(points)] - 2 * kernel[:, list(points)]
 
 
 def _distances_to_means(kernel: np.ndarray, labels: np.ndarray, n_clusters: int) -> np.ndarray:
@@ -263,8 +263,8 @@ def find_clusters(
         examples = tuple(dataset.examples[row] for row in group[::2])
         graphs.append(attribute(model, replace(dataset, examples=examples), **settings))
     circuits = [graph.top_n(min(size, graph.n_edges)).prune() for graph in graphs]
-    found = faithfulness(model, circuits, dataset, metric=metric, **resources)
-    runs = [run.double().numpy() for run in (found.circuits, found.clean, found.ablated)]
+    values = faithfulness(model, circuits, dataset, metric=metric, **resources)
+    runs = [run.double().numpy() for run in (values.circuits, values.clean, values.ablated)]
     served = [
         _served(*(run[..., group[1::2]] for run in runs), better=metric.direction("clusters"))
         for group in members
@@ -280,7 +280,7 @@ def find_clusters(
         graphs=tuple(graphs),
         circuits=tuple(circuits),
         faithfulness=np.stack(served, axis=1),
-        provenance={**found.provenance, "method": "clusters", "settings": drawn,
+        provenance={**values.provenance, "method": "clusters", "settings": drawn,
                     "scores": graphs[0].provenance},
     )  # fmt: skip
 

@@ -138,23 +138,23 @@ class Comparison:
         whole, size = circuit.full(), circuit.count_edges()
         outside = whole.with_edges(whole.in_graph & ~circuit.in_graph)
         anywhere = PathSampler(circuit, whole.in_graph, seed)
-        beside = PathSampler(circuit, outside.in_graph, seed + 1)
+        replacement = PathSampler(circuit, outside.in_graph, seed + 1)
         random = Random(seed + 2)
         groups: dict[str, list[Graph]] = {"circuit": [circuit], "without": [outside]}
         groups["one less"] = [without_edge(circuit, *edge) for edge in edges_of(circuit)]
         groups["random"] = anywhere.circuits(size, n_random, other_than=circuit)
         groups["without random"] = [
             whole.with_edges(whole.in_graph & ~drawn.in_graph)
-            for drawn in beside.circuits(size, n_random, other_than=circuit)
+            for drawn in replacement.circuits(size, n_random, other_than=circuit)
         ]
         groups["longer"], groups["longer, one less"] = [], []
 
         def extend() -> tuple[frozenset[tuple[int, int]], tuple[int, int]]:
-            path = beside.path()
+            path = replacement.path()
             return frozenset(path), random.choice(sorted(path))
 
-        for path, edge in _different(extend, n_random) if beside.is_possible else ():
-            longer = circuit.with_edges(circuit.in_graph | beside.of(path).in_graph)
+        for path, edge in _different(extend, n_random) if replacement.is_possible else ():
+            longer = circuit.with_edges(circuit.in_graph | replacement.of(path).in_graph)
             groups["longer"].append(longer)
             groups["longer, one less"].append(without_edge(longer, *edge))
         groups["circuit, halved"], groups["whole, less"] = [], []
@@ -166,7 +166,7 @@ class Comparison:
             groups["whole, less"].append(whole.with_edges(whole.in_graph & ~lost))
         circuits: list[Graph] = []
         parts = {}
-        for name, own in groups.items():
-            parts[name] = slice(len(circuits), len(circuits) + len(own))
-            circuits += own
+        for name, edges in groups.items():
+            parts[name] = slice(len(circuits), len(circuits) + len(edges))
+            circuits += edges
         return cls(circuit, circuits, parts)

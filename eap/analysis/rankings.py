@@ -128,7 +128,7 @@ class Areas:
     def summary(self) -> pd.DataFrame:
         """A row per area: area, value, low, high."""
         rows = {"CPR": self.cpr, "CMD": self.cmd, "accuracy": self.accuracy}
-        return pd.DataFrame([{"area": name, **vars(own)} for name, own in rows.items()])
+        return pd.DataFrame([{"area": name, **vars(area)} for name, area in rows.items()])
 
     def __repr__(self) -> str:
         """One line; the curves are in `to_frame`."""
@@ -141,8 +141,8 @@ class Areas:
         return html_table(title, [*rows.columns], rows.itertuples(index=False))
 
     def __str__(self) -> str:
-        left = " ".join(map(str, self.helpful.n_edges))
-        return f"CPR {self.cpr}, CMD {self.cmd}, accuracy {self.accuracy}, edges left {left}"
+        edges_left = " ".join(map(str, self.helpful.n_edges))
+        return f"CPR {self.cpr}, CMD {self.cmd}, accuracy {self.accuracy}, edges left {edges_left}"
 
 
 @verb
@@ -195,7 +195,7 @@ def areas(
         >>> list(areas.summary()["area"])
         ['CPR', 'CMD', 'accuracy']
     """
-    metric, where = get_metric(metric), get_ablation(ablation)
+    metric, ablation = get_metric(metric), get_ablation(ablation)
     n_resamples, seed = whole("n_resamples", n_resamples), whole("seed", seed)
     if selection is None:
         selection = default_selection(graph, level)
@@ -205,15 +205,15 @@ def areas(
     circuits = cut_circuits(graph, sizes, level=level, selection=selection, rank_input=rank_input)
     metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
     together = [circuit for own in circuits.values() for circuit in own]
-    found = evaluate(model, together, dataset, metrics=metrics, ablation=where, **resources)
+    measured = evaluate(model, together, dataset, metrics=metrics, ablation=ablation, **resources)
     clean, ablated = (
         runs[metric.name].double().numpy()
         for runs in evaluate_baselines(
-            model, dataset, metrics=[metric], ablation=where, **resources
+            model, dataset, metrics=[metric], ablation=ablation, **resources
         )
     )
     warn_of_direction(metric, float(clean.mean()), float(ablated.mean()))
-    values, right = (found[name].double().numpy() for name in (metric.name, "accuracy"))
+    values, right = (measured[name].double().numpy() for name in (metric.name, "accuracy"))
     curves: dict[str, Curve] = {}
     for position, (by, own) in enumerate(circuits.items()):
         rows = slice(position * len(sizes), (position + 1) * len(sizes))
@@ -228,7 +228,7 @@ def areas(
             ablated=ablated,
         )
     provenance = sign(
-        model, dataset, metric=metric, method="areas", ablation=where, level=level,
+        model, dataset, metric=metric, method="areas", ablation=ablation, level=level,
         expanded_kv=has_expanded_kv(graph, model), ranking=graph.provenance,
         settings={"shares": list(shares), "selection": selection, "rank_input": rank_input,
                   "n_resamples": n_resamples, "seed": seed},

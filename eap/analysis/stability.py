@@ -166,15 +166,15 @@ class Stability:
     def to_frame(self) -> pd.DataFrame:
         """A row per size: Jaccard of edges and nodes, chance, and the null task's."""
         rows = []
-        for position, own in enumerate(self.sizes):
+        for position, size in enumerate(self.sizes):
             row = {
-                "size": own.size,
-                "n_edges": own.n_edges,
-                "edge_jaccard": own.edge_jaccard,
-                "edge_chance": own.edge_chance,
-                "node_jaccard": own.node_jaccard,
-                "node_chance": own.node_chance,
-                "consensus_edges": own.consensus.count_edges(),
+                "size": size.size,
+                "n_edges": size.n_edges,
+                "edge_jaccard": size.edge_jaccard,
+                "edge_chance": size.edge_chance,
+                "node_jaccard": size.node_jaccard,
+                "node_chance": size.node_chance,
+                "consensus_edges": size.consensus.count_edges(),
             }
             if self.null is not None:
                 null = self.null.sizes[position]
@@ -248,10 +248,10 @@ def bootstrap(
         )  # fmt: skip
         resamples.merge_processes()
         quiet = attribution.get("quiet", True)
-        found = tuple(
+        sizes_measured = tuple(
             stability_of_size(graph, resamples, size, selection, quiet=quiet) for size in sizes
         )
-        return Stability(graph, resamples, found)
+        return Stability(graph, resamples, sizes_measured)
 
     stability = measure(dataset)
     return replace(stability, null=measure(null_task(dataset, seed=seed))) if null else stability
@@ -300,12 +300,12 @@ def mean_jaccard(members: Bool[Tensor, "set thing"]) -> tuple[float, float]:
     for part in parts:
         shared += part.double() @ part.double().T
     sizes = members.sum(dim=1).double()
-    both = sizes[:, None] + sizes[None]
-    pairs = torch.triu(torch.ones_like(shared, dtype=torch.bool), diagonal=1) & (both > 0)
+    together = sizes[:, None] + sizes[None]
+    pairs = torch.triu(torch.ones_like(shared, dtype=torch.bool), diagonal=1) & (together > 0)
     if not pairs.any():
         return float("nan"), float("nan")
     by_chance = sizes[:, None] * sizes[None] / members.shape[1]
-    jaccard, chance = (own[pairs] / (both - own)[pairs] for own in (shared, by_chance))
+    jaccard, chance = (common[pairs] / (together - common)[pairs] for common in (shared, by_chance))
     return float(jaccard.mean()), float(chance.mean())
 
 

@@ -92,10 +92,10 @@ def leave_one_out(
     """
     check_plain(circuit, "edges that are left out one by one have")
     without = [without_edge(circuit, *edge) for edge in edges_of(circuit)]
-    found = faithfulness(
+    values = faithfulness(
         model, [circuit, *without], dataset, metric=metric, ablation=ablation, **resources
     )
-    changes = (found.circuits[1:] - found.circuits[0]).double()
+    changes = (values.circuits[1:] - values.circuits[0]).double()
     scores = torch.full(circuit.scores.shape, torch.nan, dtype=torch.float32)
     scores[circuit.in_graph] = changes.mean(dim=1).float()
     errors = None
@@ -107,7 +107,7 @@ def leave_one_out(
         scores=scores,
         standard_errors=errors,
         higher_is_better=get_metric(metric).higher_is_better,
-        provenance={**found.provenance, "method": "leave one out", "circuit": circuit.provenance},
+        provenance={**values.provenance, "method": "leave one out", "circuit": circuit.provenance},
     )
 
 
@@ -153,15 +153,15 @@ class Verdicts:
 
     def __getitem__(self, test: str) -> Verdict:
         """The verdict of a test by name."""
-        return next(own for own in self.verdicts if own.test == test)
+        return next(verdict for verdict in self.verdicts if verdict.test == test)
 
     def to_frame(self) -> pd.DataFrame:
         """A row per test: test, statistic, p_value, word, meaning."""
-        return pd.DataFrame([vars(own) for own in self.verdicts])
+        return pd.DataFrame([vars(verdict) for verdict in self.verdicts])
 
     def __repr__(self) -> str:
         """One line: the word of every test."""
-        words = ", ".join(f"{own.test}: {own.word}" for own in self.verdicts)
+        words = ", ".join(f"{verdict.test}: {verdict.word}" for verdict in self.verdicts)
         return f"Verdicts({self.circuit.count_edges():,} edges; {words})"
 
     def _repr_html_(self) -> str:
@@ -172,8 +172,8 @@ class Verdicts:
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{own.test:18} {own.statistic:8.3f}   p {own.p_value:.3f}   {own.word}"
-            for own in self.verdicts
+            f"{verdict.test:18} {verdict.statistic:8.3f}   p {verdict.p_value:.3f}   {verdict.word}"
+            for verdict in self.verdicts
         )
 
 
@@ -233,11 +233,12 @@ def judge(
     if len(dataset) < 2:
         raise UserError("at least two examples are needed for a verdict on a circuit")
     plan = Comparison.draw(circuit, n_random=n_random, n_subsets=n_subsets, seed=seed)
-    found = faithfulness(
+    measured = faithfulness(
         model, plan.circuits, dataset, metric=metric, ablation=ablation, **resources
     )
     values = _Measured(
-        plan, *(own.double().numpy() for own in (found.circuits, found.clean, found.ablated))
+        plan,
+        *(run.double().numpy() for run in (measured.circuits, measured.clean, measured.ablated)),
     )
     edges = _judge_edges(values, alpha)
     verdicts = (
@@ -253,7 +254,7 @@ def judge(
         "tolerance": tolerance, "alpha": alpha, "n_random": n_random, "n_subsets": n_subsets,
         "seed": seed,
     }  # fmt: skip
-    provenance = {**found.provenance, "method": "verdicts", "settings": settings}
+    provenance = {**measured.provenance, "method": "verdicts", "settings": settings}
     return Verdicts(circuit, verdicts, edges, provenance | {"circuit": circuit.provenance})
 
 

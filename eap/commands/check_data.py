@@ -58,10 +58,10 @@ def main() -> None:
     tokenizer = tokenizer_of(args.model, args.revision)
     data = args.data
     if args.corrupt is not None:
-        made = corrupt(args.data, tokenizer, words_of(args.corrupt), seed=args.seed)
-        data = made.rows
-        print(made.summary())
-        save(made, args.save)
+        pairs = corrupt(args.data, tokenizer, words_of(args.corrupt), seed=args.seed)
+        data = pairs.rows
+        print(pairs.summary())
+        save(pairs, args.save)
     dataset = load_dataset(
         args.task, tokenizer,
         data=data, head=args.head, drop_unfit=args.drop_unfit, spans=args.spans,

@@ -140,7 +140,7 @@ def _draft(
 
 def _check_pair(as_given: Sequence[Prompt], ids: Sequence[tuple[int, ...]]) -> None:
     """Whether two prompts are a pair: equally long, and not the same."""
-    shown = ", ".join(quoted(text or own, 60) for text, own in as_given)
+    shown = ", ".join(quoted(text or default, 60) for text, default in as_given)
     lengths = [len(tokens) for tokens in ids]
     if as_given[0][0] and as_given[0][0] == as_given[1][0]:
         raise UnfitRowError("equal prompts", "the clean and the corrupted prompt are the same")
@@ -228,8 +228,8 @@ def _example(
     if not correct:
         raise UnfitRowError("without answers", "the row has no correct answer")
     if not set(correct).isdisjoint(incorrect):
-        both = set(correct) & set(incorrect)
-        word = followers.vocabulary.tokenizer.decode([min(both)])
+        common = set(correct) & set(incorrect)
+        word = followers.vocabulary.tokenizer.decode([min(common)])
         raise UnfitRowError(
             "answers on both sides", f"{quoted(word)} is both a correct and an incorrect answer"
         )

@@ -35,14 +35,14 @@ def standard_names(task: Task | None, columns: Iterable[str]) -> dict[str, str]:
         task: task whose schema the data have; None: a task of one's own.
         columns: columns of the data.
     """
-    own = () if task is None else task.columns
+    declared = () if task is None else task.columns
     names = {column: column for column in columns}
     for column in names:
         name = column.strip().lower()
-        if name in (*KNOWN, *own) and name not in names.values():
+        if name in (*KNOWN, *declared) and name not in names.values():
             names[column] = name
     for other, name in OTHER_NAMES.items():
-        is_read = name in (*SIDES, *ANSWERS, *own) and other not in own
+        is_read = name in (*SIDES, *ANSWERS, *declared) and other not in declared
         is_there = {name, f"{name}_idx"} & set(names.values())
         if is_read and not is_there:
             names |= {column: name for column, known in names.items() if known == other}

@@ -89,7 +89,7 @@ def corrupt(
         raise UserError(f"{table.shown} has corrupted prompts already")
     vocabulary = vocabulary_of(tokenizer)
     random = Random(whole("seed", seed))
-    made: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     exchanged: list[tuple[str, str]] = []
     left_out: Counter[str] = Counter()
     for row in rows:
@@ -106,10 +106,10 @@ def corrupt(
         if fitting is None:
             left_out["without a word of as many tokens"] += 1
             continue
-        made.append({**row, "corrupted": fitting[0]})
+        records.append({**row, "corrupted": fitting[0]})
         exchanged.append(fitting[1])
-    counterparts = Counterparts(made, dict(left_out), exchanged)
-    if not made:
+    counterparts = Counterparts(records, dict(left_out), exchanged)
+    if not records:
         raise UserError(f"{table.shown}: {counterparts.summary()}")
     return counterparts
 

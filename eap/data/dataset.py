@@ -1,8 +1,9 @@
-"""The pairs of a task, for one tokenizer: where they come from, and what was left out and why.
+"""Data sets: the pairs of a task for one tokenizer, with their origin and what was dropped.
 
-They come from `data/<task>/<family>.csv` if there is a file for the model's tokenizer, from data
-of one's own (`reading`), or are generated for the tokenizer at hand. Token ids are computed with
-the model's own tokenizer (`checking`); the BOS, if any, is added there and nowhere else.
+The pairs come from `data/<task>/<family>.csv` if there is a file for the model's tokenizer, from
+the user's own data (`reading`), or from a generator that fits them to the tokenizer. `checking`
+computes token ids with the model's own tokenizer; the BOS token, if any, is added there and nowhere
+else.
 """
 
 import hashlib
@@ -30,21 +31,21 @@ from eap.runtime.shipped import data_folder
 
 DATA = data_folder()
 
-# Fewer pairs than this are no data set.
+# Fewest pairs that make a data set.
 FEWEST = 10
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The pairs of a task, for one tokenizer.
+    """Pairs of prompts of a task, tokenised for one model.
 
     Attributes:
         task: name of the task.
-        examples: the pairs.
+        examples: pairs of prompts with their answers.
         prepend_bos: whether the prompts begin with the BOS token.
-        provenance: origin (file and hash, or seed), and what was dropped and why.
-        span_names: names of the spans whose first tokens the examples have; none: there are no
-            spans.
+        provenance: origin of the pairs (file and hash, or seed), and what was dropped and why.
+        span_names: names of the spans, whose first tokens are in each example's `spans`; empty: the
+            data set has no spans.
 
     Example:
         >>> dataset = eap.load_dataset("ioi", model.tokenizer, head=8)
@@ -72,7 +73,7 @@ class Dataset:
     @overload
     def __getitem__(self, rows: slice) -> "Dataset": ...
     def __getitem__(self, rows: int | slice) -> "Example | Dataset":
-        """One example by its number; a slice is a data set of those examples."""
+        """One example by number, or a data set of the examples of a slice."""
         if not isinstance(rows, slice):
             return self.examples[rows]
         part = replace(self, examples=self.examples[rows])
@@ -89,8 +90,8 @@ class Dataset:
 
     @cached_property
     def tokens_sha256(self) -> str:
-        """A hash of what is measured on: all token ids of all pairs."""
-        sets: dict[int, bytes] = {}  # of answers that many examples share, hashed once
+        """Hash of all token ids of all pairs."""
+        sets: dict[int, bytes] = {}  # hashes of answer sets, which many examples share
         digest = hashlib.sha256()
         for example in self.examples:
             digest.update(repr((example.clean, example.corrupted)).encode())
@@ -101,10 +102,10 @@ class Dataset:
         return digest.hexdigest()
 
     def head(self, n: int) -> "Dataset":
-        """The first pairs.
+        """Make a data set of the first pairs.
 
         Args:
-            n: number of pairs; all, if there are fewer.
+            n: number of pairs; all pairs if there are fewer.
 
         Raises:
             UserError: `n` is not a whole number of at least 1.
@@ -114,11 +115,12 @@ class Dataset:
         return replace(first, provenance={**self.provenance, **taken})
 
     def with_spans(self, kind: str) -> "Dataset":
-        """The same pairs with spans that need no text.
+        """Make a data set of the same pairs, with spans that are found from tokens alone.
 
         Args:
-            kind: 'auto' (before the first token that differs, from it to the last that does, what
-                follows, the last token) or 'tokens' (one for each, of prompts of one length).
+            kind: 'auto': four spans, which are the tokens before the first token that differs, from
+                there to the last token that differs, the tokens after that, and the last token.
+                'tokens': one span for each token, for prompts of one length.
 
         Raises:
             UserError: another kind, or prompts of several lengths.
@@ -138,7 +140,7 @@ class Dataset:
         return replace(self, examples=examples, span_names=names)
 
     def summary(self) -> str:
-        """One line: how many pairs, from where, what was dropped."""
+        """One line with the number of pairs, their origin, and what was dropped."""
         dropped = ", ".join(f"{n} {why}" for why, n in self.provenance.get("dropped", {}).items())
         what = "pairs" if self.has_pairs else "prompts"
         parts = [f"{self.task}: {len(self)} {what} from {self.provenance.get('source', 'memory')}"]
@@ -170,30 +172,30 @@ def load_dataset(
     """Load the pairs of a task as token ids.
 
     Args:
-        task: a name of `eap.data.tasks.TASKS`; with `data`, a name of your own will do.
-        tokenizer: the model's own, from Hugging Face.
+        task: name of a task in `eap.data.tasks.TASKS`; with `data`, any name.
+        tokenizer: tokenizer of the model, from Hugging Face.
         data: data of your own: a file (CSV, TSV, JSON list, JSON lines, Parquet), a pandas frame,
             an Arrow table, a Hugging Face dataset in any format, a list of dicts, or a dict of
-            columns. Columns are the task's, or clean, corrupted, correct and incorrect. Answers of
-            a row are separated by `|` (or a list), and a leading space belongs to an answer;
-            `incorrect` may be empty. Token ids instead of text: `correct_idx` and `incorrect_idx`
-            for answers (a number, or a list of numbers), `clean_idx` and `corrupted_idx` for
-            prompts, with an `attention_mask` where they are padded. Without `corrupted`, zero and
-            mean ablation work.
-        path: the same as `data`, for a file.
-        head: number of pairs.
-        seed: seed of generated pairs, for a tokenizer without a file.
-        prepend_bos: whether to begin prompts with the BOS token; None: if the tokenizer has one. A
-            prompt that begins with it already gets no second one.
-        drop_unfit: whether to leave out those rows of your own that do not fit (and count them)
-            instead of refusing them all.
-        spans: 'roles' (of the task, or of columns `span:<name>` that hold the parts of the clean
-            prompt; a row whose roles are not found does not fit), 'auto' or 'tokens' (see
-            `Dataset.with_spans`); None: no spans.
+            columns. The columns are those of the task, or clean, corrupted, correct and incorrect.
+            Several answers in a cell are separated by `|` (or are a list); a leading space belongs
+            to the answer; `incorrect` may be empty. Token ids may replace text: `correct_idx` and
+            `incorrect_idx` for answers (a number, or a list of numbers), `clean_idx` and
+            `corrupted_idx` for prompts, with an `attention_mask` if the prompts are padded. Data
+            without `corrupted` can be used with zero and mean ablation.
+        path: path of a data file; the same as giving the path as `data`.
+        head: number of pairs to take from the start; None: all.
+        seed: seed of the generator, for a tokenizer without a data file.
+        prepend_bos: whether to begin prompts with the BOS token; None: yes, if the tokenizer has
+            one. A prompt that begins with the BOS token already does not get a second one.
+        drop_unfit: whether to leave out (and count) rows of your own data that do not fit, instead
+            of refusing the data.
+        spans: spans of the prompts: 'roles' (the roles of the task, or the parts of the clean
+            prompt given in columns `span:<name>`; a row whose roles are not found does not fit),
+            'auto' or 'tokens' (see `Dataset.with_spans`); None: no spans.
 
     Raises:
-        UserError: unknown task; data that cannot be read; a row of your own that does not fit;
-            fewer than 10 pairs that fit the tokenizer (of your own: none).
+        UserError: unknown task; data that cannot be read; a row of your own data that does not fit;
+            fewer than 10 pairs that fit the tokenizer (for your own data: none).
 
     Example:
         >>> dataset = eap.load_dataset("ioi", model.tokenizer, head=8)
@@ -242,9 +244,9 @@ def load_dataset(
 
 
 def check_data(task: str, data: Any) -> set[str]:
-    """The columns of data of one's own, by the names that this package has for them.
+    """Columns of user data, under the names that this package uses.
 
-    Needs no tokenizer, so it comes before a model is loaded.
+    Needs no tokenizer, so data can be checked before a model is loaded.
 
     Raises:
         UserError: the data cannot be read, or lack a column that the task needs.
@@ -286,14 +288,14 @@ def _and_others(unfit: Sequence[Problem], n_rows: int) -> str:
 
 @lru_cache(maxsize=8)
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    """The `Vocabulary` of a tokenizer, made once (it remembers what it has looked up)."""
+    """The `Vocabulary` of a tokenizer, made once, because it caches what it looks up."""
     return Vocabulary(tokenizer)
 
 
 def _find_rows(
     task: Task | None, vocabulary: Vocabulary, data: Any, seed: int
 ) -> tuple[Rows, dict[str, Any]]:
-    """Rows of one's own, of the shipped file, or from the generator; and where they come from."""
+    """Rows from user data, from the shipped file or from the generator, with their origin."""
     if data is None and task is not None:
         family = find_family(vocabulary)
         shipped = DATA / task.name / f"{family}.csv"
@@ -321,7 +323,7 @@ def _generate(task: Task, vocabulary: Vocabulary, seed: int) -> tuple[Rows, dict
 
 
 def find_family(vocabulary: Vocabulary) -> str | None:
-    """Which shipped files were made for this tokenizer's vocabulary, if any."""
+    """Name of the shipped data files that were made for this tokenizer's vocabulary, or None."""
     known = DATA / "families.json"
     if not known.exists():
         return None
@@ -329,7 +331,7 @@ def find_family(vocabulary: Vocabulary) -> str | None:
 
 
 def fingerprint(vocabulary: Vocabulary) -> str:
-    """A hash of a tokenizer's tokens and ids (special ones apart: they vary between copies)."""
+    """Hash of a tokenizer's tokens and ids, without special tokens, which vary between copies."""
     special = set(vocabulary.tokenizer.all_special_tokens)
     tokens = sorted(
         item for item in vocabulary.tokenizer.get_vocab().items() if item[0] not in special

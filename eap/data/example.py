@@ -13,22 +13,22 @@ TokenIds = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Example:
-    """One pair: token ids of both prompts, equally long, and the two sets of answer tokens.
+    """Pair of prompts of equal length as token ids, with the two sets of answer tokens.
 
-    Made by hand, each part may be a tuple, list, array or tensor of ids (of a prompt also with a
-    batch axis of one), and an answer a single number.
+    To make an example by hand, give each part as a tuple, list, array or tensor of ids (a prompt
+    may have a batch axis of size one); an answer may be a single number.
 
     Attributes:
         clean: tokens of the clean prompt, from its first token on.
-        corrupted: tokens of the corrupted prompt; empty: there is none, and ablations that need a
-            pair (resampling) refuse the example.
-        correct: the answers that are right.
-        incorrect: the others; empty for metrics that need none.
-        spans: the first tokens of the prompt's spans, if its data set names any (see
+        corrupted: tokens of the corrupted prompt; empty: there is no corrupted prompt, and
+            ablations that need a pair (resample) refuse the example.
+        correct: tokens of the correct answers.
+        incorrect: tokens of the incorrect answers; empty for metrics that need none.
+        spans: positions of the first tokens of the prompt's spans, if the data set has spans (see
             `eap.data.spans`).
 
     Raises:
-        UserError: a part is no token ids.
+        UserError: a part does not consist of token ids.
 
     Example:
         >>> pair = eap.Example(clean=(5, 7, 9), corrupted=(5, 8, 9), correct=(11,), incorrect=(12,))
@@ -53,7 +53,7 @@ class Example:
         incorrect: TokenIds,
         spans: tuple[int, ...] = (),
     ) -> "Example":
-        """The same of parts that are known to be token ids; those that examples share stay one."""
+        """Make an example without checks, from parts known to be token ids; nothing is copied."""
         example = cls.__new__(cls)
         vars(example).update(
             clean=clean, corrupted=corrupted, correct=correct, incorrect=incorrect, spans=spans
@@ -63,7 +63,7 @@ class Example:
 
 def _as_ids(name: str, part: Any) -> TokenIds:
     if type(part) is tuple and set(map(type, part)) <= {int}:
-        return part  # ids as they are; whether a model has them, `check_examples` says
+        return part  # `check_examples` checks that the model has these ids
     cell = plain(part)
     if cell is None or cell == []:
         return ()
@@ -80,7 +80,7 @@ def _as_ids(name: str, part: Any) -> TokenIds:
 
 
 def first_difference(example: Example) -> int:
-    """First position in which the prompts differ; the last if they are equal, 0 without a pair."""
+    """First position at which the prompts differ; the last if they are equal, 0 without a pair."""
     if not example.corrupted:
         return 0
     pairs = zip(example.clean, example.corrupted, strict=True)
@@ -89,7 +89,7 @@ def first_difference(example: Example) -> int:
 
 
 def statistics(examples: Sequence[Example]) -> Mapping[str, Any]:
-    """Lengths, first differences and answer-set sizes of examples: {what: {value: count}}."""
+    """Counts of lengths, first differences and answer-set sizes: {what: {value: count}}."""
     return {
         "tokens": Counter(len(e.clean) for e in examples),
         "first difference": Counter(first_difference(e) for e in examples),

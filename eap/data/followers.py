@@ -109,10 +109,10 @@ class Followers:
 
     def _follower(self, prompt: Prompt, text: str, answer: str) -> int:
         before = prompt[1] if text == prompt[0] else self._ids[text]
-        both = self._ids[text + answer]
-        if both[: len(before)] != before:
+        together = self._ids[text + answer]
+        if together[: len(before)] != before:
             raise _changed_prompt(prompt[0], answer)
-        following = both[len(before) :]
+        following = together[len(before) :]
         if not following or (len(following) > 1 and not self.first_token):
             raise UnfitRowError(
                 "answers of several tokens" if following else "answers without a token",

@@ -68,8 +68,8 @@ class Prompts:
                 if number == len(sums):
                     shape = (len(x), n_positions, x.shape[-1])
                     sums.append(torch.zeros(shape, dtype=torch.float64, device=home))
-                for total, own in zip(sums[number], x, strict=True):  # one sender at a time
-                    kept = (own * real.to(own.device)[..., None]).to(home).double()
+                for total, sent in zip(sums[number], x, strict=True):  # one sender at a time
+                    kept = (sent * real.to(sent.device)[..., None]).to(home).double()
                     total += reduce(kept, f"batch pos n -> {along} n", "sum")
         return [(x / count[:, None]).to(model.device, model.residual_dtype) for x in sums]
 

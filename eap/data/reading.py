@@ -119,10 +119,10 @@ def find_file(name: str | os.PathLike[str]) -> Path:
             return path
         saved = "is a folder; give a file (or, saved by Hugging Face, datasets.load_from_disk)"
         what = saved if path.is_dir() else "is not a regular file"
-        there = path.exists()
+        exists = path.exists()
     except (OSError, ValueError) as error:
         raise UserError(f"{quoted(text)} cannot be read: {type(error).__name__}") from None
-    raise UserError(f"{quoted(text)} {what}" if there else f"no data at {quoted(text)[1:-1]}")
+    raise UserError(f"{quoted(text)} {what}" if exists else f"no data at {quoted(text)[1:-1]}")
 
 
 def _read(path: Path) -> bytes:

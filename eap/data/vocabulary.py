@@ -95,9 +95,9 @@ class Vocabulary:
             ValueError: the answer changes the tokens of every text that was tried before it.
         """
         for probe in PROBES:
-            before, both = self.encode_all([probe, probe + answer])
-            if before and both[: len(before)] == before:
-                return both[len(before) :]
+            before, together = self.encode_all([probe, probe + answer])
+            if before and together[: len(before)] == before:
+                return together[len(before) :]
         raise ValueError(f"{answer!r} merges with the text before it")
 
     def _token(self, answer: str) -> int | None:

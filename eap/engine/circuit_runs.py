@@ -230,8 +230,10 @@ def plan_circuit(
     layers = []
     for layer in range(config.n_layers):
         reads = {kind: edges[:, config.receivers(layer, kind)].any(dim=0) for kind in "qkv"}
-        receivers = {kind: own.nonzero().flatten() for kind, own in reads.items()}
-        columns = [config.receivers(layer, kind).start + own for kind, own in receivers.items()]
+        receivers = {kind: indices.nonzero().flatten() for kind, indices in reads.items()}
+        columns = [
+            config.receivers(layer, kind).start + indices for kind, indices in receivers.items()
+        ]
         changed = reads["q"] | reads["k"][kv_head] | reads["v"][kv_head]
         heads, mlp = config.heads(layer), config.mlp_sender(layer)
         mlp_column = torch.tensor([config.mlp_receiver(layer)])
@@ -240,7 +242,7 @@ def plan_circuit(
         device = model.blocks[layer].device
         layers.append(
             LayerPlan(
-                receivers={kind: own.to(device) for kind, own in receivers.items()},
+                receivers={kind: indices.to(device) for kind, indices in receivers.items()},
                 attention_edges=edges_into(
                     torch.cat(columns), config.senders_before(layer, "attention")
                 ),

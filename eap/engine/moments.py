@@ -34,13 +34,13 @@ class Moments:
     def add(self, values: Float[Tensor, "batch *cells"], index: tuple[Any, ...] = ()) -> None:
         """Add a batch's values to the cells that `index` selects (all, if it is empty)."""
         values = values.to(self.state.device, torch.float64)
-        where = (slice(None), *index)
-        count, mean, squares = self.state[where]
+        place = (slice(None), *index)
+        count, mean, squares = self.state[place]
         n = len(values)
         batch_mean = values.mean(dim=0)
         delta, total = batch_mean - mean, count + n
         squares = squares + (values - batch_mean).square().sum(dim=0) + delta**2 * count * n / total
-        self.state[where] = torch.stack([total, mean + delta * n / total, squares])
+        self.state[place] = torch.stack([total, mean + delta * n / total, squares])
 
     def merge_processes(self, what: str = "values") -> None:
         """Every process ends with the moments of all examples; `what` says of what they are."""

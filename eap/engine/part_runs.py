@@ -210,8 +210,8 @@ class PartScorer:
                 of_parts = einsum(change[at], along[at], "batch query n, batch query n -> batch n")
                 of_sender = einsum(sent[at].to(G), G[at], "batch query d, batch query d -> batch")
                 rest = (of_sender - of_parts.sum(-1))[:, None]
-                own = torch.cat([of_parts, rest], dim=1).to(scores)
-                scores[piece.rows, piece.span, :, reader.column] += own
+                scores_of_sender = torch.cat([of_parts, rest], dim=1).to(scores)
+                scores[piece.rows, piece.span, :, reader.column] += scores_of_sender
 
 
 @dataclass(frozen=True, eq=False)

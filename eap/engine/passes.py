@@ -137,10 +137,10 @@ def increment_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
     descending = sorted(request.points, key=lambda point: -point.position)
     later = TracedRun(batch.clean, clean.trace)
     for first in range(0, len(descending), request.points_per_run):
-        some = descending[first : first + request.points_per_run]
-        trace, final, logits = run_points(batch, some, rules)
+        stacked = descending[first : first + request.points_per_run]
+        trace, final, logits = run_points(batch, stacked, rules)
         # An increment is the whole step's: no weight.
-        unweighted = [point._replace(weight=1.0) for point in some]
+        unweighted = [point._replace(weight=1.0) for point in stacked]
         value = weighted_sum(batch, logits, clean.predictions, unweighted)
         gradients = differentiate(
             work.model,
@@ -152,13 +152,13 @@ def increment_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
             units=request.units,
             by_point=True,
         )
-        for number, (point, gradient) in enumerate(zip(some, gradients, strict=True)):
+        for number, (point, gradient) in enumerate(zip(stacked, gradients, strict=True)):
             rows = slice(number * len(batch), (number + 1) * len(batch))
             embedding = batch.ablated + point.position * (batch.clean - batch.ablated)
-            here = TracedRun(embedding, [run.rows(rows).detached() for run in trace])
+            earlier = TracedRun(embedding, [run.rows(rows).detached() for run in trace])
             # From the later point back to this one: the sign of an ablation.
-            yield Pass(Change(batch, later, here), gradient)
-            later = here
+            yield Pass(Change(batch, later, earlier), gradient)
+            later = earlier
 
 
 def activation_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
@@ -219,9 +219,9 @@ def _after_sublayer(
     attended = before + block.finish_attention(run.attention_raw)
     total: RunGradient | None = None
     for first in range(0, len(request.points), request.points_per_run):
-        some = request.points[first : first + request.points_per_run]
-        moved = torch.cat([(1 - point.position) * change for point in some]).requires_grad_()
-        copies = len(some)
+        stacked = request.points[first : first + request.points_per_run]
+        moved = torch.cat([(1 - point.position) * change for point in stacked]).requires_grad_()
+        copies = len(stacked)
         x, mlp = attended.repeat(copies, 1, 1), None
         if of_mlp:
             x = x + run.mlp_out.repeat(copies, 1, 1) + moved
@@ -238,7 +238,7 @@ def _after_sublayer(
             trace=trace, expanded_kv=config.expanded_kv, rules=rules,
         )  # fmt: skip
         logits = batch.unembed(final[:, 0], rules)
-        value = weighted_sum(batch, logits, clean.predictions, some)
+        value = weighted_sum(batch, logits, clean.predictions, stacked)
         (part,) = differentiate(
             model, trace, final, value, batch.cache,
             rules=rules, first_layer=layer + 1, mlp_before=mlp, units=request.units,

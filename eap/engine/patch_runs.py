@@ -145,11 +145,11 @@ class BatchPatcher:
         per_run = self.plan.work.runs_at_once(clean.batch.extent)
         if unit.kind in "qkv":
             # Heads are changed for as many senders at a time as edges are run.
-            for some in senders.unique().split(per_run):
-                of_some = torch.isin(senders, some)
+            for chunk in senders.unique().split(per_run):
+                of_some = torch.isin(senders, chunk)
                 u, v = senders[of_some], receivers[of_some]
-                changes = self._change_heads(unit.layer, unit.kind, some)
-                place = torch.searchsorted(some, u)
+                changes = self._change_heads(unit.layer, unit.kind, chunk)
+                place = torch.searchsorted(chunk, u)
                 for part in _slices(len(u), per_run):
                     of_heads = changes[place[part], v[part]]
                     finals = self._into_heads(unit.layer, unit.kind, of_heads, v[part])

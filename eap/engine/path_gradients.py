@@ -88,13 +88,13 @@ def gradients_at(
         clean = run_clean(batch)
     total: RunGradient | None = None
     for first in range(0, len(points), points_per_run):
-        some = points[first : first + points_per_run]
-        trace, final, logits = run_points(batch, some, rules)
+        stacked = points[first : first + points_per_run]
+        trace, final, logits = run_points(batch, stacked, rules)
         if clean is None:
             predictions = Predictions(logits[:n].detach())
-            copy = len(some) > 1  # or the first rows would keep all the others
+            copy = len(stacked) > 1  # or the first rows would keep all the others
             clean = CleanRun([run.first_rows(n).detached(copy=copy) for run in trace], predictions)
-        value = weighted_sum(batch, logits, clean.predictions, some)
+        value = weighted_sum(batch, logits, clean.predictions, stacked)
         (part,) = differentiate(
             work.model, trace, final, value, batch.cache, rules=rules, units=units
         )

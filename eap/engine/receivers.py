@@ -262,7 +262,9 @@ def contract(
         if rows.stop <= rows.start or not by_receiver:
             return
         G = torch.cat(list(by_receiver.values()))
-        receivers = [first + i for first, some in by_receiver.items() for i in range(len(some))]
+        receivers = [
+            first + i for first, indices in by_receiver.items() for i in range(len(indices))
+        ]
         scores = pieces.times(G, rows.stop - rows.start, spans.n_spans)
         yield ScoreBlock(rows, receivers, scores[:, 0] if layout is None else scores)
 

@@ -1,4 +1,4 @@
-"""How a ranking is learned: loss, optimizer, and the sizes that steps draw."""
+"""Recipe of a learned ranking: loss, optimizer, and the sizes drawn in each step."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,20 +16,22 @@ SIZES = ("uniform", "log")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Recipe of a learned ranking: loss, optimizer, steps and sizes (`eap.learn_ranking`).
+    """Recipe of a learned ranking (`eap.learn_ranking`): loss, optimizer, steps and sizes.
 
     Attributes:
-        steps: steps of the optimizer; None: 5000 for edges, 500 for nodes.
-        loss: 'metric' (minus the metric, or the metric itself where low is better); 'kl';
-            'faithfulness': `|1 - f|`, f of a step's pairs together, over the data set's difference
-            between the clean and the ablated model; 'cmd': the mean of `|1 - f|` of a step's pairs,
-            each over its own difference, which counts as at least 1.
-        optimizer: 'adam' or 'sgd' (no momentum).
-        learning_rate: None: 0.05 for adam, 3 for sgd.
-        k: distribution of the sizes, from 1 to n: 'uniform', or 'log' (uniform in the logarithm).
-        pairs: examples per step, at the most; those of one length and first difference go together.
-        temperature: T of the masks.
-        seed: seed of sizes and pairs.
+        steps: number of optimizer steps; None: 5000 for edges, 500 for nodes.
+        loss: quantity to minimise: 'metric' (minus the metric, or the metric itself if low values
+            are better); 'kl'; 'faithfulness' (`|1 - f|`, with the faithfulness f of all pairs of a
+            step together, normalised by the data set's difference between the clean and the ablated
+            model); 'cmd' (mean of `|1 - f|` over the pairs of a step, each normalised by its own
+            difference, which counts as at least 1).
+        optimizer: 'adam' or 'sgd' (without momentum).
+        learning_rate: learning rate; None: 0.05 for adam, 3 for sgd.
+        k: distribution of the sizes from 1 to n: 'uniform', or 'log' (uniform in the logarithm).
+        pairs: largest number of examples per step; only pairs with the same length and the same
+            first difference are run together.
+        temperature: temperature T of the masks.
+        seed: seed of the sizes and pairs.
 
     Raises:
         UserError: an unknown name, or a number out of range.
@@ -58,7 +60,7 @@ class Recipe:
             word_of(name, getattr(self, name), known)
 
     def _check(self, name: str) -> None:
-        """Make a number Python's, if it is in its range."""
+        """Convert a number to a Python number, and check its range."""
         within = RANGES["learning_steps" if name == "steps" else name]
         number = real if name in ("learning_rate", "temperature") else whole
         object.__setattr__(self, name, number(name, getattr(self, name), within))
@@ -75,9 +77,11 @@ class Recipe:
         return replace(self, steps=steps, learning_rate=rate)
 
     def draw(self, step: int, n: int, sizes: Sequence[int]) -> tuple[int, float]:
-        """Which batch a step runs, each as likely as it has pairs (`sizes`), and how many are kept.
+        """Draw the batch that a step runs and the number of edges that it keeps.
 
-        Depends on the seed and the step alone, so that a run can go on from any step.
+        The probability of a batch is proportional to its number of pairs (`sizes`).
+
+        The draw depends on the seed and the step alone, so that a run can resume at any step.
         """
         source = np.random.default_rng([self.seed, step])
         pair = int(source.integers(sum(sizes)))
@@ -88,10 +92,10 @@ class Recipe:
 
 
 def word_of(name: str, word: object, known: Iterable[str]) -> None:
-    """Check a word against those that are known.
+    """Check that a word is among the known ones.
 
     Raises:
-        UserError: it is none of them.
+        UserError: an unknown word.
     """
     if word not in list(known):
         raise UserError(f"unknown {name} {quoted(str(word))}; known are {', '.join(known)}")

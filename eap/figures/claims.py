@@ -130,10 +130,10 @@ def about_agreement(
         )
         for name, suffix in (("Pearson's r", ""), ("Kendall's tau", "_kendall"))
     ]  # fmt: skip
-    there = [task for task in tasks if {f"{task}_ig", f"{task}_vanilla"} <= set(overlaps.frame)]
-    rows = overlaps.frame[overlaps.frame["depth"].isin(DEPTHS)] if there else overlaps.frame[:0]
+    scored = [task for task in tasks if {f"{task}_ig", f"{task}_vanilla"} <= set(overlaps.frame)]
+    rows = overlaps.frame[overlaps.frame["depth"].isin(DEPTHS)] if scored else overlaps.frame[:0]
     for _, row in rows.iterrows():
-        differences = {task: row[f"{task}_ig"] - row[f"{task}_vanilla"] for task in there}
+        differences = {task: row[f"{task}_ig"] - row[f"{task}_vanilla"] for task in scored}
         quantity = f"average overlap of the top {int(row['depth'])} edges, EAP-IG minus EAP"
         claims.append(over_tasks(text, quantity, differences))
     return claims

@@ -26,7 +26,9 @@ def circuit_sizes(table: Table) -> dict[str, int]:
     """Numbers of edges of the tasks' circuits, where the table of overlaps says them."""
     tasks = (table.metadata or {}).get("tasks")
     known = tasks.items() if isinstance(tasks, dict) else ()
-    sizes = {task: own.get("n_edges") for task, own in known if isinstance(own, dict)}
+    sizes = {
+        task: document.get("n_edges") for task, document in known if isinstance(document, dict)
+    }
     return {task: size for task, size in sizes.items() if isinstance(size, int)}
 
 
@@ -50,8 +52,8 @@ def share_of_own(table: pd.DataFrame) -> pd.DataFrame:
         table: table of tasks that their own circuits do (`align_done`).
     """
     metric = table[list(table.index)]
-    own = np.diag(metric)[:, None]
-    return normalised(metric, own, table["corrupted_baseline"].to_numpy()[:, None])
+    diagonal = np.diag(metric)[:, None]
+    return normalised(metric, diagonal, table["corrupted_baseline"].to_numpy()[:, None])
 
 
 def with_rows(table: Table) -> Table:

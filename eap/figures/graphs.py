@@ -21,15 +21,15 @@ def find_graph(results: Results, name: str) -> Graph:
     path = graph_file(results.output, results.model, name)
     # A task's name may have a dot, so the suffix is not simply replaced.
     paths = [path, path.with_name(f"{path.name.removesuffix('.json')}.safetensors")]
-    there = [path for path in paths if path.exists()]
-    if not there:
+    existing = [path for path in paths if path.exists()]
+    if not existing:
         raise FileNotFoundError(shown(path))
-    if len(there) > 1:
+    if len(existing) > 1:
         raise UserError(
-            f"{shown(there[0])} and {there[1].name} are both there: delete the one that is out of "
-            "date"
+            f"{shown(existing[0])} and {existing[1].name} are both there: delete the one that is "
+            "out of date"
         )
-    return Graph.load(there[0])
+    return Graph.load(existing[0])
 
 
 def check_comparable(graphs: Mapping[str, Graph]) -> None:

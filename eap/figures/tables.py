@@ -118,11 +118,11 @@ def read_table(path: Path, *, needs: Sequence[str] = ()) -> Table:
         (tuple(columns[name]) for name in header[:1] if _is_index(name, columns[name])), None
     )
     data = {name: cells for name, cells in columns.items() if not _is_index(name, cells)}
-    found = {
+    columns_read = {
         name: _numbers(path, name, cells, needed=name in needs) for name, cells in data.items()
     }
-    frame = pd.DataFrame({name: own for name, own in found.items() if own is not None})
-    texts = {name: tuple(data[name]) for name, own in found.items() if own is None}
+    frame = pd.DataFrame({name: own for name, own in columns_read.items() if own is not None})
+    texts = {name: tuple(data[name]) for name, own in columns_read.items() if own is None}
     if missing := [name for name in needs if name not in frame]:
         raise UserError(f"{shown(path)} has no column {', '.join(missing)}")
     _check_values(path, frame)
@@ -363,10 +363,10 @@ def read_correlations(
         raise UserError(f"{shown(path)} is not a table of correlations; make it with: {command}")
     numbers = {key: value for key, value in document.items() if _is_number(value)}
     keys = [f"{method}{what}" for method in ("vanilla", "ig") for what in ("", "_diff", "_kendall")]
-    there = [task for task in tasks if all(f"{task}_{key}" in numbers for key in keys)]
-    if not there:
+    compared = [task for task in tasks if all(f"{task}_{key}" in numbers for key in keys)]
+    if not compared:
         raise UserError(f"{shown(path)} has none of {', '.join(tasks)}")
-    return numbers, there
+    return numbers, compared
 
 
 def _is_number(value: Any) -> bool:

@@ -190,7 +190,7 @@ def _content(
             "better": graph.higher_is_better,
             "kept": [int((first[first != NEVER] <= k).sum()) for k in range(len(sizes))],
             "first": first[at].tolist(),
-            "given": "".join("01"[x] for x in own[at].tolist()) if own.any() else None,
+            "given": "".join("01"[x] for x in is_given[at].tolist()) if is_given.any() else None,
             "score": _short(graph.scores[at]),
             "error": None if (e := graph.standard_errors) is None else _short(e[at]),
             "exact": None
@@ -198,7 +198,7 @@ def _content(
             else "".join("01"[x] for x in exact[at].tolist()),
             "nodes": _scores_of_nodes(graph),
         }
-        for graph, name, first, own in zip(graphs, circuit_names, firsts, given, strict=False)
+        for graph, name, first, is_given in zip(graphs, circuit_names, firsts, given, strict=False)
     ]
     return {
         "total": graphs[0].n_edges,
@@ -333,12 +333,12 @@ def _render(content: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("eap.figures", "."), autoescape=True, undefined=StrictUndefined
     )
-    beside = resources.files("eap.figures")
+    files = resources.files("eap.figures")
     # Inside a script element only "<" could end it or open another.
     data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return environment.get_template("viewer.html.j2").render(
         title=content["title"],
-        style=beside.joinpath("viewer.css").read_text(encoding="utf8"),
-        script="\n".join(beside.joinpath(name).read_text(encoding="utf8") for name in SCRIPTS),
+        style=files.joinpath("viewer.css").read_text(encoding="utf8"),
+        script="\n".join(files.joinpath(name).read_text(encoding="utf8") for name in SCRIPTS),
         content=data,
     )

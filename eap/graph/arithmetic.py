@@ -1,4 +1,4 @@
-"""Means of graphs: several methods, models of one shape or data sets as one ranking."""
+"""Means of graphs: one ranking from several methods, data sets or models of one shape."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,21 +14,23 @@ from eap.runtime.kinds import checked
 
 @checked
 def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
-    """The mean of the scores of several graphs, all turned to one direction.
+    """Average the scores of several graphs, after giving all of them one sign convention.
 
     Args:
         graphs: two or more graphs of one shape and level; either all with signed scores or all
             with importances (IFR, AtP*-GradDrop, MAttr), which have no sign.
-        scaled: whether to scale each graph's scores to unit mean magnitude first; False: the raw
-            scores, for methods of one unit (as in the ensembles of arXiv 2510.06811).
+        scaled: whether to scale each graph's scores to unit mean magnitude first; False: average
+            the raw scores, for methods with the same unit (as in the ensembles of arXiv
+            2510.06811).
 
     Returns:
-        A graph of the mean scores, in the direction of the first graph's metric, without standard
-        errors. Where graphs have different methods, metrics or ablations, provenance lists them.
+        Graph of the mean scores, with the sign convention of the first graph's metric and without
+        standard errors. Provenance lists methods, metrics and ablations that differ between graphs.
 
     Raises:
-        UserError: fewer than two graphs, graphs of different shapes, levels or models, signed
-            scores beside importances, or a graph whose metric's direction is unknown.
+        UserError: fewer than two graphs, graphs of different shapes, levels or models, a mix of
+            signed scores and importances, or a graph that does not record whether high values of
+            its metric are better.
 
     Example:
         >>> graphs = [eap.attribute(model, dataset, method=name) for name in ("EAP", "EAP-IG")]
@@ -57,7 +59,7 @@ def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
 
 
 def _towards_helpful(graph: Graph, *, at_nodes: bool) -> Tensor:
-    """Scores of which positive ones are helpful: corrupting the edge makes the metric worse."""
+    """Scores with the sign turned so that positive means helpful (corruption hurts the metric)."""
     scores = graph.node_scores if at_nodes else graph.scores
     if scores is None or (graph.node_scores is not None) != at_nodes:
         raise UserError("graphs of edge scores and graphs of node scores have no mean")
@@ -91,7 +93,7 @@ def _check_together(graphs: Sequence[Graph]) -> None:
 
 
 def _provenance(parts: Sequence[dict[str, Any]], *, scaled: bool) -> dict[str, Any]:
-    """What all parts say alike, and lists of what they say differently."""
+    """Provenance of a mean: values that all parts agree on, and lists of values that differ."""
     kind = "scaled" if scaled else "raw"
     different = {"settings", "completeness", "command"}
     shared: dict[str, Any] = {}

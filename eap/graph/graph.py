@@ -1,4 +1,4 @@
-"""The model as a graph: which sender reaches which receiver, with what score, and what is kept."""
+"""The model as a graph: senders, receivers, the edges between them, scores and a circuit."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,27 +27,27 @@ from eap.runtime.kinds import checked, shown
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Graph(NamedEdges):
-    """Scores of all edges and the circuit selected from them.
+    """Scores of all edges, and the circuit that is selected from them.
 
-    Never modified: selections return a new graph.
+    A graph is never modified: selections return a new graph.
 
     Attributes:
-        config: the shape.
+        config: shape of the graph.
         scores: mean over examples of `metric(patched) - metric(clean)`, exact or estimated.
-        in_graph: mask of the edges that belong to the circuit.
-        standard_errors: standard errors of the scores, over examples; None if unknown.
-        is_exact: mask of the scores that are exact values; None if all are estimates.
+        in_graph: mask of the edges in the circuit.
+        standard_errors: standard errors of the scores over examples; None: unknown.
+        is_exact: mask of the scores that are exact values; None: all scores are estimates.
         provenance: origin of the scores (model, task, metric, method, versions, ...).
-        node_scores: node scores of the senders, in the same convention; None if nodes were not
-            scored.
+        node_scores: scores of the senders as nodes, with the same sign convention; None: nodes were
+            not scored.
         node_errors: standard errors of the node scores.
-        higher_is_better: whether a high value of the metric is the better one, so that corrupting
-            a helpful edge lowers it; None if unknown.
-        span_names: names of the spans of the prompt at which edges are scored; then all tensors
-            have an axis of spans before the others, and a circuit consists of pairs of a span and
-            an edge.
-        labels: text by node, given by people; saved with the graph and shown on its page.
-        groups: name of a group by node, given by people.
+        higher_is_better: whether high values of the metric are better, so that corrupting a helpful
+            edge lowers the metric; None: unknown.
+        span_names: names of the spans of the prompt at which edges are scored. With spans, all
+            tensors have an axis of spans first, and a circuit consists of pairs of a span and an
+            edge.
+        labels: labels of nodes, by node name; saved with the graph and shown on its page.
+        groups: names of groups of nodes, by node name.
 
     Example:
         >>> graph = eap.attribute(model, dataset, method="EAP")
@@ -81,10 +81,11 @@ class Graph(NamedEdges):
 
         Args:
             model: loaded model (`eap.load_model`).
-            expanded_kv: one k and v receiver per query head where key/value heads are shared.
+            expanded_kv: whether every query head has its own k and v receiver, even where query
+                heads share key/value heads.
 
         Raises:
-            UserError: something else than a model.
+            UserError: the argument is not a model.
 
         Example:
             >>> eap.Graph.from_model(model).sender_names[:2]
@@ -97,15 +98,16 @@ class Graph(NamedEdges):
     # ---- spans ---------------------------------------------------------------------------------
 
     def over_spans(self) -> "Graph":
-        """The plain graph: scores summed over spans, and the edges in the circuit at any of them.
+        """Make the graph without spans: scores summed over spans, edges in the circuit at any span.
 
-        The sums are those of methods that are linear in what a sender sends, and of IFR. They have
-        no standard errors: spans vary together over the examples.
+        For methods that are linear in the sender's output, and for IFR, the sums equal the scores
+        without spans. The sums have no standard errors, because the scores at different spans vary
+        together over the examples.
         """
         return spans.over_spans(self)
 
     def at_span(self, name: str) -> "Graph":
-        """Make the plain graph of one span.
+        """Make the graph of one span, without a span axis.
 
         Args:
             name: name of the span.
@@ -116,7 +118,7 @@ class Graph(NamedEdges):
         return spans.at_span(self, name)
 
     def at_all_spans(self, span_names: Sequence[str]) -> "Graph":
-        """Make a circuit with spans that has every edge of this plain circuit at every span.
+        """Make a circuit with spans that has every edge of this circuit at every span.
 
         The scores of the new circuit are unknown.
 
@@ -134,11 +136,11 @@ class Graph(NamedEdges):
         """Make a graph with the same scores and another circuit.
 
         Args:
-            in_graph: circuit [n_forward, n_backward], spans first; pairs that are not edges must be
-                False.
+            in_graph: mask of the new circuit, [n_forward, n_backward] or
+                [span, n_forward, n_backward]; False for pairs that are not edges.
 
         Raises:
-            UserError: another shape, or a pair that is not an edge.
+            UserError: a mask of another shape, or with a pair that is not an edge.
         """
         exists = self.edge_exists
         is_table = isinstance(in_graph, Tensor) and in_graph.dtype == torch.bool
@@ -150,24 +152,25 @@ class Graph(NamedEdges):
         return replace(self, in_graph=in_graph.clone())
 
     def full(self) -> "Graph":
-        """The whole graph: the same scores, with every edge in the circuit."""
+        """Make the whole graph: the same scores, with every edge in the circuit."""
         return replace(self, in_graph=self.edge_exists)
 
     def empty(self) -> "Graph":
-        """The empty circuit: the same scores, with no edge in the circuit."""
+        """Make the empty circuit: the same scores, with no edge in the circuit."""
         return replace(self, in_graph=torch.zeros_like(self.in_graph))
 
     def top_n(self, n: int, *, by: By = "magnitude") -> "Graph":
         """Select the `n` edges that rank highest; ties go to the earlier edge.
 
         Args:
-            n: number of edges, before any pruning.
-            by: `magnitude` of the score (the paper's), `helpful` (corrupting the edge makes the
-                metric worse) or `harmful` (better).
+            n: number of edges, before pruning.
+            by: order of the edges: `magnitude` of the score (the choice of the paper), `helpful`
+                (corrupting the edge makes the metric worse) or `harmful` (corrupting the edge makes
+                the metric better).
 
         Raises:
-            UserError: there are fewer edges, some scores are NaN, or helpful edges are asked of a
-                graph that does not say whether high or low values of its metric are better.
+            UserError: fewer than `n` edges, scores that are NaN, or helpful edges of a graph that
+                does not record whether high or low values of its metric are better.
 
         Example:
             >>> graph.top_n(50).count_edges()
@@ -179,12 +182,12 @@ class Graph(NamedEdges):
         """Select all edges that rank at least as high as a threshold.
 
         Args:
-            minimum: threshold, in units of the metric; with `by="helpful"`, 0.1 keeps the edges
+            minimum: threshold in units of the metric; with `by="helpful"`, 0.1 keeps the edges
                 whose corruption makes the metric worse by at least 0.1.
-            by: `magnitude`, `helpful` or `harmful`, as for `top_n`.
+            by: order of the edges: `magnitude`, `helpful` or `harmful`, as for `top_n`.
 
         Raises:
-            UserError: a threshold that is not finite; otherwise as `top_n`.
+            UserError: a threshold that is not finite; otherwise as for `top_n`.
 
         Example:
             >>> strong = graph.threshold(0.1)
@@ -196,15 +199,14 @@ class Graph(NamedEdges):
 
         The selection starts from the logits alone, and the sender of an added edge joins the
         circuit (Hanna et al. 2024, section 4.1). Ties go to the earlier receiver, then to the
-        earlier
-        sender.
+        earlier sender.
 
         Args:
-            n: number of edges, before any pruning.
-            by: `magnitude`, `helpful` or `harmful`, as for `top_n`.
+            n: number of edges, before pruning.
+            by: order of the edges: `magnitude`, `helpful` or `harmful`, as for `top_n`.
 
         Raises:
-            UserError: as `top_n`.
+            UserError: as for `top_n`.
 
         Example:
             >>> circuit = graph.greedy(200).prune()
@@ -212,14 +214,14 @@ class Graph(NamedEdges):
         return replace(self, in_graph=selection.greedy(self, n, by))
 
     def greedy_circuits(self, sizes: Sequence[int], *, by: By = "magnitude") -> Iterator["Graph"]:
-        """Greedy circuits of several sizes, one after the other, from one search.
+        """Select greedy circuits of several sizes, one after the other, from one search.
 
         Args:
-            sizes: numbers of edges, before any pruning.
-            by: `magnitude`, `helpful` or `harmful`, as for `top_n`.
+            sizes: numbers of edges, before pruning.
+            by: order of the edges: `magnitude`, `helpful` or `harmful`, as for `top_n`.
 
         Raises:
-            UserError: as `top_n`.
+            UserError: as for `top_n`.
 
         Example:
             >>> [found.count_edges() for found in graph.greedy_circuits([10, 20])]
@@ -233,17 +235,17 @@ class Graph(NamedEdges):
     def top_n_nodes(self, n: int, *, by: By = "magnitude", rank_input: bool = False) -> "Graph":
         """Select all edges among the `n` heads and MLPs that rank highest by node score.
 
-        The input and the logits are always kept and not counted; so is a node without a score
-        (NaN). Ties go to the earlier node.
+        The input, the logits and nodes without a score (NaN) are always kept and not counted. Ties
+        go to the earlier node.
 
         Args:
             n: number of heads and MLPs.
-            by: `magnitude`, `helpful` or `harmful`, as for `top_n`.
+            by: order of the nodes: `magnitude`, `helpful` or `harmful`, as for `top_n`.
             rank_input: whether to rank and count the input too, as MIB does; a circuit without the
-                input is empty once pruned.
+                input is empty after pruning.
 
         Raises:
-            UserError: no node scores, fewer than `n` nodes, or an unknown direction.
+            UserError: no node scores, fewer than `n` nodes, or an unknown order.
 
         Example:
             >>> nodes = eap.attribute(model, dataset, method="EAP", level="node")
@@ -256,10 +258,10 @@ class Graph(NamedEdges):
         )
 
     def prune(self) -> "Graph":
-        """Remove the nodes that no path from the input, or no path to the logits, runs through.
+        """Remove nodes that are on no path from the input to the logits, with their edges.
 
-        A head stays if any of its q, k and v inputs has an edge and its output has one. The size of
-        a circuit is its number of edges after pruning.
+        A head stays if at least one of its q, k and v inputs has an edge and its output has one.
+        The size of a circuit is its number of edges after pruning.
 
         Example:
             >>> graph.top_n(50).prune().count_edges() <= 50
@@ -275,21 +277,21 @@ class Graph(NamedEdges):
         *,
         groups: Mapping[str, str] | None = None,
     ) -> "Graph":
-        """The graph with labels and groups of nodes, besides those that it has.
+        """Make a graph with labels and groups of nodes, added to those that it already has.
 
             graph = graph.with_labels({"a1.h0": "induction"}, groups={"a1.h0": "copying"})
 
         Args:
-            labels: text by name of a node, at most 60 characters; an empty text takes the label
-                away. Or the file of a page that was saved with its labels and groups.
-            groups: name of a group by name of a node.
+            labels: labels by node name, at most 60 characters each (an empty text removes the
+                label); or the path of a page that was saved with its labels and groups.
+            groups: names of groups by node name.
 
         Returns:
-            The graph; `save` keeps its labels and groups, and `to_html` shows them.
+            The labelled graph; `save` keeps the labels and groups, and `to_html` shows them.
 
         Raises:
-            UserError: a node that the graph does not have, text that is too long, or a file that
-                is no page of a circuit.
+            UserError: a node that the graph does not have, text that is too long, or a file that is
+                not the page of a circuit.
         """
         if isinstance(labels, (str, Path)):
             labels, groups = read_labels(Path(labels), groups or {})
@@ -306,15 +308,15 @@ class Graph(NamedEdges):
     # ---- circuits as sets ----------------------------------------------------------------------
 
     def __and__(self, other: "Graph") -> "Graph":
-        """The edges in both circuits, with this graph's scores."""
+        """Circuit of the edges in both circuits, with this graph's scores."""
         return replace(self, in_graph=self.in_graph & self._same_shape(other).in_graph)
 
     def __or__(self, other: "Graph") -> "Graph":
-        """The edges in either circuit, with this graph's scores."""
+        """Circuit of the edges in either circuit, with this graph's scores."""
         return replace(self, in_graph=self.in_graph | self._same_shape(other).in_graph)
 
     def __sub__(self, other: "Graph") -> "Graph":
-        """The edges of this circuit that are not in the other, with this graph's scores."""
+        """Circuit of this circuit's edges that are not in the other, with this graph's scores."""
         return replace(self, in_graph=self.in_graph & ~self._same_shape(other).in_graph)
 
     def add(self, *edges: str) -> "Graph":
@@ -371,13 +373,13 @@ class Graph(NamedEdges):
         """Make a table with a row per edge.
 
         Args:
-            in_graph_only: whether to list the circuit's edges alone.
+            in_graph_only: whether to list only the edges of the circuit.
 
         Returns:
-            Columns `edge` (its name), `sender`, `receiver`, `input` (`q`, `k`, `v`, or empty),
-            `sender_layer` (-1: the input), `receiver_layer` (the number of layers: the logits),
-            `score`, `standard_error` and `exact` where known, `in_graph`; with spans first `span`,
-            a row per pair of an edge and a span.
+            Table with the columns `edge` (its name), `sender`, `receiver`, `input` (`q`, `k`, `v`,
+            or empty), `sender_layer` (-1: the input), `receiver_layer` (the number of layers: the
+            logits), `score`, `standard_error` and `exact` where known, and `in_graph`. With spans,
+            the first column is `span`, and there is a row per pair of an edge and a span.
 
         Example:
             >>> best = graph.to_frame().sort_values("score").head(10)
@@ -385,15 +387,15 @@ class Graph(NamedEdges):
         return export.to_frame(self, in_graph_only=in_graph_only)
 
     def to_networkx(self) -> nx.MultiDiGraph:
-        """The circuit as a directed multigraph of its nodes.
+        """Convert the circuit to a directed multigraph of its nodes.
 
-        Nodes have `kind` (`input`, `head`, `mlp`, `logits`), `layer` and, where known, `score`;
-        edges are keyed by the input (`q`, `k`, `v`) they go into, and have `edge` (the name),
-        `input`, `score` and, where known, `standard_error` and `exact`. An edge into a shared key
-        or value goes to the heads that share it and send along an edge of the circuit. A circuit
-        that was not pruned may have edges into nodes that send nothing: the network has these
-        nodes, too, though `nodes_in_graph` does not. With spans there is a node wherever a
-        component sends or reads (`a0.h1 @ subject`), and nodes have `span`.
+        Nodes have `kind` (`input`, `head`, `mlp`, `logits`), `layer` and, where known, `score`.
+        Edges are keyed by the input (`q`, `k`, `v`) that they lead into, and have `edge` (the
+        name), `input`, `score` and, where known, `standard_error` and `exact`. An edge into a
+        shared key or value leads to every head that shares it and sends along an edge of the
+        circuit. A circuit that was not pruned may have edges into nodes that send nothing; these
+        nodes are in the multigraph, but not in `nodes_in_graph`. With spans, there is a node
+        wherever a component sends or reads (`a0.h1 @ subject`), and nodes have `span`.
         """
         return export.to_networkx(self)
 
@@ -406,7 +408,7 @@ class Graph(NamedEdges):
         export.write_graphml(self, Path(path))
 
     def to_dot(self, path: str | Path) -> None:
-        """Write the circuit in Graphviz's language, lines as wide as scores are large.
+        """Write the circuit in the DOT language of Graphviz, with lines as wide as scores are high.
 
         Args:
             path: path of the file.
@@ -414,48 +416,49 @@ class Graph(NamedEdges):
         export.write_dot(self, Path(path))
 
     def to_html(self, path: str | Path, other: "Graph | None" = None, **options: Any) -> Path:
-        """Write one HTML page to look around in: no network and no other file is needed.
+        """Write a self-contained HTML page to explore the graph; it needs no network.
 
-        The page has layers upwards, a column for every span of the prompt (if the graph has
-        spans), a slider over circuits of many sizes, a search and a table of edges.
+        The page shows layers from bottom to top, a column for every span of the prompt (if the
+        graph has spans), a slider over circuits of many sizes, a search field and a table of edges.
 
         Args:
             path: path of the file.
-            other: second graph: the page shows which edges are in one circuit or in both.
+            other: second graph; the page then shows which edges are in one circuit or in both.
             **options: options of `eap.write_page`.
 
         Returns:
-            The path.
+            Path of the page.
 
         Example:
             >>> page = graph.to_html("graph.html")
         """
-        # Pictures stand above graphs: through the package's public door, which loads them now.
+        # The figures package is above graphs, so it is imported only here, through the public name.
         return eap.write_page(self, path, other, **options)
 
     # ---- files ---------------------------------------------------------------------------------
 
     @checked
     def save(self, path: str | Path, *, schema: Schema = "library") -> None:
-        """Write the graph by the suffix of the path, whole or not at all.
+        """Write the graph to a file, in the format given by the suffix of the path.
 
-        - `.json`: what the EAP-IG library and MIB read (`Graph.from_json`), with what a graph knows
-          beyond that; `schema="paper"` writes the paper's older form, nodes as booleans.
-        - `.pt`: what the EAP-IG library reads (`Graph.from_pt`).
-        - `.safetensors`: this package's alone; the choice for large graphs, and for graphs with
-          spans, which the others have no place for.
+        - `.json`: read by the EAP-IG library and MIB (`Graph.from_json`), with further fields that
+          only this package reads; `schema="paper"` writes the older form of the paper, with nodes
+          as booleans.
+        - `.pt`: read by the EAP-IG library (`Graph.from_pt`).
+        - `.safetensors`: read by this package only; the best format for large graphs, and the only
+          one for graphs with spans.
 
-        Other programs take a positive score for a helpful edge, so `.json` and `.pt` files hold
-        scores with their sign turned, unless low values of the metric are better; the file says so
-        and `load` turns them back.
+        Other programs expect a positive score for a helpful edge. The scores in `.json` and `.pt`
+        files therefore have the opposite sign, unless low values of the metric are better; the file
+        records this, and `load` restores the sign. The file is written whole or not at all.
 
         Args:
-            path: path of the file; the folder is made.
+            path: path of the file; missing folders are created.
             schema: form of a JSON file, 'library' or 'paper'.
 
         Raises:
-            UserError: another suffix or schema; infinite scores as JSON; or key/value heads that
-                several heads share, which the library and the paper do not know (`.pt`,
+            UserError: another suffix or schema; infinite scores in JSON; or key/value heads that
+                several query heads share, which the library and the paper do not support (`.pt`,
                 `schema="paper"`): make the graph with `expanded_kv=True`.
 
         Example:
@@ -468,20 +471,21 @@ class Graph(NamedEdges):
     @classmethod
     @checked
     def load(cls, path: str | Path, *, sign: int | None = None) -> "Graph":
-        """Read a graph that `save` wrote, or one of the EAP-IG library, MIB or the paper.
+        """Read a graph that was written by `save`, the EAP-IG library, MIB or the paper.
 
-        Files may list every edge, those of a circuit alone (other scores are then NaN), or none
-        with scores of nodes (all edges among the nodes in the circuit are then in it).
+        A file may list every edge, only the edges of a circuit (all other scores are then NaN), or
+        no edges but node scores (the circuit then has all edges among its nodes).
 
         Args:
-            path: a `.json`, `.pt` or `.safetensors` file.
-            sign: what the file's scores are multiplied by. None: what its origin says. This
-                package's files say it themselves; in all others a positive score is taken for a
-                helpful edge, so they are turned, as of a metric whose high values are better, and
-                `provenance["read_from"]` says so. 1 for files whose scores are
-                `metric(corrupted edge) - metric(clean)` already, as the paper's exact ones are.
+            path: path of a `.json`, `.pt` or `.safetensors` file.
+            sign: factor for the scores in the file. None: chosen by the origin of the file. Files
+                of this package record their sign. In all other files a positive score is taken to
+                mean a helpful edge, so the scores are negated, as for a metric whose high values
+                are better, and `provenance["read_from"]` says so. 1: the scores are already
+                `metric(corrupted edge) - metric(clean)`, as the paper's exact scores are.
 
         Raises:
-            UserError: no file, no graph, or a damaged one; one line of at most 400 characters.
+            UserError: a missing or damaged file, or one that holds no graph; the message is one
+                line of at most 400 characters.
         """
         return cls(**vars(files.read(Path(path), sign=sign)))

@@ -80,15 +80,15 @@ def attention_patterns(
     chosen = known if heads is None else list(heads)
     if unknown := [name for name in chosen if name not in known]:
         raise UserError(f"{model.name} has no head {quoted(str(unknown[0]), 40)}")
-    found: dict[str, list[Pattern]] = {name: [] for name in chosen}
+    patterns: dict[str, list[Pattern]] = {name: [] for name in chosen}
     for example in progress_bar(few.examples, "attention patterns", quiet=quiet):
         tokens = getattr(example, prompt)
         texts = texts_of(model, tokens)
         for layer, pattern in enumerate(_patterns(model, tokens)):
             for head in range(config.n_heads):
-                if (name := f"a{layer}.h{head}") in found:
-                    found[name].append((texts, pattern[head].double().cpu().numpy()))
-    return found
+                if (name := f"a{layer}.h{head}") in patterns:
+                    patterns[name].append((texts, pattern[head].double().cpu().numpy()))
+    return patterns
 
 
 @torch.no_grad()
@@ -202,12 +202,12 @@ def logit_terms(
     query = first.position(query, "query")
     key = int(first.pattern()[query].argmax()) if key is None else first.position(key, "key")
     first.check_sight(query, key)
-    found = _terms(first, query, key)
+    result = _terms(first, query, key)
     if prompt == "difference":
         second = HeadRun.of(model, dataset, head, runs[1], example)
         other = second.terms(second.position(query, "query"), second.position(key, "key"))
-        found = replace(found, terms=found.terms - other.cpu())
-    return replace(found, prompt=prompt)
+        result = replace(result, terms=result.terms - other.cpu())
+    return replace(result, prompt=prompt)
 
 
 def _terms(run: HeadRun, query: int, key: int) -> LogitTerms:
@@ -390,12 +390,12 @@ def head_reasons(
     """
     if heads is None:
         heads = [name for name in model.config.sender_names if name.startswith("a")]
-    found: dict[str, list[HeadReasons]] = {name: [] for name in heads}
+    reasons: dict[str, list[HeadReasons]] = {name: [] for name in heads}
     examples = range(min(whole("n_examples", n_examples), len(dataset)))
     for example in progress_bar(examples, "reasons of heads", quiet=quiet):
-        for run in HeadRun.several(model, dataset, list(found), "clean", example):
-            found[run.name].append(_reasons(run, dataset.examples[example]))
-    return found
+        for run in HeadRun.several(model, dataset, list(reasons), "clean", example):
+            reasons[run.name].append(_reasons(run, dataset.examples[example]))
+    return reasons
 
 
 def _reasons(run: HeadRun, pair: Example) -> HeadReasons:

@@ -68,8 +68,8 @@ class UnitEdges:
         names = []
         for place in order.tolist():
             sender, within = divmod(place, n_inputs * n_units)
-            which, unit = divmod(within, n_units)
-            names.append(f"{self.senders[sender]}->{self.mlp}.u{unit}<{self.inputs[which]}>")
+            pair, unit = divmod(within, n_units)
+            names.append(f"{self.senders[sender]}->{self.mlp}.u{unit}<{self.inputs[pair]}>")
         frame = pd.DataFrame({"edge": names, "score": self.scores.flatten()[order].numpy()})
         if self.standard_errors is not None:
             frame["standard_error"] = self.standard_errors.flatten()[order].numpy()

@@ -1,7 +1,8 @@
-"""What is measured of a run.
+"""Metrics of a run.
 
-`metric` has the table of metrics, and `Metric` for one's own; `predictions` a run's softmax and its
-divergences from the clean run's; `sequence` takes metrics written for the logits of all positions.
+`metric` has the table of metrics, and the class `Metric` for metrics of your own. `predictions`
+computes the softmax of a run and its divergences from the clean run. `sequence` adapts metrics that
+were written for the logits of all positions.
 """
 
 from eap.metrics.metric import METRICS as METRICS

@@ -1,13 +1,13 @@
-"""Metrics: per example, of the logits at the last token.
+"""Metrics of each example, computed from the logits at the last token.
 
-Every task's answer is two sets of token ids per example, *correct* and *incorrect*, so one
+The answer of every task is two sets of token ids per example, *correct* and *incorrect*, so one
 implementation of each metric serves all tasks. A metric is a function
 
     metric(logits [batch, d_vocab], clean_logits [batch, d_vocab], answers) -> [batch]
 
-To define a metric: `Metric("name", function, higher_is_better=True)`, or False if low values are
-better, as of a loss. One written for logits of the whole sequence goes through
-`eap.from_sequence_metric`.
+To define a metric, write `Metric("name", function, higher_is_better=True)`, or False if low values
+are better, as for a loss. `eap.from_sequence_metric` adapts a metric that was written for the
+logits of the whole sequence.
 """
 
 import warnings
@@ -57,20 +57,22 @@ class Metric:
     """Metric: a function of logits, its name, and what the engine may assume about it.
 
     Attributes:
-        name: name of the metric, as files and scripts have it.
-        function: `(logits, clean_logits, answers) -> [batch]`.
-        higher_is_better: whether a high value is the better one (of a loss or a divergence, a low
-            one is): it tells helpful edges from harmful ones. None: not known; what depends on it
-            (rankings by `helpful`, areas, verdicts, means, learning) asks for it.
-        answers_only: whether the metric reads the logits of the answer tokens alone (so no others
-            are computed).
-        flat_at_clean: whether the gradient is zero when `logits` are the clean run's.
-        differentiable: whether the metric has a gradient, so that it can be attributed.
-        needs: answer sets that every example must have, of 'correct' and 'incorrect'.
-        n_labels: number of examples it has labels for; None: it has none of its own.
-        of_predictions: the function again, of a run whose softmax other metrics share.
-        reads_clean: whether the metric reads the clean run's logits; if no metric does, that run is
-            not made.
+        name: name of the metric, used by files and scripts.
+        function: function `(logits, clean_logits, answers) -> [batch]`.
+        higher_is_better: whether high values are better (low values are, for a loss or a
+            divergence); this tells helpful edges from harmful ones. None: unknown. Verbs that
+            depend on it (rankings by `helpful`, areas, verdicts, means, learning) then ask for it.
+        answers_only: whether the metric reads the logits of the answer tokens alone, so that no
+            other logits are computed.
+        flat_at_clean: whether the gradient is zero when `logits` are those of the clean run.
+        differentiable: whether the metric has a gradient, which attribution needs.
+        needs: answer sets that every example must have: 'correct', 'incorrect' or both.
+        n_labels: number of examples for which the metric has labels; None: the metric has no labels
+            of its own.
+        of_predictions: function equivalent to `function` that takes `Predictions`, so that several
+            metrics share the softmax of a run.
+        reads_clean: whether the metric reads the logits of the clean run; the clean run is skipped
+            if no metric does.
 
     Example:
         >>> def loss(logits, clean_logits, answers):
@@ -109,7 +111,10 @@ class Metric:
             )
 
     def direction(self, what: str) -> bool:
-        """Whether a high value is the better one, for `what` depends on it.
+        """Whether high values are better.
+
+        Args:
+            what: noun in the plural for the results that depend on it, for the message.
 
         Raises:
             UserError: the metric does not say.
@@ -130,13 +135,13 @@ class Metric:
         """The metric of each example, in the dtype of the logits (a bool becomes 0 or 1).
 
         Raises:
-            UserError: the function does not return a tensor of one number per example, or writes
-                into what it is given.
+            UserError: the function does not return a tensor of one number per example, or it writes
+                into its arguments.
         """
         return self.measure(Predictions(logits, Predictions(clean_logits)), answers)
 
     def measure(self, run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
-        """The same, of a run that several metrics measure."""
+        """The metric of each example of a run, whose softmax is shared with other metrics."""
         values: Any
         if self.of_predictions is not None:
             values = self.of_predictions(run, answers)
@@ -157,7 +162,7 @@ class Metric:
         return values.to(run.logits)
 
     def _of_function(self, logits: Tensor, clean_logits: Tensor, answers: Answers) -> Any:
-        """What the function returns; other metrics of the call read the same tensors after it."""
+        """Values of the function, which must not modify tensors that other metrics read later."""
         shared = {"logits": logits, "clean_logits": clean_logits}
         shared |= {f"answers.{key}": getattr(answers, key) for key in ANSWER_TENSORS}
         before = {name: _writes(tensor) for name, tensor in shared.items()}
@@ -175,14 +180,14 @@ ANSWER_TENSORS = ("token_ids", "correct", "incorrect")
 
 
 def _writes(tensor: Tensor) -> int:
-    """How often a tensor was written to in place (not counted in inference mode)."""
+    """Number of in-place writes to a tensor (0 in inference mode, where they are not counted)."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 def measure_all(
     metrics: Sequence[Metric], run: Predictions, answers: Answers
 ) -> Float[Tensor, "metric batch"]:
-    """Several metrics of one run, which share its softmax (and the clean run's, over all runs)."""
+    """Values of several metrics for one run, whose softmax (and the clean run's) is shared."""
     return torch.stack([metric.measure(run, answers) for metric in metrics])
 
 
@@ -205,8 +210,8 @@ def logit_diff_sum(
 ) -> Float[Tensor, " batch"]:
     """Summed logits of the correct answers minus those of the incorrect ones.
 
-    For comparison with published hypernymy numbers only: it depends on the sets' sizes, and on a
-    constant added to all logits.
+    Use it only to compare with published numbers for hypernymy: the value depends on the sizes of
+    the answer sets, and on a constant added to all logits.
     """
     picked = logits[:, answers.token_ids]
     return (picked * answers.correct).sum(-1) - (picked * answers.incorrect).sum(-1)
@@ -223,7 +228,7 @@ def _prob_diff(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
 
 
 def accuracy(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
-    """1 where the correct set has more probability than the incorrect one, else 0."""
+    """1 where the correct set has more probability than the incorrect set, else 0."""
     picked = logits[:, answers.token_ids]
     correct = picked.masked_fill(~answers.correct, -torch.inf).logsumexp(dim=-1)
     incorrect = picked.masked_fill(~answers.incorrect, -torch.inf).logsumexp(dim=-1)
@@ -243,7 +248,7 @@ def _kl(run: Predictions, answers: Answers) -> Float[Tensor, " batch"]:
 
 
 def js(logits: Tensor, clean_logits: Tensor, answers: Answers) -> Float[Tensor, " batch"]:
-    """Jensen-Shannon divergence of this run and the clean run, in nats (at most log 2)."""
+    """Jensen-Shannon divergence between this run and the clean run, in nats (at most log 2)."""
     return Predictions(logits, Predictions(clean_logits)).js
 
 
@@ -274,7 +279,11 @@ METRICS: dict[str, Metric] = {
 
 
 def get_metric(metric: str | Metric) -> Metric:
-    """A metric by name (a `Metric` is returned as it is); a `UserError` lists the known names."""
+    """Look up a metric by name; a `Metric` is returned unchanged.
+
+    Raises:
+        UserError: an unknown name; the message lists the known names.
+    """
     if isinstance(metric, Metric):
         return metric
     if not isinstance(metric, str) or metric not in METRICS:
@@ -286,10 +295,10 @@ def get_metric(metric: str | Metric) -> Metric:
 
 
 def get_metrics(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
-    """One metric, or several: results are kept by name, so no two may share one.
+    """Look up one metric or several; results are kept by name, so names must differ.
 
     Raises:
-        UserError: an unknown name, no metric at all, or two of one name.
+        UserError: an unknown name, no metric at all, or two metrics of one name.
     """
     several = [metrics] if isinstance(metrics, str | Metric) else list(metrics)
     chosen = [get_metric(metric) for metric in several]
@@ -306,10 +315,11 @@ def get_metrics(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
 
 
 def check_answer_sets(metrics: Sequence[Metric], examples: Sequence[Example]) -> None:
-    """Whether every example has the answers, and every metric the labels, that are read.
+    """Check that every example has the answers, and every metric the labels, that are read.
 
     Raises:
-        UserError: names the metric, and the example and side that is empty.
+        UserError: an answer set is empty, or the number of labels is wrong; the message names the
+            metric and the example.
     """
     for metric in metrics:
         if metric.n_labels is not None and metric.n_labels != len(examples):
@@ -327,7 +337,7 @@ def check_answer_sets(metrics: Sequence[Metric], examples: Sequence[Example]) ->
 
 
 def direction_note(metric: Metric, clean: float, ablated: float) -> str | None:
-    """What to know where the clean mean is not on the better side of the ablated one; else None."""
+    """Warning to show if the clean mean is not better than the ablated mean; None if it is."""
     if metric.higher_is_better is None:
         return None
     if (clean > ablated) if metric.higher_is_better else (clean < ablated):
@@ -341,16 +351,16 @@ def direction_note(metric: Metric, clean: float, ablated: float) -> str | None:
 
 
 def warn_of_direction(metric: Metric, clean: float, ablated: float, *, stacklevel: int = 3) -> None:
-    """Warn where the clean mean of a metric is not on the better side of the ablated one."""
+    """Warn if the clean mean of a metric is not better than the ablated mean."""
     if (note := direction_note(metric, clean, ablated)) is not None:
         warnings.warn(note, stacklevel=stacklevel)
 
 
 def check_values(metrics: Sequence[Metric], values: Float[Tensor, "metric *rest"]) -> None:
-    """Whether any metric came out as NaN.
+    """Check that no metric is NaN.
 
     Raises:
-        UserError: names it.
+        UserError: a value is NaN; the message names the metric.
     """
     for metric, of_metric in zip(metrics, values, strict=True):
         n = int(of_metric.isnan().sum())

@@ -1,18 +1,20 @@
-"""What metrics need of a run's logits at the last token: its softmax, and divergences from another.
+"""Softmax of a run at the last token, and its divergences from another run.
 
 Most edges hardly move the distribution, and KL and JS of two nearly equal distributions p and q
-are second-order numbers: `sum p (log p - log q)` gets them by cancelling first-order ones, which
-in float32 leaves rounding. Here no such term is ever added. With d = log q - log p,
+are second-order numbers: `sum p (log p - log q)` computes them by cancelling first-order terms,
+which in float32 leaves mostly rounding error. Here no first-order term is ever added. With
+d = log q - log p,
 
     KL(p, q) = sum p (e^d - 1 - d),
 
-equal because p and q both sum to 1; JS is, with m = (p + q) / 2 and t = tanh(d / 2),
+which holds because p and q both sum to 1; and, with m = (p + q) / 2 and t = tanh(d / 2),
 
     JS(p, q) = sum m ((1 + t) log(1 + t) + (1 - t) log(1 - t)) / 2.
 
 Every term is of second order and none is negative; for small d both are summed as power series.
 
-Without a gradient, on a CPU, `divergences_in_cache` does the same in place, a few rows at a time.
+On a CPU and without a gradient, `divergences_in_cache` does the same in place, a few rows at a
+time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,20 +31,20 @@ from torch.nn.functional import softplus
 __all__ = ["Predictions"]
 
 BLOCK = 2**17
-"""Numbers that are worked on together: a handful of such blocks stay in a processor's cache."""
+"""Numbers in a block that is processed at once; a few such blocks fit in a processor's cache."""
 TAME = 20.0
-"""Largest |d| of rows that `divergences_in_cache` takes: no p e^d is lost to underflow."""
+"""Largest |d| of rows that `divergences_in_cache` accepts, so that no p e^d underflows."""
 KL_NEAR, JS_NEAR = 0.1, 0.25
-"""Up to this |d| series are summed; beyond, terms cancel to no worse than a hundred roundings."""
+"""Largest |d| at which series are summed; above it, cancellation costs at most 100 roundings."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The logits of a run at the last token, and what several metrics need of them, made once.
+    """Logits of a run at the last token, with the quantities that several metrics share.
 
     Attributes:
         logits: logits of the run.
-        clean: tokens of the clean run it is compared with; None: it is the clean run.
+        clean: predictions of the clean run to compare with; None: this run is the clean run.
     """
 
     logits: Float[Tensor, "batch n_tokens"]
@@ -50,7 +52,7 @@ class Predictions:
 
     @cached_property
     def largest(self) -> Float[Tensor, "batch 1"]:
-        """The largest logit, which carries no gradient: what is made of it cancels it."""
+        """Largest logit, without a gradient, which cancels in every result."""
         return self.logits.detach().amax(dim=-1, keepdim=True)
 
     @cached_property
@@ -60,7 +62,7 @@ class Predictions:
 
     @cached_property
     def total(self) -> Float[Tensor, "batch 1"]:
-        """Sum of the exponentials: at least 1."""
+        """Sum of the exponentials, at least 1."""
         if not _fits_in_cache(self.logits):
             return self.exponentials.sum(dim=-1, keepdim=True)
         total = torch.empty_like(self.largest)
@@ -71,22 +73,22 @@ class Predictions:
 
     @cached_property
     def probabilities(self) -> Float[Tensor, "batch n_tokens"]:
-        """Probability of every token: the softmax."""
+        """Probability of every token (the softmax)."""
         return self.exponentials / self.total
 
     @cached_property
     def log_ratio(self) -> Float[Tensor, "batch n_tokens"]:
         """Log-probabilities minus those of the clean run.
 
-        Logits are subtracted before anything is rounded, and what rounding leaves in the
-        normalisers' difference is taken out: with p the clean probabilities, p e^d sums to 1.
+        Logits are subtracted before anything is rounded. The rounding error in the difference of
+        the normalisers is then removed: with p the clean probabilities, p e^d sums to 1.
         """
         clean = self if self.clean is None else self.clean
         d = (self.logits - clean.logits).nan_to_num(0.0, torch.inf, -torch.inf)  # both ruled out
         d = d - ((self.largest - clean.largest) + (self.total.log() - clean.total.log()))
         with torch.no_grad():
             excess = (clean.probabilities * d.clamp(max=1.0).expm1_()).sum(-1, keepdim=True)
-            # Larger, it is not rounding but the clamp, and the divergence large.
+            # A larger excess comes from the clamp, not from rounding; the divergence is large then.
             size = 20 + (self.largest - clean.largest).abs()
             is_rounding = excess.abs() < 4 * torch.finfo(d.dtype).eps * size
             excess = torch.where(is_rounding, excess, 0.0)
@@ -101,7 +103,7 @@ class Predictions:
 
     @cached_property
     def js(self) -> Float[Tensor, " batch"]:
-        """Jensen-Shannon divergence of the two runs, in nats."""
+        """Jensen-Shannon divergence between the two runs, in nats."""
         if self._is_measured_in_cache:
             return self._divergences[1]
         return _js((self.clean or self).probabilities, self.probabilities, self.log_ratio)
@@ -112,7 +114,7 @@ class Predictions:
 
     @cached_property
     def _divergences(self) -> Float[Tensor, "2 batch"]:
-        """KL and JS, which share most of their work."""
+        """KL and JS together, because they share most of their work."""
         return divergences_in_cache(self.logits, self.clean or self)
 
 
@@ -123,27 +125,27 @@ def _kl(p: Tensor, q: Tensor, d: Tensor) -> Float[Tensor, " batch"]:
     near = d.abs() < KL_NEAR
     small = torch.where(near, d, 0.0)
     series = small.square() * _polynomial(small, _kl_series(d.dtype))
-    # A token that the clean run rules out has q; one that this run alone rules out, infinity.
+    # A token that only the clean run rules out contributes q; one that only this run does, inf.
     change = torch.where(d.abs() < TAME, p * d.clamp(-TAME, TAME).expm1(), q - p)
     terms = change - p * torch.where(p > 0, d, 0.0)
     return torch.where(near, p * series, terms).sum(dim=-1)
 
 
 def _js(p: Tensor, q: Tensor, d: Tensor) -> Float[Tensor, " batch"]:
-    # Where d is clamped, the smaller of p and q is nothing beside the other.
+    # Where d is clamped, the smaller of p and q is negligible beside the larger.
     d = d.clamp(-40, 40)
     near = d.abs() < JS_NEAR
     t2 = torch.tanh(torch.where(near, d, 0.0) / 2).square()
     series = t2 * _polynomial(t2, _js_series(d.dtype))
-    # p log(p / m) + q log(q / m): with the larger of p and q, log 2 - log(1 + e^-|d|) each, and
-    # |d| less with the smaller.
+    # p log(p / m) + q log(q / m): log 2 - log(1 + e^-|d|) times each of p and q, minus |d| times
+    # the smaller of the two.
     total, distance = p + q, d.abs()
     terms = total * (log(2) - softplus(-distance)) - torch.where(d > 0, p, q) * distance
     return torch.where(near, total * series, terms).sum(dim=-1) / 2
 
 
 def _kl_series(dtype: torch.dtype) -> list[float]:
-    """(e^d - 1 - d) / d^2 = sum over k of d^k / (k + 2)!, as far as |d| < KL_NEAR needs."""
+    """(e^d - 1 - d) / d^2 = sum over k of d^k / (k + 2)!, to the order that |d| < KL_NEAR needs."""
     return [1 / factorial(k + 2) for k in range(11 if dtype == torch.float64 else 4)]
 
 
@@ -165,23 +167,23 @@ def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 def _fits_in_cache(*logits: Tensor) -> bool:
-    """Whether these are worked on in blocks: on a CPU, in full precision, without a gradient."""
+    """Whether logits are processed in blocks: on a CPU, in full precision, without a gradient."""
     return all(
-        own.device.type == "cpu"
-        and own.dtype in (torch.float32, torch.float64)
-        and not (own.requires_grad and torch.is_grad_enabled())
-        for own in logits
+        row.device.type == "cpu"
+        and row.dtype in (torch.float32, torch.float64)
+        and not (row.requires_grad and torch.is_grad_enabled())
+        for row in logits
     )
 
 
 def _blocks(logits: Float[Tensor, "batch n_tokens"]) -> Iterator[slice]:
-    """Some rows at a time."""
+    """Slices of a few rows each."""
     step = max(1, BLOCK // logits.shape[1])
     return (slice(first, first + step) for first in range(0, len(logits), step))
 
 
 class _Buffers(NamedTuple):
-    """What a block of rows is worked on in: numbers that stay in the processor's cache.
+    """Scratch tensors for one block of rows, small enough to stay in the processor's cache.
 
     Attributes:
         log_ratio: d of the module's docstring.
@@ -201,10 +203,11 @@ class _Buffers(NamedTuple):
 def divergences_in_cache(
     logits: Float[Tensor, "batch n_tokens"], clean: Predictions
 ) -> Float[Tensor, "2 batch"]:
-    """KL and JS from the clean run; no gradient.
+    """KL and JS from the clean run, without a gradient.
 
-    Takes a quarter of the time of the plain form (`_kl`, `_js`), measured at 32 runs of 50,257
-    tokens in float32 on one thread: a handful of rows at a time stays in the processor's cache.
+    This takes a quarter of the time of the plain form (`_kl`, `_js`), measured for 32 runs of
+    50,257 tokens in float32 on one thread, because a few rows at a time stay in the processor's
+    cache.
 
     Args:
         logits: logits of a run.
@@ -213,16 +216,16 @@ def divergences_in_cache(
     values = logits.new_empty(2, len(logits))
     buffers: _Buffers | None = None
     for rows in _blocks(logits):
-        p, own = clean.probabilities[rows], logits[rows]
+        p, other = clean.probabilities[rows], logits[rows]
         if buffers is None or len(buffers.log_ratio) != len(p):
             buffers = _Buffers(*logits.new_empty(len(_Buffers._fields), *p.shape))
-        d = torch.sub(own, clean.logits[rows], out=buffers.log_ratio)
+        d = torch.sub(other, clean.logits[rows], out=buffers.log_ratio)
         d -= _weighted_sum(p, d, buffers.expm1)
         low, high = torch.aminmax(d)
-        if float(low) > -TAME and float(high) < TAME:  # false for NaN as well
+        if float(low) > -TAME and float(high) < TAME:  # false also for NaN
             values[:, rows] = _divergences_of_block(p, buffers, max(-float(low), float(high)))
         else:
-            run = Predictions(own, Predictions(clean.logits[rows]))
+            run = Predictions(other, Predictions(clean.logits[rows]))
             values[0, rows] = _kl(p, run.probabilities, run.log_ratio)
             values[1, rows] = _js(p, run.probabilities, run.log_ratio)
     return values
@@ -239,12 +242,13 @@ def _divergences_of_block(
 
     Args:
         p: clean probabilities.
-        buffers: `log_ratio` has d + log sum p e^d, that is, d but for a constant that makes its
-            mean over p zero; all are overwritten.
-        largest: the largest absolute value of `log_ratio`.
+        buffers: scratch tensors, all overwritten; `log_ratio` holds d + log sum p e^d, which is d
+            plus a constant that makes its mean over p zero.
+        largest: largest absolute value of `log_ratio`.
 
-    With b that buffer and f = e^b - 1 - b: since p b sums to 0 (what rounding leaves is
-    added), p e^b sums to 1 + sum p f, whose logarithm is both KL and what d lacks.
+    With b that buffer and f = e^b - 1 - b: p b sums to 0 (up to a rounding error, which is added),
+    so p e^b sums to 1 + sum p f. The logarithm of this sum is KL, and also the constant that
+    separates b from d.
     """
     d, u, v, w, series = buffers
     mean = _weighted_sum(p, d, u)
@@ -262,19 +266,19 @@ def _divergences_of_block(
     excess = _weighted_sum(p, f, w)
     x = mean + excess
     shift = x.log1p()
-    # Of a small x, log(1 + x) has its digits, but the mean's rounding may be as large.
+    # For small x, log(1 + x) is accurate, but the rounding error of the mean may be as large.
     kl = torch.where(excess < 1, excess + (shift - x), shift - mean).clamp_(min=0)
-    # From here on d and u = e^d - 1 are the true ones.
+    # From here on, d and u = e^d - 1 have their true values.
     torch.add(d, f, out=u).mul_((-shift).exp()).add_((-shift).expm1())
     d -= shift
     t = torch.div(u, torch.add(u, 2, out=v), out=v)
     t2 = torch.mul(t, t, out=w)
     _polynomial_in_place(series, t2, _js_series(d.dtype)).mul_(t2)
     u *= 0.5
-    if largest < JS_NEAR / 2:  # d itself is at most twice as large
+    if largest < JS_NEAR / 2:  # |d| is at most twice as large
         terms = series
     else:
-        # Beyond, they are d (1 + t) / 2 - log(1 + u / 2).
+        # For larger |d|, the terms are d (1 + t) / 2 - log(1 + u / 2).
         d *= 0.5
         torch.addcmul(d, d, t, out=v).sub_(torch.log1p(u, out=w))
         is_far = torch.hardshrink(d, JS_NEAR / 2).sign_().abs_()

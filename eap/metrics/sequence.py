@@ -1,4 +1,4 @@
-"""Metrics that were written for the logits of whole sequences."""
+"""Adapter for metrics that were written for the logits of whole sequences."""
 
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
@@ -15,7 +15,7 @@ from eap.runtime.kinds import checked
 
 SequenceFunction = Callable[[Tensor, Tensor, Int[Tensor, " batch"], Any], Tensor]
 
-# A sequence metric is tried on this many positions and examples before it is believed.
+# Positions and examples on which a sequence metric is tested before its first use.
 TRIED_POSITIONS, TRIED_ROWS = 16, 4
 
 
@@ -27,22 +27,22 @@ def from_sequence_metric(
     *,
     higher_is_better: bool | None = None,
 ) -> Metric:
-    """Make a metric of a function `(logits, clean_logits, input_length, labels) -> [batch]`.
+    """Make a metric from a function `(logits, clean_logits, input_length, labels) -> [batch]`.
 
     Args:
-        name: name.
-        function: takes logits `[batch, pos, d_vocab]`, of which it reads the last token's,
-            `logits[i, input_length[i] - 1]`. No other position's logits are computed; a function
-            that reads one is refused when it is first used.
+        name: name of the metric.
+        function: function of logits `[batch, pos, d_vocab]` that reads those of the last token,
+            `logits[i, input_length[i] - 1]`. Logits at other positions are not computed; a function
+            that reads them is refused on first use.
         labels: one entry per example of the dataset, by position: a list, tuple, array, tensor or
-            pandas column (whose index is ignored). The function gets those of its batch, as a
-            tensor if `labels` is one, else as a list.
-        higher_is_better: whether a high value is the better one; False for a loss, such as the
-            EAP-IG library's `partial(logit_diff, loss=True, mean=False)`; None: not known, and
-            asked for by what depends on it.
+            pandas column (whose index is ignored). The function gets the entries of its batch, as a
+            tensor if `labels` is a tensor, else as a list.
+        higher_is_better: whether high values are better; False for a loss, such as the EAP-IG
+            library's `partial(logit_diff, loss=True, mean=False)`; None: unknown (verbs that depend
+            on it then ask for it).
 
     Raises:
-        UserError: labels that have no order or no length.
+        UserError: labels without an order or a length.
 
     Example:
         >>> def last_logit(logits, clean_logits, input_length, labels):
@@ -68,10 +68,10 @@ def from_sequence_metric(
 
 
 def _by_position(name: str, labels: Any) -> Tensor | list[Any]:
-    """Labels as a tensor or a list."""
+    """Labels as a tensor or a list, by position."""
     if isinstance(labels, Tensor) and labels.ndim > 0:
         return labels
-    if callable(getattr(labels, "to_pylist", None)):  # a column of Arrow's, of objects of its own
+    if callable(getattr(labels, "to_pylist", None)):  # an Arrow column
         labels = labels.to_pylist()
     unordered = isinstance(labels, str | bytes | Mapping | Set | pd.DataFrame)
     if unordered or not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
@@ -96,10 +96,10 @@ def _check_position(
     clean_logits: Float[Tensor, "batch d_vocab"],
     labels: Any,
 ) -> None:
-    """Whether a function gives the same whatever stands at positions before the last.
+    """Check that the values do not depend on the logits at positions before the last.
 
     Raises:
-        UserError: it does not.
+        UserError: they do.
     """
 
     def value(fill: Callable[[Tensor], Tensor]) -> Any:
@@ -123,7 +123,7 @@ def _check_position(
         others = [value(lambda last: -last), value(lambda last: noise * last.abs().max())]
     except IndexError as error:
         raise UserError(f"{refusal} ({first_line(error, 100)})") from error
-    # What is no tensor is refused by `Metric.measure`.
+    # `Metric.measure` refuses results that are not tensors.
     if isinstance(as_last, Tensor) and not all(_same(other, as_last) for other in others):
         raise UserError(refusal)
 

@@ -19,8 +19,8 @@ def find_device(device: str | torch.device | None) -> torch.device:
         number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
         return torch.device("cuda", number)
     try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         available = ["cpu"]
         available += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -29,7 +29,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
             f"device {quoted(str(device))} is not there ({first_line(error)}); "
             f"this machine has {', '.join(available)}"
         ) from None
-    return found
+    return chosen
 
 
 def float64_device(device: torch.device) -> torch.device:
@@ -39,8 +39,8 @@ def float64_device(device: torch.device) -> torch.device:
 
 def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A supported floating-point type, by name."""
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found not in DTYPES:
+    chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if chosen not in DTYPES:
         names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
         raise UserError(f"dtype {quoted(dtype)} is not supported; use one of {names}")
-    return found
+    return chosen

@@ -88,10 +88,10 @@ def find_family(architecture: str, config: Any) -> Family:
         )
         raise UserError(f"{what} is not supported; supported are {known}")
     for setting, needed in family.requires:
-        found = getattr(config, setting, needed)
-        if found != needed:
+        value = getattr(config, setting, needed)
+        if value != needed:
             raise UserError(
-                f"{architecture} with {setting}={found} is not supported; {setting}={needed} is"
+                f"{architecture} with {setting}={value} is not supported; {setting}={needed} is"
             )
     if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
         raise UserError(

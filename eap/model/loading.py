@@ -1,8 +1,8 @@
-"""Load a model by hub name, local directory or `toy`, or from memory, and check the engine on it.
+"""Load a model from the hub, a directory or memory, and check the engine's logits against it.
 
-Hugging Face loads the weights and TransformerLens' `TransformerBridge` names their parts;
-`eap.model.families` reads them, and `eap.model.runs` computes with them. The engine's logits are
-compared with the given model's own whenever a model is loaded.
+Hugging Face loads the weights, and the `TransformerBridge` of TransformerLens names their parts;
+`eap.model.families` reads them, and `eap.model.runs` computes with them. Whenever a model is
+loaded, the logits of the engine are compared with those of the given model.
 """
 
 import os
@@ -41,7 +41,7 @@ from eap.model.verbs import verb
 from eap.runtime.errors import UserError, first_line, quoted
 from eap.runtime.progress import said_when_long
 
-# The libraries below keep settings for the whole process while they load: one model at a time.
+# The libraries change process-wide settings while they load, so only one model loads at a time.
 _LOADING = threading.RLock()
 
 
@@ -55,25 +55,26 @@ def load_model(
     device_map: str | dict[str, str | int] | None = None,
     revision: str | None = None,
 ) -> Model:
-    """Load `toy`, a directory, a GGUF file or a model of the hub, and check the engine against it.
+    """Load a model, and check the engine's logits against the model's own.
 
-    Nothing that comes with a model is run as code, and the tokens are those that its author saved.
-    Low-rank layers (LoRA) are merged, with a warning that says so: those in a model's memory, and
-    those of an adapter in the directory of its base.
+    No code that comes with a model is run, and the special tokens are those that the author saved.
+    Low-rank layers (LoRA) are merged, with a warning: both those of a model in memory, and those of
+    an adapter in the directory of its base model.
 
     Args:
         model: `toy`, a directory, a GGUF file, a hub name such as `gpt2` or
-            `EleutherAI/pythia-160m`; or a Hugging Face model in memory, which is left as it is. Its
-            weights are shared where device and dtype are its own, and read again by the next verb
-            when they changed.
-        tokenizer: the Hugging Face tokenizer to use; None: the model's own (a model in memory has
-            none, and then takes token ids only).
-        device: `cpu`, `cuda`, `cuda:1`, `mps`; None: the fastest that is there (for a model in
-            memory: where it is).
+            `EleutherAI/pythia-160m`, or a Hugging Face model in memory. A model in memory is not
+            modified: its weights are shared if device and dtype stay the same, and the next verb
+            reads them again if they have changed.
+        tokenizer: Hugging Face tokenizer to use; None: the model's own (a model in memory has none,
+            and then accepts only token ids).
+        device: device of the model: `cpu`, `cuda`, `cuda:1`, `mps`; None: the fastest available
+            (for a model in memory: its current device).
         dtype: dtype of the weights: float32, bfloat16, float16 or float64; None: float32 (for a
-            model in memory: what it has).
-        device_map: layers on several devices, as transformers has it (`"auto"`, `"balanced"`, or a
-            dict); instead of `device`. Every layer must be on a device: nothing is offloaded.
+            model in memory: its current dtype).
+        device_map: placement of layers on several devices, as in transformers (`"auto"`,
+            `"balanced"`, or a dict); replaces `device`. Every layer must be on a device: nothing
+            is offloaded.
         revision: branch, tag or commit of a model of the hub; None: its main branch.
 
     Raises:
@@ -92,10 +93,10 @@ def load_model(
         if device_map is not None or revision is not None:
             what = "revision" if device_map is None else "device map"
             raise UserError(f"a model in memory is what and where it is: give no {what}")
-        there = inner.device if device is None else find_device(device)
+        target = inner.device if device is None else find_device(device)
         with _LOADING, said_when_long(f"reading {type(inner).__name__}"):
             kind = inner.dtype if dtype is None else numbers
-            return _load_object(cast(nn.Module, model), tokenizer, there, kind)
+            return _load_object(cast(nn.Module, model), tokenizer, target, kind)
     if not isinstance(model, (str, os.PathLike)):
         raise UserError(
             f"the model is {type(model).__name__}; give a directory, a hub name, 'toy' or a "
@@ -135,13 +136,13 @@ def load_model(
 def _load_object(
     model: nn.Module, tokenizer: Any, device: torch.device, dtype: torch.dtype
 ) -> Model:
-    """A model in memory; layers are copied, as booting a bridge replaces them, weights are not."""
+    """Wrap a model in memory; its layers, which a bridge replaces, are copied, its weights not."""
     given = unwrapped(model)
     architecture = architecture_of(given.config) or type(given).__name__
     family = find_family(architecture, given.config)
     name = str(given.config.name_or_path or "model")
     check_weights(name, given)
-    outer = getattr(model, "_orig_mod", model)  # not through torch.compile
+    outer = getattr(model, "_orig_mod", model)  # the model below torch.compile
     tokens = _prompts(given, family)
     expected = _logits_of(name, outer, tokens.to(given.device))
     with evaluating(given):
@@ -169,7 +170,7 @@ def _around(
     source: dict[str, Any],
     expected: Tensor | None = None,
 ) -> Model:
-    """Boot a bridge around `hf`, read it, and compare with the logits of what was given."""
+    """Boot a bridge around `hf`, read it, and compare the logits with those of the given model."""
     check_weights(name, hf)
     tokens = _prompts(hf, family)
     if expected is None:
@@ -181,7 +182,7 @@ def _around(
                 name, hf_model=hf, tokenizer=saved_tokenizer.for_bridge(shown), device=hf.device,
                 dtype=hf.dtype,
             )  # fmt: skip
-    except Exception as error:  # every library below raises its own kind
+    except Exception as error:  # every library raises its own kind of error
         raise UserError(f"cannot load model {quoted(name)}: {first_line(error)}") from error
     bridge.eval()
     if tokenizer is None:
@@ -205,18 +206,18 @@ def _logits_of(name: str, model: nn.Module, tokens: Tensor) -> Tensor:
 def from_bridge(
     bridge: Any, *, tokenizer: Any = None, name: str = "model", source: dict | None = None
 ) -> Model:
-    """Wrap a booted `TransformerBridge` whose weights are already where they should be.
+    """Wrap a booted `TransformerBridge`, and use its weights where they are.
 
-    The bridge's logits on random tokens are compared with the engine's; a difference is a
-    `UserError`. Its parameters are frozen and dropout is off from here on. A verb reads the weights
-    again when they changed.
+    The engine's logits on random tokens are compared with the bridge's; a difference is a
+    `UserError`. The call freezes the parameters of the bridge and turns dropout off. A verb reads
+    the weights again if they have changed.
 
     Args:
         bridge: bridge from `TransformerBridge.boot_transformers`.
-        tokenizer: tokenizer as the model's author saved it; None: the bridge's, without the BOS
-            token that TransformerLens declares where there is none.
-        name: what to call the model.
-        source: what identifies the weights (default: their hash).
+        tokenizer: tokenizer as saved by the author of the model; None: that of the bridge, without
+            the BOS token that TransformerLens adds to tokenizers that have none.
+        name: name of the model.
+        source: identity of the weights, for provenance; None: their hash.
 
     Example:
         >>> same = eap.from_bridge(model.bridge, tokenizer=model.tokenizer, name="toy")
@@ -231,7 +232,7 @@ def from_bridge(
     hooked = [
         key
         for key, point in bridge.hook_dict.items()
-        if any(not hook.is_permanent for hook in point.fwd_hooks)  # the library's own are
+        if any(not hook.is_permanent for hook in point.fwd_hooks)  # the library's are permanent
     ]
     if hooked:
         raise UserError(
@@ -254,7 +255,7 @@ def from_bridge(
 
 
 def _read(bridge: Any, family: Family, tokenizer: Any, name: str, source: dict[str, Any]) -> Model:
-    """The engine's weights of a bridge, and what sees whether they change."""
+    """Read the engine's weights from a bridge, and record how to detect later changes."""
     hf = bridge.original_model
     blocks = read_blocks(bridge, family)
     if not blocks:

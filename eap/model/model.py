@@ -1,4 +1,4 @@
-"""A whole model as the engine computes with it: embedding, blocks, final norm, unembedding."""
+"""A model in the form that the engine computes with: embedding, blocks, final norm, unembedding."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,15 +17,15 @@ from eap.model.rules import EXACT, BackwardRules
 
 @dataclass(eq=False)
 class Model:
-    """A loaded model: the bridge it came from, and its weights as the engine computes with them.
+    """Loaded model: the weights in the form that the engine computes with, and their bridge.
 
     Attributes:
-        name: name as it was passed to `eap.load_model`.
-        bridge: the TransformerLens bridge (for anything beyond this package).
-        tokenizer: the Hugging Face tokenizer, or None (then only token ids can be used).
-        config: the shape of its graph.
-        source: what identifies the weights (directory and hash, or hub name and revision).
-        origin: the modules that the weights were read from; None: they are the model's own.
+        name: name that was given to `eap.load_model`.
+        bridge: TransformerLens bridge, for uses beyond this package.
+        tokenizer: Hugging Face tokenizer; None: only token ids can be used.
+        config: shape of the model's graph.
+        source: identity of the weights (directory and hash, or hub name and revision).
+        origin: modules that the weights were read from; None: the weights belong to this object.
 
     Example:
         >>> model = eap.load_model("toy")
@@ -49,12 +49,12 @@ class Model:
     origin: Origin | None = None
 
     def refresh(self) -> None:
-        """Read the weights again, with a new hash, if they changed since they were read.
+        """Read the weights again, with a new hash, if they have changed since they were read.
 
-        Every verb does so first: weights may be edited or trained between two calls.
+        Every verb calls this first, because weights may be edited or trained between two calls.
 
         Raises:
-            UserError: the model is none that the engine can compute any more.
+            UserError: the engine can no longer compute the changed model.
         """
         anew = None if self.origin is None else self.origin.anew()
         if anew is not None:
@@ -63,22 +63,22 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go and residual streams start."""
+        """Device of the token ids and of the first layer's residual stream."""
         return self.W_E.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
+        """Dtype of the weights."""
         return self.W_E.dtype
 
     @property
     def residual_dtype(self) -> torch.dtype:
-        """Type of residual streams, differences and scores' gradients: float32 or wider."""
+        """Dtype of residual streams, differences and gradients: float32 or wider."""
         return residual_dtype(self.dtype)
 
     @property
     def n_positions(self) -> int | None:
-        """How many tokens a prompt may have, by its position table and its configuration."""
+        """Largest number of tokens of a prompt, from the position table and the configuration."""
         config = getattr(getattr(self.bridge, "original_model", None), "config", None)
         limits = [getattr(config, "max_position_embeddings", None)]
         limits += [None if self.W_pos is None else len(self.W_pos)]
@@ -86,7 +86,7 @@ class Model:
 
     @property
     def short_name(self) -> str:
-        """The name after its last slash: what folders under `results/` are called."""
+        """Name after the last slash, which is also the name of folders under `results/`."""
         return Path(self.name).name
 
     def __repr__(self) -> str:
@@ -99,13 +99,13 @@ class Model:
     # ---- before the first layer and after the last -----------------------------------------------
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """The token embedding: the output of the input node."""
+        """Token embedding, which is the output of the input node."""
         return F.embedding(tokens, self.W_E).to(self.residual_dtype) * self.embed_scale
 
     def position_embedding(
         self, start: int, n_positions: int
     ) -> Float[Tensor, "pos d_model"] | float:
-        """What is added to the token embeddings from position `start` on; 0.0 if nothing is."""
+        """Position embeddings from position `start` on; 0.0 if the model has none."""
         if self.W_pos is None:
             return 0.0
         return self.W_pos[start : start + n_positions].to(self.device, self.residual_dtype)
@@ -116,7 +116,7 @@ class Model:
         token_ids: Int[Tensor, " n_tokens"] | None = None,
         rules: BackwardRules = EXACT,
     ) -> Float[Tensor, "*batch n_tokens"]:
-        """Final norm and logits: of the whole vocabulary, or of `token_ids` only."""
+        """Final norm and unembedding: logits of the whole vocabulary, or of `token_ids` only."""
         W, b = self.W_U, self.b_U
         if token_ids is not None:
             token_ids = token_ids.to(W.device)

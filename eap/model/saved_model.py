@@ -41,11 +41,11 @@ def load_files(
         UserError: it cannot be loaded, or its weights are not those of its configuration.
     """
     hf: PreTrainedModel
-    where = str(path or name)
+    source = str(path or name)
     try:
         with quiet_libraries():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                where, revision=revision or "main", dtype=dtype, device_map=device_map,
+                source, revision=revision or "main", dtype=dtype, device_map=device_map,
                 attn_implementation="eager", trust_remote_code=False, output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )  # fmt: skip
@@ -80,7 +80,7 @@ def load_files(
         say_merged(name, merged)
         return hf
     files = [
-        saved_tokenizer.saved_file(where, file, revision)
+        saved_tokenizer.saved_file(source, file, revision)
         for file in (adapters.CONFIG, adapters.WEIGHTS)
     ]
     if files[0] is not None:

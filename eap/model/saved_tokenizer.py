@@ -38,14 +38,14 @@ def load_tokenizer(name: str, path: Path | None, revision: str | None = None) ->
     Raises:
         UserError: there is none that can be read.
     """
-    where = str(path or name)
+    source = str(path or name)
     for part in ("tokenizer.json", "vocab.json", "added_tokens.json"):
-        _check_ids(name, saved_file(where, part, revision))
+        _check_ids(name, saved_file(source, part, revision))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            where, revision=revision or "main", trust_remote_code=False
+            source, revision=revision or "main", trust_remote_code=False
         )
-        file = saved_file(where, "tokenizer.json", revision)
+        file = saved_file(source, "tokenizer.json", revision)
         saved = None if file is None else Tokenizer.from_file(str(file))
     except Exception as error:  # every library below raises its own kind
         raise UserError(
@@ -53,11 +53,11 @@ def load_tokenizer(name: str, path: Path | None, revision: str | None = None) ->
         ) from None
     if saved is None:  # a SentencePiece model, or vocabulary and merges: read by their class alone
         return tokenizer
-    settings = _saved_settings(where, revision)
+    settings = _saved_settings(source, revision)
     vocabulary = saved.get_vocab(with_added_tokens=True)
     if not _same_ids(tokenizer, saved):
         names = {role: text for role, text in settings.items() if text in vocabulary}
-        rebuilt = PreTrainedTokenizerFast(tokenizer_file=str(file), name_or_path=where, **names)
+        rebuilt = PreTrainedTokenizerFast(tokenizer_file=str(file), name_or_path=source, **names)
         rebuilt.chat_template = getattr(tokenizer, "chat_template", None)
         return rebuilt
     bos = settings.get("bos_token", tokenizer.bos_token)
@@ -147,27 +147,27 @@ def without_foreign_bos(tokenizer: Any, d_vocab: int) -> Any:
     return saved
 
 
-def saved_file(where: str, name: str, revision: str | None = None) -> Path | None:
+def saved_file(source: str, name: str, revision: str | None = None) -> Path | None:
     """A file of a directory or of a model of the hub; None where there is none."""
-    if Path(where).is_dir():
-        file = Path(where) / name
+    if Path(source).is_dir():
+        file = Path(source) / name
         return file if file.is_file() else None
-    found = cached_file(
-        where,
+    location = cached_file(
+        source,
         name,
         revision=revision or "main",
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return None if found is None else Path(found)
+    return None if location is None else Path(location)
 
 
-def _saved_settings(where: str, revision: str | None) -> dict[str, str | None]:
+def _saved_settings(source: str, revision: str | None) -> dict[str, str | None]:
     """Texts of the special tokens as `tokenizer_config.json` and its older companion name them."""
     settings: dict[str, str | None] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        file = saved_file(where, name, revision)
+        file = saved_file(source, name, revision)
         for role, token in (read_json(file) if file else {}).items():
             if role in ROLES:
                 settings[role] = token.get("content") if isinstance(token, dict) else token

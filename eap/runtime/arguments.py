@@ -104,7 +104,7 @@ def meant(keyword: str, names: Iterable[str]) -> str:
     """
     names = list(names)
     known = [name for name in MEANT.get(keyword, ()) if name in names]
-    found = known or get_close_matches(keyword, names, n=1, cutoff=0.6)
-    if found:
-        return f"the argument for it is {found[0]!r}"
+    names_meant = known or get_close_matches(keyword, names, n=1, cutoff=0.6)
+    if names_meant:
+        return f"the argument for it is {names_meant[0]!r}"
     return f"its arguments are {', '.join(names)}"

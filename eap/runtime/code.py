@@ -99,8 +99,10 @@ def _imported(path: Path, sources: set[Path]) -> list[Path]:
     """Files of the package that a file imports at its top."""
     modules = _modules_of((PACKAGE / path).read_bytes())
     files = [Path(*module.split(".")[1:]) for module in modules if module.startswith("eap.")]
-    both = [name for file in files for name in (file.with_suffix(".py"), file / "__init__.py")]
-    return [name for name in both if name in sources]
+    candidates = [
+        name for file in files for name in (file.with_suffix(".py"), file / "__init__.py")
+    ]
+    return [name for name in candidates if name in sources]
 
 
 @cache
@@ -115,13 +117,13 @@ def _modules_of(source: bytes) -> frozenset[str]:
 
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that compute."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name, distribution in LIBRARIES.items():
         try:
-            found[name] = version(distribution)
+            versions[name] = version(distribution)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def command() -> str:

@@ -199,8 +199,8 @@ def _agree(what: str) -> None:
     _finish(lambda: dist.all_gather(tags, mine, async_op=True))
     names = [bytes(tag.tolist()).decode(errors="replace").strip() for tag in tags]
     if len(set(names)) > 1:
-        where = "; ".join(f"{number}: {name}" for number, name in enumerate(names))
-        raise ProcessError(f"the processes went different ways ({where[:200]}); start them again")
+        paths = "; ".join(f"{number}: {name}" for number, name in enumerate(names))
+        raise ProcessError(f"the processes went different ways ({paths[:200]}); start them again")
 
 
 def _finish(begin: Callable[[], Any]) -> None:

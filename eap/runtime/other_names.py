@@ -48,8 +48,8 @@ MODULES = {
 
 def unknown(what: str, name: str, known: dict[str, str]) -> str:
     """What the error about a name says."""
-    here = f"; here that is {known[name]} (docs/switching.md)" if name in known else ""
-    return f"{what} has no {name!r}{here}"
+    equivalent = f"; here that is {known[name]} (docs/switching.md)" if name in known else ""
+    return f"{what} has no {name!r}{equivalent}"
 
 
 class OtherModules(MetaPathFinder):

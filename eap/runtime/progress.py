@@ -126,8 +126,8 @@ def _with_lines(
         if ends or (long and now - _last_line >= SECONDS_PER_LINE):
             rate = number / max(now - begun, 1e-9)
             speed = f"{rate:.1f} per second" if rate >= 1 else f"{1 / rate:.1f} s each"
-            left = (len(items) - number) / rate
-            end = f"{duration(left)} left" if left else f"in {duration(now - begun)}"
+            remaining = (len(items) - number) / rate
+            end = f"{duration(remaining)} left" if remaining else f"in {duration(now - begun)}"
             at = f"{done + number:,}/{total:,} ({(done + number) / total:.0%})"
             more = "" if note is None else f", {note()}"
             print(f"{what}: {at}, {speed}, {end}{more}", file=sys.stderr, flush=True)

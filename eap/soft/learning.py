@@ -122,19 +122,23 @@ def learn_ranking(
             replace(model.config, expanded_kv=expanded_kv), names
         ).scores.shape
         settings["prices"] = _check_prices(prices, level, list(shape))
-    chosen, where, limits = _metric_of(metric, loss), get_ablation(ablation), Resources(**resources)
+    chosen, ablation, limits = (
+        _metric_of(metric, loss),
+        get_ablation(ablation),
+        Resources(**resources),
+    )
     check_dataset(model, dataset)
     config = graph_config(model, expanded_kv=expanded_kv)
     provenance = sign(
-        model, dataset, metric=chosen, method="MAttr", ablation=where,
+        model, dataset, metric=chosen, method="MAttr", ablation=ablation,
         level=level, expanded_kv=expanded_kv, settings=settings,
         code=score_code(), signed=False, spans=names,
     )  # fmt: skip
     difference = 1.0
     if loss == "faithfulness":
-        difference = _difference(model, dataset, chosen, where, limits)
+        difference = _difference(model, dataset, chosen, ablation, limits)
     training = Training.plan(
-        model, dataset, chosen, where, config, recipe, level, prices, limits, checkpoint,
+        model, dataset, chosen, ablation, config, recipe, level, prices, limits, checkpoint,
         difference, names,
     )  # fmt: skip
     assert recipe.steps is not None

@@ -114,7 +114,7 @@ def hsic_p(x: Any, y: Any, *, n_permutations: int = 499, seed: int = 0) -> tuple
     Gaussian kernels as wide as the median distance. A series that never changes depends on nothing.
     """
     n_permutations, seed = whole("n_permutations", n_permutations), whole("seed", seed)
-    kernels = [_centred_kernel(np.asarray(own, dtype=np.float64)) for own in (x, y)]
+    kernels = [_centred_kernel(np.asarray(sample, dtype=np.float64)) for sample in (x, y)]
     n = len(kernels[0])
     value = float((kernels[0] * kernels[1]).mean())
     if not kernels[0].any() or not kernels[1].any():

@@ -213,5 +213,5 @@ def pseudo_values(
     """
     of_task = np.asarray(groups)
     names = list(dict.fromkeys(groups))
-    less = np.array([statistic(np.flatnonzero(of_task != name)) for name in names])
-    return len(names) * statistic(np.arange(len(of_task))) - (len(names) - 1) * less
+    without = np.array([statistic(np.flatnonzero(of_task != name)) for name in names])
+    return len(names) * statistic(np.arange(len(of_task))) - (len(names) - 1) * without

@@ -95,14 +95,14 @@ def check_shares(shares: Sequence[float]) -> list[float]:
     Raises:
         UserError: fewer than two, or not growing from above 0 to at most 1.
     """
-    found = [real("a share of all edges", share, Range(-inf, inf)) for share in shares]
-    growing = all(a < b for a, b in pairwise(found))
-    if len(found) < 2 or not growing or found[0] <= 0 or found[-1] > 1:
+    checked = [real("a share of all edges", share, Range(-inf, inf)) for share in shares]
+    growing = all(a < b for a, b in pairwise(checked))
+    if len(checked) < 2 or not growing or checked[0] <= 0 or checked[-1] > 1:
         raise UserError(
             "sizes of circuits are at least two shares of all edges, growing, above 0 and at most "
-            f"1, not {', '.join(map(str, found[:10]))}"
+            f"1, not {', '.join(map(str, checked[:10]))}"
         )
-    return found
+    return checked
 
 
 # ---- rankings ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""What each experiment computes, where its files go, and the command line.
+"""Experiments: what each computes, where its files go, and the command line.
 
-The names in `__init__.pyi` load their modules when first used: a script's `--help` waits for no
-library of models.
+A name in `__init__.pyi` loads its module on first use, so that a script's `--help` does not load
+any model library.
 """
 
 import lazy_loader

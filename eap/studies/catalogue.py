@@ -1,13 +1,18 @@
-"""The one table of the paper's studies and figures: which script reads and writes what.
+"""Table of the paper's studies and figures: which script reads and writes which files.
 
-`STEPS` are the scripts of the whole paper in an order in which they can run; `FIGURES` (in
-`paper_figures`) is what comes out of them. The workflow (`workflow/Snakefile`), the report, the
-tests and the documentation read both. Nothing here imports torch.
+`STEPS` lists the scripts of the whole paper in an order in which they can run; `FIGURES` (in
+`paper_figures`) lists the figures that they make. The workflow (`workflow/Snakefile`), the report,
+the tests and the documentation read both. Nothing here imports torch.
 
-Paths are templates below the output folder: `{model}` is the last part of the model's name,
-`{task}` a task, `{metric}` that task's metric, `{exact}` each of the graphs of exact values (of all
-edges: `<metric>_real` for four metrics; of a choice: `<metric>_verified` for two), `{points}` each
-of Figure 7's numbers of integration points, `{tasks}` the names of all tasks that a step has.
+Paths are templates below the output folder, with these placeholders:
+
+* `{model}`: last part of the model's name;
+* `{task}`: a task;
+* `{metric}`: metric of the task;
+* `{exact}`: each graph of exact values (`<metric>_real` for four metrics if all edges are patched;
+  `<metric>_verified` for two metrics if only some are);
+* `{points}`: each number of integration points in Figure 7;
+* `{tasks}`: names of all tasks of the step.
 """
 
 import re
@@ -21,10 +26,10 @@ METRICS = ("logit_diff", "prob_diff", "kl", "js")
 """Metrics of the exact values."""
 
 POINTS = ("vanilla", "2", "3", "5", "7", "10", "15", "20", "30", "50")
-"""Curves of Figure 7: EAP, and EAP-IG with so many points."""
+"""Curves of Figure 7: EAP, and EAP-IG with these numbers of points."""
 
 POINTS_TASKS = ("ioi", "greater-than", "gender-bias")
-"""Those of Figure 7."""
+"""Tasks of Figure 7."""
 
 COUNTRIES = "fact-retrieval-comma"
 """The task of Figure 1."""
@@ -32,12 +37,12 @@ COUNTRIES = "fact-retrieval-comma"
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of the whole paper is of.
+    """Scope of a run of the whole paper.
 
     Attributes:
-        exact: exact values are measured.
-        large: circuits have sizes up to a share of all edges, for models like gpt2-xl.
-        gpt2_shaped: the model has 12 layers of 12 heads, as the hand-made circuits have.
+        exact: whether exact values are measured.
+        large: whether circuit sizes go up to a share of all edges, for models like gpt2-xl.
+        gpt2_shaped: whether the model has 12 layers of 12 heads, like the circuits found by hand.
     """
 
     exact: bool = True
@@ -46,27 +51,27 @@ class Run:
 
 
 def always(run: Run) -> bool:
-    """Belongs to every run."""
+    """Whether the step belongs to the run: always."""
     return True
 
 
 def small(run: Run) -> bool:
-    """Belongs to runs of circuits with up to 1,000 edges."""
+    """Whether the run measures circuits of up to 1,000 edges."""
     return not run.large
 
 
 def large(run: Run) -> bool:
-    """Belongs to runs of circuits up to a share of all edges."""
+    """Whether the run measures circuits of up to a share of all edges."""
     return run.large
 
 
 def exact(run: Run) -> bool:
-    """Belongs to runs that measure exact values."""
+    """Whether the run measures exact values."""
     return run.exact
 
 
 def gpt2_shaped(run: Run) -> bool:
-    """Belongs to runs of models of GPT-2 small's shape."""
+    """Whether the model has the shape of GPT-2 small."""
     return run.gpt2_shaped
 
 
@@ -74,17 +79,17 @@ Names = tuple[str, ...]
 
 
 def every_task(tasks: Names) -> Names:
-    """All tasks that were asked for."""
+    """All requested tasks."""
     return tasks
 
 
 def main_tasks(tasks: Names) -> Names:
-    """Tasks of the main figures; others stand in them if they are all there is."""
+    """Requested tasks of the main figures, or all requested tasks if none of them is one."""
     return tuple(task for task in tasks if task in PARETO_TASKS) or tasks
 
 
 def variants(tasks: Names) -> Names:
-    """Tasks that the main figures do not have."""
+    """Tasks that are not in the main figures."""
     return tuple(task for task in tasks if task not in main_tasks(tasks))
 
 
@@ -94,7 +99,7 @@ def points_tasks(tasks: Names) -> Names:
 
 
 def countries(tasks: Names) -> Names:
-    """The task of Figure 1, or the first."""
+    """The task of Figure 1 if requested, otherwise the first task."""
     return (COUNTRIES,) if COUNTRIES in tasks else first_task(tasks)
 
 
@@ -104,7 +109,7 @@ def first_task(tasks: Names) -> Names:
 
 
 def named(name: str) -> Callable[[Names], Names]:
-    """One task, if it was asked for."""
+    """A chooser of one task, if that task was requested."""
     return lambda tasks: tuple(task for task in tasks if task == name)
 
 
@@ -113,17 +118,16 @@ class Step:
     """A script of the paper.
 
     Attributes:
-        name: name of the step, unique.
-        script: path in the repository.
-        asks: the question it answers, or what it draws.
-        tasks: chooses those that it works on among the tasks that were asked for.
-        option: option that names the tasks: `--task` (a run for each), `--tasks`, or "" (not at
-            all).
-        runs_model: whether it loads the model (and takes `--head`, `--batch_size`, ..).
-        reads: templates of the results of earlier steps that it needs.
-        also_reads: those that it uses where there are any.
-        writes: templates of all that it writes.
-        when: says whether it belongs to a run.
+        name: unique name of the step.
+        script: path of the script in the repository.
+        asks: question that the step answers, or name of the figure that it draws.
+        tasks: function that chooses the step's tasks among the requested tasks.
+        option: option that names the tasks: `--task` (one run per task), `--tasks`, or "" (none).
+        runs_model: whether the step loads the model (and takes `--head`, `--batch_size`, etc.).
+        reads: templates of the results of earlier steps that the step needs.
+        also_reads: templates of results that the step uses if they exist.
+        writes: templates of all files that the step writes.
+        when: predicate that decides whether the step belongs to a run.
     """
 
     name: str
@@ -320,7 +324,8 @@ STEPS: tuple[Step, ...] = (
         option="", writes=("results/{model}/report.html",),
     ),
 )  # fmt: skip
-"""In an order in which they can run. The report reads every picture and table of the others."""
+"""Steps in an order in which they can run. The report reads all pictures and tables of the others.
+"""
 
 
 def as_pattern(template: str) -> str:

@@ -1,4 +1,4 @@
-"""What scripts are called as commands of `eap`, and how a person types them. Loads no torch."""
+"""Names of the scripts as commands of `eap`, and how users type them. Loads no torch."""
 
 import re
 import sys
@@ -21,7 +21,7 @@ EXPERIMENTS = {
 
 
 def figures() -> dict[str, tuple[str, str]]:
-    """The scripts that draw, by the name of their command: script, and what it draws.
+    """Scripts that draw, by command name: path of the script, and a description of the figure.
 
     Numbered figures come first, in the order of the paper.
     """
@@ -36,13 +36,13 @@ def figures() -> dict[str, tuple[str, str]]:
 
 
 def _place(said: str) -> int:
-    """Place of a figure among all: its number in the paper, others behind."""
+    """Sort key of a figure: its number in the paper; unnumbered figures come last."""
     number = re.match(r"Figure (\d+)", said)
     return int(number[1]) if number else 100
 
 
 def as_typed(script: str) -> list[str]:
-    """The first words of a script's command, in the way that the running one was typed."""
+    """First words of a script's command, in the form in which the running command was typed."""
     names = {path: name for name, (path, _) in (EXPERIMENTS | figures()).items()}
     if sys.argv[0].startswith("eap ") and script in names:
         return ["eap", names[script]]

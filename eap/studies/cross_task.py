@@ -1,4 +1,4 @@
-"""Circuits of several tasks beside each other: how much they overlap, and what each does."""
+"""Comparison of several tasks' circuits: their overlap, and their faithfulness on other tasks."""
 
 from collections.abc import Callable, Mapping
 
@@ -25,12 +25,12 @@ MEASURES: dict[str, Callable[[Overlap], float]] = {
 
 
 def compare_circuits(circuits: Mapping[str, Graph]) -> dict[str, pd.DataFrame]:
-    """Tables with a row and a column per task, by name.
+    """Overlap tables by name, each with one row and one column per task.
 
     Returns:
-        For `edge` and `node` each: `_ious` (intersection over union), `_iou_ps` (how likely an
-        overlap this large is by chance) and `_overlap` (the share of the row's circuit that the
-        column's has).
+        For edges and nodes, the tables `edge_ious` and `node_ious` (intersection over union),
+        `edge_iou_ps` and `node_iou_ps` (probability of an overlap this large by chance), and
+        `edge_overlap` and `node_overlap` (share of the row's circuit that is in the column's).
     """
     tables = {}
     for kind, compare in OVERLAPS.items():
@@ -55,7 +55,7 @@ def cross_task_table(
     circuits: Mapping[str, Graph],
     datasets: Mapping[str, Dataset],
 ) -> pd.DataFrame:
-    """The metric of every task (row) under every task's circuit (column), then its baselines."""
+    """The metric of every task (row) under every task's circuit (column), and the baselines."""
     rows = {}
     for task, dataset in datasets.items():
         metric = get_task(task).cross_task_metric

@@ -1,4 +1,4 @@
-"""Exact values of edges as a study: what they cost, where they are kept, going on after a stop."""
+"""Study of exact edge values: expected cost, files, and resuming after an interruption."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ from eap.studies.scoring import (
 from eap.studies.settings import EXACT_CURVES, Settings, file_suffix
 
 EXACT_METRICS = ("logit_diff", "prob_diff", "kl", "js")
-"""Measured in one pass: a metric more costs next to nothing."""
+"""Metrics that are measured in one pass; an additional metric costs almost nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class ExactStudy:
         settings: settings of the experiment.
         model: model of `load_model_of`.
         dataset: data set of `load_task`.
-        save_every: seconds between two writings of the progress.
-        spans: values of edges at every span of the data set's prompts.
+        save_every: seconds between two writes of the progress.
+        spans: whether to measure every edge at every span of the data set's prompts.
     """
 
     settings: Settings
@@ -53,9 +53,9 @@ class ExactStudy:
     spans: bool = False
 
     def every_edge(self) -> dict[str, Graph]:
-        """The exact graphs of all metrics: reused if finished, continued if begun.
+        """The exact graphs of all metrics: reused if finished, resumed if interrupted.
 
-        Kept as graphs/<model>/real_test/<task>_<metric>_real.json.
+        The graphs are saved as graphs/<model>/real_test/<task>_<metric>_real.json.
         """
         settings, model, dataset = self.settings, self.model, self.dataset
         paths = {
@@ -79,20 +79,20 @@ class ExactStudy:
     def verify(
         self, estimates: Mapping[str, Graph], *, also: Sequence[Graph] = (), top: int, sample: int
     ) -> dict[str, Graph]:
-        """Exact values of the edges that an estimate ranks highest, and of a sample of the others.
+        """Exact values of the edges that the estimates rank highest, and of a sample of the others.
 
-        Kept, beside the estimates of the rest, as <task>_<metric>_verified.json (with spans,
-        <task>_<metric>_spans_verified.safetensors); says what the sample tells of the edges that
-        are left out.
+        The graphs are saved as <task>_<metric>_verified.json (with spans,
+        <task>_<metric>_spans_verified.safetensors); edges that are not patched keep their
+        estimates. Prints what the sample says about the edges that are not patched.
 
         Args:
-            estimates: scored graphs by metric, whose scores stand where no exact value is known.
-            also: more graphs by which edges are chosen.
-            top: number of the highest edges, by the best rank that a graph gives them.
-            sample: number of the other edges.
+            estimates: scored graphs by metric; edges without an exact value keep these scores.
+            also: further graphs that take part in the choice of edges.
+            top: number of best edges; an edge counts by its best rank in any of the graphs.
+            sample: number of other edges to patch.
 
         Returns:
-            By metric, exact scores where `is_exact`, estimates elsewhere.
+            Graphs by metric, with exact scores where `is_exact` and estimates elsewhere.
         """
         settings, dataset = self.settings, self.dataset
         of_screening = {"verify": top, "sample": sample, "seed": settings.seed}
@@ -126,22 +126,22 @@ class ExactStudy:
     def _finished(
         self, paths: Mapping[str, Path], origins: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, Graph] | None:
-        """The graphs of all metrics, if all are there and of the same work."""
+        """The saved graphs of all metrics, or None unless all exist with the same provenance."""
         graphs = {
             metric: reusable(path, origins[metric], overwrite=self.settings.overwrite)
             for metric, path in paths.items()
         }
-        there = {metric: graph for metric, graph in graphs.items() if graph is not None}
-        return there if len(there) == len(paths) else None
+        existing = {metric: graph for metric, graph in graphs.items() if graph is not None}
+        return existing if len(existing) == len(paths) else None
 
     def _keep(self, graphs: Mapping[str, Graph], paths: Mapping[str, Path]) -> None:
-        """Save all, or none if a score is not finite."""
+        """Save all graphs, or none if a score is not finite."""
         check_finite({paths[metric].name: graph for metric, graph in graphs.items()})
         for metric, graph in graphs.items():
             save_graph(graph, paths[metric])
 
     def _checkpoint(self, name: str, **more: Any) -> Checkpoint:
-        """Where the progress of a run is kept: every run, of whatever settings, has its own."""
+        """The checkpoint of this run; runs with other settings have checkpoints of their own."""
         identity = describe(
             self.settings,
             self.model,
@@ -159,14 +159,14 @@ class ExactStudy:
         if others and distributed.count() == 1:
             say(
                 f"note: {shown(others[0])} is the progress of another run (other data, settings "
-                "or code); delete it if nobody goes on with it"
+                "or code); delete this file if that run will not be resumed"
             )
         return Checkpoint(path, identity, self.save_every, overwrite=self.settings.overwrite)
 
     def _patch(self, checkpoint: Checkpoint, *, edges: Tensor | None) -> dict[str, Graph]:
-        """Exact values of all edges (None) or some: says the cost, goes on after a stop."""
+        """Patch all edges (None) or the given ones: print the cost, and resume a stopped run."""
         settings, model, dataset = self.settings, self.model, self.dataset
-        # A batch size that was chosen by the memory that was free stays what it was.
+        # A resumed run keeps its batch size, whatever memory is free now.
         earlier = checkpoint.setting("batch_size")
         limits = Resources(settings.batch_size or earlier, settings.memory)
         plan = make_plan(
@@ -175,8 +175,8 @@ class ExactStudy:
         )  # fmt: skip
         if model.dtype != model.residual_dtype:
             say(
-                f"note: in {settings.dtype} a run's rounding is larger than the values of most "
-                "edges; float32 tells small values apart"
+                f"note: in {settings.dtype}, rounding errors are larger than the values of most "
+                "edges; use float32 to resolve small values"
             )
         seconds = measure_seconds(plan)
         at = " at spans" if self.spans else ""
@@ -184,7 +184,7 @@ class ExactStudy:
             f"exact values: {int(plan.edges.sum()):,} edges{at} x {len(dataset)} pairs in "
             f"{len(plan.units):,} pieces; up to {plan.work.n_bytes() / 2**20:,.0f} MiB beside "
             f"the weights, about {duration(seconds)} in all"
-            + ("; going on where an earlier run was stopped" if earlier else "")
+            + ("; resuming where an earlier run was stopped" if earlier else "")
         )
         return run_plan(plan, checkpoint=checkpoint, quiet=False)
 
@@ -192,33 +192,35 @@ class ExactStudy:
 def exact_estimates(
     settings: Settings, model: Model, dataset: Dataset, *, metric: str, curves: Sequence[str]
 ) -> dict[str, Graph]:
-    """The estimates that stand beside a task's exact values, by the names of their curves.
+    """Estimates to compare with a task's exact values, by the names of their curves.
 
-    Kept as graphs/<model>/real_test/<task>_<metric>_{vanilla,ig,<method>}.
+    The graphs are saved as graphs/<model>/real_test/<task>_<metric>_{vanilla,ig,<method>}.
 
     Args:
         settings: settings of the experiment.
         model: model of `load_model_of`.
-        dataset: what is scored.
+        dataset: data set to score on.
         metric: metric of the scores.
-        curves: names of `CURVES`.
+        curves: names from `CURVES`.
 
     Raises:
-        UserError: the metric has no gradient at the clean input for any of them.
+        UserError: the metric's gradient at the clean input is zero, and every method needs it.
     """
     chosen = {}
     for name in dict.fromkeys(curves):
-        suffix, method, of = EXACT_CURVES.get(name, (f"{{metric}}_{file_suffix(name)}", name, None))
+        suffix, method, scored_by = EXACT_CURVES.get(
+            name, (f"{{metric}}_{file_suffix(name)}", name, None)
+        )
         file = f"real_test/{dataset.task}_{suffix.format(metric=metric)}"
-        chosen[name] = (file, method, of)
+        chosen[name] = (file, method, scored_by)
     return scored_curves(settings, model, dataset, metric=metric, curves=chosen)
 
 
 def check_exact_metric(metric: str) -> str:
-    """The metric, if exact values are of it.
+    """Return the metric if exact values are measured for it.
 
     Raises:
-        UserError: they are not.
+        UserError: exact values are not measured for this metric.
     """
     if metric not in EXACT_METRICS:
         raise UserError(f"exact values are of {', '.join(EXACT_METRICS)}, not of {metric}")

@@ -1,4 +1,4 @@
-"""The jobs of a whole paper for one model: the table of steps with its templates filled in.
+"""The jobs of the whole paper for one model: the steps with their path templates filled in.
 
 Nothing here imports torch.
 """
@@ -16,7 +16,7 @@ EVERYTHING = Run()
 
 @dataclass(frozen=True)
 class Job:
-    """A step for one model: what is run, what it reads and what it writes (below the output)."""
+    """A step for one model, with the paths below the output folder that it reads and writes."""
 
     name: str
     step: Step
@@ -39,32 +39,32 @@ def jobs(
     only: Mapping[str, Sequence[str]] | None = None,
     verified: bool = False,
 ) -> list[Job]:
-    """All that is run for a model, in an order in which it can run.
+    """All jobs for a model, in an order in which they can run.
 
     Args:
-        model: the last part of its name.
-        tasks: those to work on.
-        run: what kind of run it is.
-        only: tasks of a step, by the step's name, where not all; steps that read what it would have
-            written for the others leave them out, too.
-        verified: exact values are of a choice of edges (`--verify`) instead of all.
+        model: last part of the model's name.
+        tasks: requested tasks.
+        run: scope of the run.
+        only: tasks of a step by the step's name, for steps that run on some tasks only; later steps
+            that need the results for the other tasks leave these tasks out.
+        verified: whether exact values are measured for some edges only (`--verify`).
     """
     planned: list[Job] = []
     for step in STEPS:
         chosen = step.tasks(tuple(tasks))
-        made = {path for job in planned for path in job.writes}
+        written = {path for job in planned for path in job.writes}
         asked = (only or {}).get(step.name, chosen)
         chosen = tuple(
             task
             for task in chosen
-            if task in asked and made.issuperset(_paths(step.reads, model, (task,), verified))
+            if task in asked and written.issuperset(_paths(step.reads, model, (task,), verified))
         )
         if not step.when(run) or not chosen:
             continue
         each = step.option == "--task"
         for group in [(task,) for task in chosen] if each else [chosen]:
             filled = partial(_paths, model=model, tasks=group, verified=verified)
-            reads = (*filled(step.reads), *(p for p in filled(step.also_reads) if p in made))
+            reads = (*filled(step.reads), *(p for p in filled(step.also_reads) if p in written))
             if step.name == "report":
                 shown = (path for job in planned for path in job.writes)
                 reads = tuple(path for path in shown if path.endswith((".png", ".csv")))
@@ -76,7 +76,7 @@ def jobs(
 def _paths(
     templates: Sequence[str], model: str, tasks: Sequence[str], verified: bool
 ) -> tuple[str, ...]:
-    """Templates filled in, for each task that they name; each path once."""
+    """Templates filled in for every task, without duplicate paths."""
     filled = (path for template in templates for path in _fill(template, model, tasks, verified))
     return tuple(dict.fromkeys(filled))
 
@@ -84,7 +84,7 @@ def _paths(
 def _fill(template: str, model: str, tasks: Sequence[str], verified: bool) -> Iterator[str]:
     for task in tasks if "{task}" in template or "{metric}" in template else tasks[:1]:
         metric = TASKS[task].metric if task in TASKS else "logit_diff"
-        exact = [f"{of}_real" for of in METRICS]
+        exact = [f"{scored_by}_real" for scored_by in METRICS]
         if verified:
             exact = [f"{metric}_verified", "kl_verified"]
         for graph, points in product(

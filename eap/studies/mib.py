@@ -1,7 +1,7 @@
-"""One cell of MIB's circuit track: a model, a task and a method, scored as the benchmark does.
+"""One cell of MIB's circuit track: a model, a task and a method, scored as in the benchmark.
 
-Edges are scored on the train split and circuits measured on the test split, with k and v counted
-for every query head; the areas are `eap.areas`.
+Edges are scored on the train split and circuits are measured on the test split. k and v are counted
+for every query head. The areas are those of `eap.areas`.
 """
 
 import json
@@ -27,7 +27,7 @@ from eap.runtime.resources import ResourceOptions
 from eap.soft.learning import learn_ranking
 from eap.statistics.measures import SHARES, circuit_sizes
 
-# Names of models on the leaderboard, by a part of their hub name.
+# Names of models on the leaderboard, by the last part of their hub name.
 LEADERBOARD = {
     "gpt2": "gpt2",
     "qwen2.5-0.5b": "qwen2.5",
@@ -47,12 +47,12 @@ LARGEST_FILE = 50 * 10**6
 
 @dataclass(frozen=True, eq=False)
 class MibResult:
-    """What one method gives on one task.
+    """Result of one method on one task.
 
     Attributes:
-        graph: ranking, from the train split.
-        areas: measured on the other split.
-        train, test: the pairs.
+        graph: ranking from the train split.
+        areas: areas measured on the test split.
+        train, test: pairs of the two splits.
     """
 
     graph: Graph
@@ -79,28 +79,30 @@ def mib_study(
     seed: int = 0,
     **resources: Unpack[ResourceOptions],
 ) -> MibResult:
-    """Score a model's edges or nodes on one task of MIB, and take the areas of the ranking.
+    """Score a model's edges or nodes on one MIB task, and measure the areas of the ranking.
 
     Args:
         model: loaded model (`eap.load_model`).
-        task: a name of `eap.data.collections.mib.MIB_TASKS`.
-        method: a name of `eap.methods.METHODS` or 'MAttr'; of several, the mean of their scores.
+        task: name from `eap.data.collections.mib.MIB_TASKS`.
+        method: name from `eap.methods.METHODS` or 'MAttr'; the scores of several methods are
+            averaged.
         level: 'edge' or 'node'.
-        source: where the data are; see `eap.data.collections.mib.load_mib`.
+        source: location of the data; see `eap.data.collections.mib.load_mib`.
         split: split on which circuits are measured: 'test' or 'validation'.
-        n_train: pairs of the train split to score on; None: 1,000 of IOI, else 100.
-        head: measure on only so many pairs; None: all.
-        steps: points of methods that integrate.
-        rule: rule of integration; None: the benchmark's (`benchmark_rule`).
+        n_train: number of pairs of the train split to score on; None: 1,000 for IOI, otherwise 100.
+        head: number of pairs to measure on; None: all.
+        steps: number of points of methods that integrate.
+        rule: integration rule; None: the benchmark's rule (`benchmark_rule`).
         recipe: loss, optimizer and steps of MAttr; None: `eap.Recipe()`.
-        scaled: scaled of a mean of methods: each scaled to unit mean magnitude first; False: raw
-            scores, as in the ensembles of arXiv 2510.06811.
-        rank_input: whether to rank and count the input among the nodes, as the benchmark does.
-        seed: seed of the bootstrap of examples.
+        scaled: whether each method's scores are scaled to unit mean magnitude before they are
+            averaged; False: raw scores, as in the ensembles of arXiv 2510.06811.
+        rank_input: whether the input is ranked and counted among the nodes, as in the benchmark.
+        seed: random seed of the bootstrap over examples.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Raises:
-        UserError: unknown names, data that are not there or do not fit, or what the verbs refuse.
+        UserError: a name is unknown, data are missing or do not fit, or `eap.attribute` or
+            `eap.areas` refuses the arguments.
     """
     names = [method] if isinstance(method, str) else list(method)
     recipe, n_pairs = recipe or Recipe(), n_train or get_mib_task(task).n_train
@@ -137,21 +139,21 @@ def mib_study(
 
 
 def benchmark_rule(method: str, level: str) -> str:
-    """At which points the benchmark integrates: k/m for k = 0..m-1 of EAP-IG's edges, else 1..m."""
+    """The benchmark's rule: points k/m, with k = 0..m-1 for edges by EAP-IG, otherwise k = 1..m."""
     return "library" if method == "EAP-IG" and level == "edge" else "paper"
 
 
 def leaderboard_name(model: str) -> str:
-    """What the leaderboard calls a model; of others, the name after the last slash."""
+    """The leaderboard's name of a model; for other models, the name after the last slash."""
     short = Path(model).name
     return next((name for part, name in LEADERBOARD.items() if short.lower() == part), short)
 
 
 def published_cells(task: str, model: str) -> pd.DataFrame:
-    """What has been published for a task and a model.
+    """Published results for a task and a model; no rows if nothing was published.
 
-    Columns: method, level, CPR, CMD (NaN: not reported), read_in (where the numbers were read) and
-    differs (what is done differently here; empty if nothing). No rows if nothing was published.
+    Columns: method, level, CPR, CMD (NaN: not reported), read_in (source of the numbers) and
+    differs (how the computation here differs; empty if it does not).
     """
     document = json.loads((DATA / "published" / "mib.json").read_text(encoding="utf8"))
     cell = f"{task}_{leaderboard_name(model)}"
@@ -177,9 +179,9 @@ def published_cells(task: str, model: str) -> pd.DataFrame:
 
 
 def submission_path(folder: Path, task: str, model: str, n_edges: int) -> Path:
-    """Where the leaderboard looks for scores: `<folder>/<task>_<model>/scores.json` (or `.pt`).
+    """The leaderboard's path for scores: `<folder>/<task>_<model>/scores.json` (or `.pt`).
 
-    JSON takes about 70 bytes an edge; where that is more than 50 MB, the file is a `.pt`.
+    JSON takes about 70 bytes per edge; if that makes more than 50 MB, the file is a `.pt`.
     """
     suffix = ".pt" if n_edges * 70 > LARGEST_FILE else ".json"
     return folder / f"{task}_{leaderboard_name(model)}" / f"scores{suffix}"
@@ -192,20 +194,20 @@ def submit(
 
     Args:
         graph: the ranking.
-        folder: folder of the submission; it gets a folder `<task>_<model>`.
+        folder: folder of the submission, in which a folder `<task>_<model>` is made.
         task: task of the benchmark.
         model: name of the model.
-        circuits: circuits instead of scores, as `submitted_circuits` cuts them.
+        circuits: circuits to write instead of scores (see `submitted_circuits`).
 
     Raises:
-        UserError: the file would be larger than the leaderboard reads, or stand beside one of
-            another form.
+        UserError: the file is too large for the leaderboard, or the folder already has a file of
+            the other format.
     """
     path = submission_path(folder, task, model, graph.n_edges)
     others = [path.with_suffix(form) for form in (".json", ".pt") if form != path.suffix]
-    if there := [other for other in others if other.exists()]:
+    if existing := [other for other in others if other.exists()]:
         raise UserError(
-            f"{there[0]} is there already, and {path.name} would stand beside it: delete it"
+            f"{existing[0]} already exists, and {path.name} must not be next to it: delete it"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     files = {path: graph}
@@ -219,8 +221,8 @@ def submit(
         contents.save(file)
         if file.stat().st_size > LARGEST_FILE:
             raise UserError(
-                f"{file} has {file.stat().st_size / 10**6:.0f} MB; the leaderboard skips files of "
-                f"more than {LARGEST_FILE // 10**6} MB"
+                f"{file} has {file.stat().st_size / 10**6:.0f} MB; the leaderboard skips files "
+                f"larger than {LARGEST_FILE // 10**6} MB"
             )
     return list(files)
 
@@ -236,9 +238,9 @@ def submitted_circuits(
     """Pruned circuits of at most .1, .2, .5, 1, 2, 5, 10, 20 and 50% of all edges.
 
     Args:
-        graph: a ranking of edges or nodes.
+        graph: ranking of edges or nodes.
         by: 'helpful' for CPR, 'magnitude' for CMD.
-        level, selection, rank_input: level, selection and rank input as for `eap.areas`.
+        level, selection, rank_input: arguments of `eap.areas`.
     """
     n_ranked = count_ranked(graph, level=level, rank_input=rank_input)
     sizes = circuit_sizes(n_ranked, SUBMITTED)

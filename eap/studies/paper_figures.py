@@ -1,4 +1,4 @@
-"""What comes out of the steps of `catalogue`: each figure of the paper, with title and caption."""
+"""Figures that the steps of `catalogue` make, each with its title and caption."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from eap.studies.catalogue import OVERLAPS
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the paper, or a table that stands in its place in the report.
+    """A figure of the paper, or a table that takes the place of a figure in the report.
 
     Attributes:
-        label: "Figure 3", or a title where the paper has no number for it.
-        title: what it shows, in a few words.
-        caption: what one sees, in a sentence or two.
-        script: script that draws it; "" for tables alone.
-        study: folder below results/ that it is in.
-        pictures: names of the pictures (templates), without folder and suffix.
-        tables: names (templates) of the CSVs behind it.
+        label: number in the paper, such as "Figure 3", or a title if there is no number.
+        title: subject of the figure in a few words.
+        caption: description of the figure in a sentence or two.
+        script: script that draws the figure; "" if there are only tables.
+        study: name of the folder below results/.
+        pictures: templates of the names of the pictures, without folder and suffix.
+        tables: templates of the names of the CSV files behind the figure.
     """
 
     label: str
@@ -160,4 +160,4 @@ FIGURES: tuple[Figure, ...] = (
         "", "real", (), ("{task}",),
     ),
 )  # fmt: skip
-"""In the order of the report."""
+"""Figures in the order of the report."""

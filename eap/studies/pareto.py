@@ -26,22 +26,22 @@ def pareto_study(
     batch_size: int | None = None,
     total_edges: bool = False,
 ) -> pd.DataFrame:
-    """Score every edge by each method, measure circuits of every size, and save both.
+    """Score every edge with each method, measure circuits of every size, and save the results.
 
-    Writes graphs/<model>/<task>_{vanilla,task,kl}.json (of other methods: <task>_<method>),
-    results/pareto/<model>/csv/<task>.csv, and <task>_bands.csv beside it, with what surrounds the
-    curves.
+    Writes graphs/<model>/<task>_{vanilla,task,kl}.json (for other methods: <task>_<method>),
+    results/pareto/<model>/csv/<task>.csv with the curves, and <task>_bands.csv in the same folder
+    with standard errors and random circuits.
 
     Args:
         settings: settings of the experiment.
         model: model of `load_model_of`.
         dataset: data set of `load_task`.
         metric: metric of the scores and of faithfulness.
-        sizes: edges to select.
-        n_random: circuits with random scores of every size.
-        curves: names of `CURVES`; each has its columns edges_X and loss_X.
-        batch_size: batch size of evaluation; None: the settings'.
-        total_edges: a column with the number of all edges.
+        sizes: numbers of edges to select.
+        n_random: number of circuits with random scores per size.
+        curves: names from `CURVES`; each curve X has the columns edges_X and loss_X.
+        batch_size: batch size for measuring circuits; None: batch size of the settings.
+        total_edges: whether to add a column with the number of all edges.
 
     Returns:
         The table of curves; see `faithfulness_curves`.

@@ -1,7 +1,7 @@
-"""How many parts of a circuit's nodes it needs: faithfulness by number of kept parts.
+"""Faithfulness of a circuit by the number of parts that its nodes keep.
 
-Edges and parts are scored on every other pair of the task; faithfulness is measured on the pairs
-between them. Fewer than four pairs cannot be halved: then both are all of them.
+Edges and parts are scored on one half of the task's pairs (every other pair), and faithfulness is
+measured on the other half. With fewer than four pairs, all pairs are used for both.
 """
 
 from collections.abc import Sequence
@@ -24,20 +24,21 @@ from eap.runtime.errors import UserError
 from eap.statistics.measures import normalised
 
 SHARES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Shares of the parts of a circuit's nodes that are kept."""
+"""Shares of parts to keep in the circuit's nodes."""
 
 
 @dataclass(frozen=True, eq=False)
 class PartStudy:
-    """What is known of the parts of one task's circuit.
+    """Scores and faithfulness of the parts of one task's circuit.
 
     Attributes:
-        circuit: edges.
-        scores: scores of the parts of its nodes, by kind.
-        table: a row per kind and number of parts: parts, kept, of, share, edges, faithfulness,
-            standard_error, random (as many parts drawn by chance), rest (share of the summed
-            magnitudes that the nodes' rests, or error parts, have).
-        provenance: origin of the numbers.
+        circuit: the circuit, as edges.
+        scores: scores of the parts of the circuit's nodes, by kind of part.
+        table: one row per kind and number of parts, with the columns parts, kept, of, share, edges,
+            faithfulness, standard_error, random (faithfulness with the same number of parts drawn
+            at random) and rest (share of the nodes' rests, or error parts, in the sum of absolute
+            scores).
+        provenance: provenance of the numbers.
     """
 
     circuit: Graph
@@ -65,26 +66,26 @@ def part_study(
     seed: int = 0,
     **resources: Any,
 ) -> PartStudy:
-    """Faithfulness of a circuit some of whose nodes keep only their best parts.
+    """Measure the faithfulness of a circuit in which some nodes keep only their best parts.
 
     Args:
         model: loaded model (`eap.load_model`).
-        dataset: the task's pairs, two at least.
+        dataset: at least two pairs of the task.
         metric: metric of scores and faithfulness.
-        size: edges that are selected for the circuit, before pruning.
-        steps: points of integrated gradients.
-        rule: rule of integration.
-        kinds: names of bases, or features; each is studied with the other nodes whole.
-        shares: shares of the parts that are kept.
-        seed: seed of the parts that are drawn by chance.
+        size: number of edges of the circuit before pruning.
+        steps: number of points of integrated gradients.
+        rule: integration rule.
+        kinds: names of bases, or features; nodes that a basis does not split are kept whole.
+        shares: shares of parts to keep.
+        seed: random seed of the parts drawn at random.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Raises:
-        UserError: fewer than two pairs, no circuit of this size, or a circuit with none of the
-            nodes that a basis splits.
+        UserError: there are fewer than two pairs, there is no circuit of this size, or the circuit
+            has none of the nodes that a basis splits.
     """
     if len(dataset) < 2:
-        raise UserError("one pair says nothing of how faithful a circuit is; use more")
+        raise UserError("one pair is not enough to measure faithfulness; use more pairs")
     found_on = measured_on = dataset
     if len(dataset) >= 4:
         found_on, measured_on = (
@@ -126,7 +127,7 @@ def _curve(
     seed: int,
     resources: dict[str, Any],
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Faithfulness by number of kept parts, beside as many that are drawn by chance."""
+    """Faithfulness by number of parts kept, for the best parts and for parts drawn at random."""
     n = len(scores)
     numbers = sorted({round(share * n) for share in shares})
     drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -161,7 +162,7 @@ def _curve(
 
 
 def kinds_of(names: Sequence[str], features: str | Path | None, model: Model) -> list[str | Parts]:
-    """The bases of a command line: known names, and features from a folder where there is one."""
+    """The bases that a command line names, with features from a folder if one is given."""
     if unknown := [name for name in names if name not in PARTS]:
         raise UserError(f"unknown parts {unknown[0]!r:.60}; known are {', '.join(PARTS)}")
     return [*names, *([] if features is None else [load_features(features, model)])]

@@ -1,12 +1,12 @@
-"""Where files go: the one place that makes a folder's or a file's name of a model or a task.
+"""Paths of all files; the only module that turns a model or a task into a folder or file name.
 
     graphs/<model>/<name>.json             (.safetensors for graphs of over half a million edges)
     results/<study>/<model>/csv/<name>.csv
     results/<study>/<model>/{png,pdf}/<name>
-    results/<model>/model.json             whose results these are
+    results/<model>/model.json             identity of the model
 
-<model> is the name after its last slash, without `.gguf`; of a directory, that directory's own
-name. Loads no torch.
+<model> is the part of the model's name after the last slash, without `.gguf`; for a directory, the
+name of the directory. Loads no torch.
 """
 
 import json
@@ -24,11 +24,11 @@ _ABOVE_PACKAGE = Path(__file__).resolve().parents[2]
 IN_CHECKOUT = (_ABOVE_PACKAGE / "pyproject.toml").is_file()
 
 ROOT = _ABOVE_PACKAGE if IN_CHECKOUT else Path.cwd()
-"""Where results go unless `--output` says otherwise: the checkout, else the working directory."""
+"""Default of `--output`: the checkout if there is one, otherwise the working directory."""
 
 LONGEST = 100
 
-# A graph with more edges than this is kept as safetensors: its JSON would be over 50 MB.
+# A graph with more edges is saved as safetensors, because the JSON file would exceed 50 MB.
 JSON_EDGES = 500_000
 
 
@@ -36,12 +36,12 @@ JSON_EDGES = 500_000
 
 
 def model_name(model: str) -> str:
-    """What folders of results call a model: its name after the last slash.
+    """Folder name of a model: the part of its name after the last slash.
 
-    `.`, `..` and the like have the name of the directory that they mean.
+    Relative paths such as `.` and `..` give the name of the directory that they point to.
 
     Raises:
-        UserError: no folder can have that name.
+        UserError: the name is not valid for a folder.
     """
     if not model.strip():
         return _component(model, "model", model)
@@ -54,17 +54,17 @@ def model_name(model: str) -> str:
 
 
 def task_name(task: str) -> str:
-    """The name of a task, if a file can be called so.
+    """Return the name of a task if it is valid in file names.
 
     Raises:
-        UserError: it is empty, too long, begins with a dot, or holds a separator or a control
-            character.
+        UserError: the name is empty or too long, begins with a dot, or contains a slash or a
+            control character.
     """
     return _component(task, "task", task)
 
 
 def _component(name: str, what: str, given: str) -> str:
-    """`name`, if it can be one part of a path."""
+    """Return `name` if it is a valid path component."""
     shown = repr(given if len(given) <= 60 else f"{given[:57]}...")
     if not name.strip():
         wrong = "is empty"
@@ -85,13 +85,14 @@ def _component(name: str, what: str, given: str) -> str:
 
 
 def graph_file(output: Path, model: str, name: str, *, n_edges: int = 0) -> Path:
-    """`graphs/<model>/<name>.json`, or `.safetensors` for a graph of so many edges."""
+    """`graphs/<model>/<name>.json`, or `.safetensors` for a graph of more than `JSON_EDGES` edges.
+    """
     suffix = ".safetensors" if n_edges > JSON_EDGES else ".json"
     return output / "graphs" / model_name(model) / f"{name}{suffix}"
 
 
 def study_folder(output: Path, study: str, model: str) -> Path:
-    """`results/<study>/<model>`: below it are csv/, png/ and pdf/."""
+    """`results/<study>/<model>`, the folder of csv/, png/ and pdf/."""
     return output / "results" / study / model_name(model)
 
 
@@ -101,14 +102,14 @@ def table_file(output: Path, study: str, model: str, name: str) -> Path:
 
 
 def check_folders(output: Path, model: str | None = None) -> None:
-    """Whether results can be written, before there are any.
+    """Check that results can be written, before any are computed.
 
     Args:
-        output: where results/ and graphs/ are or will be.
-        model: model whose folders are looked at too.
+        output: folder that has or will have results/ and graphs/.
+        model: name of a model whose folders are also checked.
 
     Raises:
-        UserError: a file stands where a folder is needed, or the folder cannot be written to.
+        UserError: a needed folder exists as a file, or is not writable.
     """
     for name in ("results", "graphs"):
         folders = [output / name]
@@ -118,13 +119,13 @@ def check_folders(output: Path, model: str | None = None) -> None:
             folders += [study / model_name(model) for study in studies if study.is_dir()]
         for path in folders:
             if os.path.lexists(path) and not path.is_dir():
-                raise UserError(f"{shown(path)} is no folder, and results are written below it")
+                raise UserError(f"{shown(path)} is no folder, but results must be written below it")
             if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
                 raise UserError(f"{shown(path)} is a folder that cannot be written to")
 
 
 def shown(path: Path) -> str:
-    """A path as a person wants to read it: relative to the working directory if below it."""
+    """A path for messages: relative to the working directory if it is below that directory."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except (OSError, RuntimeError, ValueError):
@@ -135,34 +136,36 @@ def shown(path: Path) -> str:
 
 
 def claim(output: Path, model: str, identity: Mapping[str, Any], *, write: bool = True) -> None:
-    """Keep the folders of a model for it: compare with `results/<model>/model.json`, or write it.
+    """Reserve a model's folders: compare the model with `results/<model>/model.json`, or write it.
+
+    A directory whose weights have changed counts as the same model after further training, and its
+    results are recomputed.
 
     Args:
-        output: where results/ and graphs/ are.
-        model: name as it was passed to `eap.load_model`.
-        identity: what identifies its weights (`Model.source`).
-        write: False: compare only.
+        output: folder that has results/ and graphs/.
+        model: name as passed to `eap.load_model`.
+        identity: identity of the model's weights (`Model.source`).
+        write: whether to write the file; False: only compare.
 
     Raises:
-        UserError: the folders hold results of another model of the same last name. The same
-            directory with other weights is the same model, trained on: its results are made anew.
+        UserError: the folders have results of another model with the same folder name.
     """
     path = output / "results" / model_name(model) / "model.json"
     directory = from_home(model)
-    where = str(directory.resolve()) if model != "toy" and directory.exists() else model
-    # What a name says of where weights lie does not identify them.
+    source = str(directory.resolve()) if model != "toy" and directory.exists() else model
+    # The location of the weights does not identify them.
     hashes = {
         key: value for key, value in identity.items() if key not in ("directory", "file", "name")
     }
-    claimed = {"model": where, **hashes}
+    claimed = {"model": source, **hashes}
     try:
         earlier = json.loads(path.read_text(encoding="utf8")) if path.is_file() else None
     except (OSError, ValueError):
         earlier = None
     if isinstance(earlier, dict):
-        if {**earlier, "model": where} == claimed:
-            return  # these very weights, wherever they lie
-        if earlier.get("model") != where:
+        if {**earlier, "model": source} == claimed:
+            return  # the same weights, wherever they are stored
+        if earlier.get("model") != source:
             other = quoted(str(earlier.get("model")))[1:-1]
             raise UserError(
                 f"{shown(path.parent)} is of another model, {other}; "

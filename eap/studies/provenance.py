@@ -89,7 +89,7 @@ def comparable(*provenances: Provenance | None) -> str | None:
                 f"{of_task}made on different data: {_data_line(first)} and {_data_line(provenance)}"
             )
         for key, name in _OF_A_TASK.items():
-            values = [own.get(key, _DEFAULTS.get(key)) for own in (first, provenance)]
+            values = [origin.get(key, _DEFAULTS.get(key)) for origin in (first, provenance)]
             if None not in values and not _equal(*values):
                 texts = [str(value)[:60] for value in values]
                 return f"{of_task}made with different {name}: {texts[0]} and {texts[1]}"

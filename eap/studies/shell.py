@@ -245,7 +245,7 @@ def folder(text: str) -> Path:
     """A folder that is there and can be written to, or can be made."""
     path = from_home(text)
     try:
-        there = next(
+        existing = next(
             parent for parent in (path, *path.absolute().parents) if os.path.lexists(parent)
         )
         path.exists()  # raises where the name is too long
@@ -255,8 +255,8 @@ def folder(text: str) -> Path:
         raise argparse.ArgumentTypeError(
             f"{quoted(text, 60)} is not the name of a folder"
         ) from None
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{there} is not a folder that can be written to")
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{existing} is not a folder that can be written to")
     return path
 
 
@@ -328,11 +328,11 @@ def explain(error: Exception) -> tuple[str | None, int]:
     if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return "out of memory; give a smaller --memory or --batch_size", 1
     if isinstance(error, OSError):
-        where = error.filename
-        if where is None:  # files say their names: it is what is printed to
+        place = error.filename
+        if place is None:  # files say their names: it is what is printed to
             _close_output()
-            where = "while writing to the output"
-        return f"{error.strerror or error}: {where}", 1
+            place = "while writing to the output"
+        return f"{error.strerror or error}: {place}", 1
     return None, 1
 
 
@@ -340,9 +340,9 @@ def fail(message: str, status: int = 2) -> NoReturn:
     """Print one line to standard error (once, if several processes fail) and exit."""
     several = processes.count() > 1
     if not several or runtime.distributed.is_first_to_fail():
-        where = f" (process {processes.rank()})" if several else ""
+        place = f" (process {processes.rank()})" if several else ""
         with suppress(OSError, ValueError):
-            print(f"error{where}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+            print(f"error{place}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     _leave(status)
 
 

@@ -108,9 +108,9 @@ def stability_study(
     halves = [dataset, dataset]
     if len(dataset) >= 4:
         halves = [replace(dataset, examples=dataset.examples[first::2]) for first in (0, 1)]
-    how = get_method(method)
-    integration: dict[str, Any] = {"steps": steps} if how.integrates else {}
-    if how.integrates and how.uses_rule:
+    spec = get_method(method)
+    integration: dict[str, Any] = {"steps": steps} if spec.integrates else {}
+    if spec.integrates and spec.uses_rule:
         integration["rule"] = rule
     stability = bootstrap(
         model,
@@ -164,13 +164,13 @@ def _judged_size(stability: Stability) -> int:
 def _to_be_judged(stability: Stability) -> Graph:
     """The largest consensus circuit within limits; where none is, the ranking's own circuit."""
     graph, size = stability.graph, _judged_size(stability)
-    found = next(each for each in stability.sizes if each.size == size)
-    if found.consensus.count_edges():
-        return found.consensus
-    circuit = graph.greedy(found.size).prune()
+    stable = next(each for each in stability.sizes if each.size == size)
+    if stable.consensus.count_edges():
+        return stable.consensus
+    circuit = graph.greedy(stable.size).prune()
     if not circuit.count_edges():
         raise UserError(
-            f"no path from the input to the logits is among the {found.size} best edges, so there "
+            f"no path from the input to the logits is among the {stable.size} best edges, so there "
             "is no circuit to judge; give larger sizes"
         )
     return circuit
@@ -187,9 +187,9 @@ def edge_table(stability: Stability) -> pd.DataFrame:
             "score": float(graph.scores[i, j]),
             "standard_error": float(errors[i, j]),
         }
-        row |= {f"P_{own.size}": float(own.frequency[i, j]) for own in stability.sizes}
+        row |= {f"P_{size.size}": float(size.frequency[i, j]) for size in stability.sizes}
         rows.append(row)
-    columns = ["edge", "score", "standard_error", *(f"P_{own.size}" for own in stability.sizes)]
+    columns = ["edge", "score", "standard_error", *(f"P_{size.size}" for size in stability.sizes)]
     frame = pd.DataFrame(rows, columns=columns)
     order = [*reversed(columns[3:])]
     return frame.sort_values([*order, "edge"], ascending=[False] * len(order) + [True])

@@ -92,9 +92,9 @@ def smallest_faithful(
     low, high = corrupted[metric].mean(), clean[metric].mean()
     # A few sizes at a time: most tasks need no large circuit.
     for first in range(0, len(sizes), 8):
-        some = [circuit.prune() for circuit in graph.greedy_circuits(sizes[first : first + 8])]
-        values = evaluate(model, some, dataset, quiet=False, **options)[metric].mean(1)
-        for circuit, value in zip(some, values, strict=True):
+        pruned = [circuit.prune() for circuit in graph.greedy_circuits(sizes[first : first + 8])]
+        values = evaluate(model, pruned, dataset, quiet=False, **options)[metric].mean(1)
+        for circuit, value in zip(pruned, values, strict=True):
             if normalised(float(value), float(high), float(low)) >= FAITHFUL:
                 return circuit
     say(f"no smaller circuit of {dataset.task} is {FAITHFUL:.0%} faithful: taking all edges")

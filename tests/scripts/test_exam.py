@@ -61,9 +61,9 @@ def test_the_readme_recommends_what_the_table_does(table):
     assert nodes == ["RelP", "EAP-IG", "MAttr (cmd)"]
     text = " ".join((ROOT / "README.md").read_text(encoding="utf8").split())
     assert (
-        "With one backward pass take GIM, with five EAP-IG (the paper's, and the default) or CEAP, "
-        "and with time to train one ranking for all sizes MAttr with the loss `cmd`. For nodes "
-        "take RelP, EAP-IG or MAttr."
+        "With one backward pass, use GIM. With five, use EAP-IG (the paper's method and the "
+        "default) or CEAP. With time to train one ranking for all sizes, use MAttr with the loss "
+        "`cmd`. For nodes, use RelP, EAP-IG or MAttr."
     ) in text
     assert inspect.signature(eap.attribute).parameters["method"].default == "EAP-IG"
 

@@ -50,7 +50,7 @@ def load_manual_circuit(
     """
     path = FOLDER / f"{task}.json"
     if not path.exists():
-        known = ", ".join(sorted(own.stem for own in FOLDER.glob("*.json")))
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.json")))
         raise UserError(f"no hand-made circuit of {task!r}; there are those of {known}")
     document = json.loads(path.read_text(encoding="utf8"))
     wanted = (document["n_layers"], document["n_heads"])

@@ -108,7 +108,7 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> KnownCircuit:
         model=model,
         dataset=Dataset(name, examples, provenance=origin),
         circuit=graph.empty().add(*document["edges"]),
-        alternatives=tuple(graph.empty().add(*own) for own in document.get("alternatives", [])),
+        alternatives=tuple(graph.empty().add(*edges) for edges in document.get("alternatives", [])),
     )
 
 
@@ -116,19 +116,20 @@ def numpy_logits(
     weights: dict[str, Float[np.ndarray, "..."]], scale: float, tokens: tuple[int, ...]
 ) -> Float[np.ndarray, " d_vocab"]:
     """Logits at the last token, by a plain forward pass in float64."""
-    W = {name: own.astype(np.float64) for name, own in weights.items()}
+    W = {name: weight.astype(np.float64) for name, weight in weights.items()}
     n = len(tokens)
     x = W["W_E"][list(tokens)] + W["W_pos"][:n]
     n_layers = sum(name.endswith("W_in") for name in W)
     hidden = np.triu(np.full((n, n), -np.inf), k=1)
     for layer in range(n_layers):
-        own = {name.split(".")[-1]: W[name] for name in W if name.startswith(f"blocks.{layer}.")}
-        q, k, v = (x @ own[f"W_{kind}"] + own[f"b_{kind}"][:, None] for kind in "QKV")
+        block = {name.split(".")[-1]: W[name] for name in W if name.startswith(f"blocks.{layer}.")}
+        q, k, v = (x @ block[f"W_{kind}"] + block[f"b_{kind}"][:, None] for kind in "QKV")
         scores = q @ k.swapaxes(1, 2) * scale + hidden  # [head, query, key]
         pattern = np.exp(scores - scores.max(axis=-1, keepdims=True))
         pattern /= pattern.sum(axis=-1, keepdims=True)
-        x = x + (pattern @ v @ own["W_O"]).sum(axis=0) + own["b_O"]
-        x = x + np.maximum(x @ own["W_in"].T + own["b_in"], 0) @ own["W_out"].T + own["b_out"]
+        x = x + (pattern @ v @ block["W_O"]).sum(axis=0) + block["b_O"]
+        hidden_units = np.maximum(x @ block["W_in"].T + block["b_in"], 0)
+        x = x + hidden_units @ block["W_out"].T + block["b_out"]
     return x[-1] @ W["W_U"].T
 
 
@@ -204,10 +205,10 @@ def _check_against_numpy(
     document: dict[str, Any],
     examples: tuple[Example, ...],
 ) -> None:
-    prompts = [prompt for own in examples[:4] for prompt in (own.clean, own.corrupted)]
-    expected = np.stack([numpy_logits(weights, document["scale"], own) for own in prompts])
-    found = run_tokens(model, torch.tensor(prompts)).double().numpy()
-    error = np.abs(found - expected).max()
+    prompts = [prompt for example in examples[:4] for prompt in (example.clean, example.corrupted)]
+    expected = np.stack([numpy_logits(weights, document["scale"], prompt) for prompt in prompts])
+    logits = run_tokens(model, torch.tensor(prompts)).double().numpy()
+    error = np.abs(logits - expected).max()
     if not error <= 1e-4 * np.abs(expected).max():  # also when it is NaN
         raise UserError(
             f"known circuit {model.name!r}: its logits differ from a plain forward pass by "

@@ -31,7 +31,10 @@ def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> l
         names: [name for name in names if vocabulary.is_one_token(f" {name}")] for names in CLASSES
     }
     members = [
-        (member, names) for names, own in CLASSES.items() if accepted[names] for member in own
+        (member, names)
+        for names, members_of in CLASSES.items()
+        if accepted[names]
+        for member in members_of
     ]
     prompts = vocabulary.encode_all([TEMPLATE.format(member) for member, _ in members])
     same_length = defaultdict(list)
@@ -40,13 +43,13 @@ def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> l
     rows = []
     for (member, names), prompt in zip(members, prompts, strict=True):
         others = [
-            (other, own)
-            for other, own in same_length[len(prompt)]
-            if not set(accepted[own]) & set(accepted[names])
+            (other, other_names)
+            for other, other_names in same_length[len(prompt)]
+            if not set(accepted[other_names]) & set(accepted[names])
         ]
         if not others:
             continue
-        other, own = random.choice(others)
+        other, other_names = random.choice(others)
         rows.append(
             {
                 "clean": TEMPLATE.format(member),
@@ -56,9 +59,11 @@ def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> l
                 "answers_idx": str([vocabulary.token(f" {name}") for name in accepted[names]]),
                 "corrupted": TEMPLATE.format(other),
                 "c1": other,
-                "corrupted_hypernym": own[0],
-                "corrupted_answers": str(accepted[own]),
-                "corrupted_answers_idx": str([vocabulary.token(f" {n}") for n in accepted[own]]),
+                "corrupted_hypernym": other_names[0],
+                "corrupted_answers": str(accepted[other_names]),
+                "corrupted_answers_idx": str(
+                    [vocabulary.token(f" {n}") for n in accepted[other_names]]
+                ),
             }
         )
     rows = [row for row in rows if keep(row)]

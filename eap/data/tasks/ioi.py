@@ -42,7 +42,7 @@ def generate(
     def draw(_: int) -> dict[str, str]:
         indirect_object, subject, third = random.sample(names, 3)
         first, second = random.sample([indirect_object, subject], 2)
-        template, place, thing = (random.choice(own) for own in (TEMPLATES, places, objects))
+        template, place, thing = (random.choice(words) for words in (TEMPLATES, places, objects))
 
         fill = partial(template.format, A=first, B=second, place=place, object=thing)
         return {

@@ -70,8 +70,8 @@ def constructions() -> dict[str, list[tuple[str, str]]]:
     nouns = [noun for noun, _ in others]
     inner = [(noun, f"{noun}s") for noun in ATTRACTORS]
     prepositions = ["near", "behind", "beside", "with", "above", "below"]
-    heads = [own[0] for own in people] + [own[1] for own in people]
-    thing_heads = [own[0] for own in things] + [own[1] for own in things]
+    heads = [noun[0] for noun in people] + [noun[1] for noun in people]
+    thing_heads = [noun[0] for noun in things] + [noun[1] for noun in things]
     return {
         "simple_agrmt": pairs("The {}", people),
         "sent_comp": pairs("The {1} said the {0}", people, [noun for noun, _ in inner]),

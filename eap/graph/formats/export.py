@@ -59,8 +59,8 @@ def to_networkx(graph: GraphContents) -> nx.MultiDiGraph:
             layer, _ = _place(component, graph.config.n_layers)
             kinds = {"a": "head", "m": "mlp"}
             kind = component if component in ("input", "logits") else kinds[component[0]]
-            where = {"span": graph.span_names[span]} if graph.span_names else {}
-            network.add_node(name, kind=kind, layer=layer, **where)
+            span_of = {"span": graph.span_names[span]} if graph.span_names else {}
+            network.add_node(name, kind=kind, layer=layer, **span_of)
             if graph.node_scores is not None and component != "logits":
                 scores = graph.node_scores.view(-1, graph.config.n_forward)
                 network.nodes[name]["score"] = float(scores[span, index])

@@ -76,9 +76,9 @@ def load_neurons(path: str | Path) -> NeuronFile:
     origin = graph.provenance.get("read_from", {})
     if origin:  # another program's file
         sign = -1 if origin.get("signs") == "turned" else 1
-        left = [key for key in origin.get("left_out", []) if key not in (kept_key, scores_key)]
+        unread = [key for key in origin.get("left_out", []) if key not in (kept_key, scores_key)]
         origin = {key: value for key, value in origin.items() if key != "left_out"}
-        origin |= {"left_out": left} if left else {}
+        origin |= {"left_out": unread} if unread else {}
         graph = replace(graph, provenance={**graph.provenance, "read_from": origin})
     if path.suffix == ".json":
         nodes = json.loads(path.read_text("utf-8-sig"))["nodes"]
