@@ -34,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--mean",
         choices=("raw", "scaled"),
         default="raw",
-        help="whether scores are rescaled before several methods are averaged",
+        help="scores to average for several methods: raw, or scaled to unit mean magnitude",
     )
     add("--level", choices=("edge", "node"), default="edge", help="whether to rank edges or nodes")
     add("--source", help="folder with a copy of the data set, or CSV of pairs (default: hub)")
@@ -84,7 +84,11 @@ def make_parser() -> argparse.ArgumentParser:
         default=0,
         help="random seed of MAttr and of the bootstrap over examples",
     )
-    add("--batch_size", type=shell.positive, help="batch size (default: what memory allows)")
+    add(
+        "--batch_size",
+        type=shell.positive,
+        help="batch size in pairs (default: what memory allows)",
+    )
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
     add("--device_map", help="split layers over several devices: auto, balanced, sequential")
     add(
@@ -96,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--memory",
         type=shell.gigabytes,
         metavar="GB",
-        help="memory besides weights (default: half)",
+        help="memory budget besides the weights (default: half of free memory)",
     )
     add("--output", type=shell.output_folder, default=ROOT, help="folder for results/ and graphs/")
     add("--submission", type=shell.folder, help="also write <task>_<model>/ into this folder")
@@ -120,7 +124,7 @@ def main() -> None:
         model=args.model, revision=args.revision, device=args.device, device_map=args.device_map,
         dtype=args.dtype, output=args.output,
     )  # fmt: skip
-    check_source(args.source)  # before the model, which takes long
+    check_source(args.source)  # before the slow loading of the model
     recipe = Recipe(
         steps=args.learning_steps, loss=args.loss, optimizer=args.optimizer,
         learning_rate=args.learning_rate, k=args.sizes, seed=args.seed,

@@ -62,9 +62,7 @@ def main() -> None:
     # 3. Print the results.
     shell.say(f"\nedge IoU:\n{tables['edge_ious'].round(2).to_string()}")
     command = studies.next_command("all_cross_task_faithfulness.py", settings=settings)
-    shell.say(
-        f"\n{shell.shown(folder)} is written; measure the circuits on other tasks: {command}"
-    )
+    shell.say(f"\n{shell.shown(folder)} is written; measure the circuits on other tasks: {command}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument(
         "--eval_batch_size",
         type=shell.positive,
-        help="batch size for measuring circuits (default: --batch_size)",
+        help="batch size for measuring circuits, in pairs (default: --batch_size)",
     )
     parser.add_argument(
         "--end_proportion",

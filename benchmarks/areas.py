@@ -1,10 +1,11 @@
-"""Every method's ranking of a model's edges and nodes, judged by areas: rows for two pages.
+"""Areas of every method's rankings of a model's edges and nodes, as rows for two pages.
 
     python benchmarks/areas.py --model path/to/model --csv areas.csv
 
-Every method scores the edges (and, where it has them, the nodes) on the first pairs of each task,
-and is judged on other pairs (CPR, CMD and accuracy: docs/measures.md). Learned rankings (MAttr) are
-trained on the same first pairs. `benchmarks/exam.py` and `benchmarks/real_model.py` show the rows.
+Every method scores the edges (and the nodes, if the method can) on the first pairs of each task.
+Its areas (CPR, CMD and accuracy; see docs/measures.md) are measured on other pairs. Learned
+rankings (MAttr) are trained on the same first pairs. `benchmarks/exam.py` and
+`benchmarks/real_model.py` show the rows.
 """
 
 import argparse
@@ -26,17 +27,17 @@ from eap.runtime.errors import UserError
 from eap.studies import save_csv, shell
 
 ENSEMBLE = ("EAP", "EAP-IG", "EAP-IG-activations", "clean-corrupted")
-"""Methods of one unit, whose means are examined too."""
+"""Methods with scores in the same unit, whose means are also evaluated."""
 
 OVERSHOOT = 1.02
-"""A ranking overshoots where its CPR's whole interval is above this."""
+"""A ranking overshoots if the whole interval of its CPR is above this value."""
 
 Row = dict[str, str | float]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """One method's ranking: its graph, the seconds it took, resamples where they were asked for."""
+    """Ranking of one method: its graph, the time in seconds, and resamples if requested."""
 
     method: str
     graph: eap.Graph
@@ -46,14 +47,14 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Rankings:
-    """A choice of rankings.
+    """Selection of rankings to evaluate.
 
     Attributes:
         methods: names of methods.
-        recipes: recipes of learned rankings by name.
-        metric: metric of those that ask for one.
+        recipes: recipes of learned rankings, by name.
+        metric: metric of the methods that use one.
         level: 'edge' or 'node'.
-        n_resamples: bootstrap resamples of the methods that score each example; 0: none.
+        n_resamples: number of bootstrap resamples for methods that score each example; 0: none.
     """
 
     methods: Sequence[str] = tuple(METHODS)
@@ -63,7 +64,7 @@ class Rankings:
     n_resamples: int = 0
 
     def of(self, model: eap.Model, dataset: Dataset) -> Iterator[Ranking]:
-        """Every ranking in turn, the means of several methods and learned ones last."""
+        """Yield every ranking, with means of several methods and learned rankings last."""
         made: dict[str, Ranking] = {}
         for name in self.methods:
             try:
@@ -97,7 +98,7 @@ class Rankings:
 
 
 def learned(steps: int, pairs: int) -> dict[str, eap.Recipe]:
-    """Learned rankings by two losses, the metric's and the area's."""
+    """Recipes of learned rankings with two losses: the metric and the area."""
     return {
         "MAttr (metric)": eap.Recipe(steps, pairs=pairs),
         "MAttr (cmd)": eap.Recipe(steps, pairs=pairs, loss="cmd", k="log"),
@@ -107,7 +108,7 @@ def learned(steps: int, pairs: int) -> dict[str, eap.Recipe]:
 def judged_rows(
     model: eap.Model, task: str, rankings: Rankings, pairs: int, judged: int
 ) -> list[Row]:
-    """A row per ranking of a task: its areas on other pairs than those that were scored."""
+    """One row per ranking of a task, with areas on pairs that were not used for scoring."""
     data = eap.load_dataset(task, model.tokenizer, head=pairs + judged)
     others = Dataset(data.task, data.examples[pairs:], data.prepend_bos, data.provenance)
     rows: list[Row] = []
@@ -130,7 +131,7 @@ def judged_rows(
 # ---- as a page has them --------------------------------------------------------------------------
 
 COLUMNS = {"auroc": "AUROC", "exact": "exact", "cpr": "CPR", "cmd": "CMD", "accuracy": "accuracy"}
-"""Columns of numbers that have intervals, as tables of pages head them."""
+"""Columns with intervals, by their headings in the tables of the pages."""
 
 ABOUT_AREAS = """\
 **CPR** is the area under normalised faithfulness for circuits of the most helpful edges (or nodes),
@@ -143,14 +144,14 @@ the logits, because its best edges are not connected."""
 
 
 def best_in(column: str, values: pd.Series) -> object:
-    """Label of the best row of a column of areas."""
+    """Label of the row with the best value in a column of areas."""
     if column == "cpr":
         return (values - 0.999).abs().idxmin()
     return values.idxmin() if column == "cmd" else values.idxmax()
 
 
 def with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
-    """The columns of a page's table: each interval in brackets behind its number, the best bold."""
+    """Columns of a page's table, with intervals in brackets and the best value in bold."""
     shown = pd.DataFrame({"method": rows["method"]})
     for column, heading in COLUMNS.items():
         if column not in rows or rows[column].isna().all():
@@ -169,26 +170,26 @@ def with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def overshooting(rows: pd.DataFrame) -> str:
-    """The methods whose circuits overshoot, with the number of tasks on which they do."""
+    """Methods whose circuits overshoot, each with the number of tasks on which they do."""
     above = rows[rows["cpr_low"] > OVERSHOOT]["method"].value_counts()
     return ", ".join(f"{name} {n}" for name, n in above.items()) or "none"
 
 
 def main() -> None:
-    """Score, judge, and write the table."""
+    """Score, measure the areas, and write the table."""
     parser = shell.OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--model", default="toy", help="name, directory or GGUF file of the model")
-    add("--tasks", nargs="+", default=list(PARETO_TASKS), help="tasks that are scored")
-    add("--pairs", type=shell.positive, default=100, help="number of pairs that methods score")
-    add("--judged", type=shell.positive, default=200, help="number of others that judge them")
-    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="methods that score")
+    add("--tasks", nargs="+", default=list(PARETO_TASKS), help="tasks to score")
+    add("--pairs", type=shell.positive, default=100, help="number of pairs for scoring")
+    add("--judged", type=shell.positive, default=200, help="number of other pairs for areas")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="scoring methods")
     add("--levels", nargs="+", choices=("edge", "node"), default=["edge", "node"], help="levels")
     add("--learning_steps", type=int, default=0, help="optimizer steps of MAttr; 0: no MAttr")
-    add("--learning_pairs", type=shell.positive, default=1, help="pairs of each of those steps")
-    add("--csv", type=Path, required=True, help="table that is written")
+    add("--learning_pairs", type=shell.positive, default=1, help="pairs per optimizer step")
+    add("--csv", type=Path, required=True, help="CSV file to write")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     model = eap.load_model(args.model)

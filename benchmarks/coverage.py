@@ -1,7 +1,7 @@
-"""How often each printed interval holds the true value: simulated, under known truths.
+"""Coverage of the printed intervals: how often each contains the true value, by simulation.
 
     python benchmarks/coverage.py            # 2,000 samples of each kind; about three minutes
-    python benchmarks/coverage.py --write    # also puts the table into docs/reliability.md
+    python benchmarks/coverage.py --write    # also writes the table into docs/reliability.md
 
 A test runs the same simulations with fewer samples (`tests/unit/test_coverage.py`).
 """
@@ -43,9 +43,9 @@ class Simulation:
     """One kind of interval.
 
     Attributes:
-        name: where it is printed, and how it is made.
-        sizes: numbers of pairs or tasks of a sample.
-        truths: by name, `(generator, n) -> interval, true value` for one sample.
+        name: place where the interval is printed, and how it is computed.
+        sizes: sample sizes, in pairs or tasks.
+        truths: simulations by name; `(generator, n) -> interval, true value` draws one sample.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Simulation:
     truths: dict[str, Callable[[Generator, int], tuple[Ends, float]]]
 
     def coverage(self, n: int, n_samples: int) -> dict[str, float]:
-        """How often the interval holds the truth, for every truth."""
+        """How often the interval contains the true value, for every truth."""
         covered = {}
         for truth, sample in self.truths.items():
             generator = np.random.default_rng(n)
@@ -80,9 +80,10 @@ GAP = 4.0
 def runs(
     generator: Generator, n: int, curve: list[float]
 ) -> tuple[Float[np.ndarray, "size n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Circuits, clean and corrupted run on n pairs; the whole model is the clean run.
+    """Simulate circuits, the clean run and the corrupted run on n pairs.
 
-    Circuits differ from the curve by what sizes share and by what is their own.
+    The whole model is the clean run. Circuits differ from the curve by noise shared between sizes
+    and by independent noise.
     """
     clean, corrupted = GAP + generator.normal(size=n), 0.7 * generator.normal(size=n)
     own = 1.5 * generator.normal(size=n) + 0.5 * generator.normal(size=(len(curve), n))
@@ -95,7 +96,7 @@ def _seed(generator: Generator) -> int:
 
 
 def cpr(curve: list[float]) -> Callable[[Generator, int], tuple[Ends, float]]:
-    """CPR's interval, of circuits whose faithfulness by size is a curve."""
+    """Interval of CPR for circuits with a given faithfulness curve."""
 
     def sample(generator: Generator, n: int) -> tuple[Ends, float]:
         found = interval_of_shares(
@@ -107,7 +108,7 @@ def cpr(curve: list[float]) -> Callable[[Generator, int], tuple[Ends, float]]:
 
 
 def cmd(curve: list[float]) -> Callable[[Generator, int], tuple[Ends, float]]:
-    """CMD's interval, of circuits whose faithfulness by size is a curve."""
+    """Interval of CMD for circuits with a given faithfulness curve."""
 
     def sample(generator: Generator, n: int) -> tuple[Ends, float]:
         found = interval_of_distances(
@@ -119,7 +120,7 @@ def cmd(curve: list[float]) -> Callable[[Generator, int], tuple[Ends, float]]:
 
 
 def accuracy(curve: list[float]) -> Callable[[Generator, int], tuple[Ends, float]]:
-    """A pair is decided right if the circuit's share is above the pair's own difficulty."""
+    """Interval of accuracy: a pair is correct if the circuit's share is above its difficulty."""
 
     def sample(generator: Generator, n: int) -> tuple[Ends, float]:
         right = np.array(curve)[:, None] > generator.random(n)
@@ -130,7 +131,7 @@ def accuracy(curve: list[float]) -> Callable[[Generator, int], tuple[Ends, float
 
 
 def band(size: int) -> Callable[[Generator, int], tuple[Ends, float]]:
-    """The band of a curve at one size."""
+    """Confidence band of a curve at one size."""
 
     def sample(generator: Generator, n: int) -> tuple[Ends, float]:
         curve = CURVES["slow"]
@@ -143,7 +144,7 @@ def band(size: int) -> Callable[[Generator, int], tuple[Ends, float]]:
 
 
 def missed(share: float) -> Callable[[Generator, int], tuple[Ends, float]]:
-    """Screening: the largest share of edges above a bound, from a sample of n."""
+    """Upper limit of screening for the share of edges above a bound, from a sample of n edges."""
 
     def sample(generator: Generator, n: int) -> tuple[Ends, float]:
         return (0.0, upper_share(int(generator.binomial(n, share)), n)), share
@@ -155,7 +156,7 @@ def missed(share: float) -> Callable[[Generator, int], tuple[Ends, float]]:
 
 
 def differences(spread: float) -> Callable[[Generator, int], tuple[Ends, float]]:
-    """A difference of two methods, of which tasks have their own."""
+    """Interval of the difference between two methods, which varies between tasks."""
 
     def sample(generator: Generator, n: int) -> tuple[Ends, float]:
         found = interval_of_tasks(0.1 + spread * generator.normal(size=n))
@@ -167,7 +168,7 @@ def differences(spread: float) -> Callable[[Generator, int], tuple[Ends, float]]
 def cross_task(
     generator: Generator, n: int, slope: float
 ) -> tuple[list[pd.DataFrame], pd.DataFrame]:
-    """Overlaps of circuits of tasks that lie somewhere in a space, and cross-task faithfulness."""
+    """Simulate circuit overlap and cross-task faithfulness for tasks with positions in a space."""
     places = generator.normal(size=(n, 3))
     alike = np.exp(-np.linalg.norm(places[:, None] - places, axis=-1))
     noise = generator.normal(size=(3, n, n))
@@ -179,9 +180,9 @@ def cross_task(
 
 
 def unexplained(slope: float) -> Callable[[Generator, int], tuple[Ends, float]]:
-    """The share of variance over pairs of tasks that overlap does not explain."""
+    """Interval of the share of variance over pairs of tasks that overlap does not explain."""
     generator = np.random.default_rng(0)
-    # The jackknife's value of many tasks: the truth.
+    # The true value is the jackknife's value for many tasks.
     truth = np.mean(
         [unexplained_variance(*cross_task(generator, 40, slope)).mean() for _ in range(12)]
     )
@@ -215,13 +216,13 @@ def simulations() -> list[Simulation]:
 
 
 def rows(n_samples: int) -> Iterator[tuple[str, dict[int, dict[str, float]]]]:
-    """For every interval, by size of sample and truth, how often it holds the truth."""
+    """Coverage of every interval, by sample size and truth."""
     for simulation in simulations():
         yield simulation.name, {n: simulation.coverage(n, n_samples) for n in simulation.sizes}
 
 
 def table(n_samples: int) -> str:
-    """One row an interval; a cell is the lowest and the highest coverage over the truths."""
+    """Table with one row per interval; cells have the lowest and highest coverage over truths."""
     sizes = [f"{n} pairs" for n in PAIRS] + [f"{n} tasks" for n in TASKS]
     lines = [f"| 95% interval | {' | '.join(sizes)} |", "|---" * (1 + len(sizes)) + "|"]
     for name, covered in rows(n_samples):
@@ -239,7 +240,7 @@ def main() -> None:
     """Print the table, or write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=2000, help="number of simulated samples")
-    parser.add_argument("--write", action="store_true", help="put the table into the page")
+    parser.add_argument("--write", action="store_true", help="write the table into the page")
     args = parser.parse_args()
     lines = table(args.samples)
     print(lines)

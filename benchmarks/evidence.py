@@ -16,7 +16,6 @@ import pandas as pd
 
 import eap
 from eap.data.tasks import PARETO_TASKS
-from eap.runtime.code import command
 from eap.studies import save_csv, shell
 
 Row = dict[str, str | float]
@@ -38,25 +37,22 @@ def main() -> None:
     add("--csv", type=Path, required=True, help="table to write")
     args = parser.parse_args()
     model = eap.load_model(args.model)
+    settings = {
+        name: getattr(args, name) for name in ("pairs", "size", "subsets", "steps", "prices")
+    }
+    origin = {"model": model.short_name, **settings, "version": eap.__version__}
     rows = pd.read_csv(args.csv).to_dict("records") if args.csv.exists() else []
     done = {row["task"] for row in rows}
     for task in args.tasks:
         if task not in done:
-            rows.append(
-                row_of(model, task, args.pairs, args.size, args.subsets, args.steps, args.prices)
-            )
-            save_csv(pd.DataFrame(rows), args.csv, {"command": command()})
+            rows.append(row_of(model, task, **settings))
+            save_csv(pd.DataFrame(rows), args.csv, origin)
 
 
 def row_of(
-    model: eap.Model,
-    task: str,
-    pairs: int,
-    size: int,
-    n_subsets: int,
-    steps: int,
+    model: eap.Model, task: str, *, pairs: int, size: int, subsets: int, steps: int,
     prices: list[float],
-) -> Row:
+) -> Row:  # fmt: skip
     """One task's certificate and second circuit, with the seconds that both took."""
     dataset = eap.load_dataset(task, model.tokenizer, head=pairs)
     found_on, measured_on = (
@@ -64,7 +60,7 @@ def row_of(
     )
     begun = time.perf_counter()
     certificate = eap.certify(
-        model, found_on, size, n_subsets=n_subsets, measured_on=measured_on, quiet=True
+        model, found_on, size, n_subsets=subsets, measured_on=measured_on, quiet=True
     )
     certified = time.perf_counter()
     recipe = eap.Recipe(steps, loss="faithfulness", k="log", pairs=4)

@@ -1,12 +1,13 @@
-"""The exam: every method on models whose circuit is known, on the toy model and on real ones.
+"""Comparison of all methods on models with known circuits, on the toy model and on real models.
 
     make exam
-    python -m benchmarks.exam --page_only       the page again, from the tables
+    python -m benchmarks.exam --page_only       only rewrites the page, from the tables
 
-Writes docs/methods-compared.md with its picture, and the numbers as benchmarks/results/exam.csv
-with their origin beside them. On known models a ranking is compared with the true edges and with
-exact values; on the toy model its circuits are measured on pairs that it has not seen. Rows of real
-models are those of their studies (`benchmarks/real_model.py`), from results/gallery.
+Writes docs/methods-compared.md with its picture, and the numbers with their provenance to
+benchmarks/results/exam.csv. On models with known circuits, a ranking is compared with the true
+edges and with exact values. On the toy model, the ranking's circuits are measured on pairs that
+were not used for scoring. Rows of real models come from results/gallery, which
+`benchmarks/real_model.py` writes.
 """
 
 import argparse
@@ -81,7 +82,7 @@ ADVICE = """\
 
 
 def known_rows(known: KnownCircuit) -> list[Row]:
-    """A row per method: AUROC with its interval, agreement with exact values, seconds."""
+    """One row per method: AUROC with its interval, agreement with exact values, seconds."""
     exists, rows = known.circuit.edge_exists, list[Row]()
     exact = eap.attribute(known.model, known.dataset, method="exact", quiet=True)
     rankings = Rankings(recipes=RECIPES, n_resamples=N_RESAMPLES)
@@ -108,12 +109,12 @@ def known_rows(known: KnownCircuit) -> list[Row]:
 
 
 def real_rows() -> pd.DataFrame:
-    """Areas that studies of real models keep in the gallery."""
+    """Areas of real models, from the gallery."""
     return pd.concat([pd.read_csv(path) for path in sorted(GALLERY.glob("*/areas.csv"))])
 
 
 def classes() -> dict[str, list[str]]:
-    """Methods that cost alike, by what they cost: among them the page recommends one."""
+    """Methods by class of cost; the page recommends one method of each class."""
     estimates = [method for method in METHODS.values() if method.scorer != "exact"]
     one = [method.name for method in estimates if re.match(r"1\b", method.passes)]
     several = [method.name for method in estimates if method.name not in one]
@@ -125,19 +126,19 @@ def classes() -> dict[str, list[str]]:
 
 
 def best_of(rows: pd.DataFrame, methods: Sequence[str]) -> pd.Series:
-    """Mean CMD of methods over tasks, the lowest first."""
+    """Mean CMD of methods over tasks, in ascending order."""
     return rows[rows["method"].isin(methods)].groupby("method")["cmd"].mean().sort_values()
 
 
 def on_toy(frame: pd.DataFrame, level: str = "edge") -> pd.DataFrame:
-    """The rows with areas of one level: tasks of the toy model."""
+    """Rows with areas of one level, for the tasks of the toy model."""
     if "cmd" not in frame:
         return frame.iloc[:0]
     return frame[frame["cmd"].notna() & (frame["model"] == "toy") & (frame["level"] == level)]
 
 
 def recommendation(frame: pd.DataFrame, level: str) -> list[str]:
-    """Table of the method with the lowest mean CMD in each class of cost, and how sure that is."""
+    """Table of the method with the lowest mean CMD per class of cost, with its uncertainty."""
     toy, at_edges = on_toy(frame, level), "" if level == "node" else "edges"
     trained = frame[frame["model"].isin(known_circuits.TRAINED)].groupby("method")["auroc"].mean()
     tasks = list(toy["task"].unique())
@@ -162,7 +163,7 @@ def recommendation(frame: pd.DataFrame, level: str) -> list[str]:
 
 
 def exact_nodes(frame: pd.DataFrame) -> str:
-    """How exact values of nodes do beside the estimate that does best."""
+    """Comparison of exact values of nodes with the best estimate."""
     toy = on_toy(frame, "node")
     estimates = best_of(toy, [name for name in METHODS if name != "exact"])
     exact = best_of(toy, ["exact"]).iloc[0]
@@ -174,7 +175,7 @@ def exact_nodes(frame: pd.DataFrame) -> str:
 
 
 def against(toy: pd.DataFrame, method: str, other: str) -> str:
-    """On how many tasks a method's CMD is lower, and higher, beyond both intervals."""
+    """Number of tasks on which a method's CMD is lower, and higher, outside both intervals."""
     low, high = (toy.pivot_table(end, "method", "task") for end in ("cmd_low", "cmd_high"))
     better = np.count_nonzero(high.loc[method] < low.loc[other])
     worse = np.count_nonzero(low.loc[method] > high.loc[other])
@@ -182,7 +183,7 @@ def against(toy: pd.DataFrame, method: str, other: str) -> str:
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
-    """Quality against cost: mean CMD and seconds of every method on the toy model's tasks."""
+    """Draw quality over cost: mean CMD and seconds of every method on the toy model's tasks."""
     figure, panels = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     for axes, level in zip(panels, ("edge", "node"), strict=True):
         means = on_toy(frame, level).groupby("method")[["cmd", "seconds"]].mean()
@@ -207,7 +208,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
 
 
 def write_beside(axes: Axes, text: str, place: tuple[float, float]) -> None:
-    """Write a name beside its point, where it covers no other name."""
+    """Write a name next to its point, without covering other names."""
     written = [other.get_window_extent() for other in axes.texts]
     for (x, y), side in (
         ((5, 4), "left"),
@@ -225,7 +226,7 @@ def write_beside(axes: Axes, text: str, place: tuple[float, float]) -> None:
 
 
 def page(frame: pd.DataFrame, real: pd.DataFrame) -> str:
-    """The page: a recommendation, a summary, then a table per model and task."""
+    """The page: a recommendation, a summary, and one table per model and task."""
     introduction = INTRODUCTION.format(
         n_resamples=N_RESAMPLES, steps=LEARNING_STEPS, pairs=LEARNING_PAIRS, about_areas=ABOUT_AREAS
     )
@@ -259,17 +260,17 @@ def page(frame: pd.DataFrame, real: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Examine all methods, and write the page and its table."""
+    """Evaluate all methods, and write the page and its table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--tasks", nargs="*", default=list(PARETO_TASKS), help="tasks of the toy model")
-    add("--pairs", type=shell.positive, default=50, help="number of pairs that methods score")
-    add("--judged", type=shell.positive, default=100, help="number of others that judge them")
+    add("--pairs", type=shell.positive, default=50, help="number of pairs for scoring")
+    add("--judged", type=shell.positive, default=100, help="number of other pairs for areas")
     add("--page", type=Path, default=PAGE)
     add("--table", type=Path, default=TABLE)
-    add("--page_only", action="store_true", help="page made again from the table")
+    add("--page_only", action="store_true", help="only rewrite the page, from the table")
     args = parser.parse_args()
     if not args.page_only:
         examine(args.tasks, args.pairs, args.judged, args.table)
@@ -282,7 +283,7 @@ def main() -> None:
 
 
 def examine(tasks: list[str], pairs: int, judged: int, table: Path) -> None:
-    """Score by all methods, and write the table."""
+    """Score with all methods, and write the table."""
     warnings.filterwarnings("ignore")
     rows = []
     for name in (*known_circuits.TRAINED, *known_circuits.names()):

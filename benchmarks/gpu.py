@@ -1,12 +1,12 @@
-"""What everything costs on one device, as multiples of the bare model's forward and backward.
+"""Costs on one device, as multiples of the bare model's forward and backward pass.
 
     python benchmarks/gpu.py                                   on a GPU: four shapes, random weights
     python benchmarks/gpu.py --shapes gpt2 --device cpu --pairs 4
 
-Rows: each method of attribution, one circuit and a sweep of circuits, exact values, one step of a
-learned ranking, and the peak of memory beside the weights (on CUDA). 16 tokens a pair, which differ
-from position 10 on. The bare model runs the same pairs in the same batch; all repeat, alternating,
-and the median counts.
+Rows: each attribution method, one circuit and a sweep of circuits, exact values, one step of a
+learned ranking, and peak memory besides the weights (on CUDA). A pair has 16 tokens, and its
+prompts differ from position 10 on. The bare model runs the same pairs in the same batch. Runs
+alternate, and the median is reported.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from eap.studies import shell
 
 N_POSITIONS, FIRST_DIFFERENCE = 16, 10
 N_EDGES = 200
-"""About so many get exact values."""
+"""Approximate number of edges that get exact values."""
 
 SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {
     "tiny": lambda: transformers.GPT2Config(
@@ -48,7 +48,7 @@ SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {
 
 @dataclass(frozen=True)
 class Bench:
-    """A model with random weights, bare and as the engine has it, and pairs for it."""
+    """A model with random weights, bare and as loaded by the engine, and pairs for it."""
 
     bare: transformers.PreTrainedModel
     model: eap.Model
@@ -56,7 +56,7 @@ class Bench:
 
 
 def make_bench(shape: str, device: str, dtype: torch.dtype, n_pairs: int) -> Bench:
-    """A shape's model on a device; the engine takes a copy of the weights."""
+    """Make the model of a shape on a device; the engine uses a copy of the weights."""
     torch.manual_seed(0)
     config = SHAPES[shape]()
     bare = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -67,7 +67,7 @@ def make_bench(shape: str, device: str, dtype: torch.dtype, n_pairs: int) -> Ben
 
 
 def works(bench: Bench, methods: list[str]) -> dict[str, tuple[Callable[[], object], int]]:
-    """By what a row is called: what is run, and by how many its time is divided."""
+    """Rows by name: function to run, and number that its time is divided by."""
     model, pairs, n = bench.model, bench.pairs, len(bench.pairs)
     options: dict[str, Any] = {"batch_size": n}
     graph = eap.attribute(model, pairs, method="EAP", metric="logit_diff", **options)
@@ -96,7 +96,7 @@ def works(bench: Bench, methods: list[str]) -> dict[str, tuple[Callable[[], obje
 
 
 def timed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, to the end of what it started on the device."""
+    """Time of one call in seconds, until all its work on the device has finished."""
 
     def to_the_end() -> None:
         run()
@@ -109,7 +109,7 @@ def timed(run: Callable[[], object], device: torch.device) -> float:
 
 
 def peak(run: Callable[[], object], device: torch.device) -> str:
-    """Memory beside what was there before, in GiB; "-" where the device does not tell."""
+    """Additional memory in GiB; "-" if the device does not report memory."""
     if device.type != "cuda":
         return "-"
     torch.cuda.reset_peak_memory_stats(device)
@@ -119,7 +119,7 @@ def peak(run: Callable[[], object], device: torch.device) -> str:
 
 
 def main() -> None:
-    """Measure, and print a table for each shape."""
+    """Measure, and print one table per shape."""
     parser = shell.OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -128,7 +128,7 @@ def main() -> None:
     add("--shapes", nargs="+", choices=SHAPES, default=shapes)
     add("--device", default="cuda")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    add("--tf32", action="store_true", help="matrix products in TensorFloat-32")
+    add("--tf32", action="store_true", help="use TensorFloat-32 for matrix products")
     add("--pairs", type=shell.positive, default=16)
     add("--repeats", type=shell.positive, default=5)
     known = [name for name in METHODS if name != "exact"]

@@ -1,4 +1,4 @@
-"""How time grows with whatever can grow: exponents, beside those that the operations predict."""
+"""Growth of run times: measured exponents, compared with those predicted from operation counts."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -18,16 +18,16 @@ from eap.graph.graph import Graph
 from eap.patching import patch_edges
 
 Case = tuple[str, list[int], list[Callable[[], object]], float | None]
-"""What grows, its sizes, a run of each size, and the exponent if it is not to be counted."""
+"""Growing quantity, sizes, one run per size, and exponent (None: predicted from operations)."""
 
 
 def exponent(sizes: Sequence[float], amounts: Sequence[float]) -> float:
-    """The slope of a line through the logarithms."""
+    """Slope of a line fitted to the logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(amounts), 1)[0])
 
 
 def cases(bench: Bench) -> Iterator[Case]:
-    """One at a time: models of other shapes are not kept."""
+    """Yield one quantity at a time, so that models of other shapes are not kept in memory."""
     model = bench.model
 
     def eap_ig(bench: Bench, *data: int) -> Callable[[], object]:
@@ -77,7 +77,7 @@ def _cut_out(graph: Graph) -> Graph:
 
 
 def growth(bench: Bench, repeats: int) -> list[Row]:
-    """Fitted over medians; the spread is of fits over each repetition."""
+    """Fit exponents to medians; the spread is over fits to single repetitions."""
     rows = []
     for what, sizes, runs, known in cases(bench):
         for run in runs:

@@ -1,13 +1,13 @@
-"""Large shapes with random weights, measured on a CPU: time, and memory beside what was planned.
+"""Large shapes with random weights, measured on a CPU: time, and memory compared with the plan.
 
     python benchmarks/large.py                                  GPT-2 XL and Pythia 2.8B
     python benchmarks/large.py --shapes gpt2 --dtypes float32 --budgets 0.5
 
-One thread. Every measurement runs in a child process that is forked from the one that holds the
-model, so that what an allocator kept from an earlier measurement hides nothing, and the weights are
-in memory once. Time is given as a multiple of one forward and backward pass of the bare model on
-the same pairs. Memory is the growth of the child's resident set, beside the budget that was given
-and beside the bytes that the planner promised (`Work.n_bytes`).
+Uses one thread. Every measurement runs in a child process, forked from the process that has loaded
+the model. Memory that the allocator kept from an earlier measurement is therefore not reused
+unnoticed, and the weights are in memory only once. Time is a multiple of one forward and backward
+pass of the bare model on the same pairs. Memory is the growth of the child's resident set, shown
+with the memory budget and with the number of bytes that was planned (`Work.n_bytes`).
 """
 
 import argparse
@@ -32,11 +32,11 @@ from eap.studies import shell
 N_EDGES = 60
 N_CIRCUITS = 20
 Measured = tuple[float, int, int]
-"""Seconds, growth of the resident set and promised bytes."""
+"""Time in seconds, growth of the resident set, and planned bytes."""
 
 
 def main() -> None:
-    """Print one table for each shape and type of number."""
+    """Print one table per shape and data type."""
     parser = shell.OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def print_table(shape: str, dtype: str, budgets: list[float], n_pairs: int) -> None:
-    """One shape's rows, for each budget."""
+    """Print the rows of one shape, for each budget."""
     resident = psutil.Process().memory_info().rss
     begun = time.perf_counter()
     bench = make_bench(shape, "cpu", getattr(torch, dtype), n_pairs)
@@ -78,7 +78,7 @@ def print_table(shape: str, dtype: str, budgets: list[float], n_pairs: int) -> N
 
 
 def works(bench: Bench, budget: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What is run within a budget, by the name of its row."""
+    """Functions to run within a budget, by name of the row."""
     model, pairs = bench.model, bench.pairs
     options: dict[str, Any] = {"memory_budget": budget, "quiet": True}
     generator = torch.Generator().manual_seed(0)
@@ -103,7 +103,7 @@ def works(bench: Bench, budget: int) -> Iterator[tuple[str, Callable[[], object]
 
 
 def in_child(run: Callable[[], object]) -> Measured:
-    """Seconds, growth and promised bytes of a call in a forked process."""
+    """Measure time, growth and planned bytes of a call in a forked process."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_measure, args=(run, sender))
@@ -115,7 +115,7 @@ def in_child(run: Callable[[], object]) -> Measured:
 
 
 def _measure(run: Callable[[], object], sender: Any) -> None:
-    """What the child does."""
+    """Measure in the child process."""
     plans: list[Work] = []
     plan = Work.plan
 
@@ -141,7 +141,7 @@ def _measure(run: Callable[[], object], sender: Any) -> None:
 
 
 def gib(n_bytes: float) -> str:
-    """Bytes in GiB, with two digits."""
+    """Format bytes as GiB with two digits."""
     return f"{n_bytes / 2**30:.2f}"
 
 

@@ -1,14 +1,16 @@
-"""Speed of learned rankings: steps a second, and against the same step done with split inputs.
+"""Speed of learned rankings: steps per second, and comparison with a step on split inputs.
 
     python benchmarks/learning.py --threads 2
     python benchmarks/learning.py --threads 2 --pairs 8
 
-GPT-2-small-shaped random weights, float32, pairs of 16 tokens that differ from position 10, one
-pair a step (or more). Both sides alternate in one process; ours is `eap.learn_ranking` as a person
-calls it, the pairs' first visits included. The split way is given the corrupted run's outputs for
-nothing in one of two rows, as ours makes them once and keeps them. With one pair a step every
-weight is read twice for little work, and the memory bounds the step: what share of it the bare
-model's own pass is, forward and back from position 10 on, is the last line.
+The model has random weights in the shape of GPT-2 small, in float32. Pairs have 16 tokens and
+differ from position 10 on; a step uses one pair (or more). Both implementations alternate in one
+process. This package is measured through `eap.learn_ranking`, including the first visits of the
+pairs. In one of two rows, the outputs of the corrupted run are given to the split implementation
+for free, because this package computes these outputs once and keeps them. With one pair per step,
+every weight is read twice for little work, so the step is limited by memory bandwidth. The last
+line is the share of the step that the bare model's own pass takes (forward and backward from
+position 10 on).
 """
 
 import argparse
@@ -40,7 +42,7 @@ def prepared(bench: Bench, data: eap.Dataset) -> PreparedBatch:
 
 
 def check(bench: Bench, masks: torch.Tensor) -> float:
-    """Largest difference of the two sides' gradients, relative to the largest gradient."""
+    """Largest difference between the two gradients, relative to the largest gradient."""
     data, config = bench.data(1, FIRST_DIFFERENCE), bench.model.config
     metric, batch = METRICS["logit_diff"], prepared(bench, data)
     leaf = masks.clone().requires_grad_()
@@ -60,9 +62,9 @@ def main() -> None:
     parser = shell.OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=shell.positive, help="default: as torch chooses")
+    parser.add_argument("--threads", type=shell.positive, help="threads (default: torch's choice)")
     parser.add_argument("--repeats", type=shell.positive, default=5)
-    parser.add_argument("--pairs", type=shell.positive, default=1, help="a step has")
+    parser.add_argument("--pairs", type=shell.positive, default=1, help="pairs per step")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

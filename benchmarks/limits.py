@@ -1,8 +1,8 @@
-"""How near a run comes to what the machine can do, and what the rest of its time is.
+"""How close a run comes to the peak of the machine, and where the rest of the time goes.
 
 Operations are counted as torch executes them (multiply-adds of matrix products, forward and
-backward), and compared with what one large matrix product does here and now. Where the time goes is
-a profile's, of another run.
+backward), and compared with the speed of one large matrix product on the same machine. The
+breakdown of time is from a profile of a separate run.
 """
 
 import statistics
@@ -19,7 +19,7 @@ PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_add
 
 
 def peak_rate() -> float:
-    """Multiply-adds per second of a plain large matrix product, here and now."""
+    """Multiply-adds per second of a large matrix product on this machine."""
     a, b = torch.randn(2048, 768), torch.randn(768, 3072)
     for _ in range(3):
         a @ b
@@ -35,7 +35,7 @@ def operations_of(run: Callable[[], object]) -> int:
 
 
 def where_time_goes(run: Callable[[], object]) -> dict[str, float]:
-    """Shares of one call's time: `products`, the four largest others, and `between` (Python)."""
+    """Shares of a call's time: `products`, the four largest others, and `between` (Python)."""
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         total = seconds(run)
     shares: Counter[str] = Counter()
@@ -49,6 +49,6 @@ def where_time_goes(run: Callable[[], object]) -> dict[str, float]:
 
 
 def with_limits(row: Row, run: Callable[[], object], run_seconds: float) -> Row:
-    """A row that also says how near the peak its run comes, which takes so many seconds."""
+    """Add to a row how close its run, of the given seconds, comes to the peak."""
     share = operations_of(run) / run_seconds / peak_rate()
     return replace(row, detail=row.detail | {"peak": share, "time": where_time_goes(run)})

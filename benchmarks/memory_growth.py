@@ -1,7 +1,7 @@
-"""By how much the resident set grows while something runs, of the budget of memory it was given.
+"""Growth of the resident set during a run, as a share of its memory budget.
 
-Every case runs in a process of its own: what an allocator held before would hide its growth. The
-process is started anew, not forked: threads of OpenMP do not survive a fork.
+Every case runs in a separate process, because memory that the allocator already holds would hide
+the growth. Processes are started, not forked, because OpenMP threads do not survive a fork.
 """
 
 import threading
@@ -21,11 +21,11 @@ from eap.data.dataset import Dataset
 from eap.patching import patch_edges
 
 BUDGETS = (512, 1024)
-"""In MiB."""
+"""Memory budgets in MiB."""
 
 
 def memory(bench: Bench, _: int) -> list[Row]:
-    """Growth of the resident set over the budget that was given, for each part of the package."""
+    """Growth of the resident set, divided by the budget, for each part of the package."""
     rows = []
     for mebibytes in BUDGETS:
         for name in cases(bench, mebibytes * 2**20):
@@ -38,7 +38,7 @@ def memory(bench: Bench, _: int) -> list[Row]:
 
 
 def cases(bench: Bench, budget: int) -> dict[str, Callable[[], object]]:
-    """What is run with a budget of memory: by what it is, few pairs and many."""
+    """Functions to run with a memory budget, by name, with few pairs and with many pairs."""
     generator = torch.Generator().manual_seed(0)
     graph = eap.attribute(bench.model, bench.data(1, 10), method="EAP", batch_size=1)
     circuits = [graph.greedy(n).prune() for n in (1000, graph.n_edges)]
@@ -67,7 +67,7 @@ def cases(bench: Bench, budget: int) -> dict[str, Callable[[], object]]:
 
 
 def growth_of(name: str, budget: int) -> int:
-    """Bytes by which the resident set grows at the most while a case runs."""
+    """Largest growth of the resident set during a case, in bytes."""
     run = cases(Bench(), budget)[name]
     process, done = psutil.Process(), threading.Event()
     before = process.memory_info().rss

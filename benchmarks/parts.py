@@ -1,9 +1,9 @@
-"""What scores of all hidden units cost, as a multiple of EAP: docs/parts.md.
+"""Cost of scores for all hidden units, as a multiple of EAP (used in docs/parts.md).
 
     python benchmarks/parts.py --model path/to/model
 
-Both score the same pairs by turns; processor seconds, so that other work on the machine counts
-little.
+Both methods score the same pairs in alternation. Time is processor time, so that other work on the
+machine has little influence.
 """
 
 import statistics
@@ -20,7 +20,7 @@ def main() -> None:
     add = parser.add_argument
     add("--model", default="toy", help="name, directory or GGUF file of the model")
     add("--pairs", type=shell.positive, default=24, help="number of pairs of ioi")
-    add("--repeats", type=shell.positive, default=5, help="number of measurements of each")
+    add("--repeats", type=shell.positive, default=5, help="number of measurements per method")
     args = parser.parse_args()
     model = eap.load_model(args.model)
     dataset = eap.load_dataset("ioi", model.tokenizer, head=args.pairs)
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Processor seconds that some work takes."""
+    """Processor time of a function in seconds."""
     begun = time.process_time()
     work()
     return time.process_time() - begun

@@ -1,11 +1,10 @@
-"""What large models take, on paper: bytes, passes and time on one GPU of 80 GB.
+"""Estimated costs of large models: bytes, passes and time on one GPU of 80 GB.
 
     python benchmarks/plan_large.py
 
-Bytes are the planner's (`eap.runtime.memory`), which is what chooses batch sizes; operations are
-counted.
-Time assumes that matrix products reach a share of the peak of an A100: 40% of 312 TFLOPS in
-bfloat16 for the model, 60% of 19.5 TFLOPS in float32 for the contraction. Nothing here was run.
+Bytes are those of the planner (`eap.runtime.memory`), which chooses batch sizes. Operations are
+counted. Time assumes that matrix products reach a share of the peak of an A100: 40% of 312 TFLOPS
+in bfloat16 for the model, and 60% of 19.5 TFLOPS in float32 for the contraction. No model is run.
 """
 
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ def main() -> None:
 
 
 def row(model: Large) -> list[str]:
-    """One model's line."""
+    """Table row of one model."""
     shapes = model.shapes
     graph = Graph.from_config(
         GraphConfig(
@@ -115,7 +114,7 @@ def exact_operations(shapes: Shapes, config: GraphConfig) -> float:
 
 
 def spoken(seconds: float) -> str:
-    """A time as a person says it."""
+    """Format a time for readers."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,8 +1,8 @@
-"""Edges at positions: TransformerLens beside this package, and what spans cost.
+"""Edges at positions: comparison with TransformerLens, and the cost of spans.
 
-A pair of 15 tokens on a model of GPT-2 small's shape with random weights, every edge at every
-position: values side by side, and the time of each. Then EAP at 8 spans against EAP without, in
-processor time of one thread, by turns.
+Scores every edge at every position on a pair of 15 tokens, with a model of GPT-2 small's shape and
+random weights, and compares values and times. Then compares EAP at 8 spans with EAP without spans,
+in alternation, by processor time of one thread.
 """
 
 import argparse
@@ -28,7 +28,7 @@ KINDS = {"q_input": "q", "k_input": "k", "v_input": "v"}
 
 
 def name_of(node: Any) -> str:
-    """A node of TransformerLens by our name."""
+    """Name in this package of a node of TransformerLens."""
     if node.kind in ("embed", "logits"):
         return "input" if node.kind == "embed" else "logits"
     if node.kind in ("mlp_out", "mlp_in"):
@@ -38,13 +38,13 @@ def name_of(node: Any) -> str:
 
 
 def named_edges(result: Any) -> Iterator[tuple[str, float]]:
-    """Names as a graph with a span for every token has them, and scores."""
+    """Names as in a graph with one span per token, and scores."""
     for (sender, receiver), score in result.edge_scores.items():
         yield f"{name_of(sender)}->{name_of(receiver)} @ {receiver.position}", score
 
 
 def beside_transformer_lens(bench: Bench, n_positions: int) -> tuple[float, float, float]:
-    """Seconds of theirs and of ours, and the largest difference over the largest score."""
+    """Times of both packages in seconds, and the largest difference over the largest score."""
     (example,) = bench.data(1, first_difference=0, n_positions=n_positions).examples
     data = Dataset("random", (example,)).with_spans("tokens")
     # Theirs takes the gradient on the corrupted run and patches towards the clean one.
@@ -67,7 +67,7 @@ def beside_transformer_lens(bench: Bench, n_positions: int) -> tuple[float, floa
 
 
 def largest_difference(graph: Graph, theirs: Any) -> float:
-    """Largest difference of their edges' scores from ours, over the largest of ours."""
+    """Largest difference between the scores of both packages, over our largest score."""
     worst, places = 0.0, {name: n for n, name in enumerate(graph.sender_names)}
     columns = {name: n for n, name in enumerate(graph.receiver_names)}
     for edge, score in named_edges(theirs):
@@ -79,7 +79,7 @@ def largest_difference(graph: Graph, theirs: Any) -> float:
 
 
 def cost_of_spans(bench: Bench, n_pairs: int, n_spans: int, repeats: int) -> list[float]:
-    """Times that EAP takes at spans of the part that it computes, over its time without."""
+    """Ratios of EAP's time at spans to its time without spans, one per repetition."""
     data = bench.data(n_pairs, first_difference=0)
     starts = tuple(range(0, 2 * n_spans, 2))
     examples = tuple(replace(example, spans=starts) for example in data.examples)
@@ -105,18 +105,18 @@ def cost_of_spans(bench: Bench, n_pairs: int, n_spans: int, repeats: int) -> lis
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What it returns, and seconds of processor time."""
+    """Return value of a function, and its processor time in seconds."""
     begun = time.process_time()
     result = work()
     return result, time.process_time() - begun
 
 
 def main() -> None:
-    """Print both."""
+    """Print both comparisons."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--positions", type=int, default=15, help="tokens of the pair")
-    parser.add_argument("--pairs", type=int, default=16, help="pairs of the cost of spans")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each cost")
+    parser.add_argument("--positions", type=int, default=15, help="number of tokens in the pair")
+    parser.add_argument("--pairs", type=int, default=16, help="number of pairs for the span costs")
+    parser.add_argument("--repeats", type=int, default=5, help="number of repetitions")
     args = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench()

@@ -1,11 +1,11 @@
-"""Two processes of one thread each beside one process of two threads, on one machine.
+"""Two processes with one thread each, compared with one process with two threads.
 
     python benchmarks/processes.py --launches 3
 
-GPT-2-small shape, random weights, 32 pairs of 16 tokens that differ from position 10 (exact values:
-some 130 edges, four metrics, 8 pairs). Both ways are launched by turns; each launch measures every
-work three times, and the median over all is shown, with how much the resident set of each process
-grew beside its weights.
+The model has random weights in the shape of GPT-2 small. There are 32 pairs of 16 tokens that
+differ from position 10 on (exact values: some 130 edges, four metrics, 8 pairs). Launches of both
+kinds alternate, on one machine. Each launch measures every function three times. The output is the
+median over all measurements, and the growth of each process's resident set besides the weights.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WAYS = {"one process, two threads": (1, 2), "two processes, one thread each": (2
 
 
 def works(bench: Bench) -> dict[str, Callable[[], object]]:
-    """What is measured."""
+    """Functions to measure, by name."""
     pairs, few = bench.data(32, 10), bench.data(8, 10)
     graph = eap.attribute(bench.model, pairs, method="EAP", quiet=True)
     circuits = [graph.greedy(n).prune() for n in range(200, 4001, 200)]
@@ -48,12 +48,12 @@ def works(bench: Bench) -> dict[str, Callable[[], object]]:
 
 
 def resident() -> int:
-    """The largest resident set so far, in bytes."""
+    """Largest resident set so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure() -> None:
-    """In a process that was launched: print seconds of every work, and growth of memory."""
+    """Run in a launched process: print the time of every function, and the growth of memory."""
     bench = Bench()
     before = resident()
     times = {}
@@ -65,7 +65,7 @@ def measure() -> None:
 
 
 def launch(n_processes: int, n_threads: int) -> tuple[dict[str, list[float]], int]:
-    """What the first process of one launch measures."""
+    """Measurements of the first process of one launch."""
     python = [sys.executable]
     if n_processes > 1:
         python += ["-m", "torch.distributed.run", "--standalone"]
@@ -85,9 +85,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--launches", type=shell.positive, default=3, help="number of launches of each way"
+        "--launches", type=shell.positive, default=3, help="number of launches of each kind"
     )
-    parser.add_argument("--worker", action="store_true", help="measure here, and print JSON")
+    parser.add_argument("--worker", action="store_true", help="measure in this process; print JSON")
     args = parser.parse_args()
     if args.worker:
         measure()

@@ -1,8 +1,8 @@
-"""All methods on the models whose circuit is known: docs/proof.md.
+"""All methods on models with known circuits; writes docs/proof.md.
 
-For each model and method: the largest score off the circuit (exactly 0 is right), the AUROC of the
-scores' magnitude against the true edges, and how far an estimate is from the exact values. And the
-identity that CEAP's scores obey: over any cut between layers they sum to the metric's change.
+For each model and method: the largest score outside the circuit (exactly 0 is correct), the AUROC
+of absolute scores for the true edges, and the distance of estimates from exact values. Also checks
+an identity of CEAP: over any cut between layers, the scores sum to the change of the metric.
 """
 
 import argparse
@@ -47,7 +47,7 @@ largest relative error over all cuts:
 
 
 def method_rows(known: KnownCircuit) -> list[dict[str, str | float]]:
-    """A row per method."""
+    """Table with one row per method."""
     exact = eap.attribute(known.model, known.dataset, method="exact").scores
     true = known.circuit.in_graph
     off = known.circuit.edge_exists & ~true
@@ -68,7 +68,7 @@ def method_rows(known: KnownCircuit) -> list[dict[str, str | float]]:
 
 
 def cut_error(known: KnownCircuit, steps: int) -> float:
-    """The largest relative error of the cut identity, over all cuts between layers."""
+    """Largest relative error of the cut identity, over all cuts between layers."""
     scores = eap.attribute(known.model, known.dataset, method="CEAP", steps=steps).scores.double()
     clean, corrupted = eap.evaluate_baselines(known.model, known.dataset)
     change = float((corrupted["logit_diff"] - clean["logit_diff"]).double().mean())
@@ -83,7 +83,7 @@ def cut_error(known: KnownCircuit, steps: int) -> float:
 
 
 def as_markdown(frame: pd.DataFrame) -> str:
-    """A table, numbers with three digits."""
+    """Table in Markdown, with numbers of three digits."""
     header = ["", "| " + " | ".join(frame.columns) + " |", "|---" * len(frame.columns) + "|"]
     lines = [
         "| " + " | ".join(_cell(own) for own in row) + " |" for row in frame.itertuples(index=False)
@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=PAGE, help="the page to write")
+    parser.add_argument("--output", type=Path, default=PAGE, help="page to write")
     args = parser.parse_args()
     text = page()
     with write_atomically(args.output) as temporary:

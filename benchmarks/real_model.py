@@ -1,13 +1,14 @@
-"""The paper on a real language model: runs the whole study and writes its page.
+"""Replication of the paper on a real language model: runs the whole study and writes its page.
 
     python benchmarks/real_model.py smollm2 path/to/SmolLM2-135M-Instruct --output path/to/results
     python benchmarks/real_model.py gemma3 path/to/gemma-3-270m-q4_k_m.gguf --output path/to/results
-    python benchmarks/real_model.py smollm2 --page_only       the page again, from what is kept
+    python benchmarks/real_model.py smollm2 --page_only       only rewrites the page
 
-Runs the workflow with the settings of workflow/<study>.yaml, then the areas of all methods, and
-keeps tables with their metadata, pictures and the page of a circuit in results/gallery/<study>.
-The page is docs/<study>.md; it begins with benchmarks/introductions/<study>.md. The study can be
-stopped, and goes on with the same command; what is finished is not run again.
+Runs the workflow with the settings of workflow/<study>.yaml, then measures the areas of all
+methods. Saves tables with their metadata, pictures and the page of a circuit in
+results/gallery/<study>. The study's page is docs/<study>.md, which begins with
+benchmarks/introductions/<study>.md. A study that is stopped continues with the same command;
+finished steps are not run again.
 """
 
 import argparse
@@ -42,13 +43,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 INTRODUCTIONS = REPOSITORY / "benchmarks" / "introductions"
 COSTS, EXACT = "costs.csv", "exact-values.md"
 SHORT = 30
-"""Seconds; what takes less is no cost."""
+"""Smallest time, in seconds, that is listed as a cost."""
 AREAS = (
     "--tasks", "ioi", "--levels", "edge", "--pairs", "100", "--judged", "100",
     "--methods", "EAP", "EAP-IG", "clean-corrupted", "EAP-IG-activations", "CEAP", "RelP",
     "AttnLRP", "GIM", "AtP*-QK", "AtP*-GradDrop", "IFR", "--learning_steps", "500",
 )  # fmt: skip
-"""Options of benchmarks/areas.py: all methods but exact values, which would take hours."""
+"""Options of benchmarks/areas.py: all methods except exact values, which would take hours."""
 
 SHOWN = ("Figure 1", "Figure 2", "Figure 3", "Figure 4", "Figure 5", "Figure 7", "Figure 8",
          "Figure 9", "Figure 10", "Overlap, and chance", "Positions", "Parts",
@@ -57,11 +58,11 @@ SHOWN = ("Figure 1", "Figure 2", "Figure 3", "Figure 4", "Figure 5", "Figure 7",
 
 @dataclass(frozen=True)
 class Study:
-    """One model's study: its settings, what it wrote, and what is kept of it.
+    """Study of one model: its settings, results, and files in the gallery.
 
     Attributes:
-        name: of `workflow/<name>.yaml`.
-        results: of the model's folder of results.
+        name: name of the study, as in `workflow/<name>.yaml`.
+        results: results of the model.
     """
 
     name: str
@@ -69,39 +70,39 @@ class Study:
 
     @property
     def gallery(self) -> Path:
-        """Where tables and pictures are kept."""
+        """Folder of tables and pictures in the gallery."""
         return REPOSITORY / "results" / "gallery" / self.name
 
     @property
     def kept(self) -> Results:
-        """What the gallery has of the results."""
+        """Results in the gallery."""
         (folder,) = (self.gallery / "results" / "pareto").iterdir()
         return Results(self.gallery, folder.name)
 
     @property
     def page(self) -> Path:
-        """What is written."""
+        """Path of the page."""
         return REPOSITORY / "docs" / f"{self.name}.md"
 
     @property
     def steps(self) -> Path:
-        """Where the workflow writes what its steps took."""
+        """Folder in which the workflow records time and memory of its steps."""
         output = self.results.output
         return output / "results" / self.results.folder("pareto").name / "steps"
 
 
 def main() -> None:
-    """Run what is not finished, keep it, write the page."""
+    """Run unfinished steps, copy results to the gallery, and write the page."""
     parser = shell.OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     studies = sorted(path.stem for path in INTRODUCTIONS.glob("*.md"))
-    add("study", choices=studies, help="study whose settings and page")
-    add("model", type=Path, nargs="?", help="a directory or a GGUF file")
+    add("study", choices=studies, help="name of the study")
+    add("model", type=Path, nargs="?", help="model directory or GGUF file")
     add("--output", type=Path, help="folder of graphs and results (default: <study>-results)")
-    add("--cores", type=shell.positive, default=2, help="steps side by side, one thread each")
-    add("--page_only", action="store_true", help="write the page from what is kept")
+    add("--cores", type=shell.positive, default=2, help="number of parallel steps of one thread")
+    add("--page_only", action="store_true", help="only write the page, from the gallery")
     args = parser.parse_args()
     if (args.model is None) != args.page_only:
         parser.error("give a model, or --page_only")
@@ -122,7 +123,7 @@ def main() -> None:
 
 
 def run_workflow(study: Study, cores: int) -> None:
-    """Every experiment and figure."""
+    """Run every experiment and figure."""
     settings = REPOSITORY / "workflow" / f"{study.name}.yaml"
     command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile"]
     command += ["--cores", str(cores), "--configfile", str(settings)]
@@ -131,7 +132,7 @@ def run_workflow(study: Study, cores: int) -> None:
 
 
 def run_areas(study: Study) -> None:
-    """Areas of all methods, with the time and memory that they took."""
+    """Measure the areas of all methods, with time and memory."""
     model, output = study.results.model, study.results.output
     table, took = output / "areas.csv", study.steps / "areas.tsv"
     if table.exists():
@@ -151,7 +152,7 @@ def run_areas(study: Study) -> None:
 
 
 def write_circuit(study: Study) -> None:
-    """The page to look around in IOI's circuit, beside what is kept."""
+    """Write the interactive page of IOI's circuit into the gallery."""
     results = study.results
     study.gallery.mkdir(parents=True, exist_ok=True)
     graph = figures.graphs.find_graph(results, "ioi_task")
@@ -165,7 +166,7 @@ def write_circuit(study: Study) -> None:
 
 
 def keep(study: Study) -> None:
-    """Copy tables, metadata and pictures; where the model lay is no matter."""
+    """Copy tables, metadata and pictures, without the location of the model."""
     results = study.results
     name = results.folder("pareto").name
     for path in sorted((results.output / "results").glob(f"*/{name}/**/*")):
@@ -189,7 +190,7 @@ def keep(study: Study) -> None:
 
 
 def page(study: Study) -> str:
-    """All of it, from what the gallery keeps."""
+    """The page, made from the files in the gallery."""
     results = study.kept
     introduction = (INTRODUCTIONS / f"{study.name}.md").read_text("utf8")
     return (
@@ -210,7 +211,7 @@ def page(study: Study) -> str:
 
 
 def claims(results: Results) -> str:
-    """The model's claims beside what was published of GPT-2 small."""
+    """The model's claims, compared with published values for GPT-2 small."""
     frame = pd.read_csv(results.csv("claims", "claims"))
     lines = [
         "## Beside what was published",
@@ -234,7 +235,7 @@ def claims(results: Results) -> str:
 
 
 def areas(frame: pd.DataFrame) -> str:
-    """The areas of every method, and what a learned ranking gains."""
+    """Areas of every method, and the gain from a learned ranking."""
     parts = [
         "## Areas of every method\n\nEvery method scored 100 pairs and was judged on 100 others "
         "(`benchmarks/areas.py`; [what the columns are](methods-compared.md)). MAttr learned for "
@@ -248,7 +249,7 @@ def areas(frame: pd.DataFrame) -> str:
 
 
 def learned(frame: pd.DataFrame) -> str:
-    """The learned ranking of the lowest CMD beside EAP-IG, on pairs that neither has seen."""
+    """The learned ranking with the lowest CMD, compared with EAP-IG on unseen pairs."""
     rows = frame.set_index("method")
     of_areas = rows[rows.index.str.startswith("MAttr")]["cmd"]
     name = str(of_areas.idxmin())
@@ -289,7 +290,7 @@ def verdicts(results: Results) -> str:
 
 
 def exact_values(results: Results) -> str:
-    """Edges that have exact values, and what the choice of them leaves unknown, by task."""
+    """Edges with exact values, and what remains unknown about the other edges, by task."""
     verified = results.output / "graphs" / results.folder("pareto").name / "real_test"
     if not any(verified.glob("*_verified.*")):
         return (
@@ -325,7 +326,7 @@ def settings_of(provenance: Mapping[str, object]) -> dict[str, int]:
 
 
 def bullets(text: str) -> list[str]:
-    """Lines as a list, indented ones below those before them."""
+    """Lines as a Markdown list, with indented lines as sublists."""
     return [
         f"{'  ' if line.startswith(' ') else ''}- {line.strip().replace('|', '&#124;')}"
         for line in text.splitlines()

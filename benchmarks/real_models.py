@@ -1,10 +1,10 @@
-"""One page for all real models: each claim of the paper, GPT-2's published value, every model's.
+"""Page of all real models: the paper's claims, with values for GPT-2 and for every model.
 
     python benchmarks/real_models.py
 
-Reads what `benchmarks/real_model.py` keeps in results/gallery/<study>, and writes
-docs/real-models.md and its figure, results/gallery/real-models.png. A model whose study has not
-been run has no column.
+Reads results/gallery/<study>, which `benchmarks/real_model.py` writes, and writes
+docs/real-models.md and its figure, results/gallery/real-models.png. A model has a column only if
+its study has been run.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ number of edges that are compared."""
 
 @dataclass(frozen=True)
 class Kept:
-    """What the gallery has of one model: its name, claims, overlaps and costs."""
+    """Data of one model in the gallery: name, claims, overlaps and costs."""
 
     study: str
     model: str
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def kept_models() -> list[Kept]:
-    """Every study in the gallery that has claims, in order of its name."""
+    """Every study in the gallery that has claims, ordered by name."""
     models = []
     for path in sorted(GALLERY.glob("*/results/claims/*/csv/claims.csv")):
         folder, name = path.parents[4], path.parents[1].name
@@ -96,7 +96,7 @@ def kept_models() -> list[Kept]:
 
 
 def page(models: list[Kept]) -> str:
-    """All of it."""
+    """The whole page."""
     pages = ", ".join(f"[{model.model}]({model.study}.md)" for model in models)
     parts = [
         INTRODUCTION.format(pages=pages),
@@ -119,13 +119,13 @@ def page(models: list[Kept]) -> str:
 
 
 def claimed() -> list[str]:
-    """The claims in words, each once, with where they are."""
+    """The claims in words, each once, with their places in the paper."""
     rows = [(row.says, row.where) for row in replication.published().values()]
     return ["\n".join(f"- {says[0].upper()}{says[1:]} ({where})." for says, where in rows if says)]
 
 
 def table(models: list[Kept]) -> str:
-    """A row a quantity, a column a model."""
+    """Table with one row per quantity and one column per model."""
     lines = [
         "| measured | where | GPT-2 small, published | "
         + " | ".join(model.model for model in models) + " |",
@@ -140,7 +140,7 @@ def table(models: list[Kept]) -> str:
 
 
 def cell(claims: pd.DataFrame, quantity: str) -> str:
-    """A model's value, its interval, over how many tasks, and the word."""
+    """Cell of a model: value, interval, number of tasks, and verdict."""
     rows = claims[claims["quantity"] == quantity]
     if rows.empty:
         return "not measured"
@@ -150,7 +150,7 @@ def cell(claims: pd.DataFrame, quantity: str) -> str:
 
 
 def crossings(models: list[Kept]) -> str:
-    """The size at which overlap's difference changes its sign."""
+    """The size at which the difference in overlap changes sign."""
     sizes: Mapping[str, float | None] = {
         "GPT-2 small (published)": replication.published_crossing(),
         **{model.model: model.crossing for model in models},
@@ -166,7 +166,7 @@ def crossings(models: list[Kept]) -> str:
 
 
 def costs(models: list[Kept]) -> str:
-    """Minutes and memory by step, a model beside the other."""
+    """Minutes and memory by step, with one column per model."""
     known = {
         model.model: model.costs.set_index("step") for model in models if model.costs is not None
     }

@@ -1,11 +1,12 @@
-"""Speed, measured side by side in one process: ratios with their spread, not seconds to trust.
+"""Speed of the package, measured as ratios of alternating runs in one process.
 
     python benchmarks/run.py                      everything, about half an hour on 2 cores
     python benchmarks/run.py --only toy exact     some parts
 
-GPT-2-small-shaped random weights, float32, unless a row says otherwise. Every ratio is the median
-over repetitions in which both sides ran one after the other; its spread is from the lowest to the
-highest. Results go to benchmarks/results/<machine>.json, from which the README's table is made.
+The model has random weights in the shape of GPT-2 small, in float32, unless a row says otherwise.
+Every ratio is the median over repetitions in which both functions run one after the other; the
+spread is the range from lowest to highest. Results are written to
+benchmarks/results/<machine>.json, from which benchmarks/table.py makes the README's table.
 """
 
 import argparse
@@ -57,7 +58,7 @@ from eap.studies import shell
 
 
 def attribution(bench: Bench, repeats: int) -> list[Row]:
-    """EAP and EAP-IG against the floor and against the split way."""
+    """EAP and EAP-IG, compared with the bare model and with split inputs."""
     rows = []
     for first, where in ((1, "position 1"), (8, "the middle"), (10, "two thirds")):
         data = bench.data(16, first)
@@ -95,7 +96,7 @@ def attribution(bench: Bench, repeats: int) -> list[Row]:
 
 
 def sweep(bench: Bench, repeats: int) -> list[Row]:
-    """A Pareto sweep of 51 circuits on 64 pairs, against each circuit alone the split way."""
+    """A Pareto sweep of 51 circuits on 64 pairs, compared with single circuits on split inputs."""
     rows = []
     sizes = [*range(30, 100, 10), *range(100, 1001, 100)]
     for first, where, limit in ((1, "position 1", ">= 3"), (10, "two thirds", ">= 7")):
@@ -133,7 +134,7 @@ def sweep(bench: Bench, repeats: int) -> list[Row]:
 
 
 def exact(bench: Bench, repeats: int) -> list[Row]:
-    """Exact patching against one split run per edge, and the share of the peak it reaches."""
+    """Exact patching, compared with one run on split inputs per edge and with the peak speed."""
     rows = []
     n_sampled = 24
     for first, where, limit in ((10, "position 10", ">= 20"), (1, "position 1", ">= 9")):
@@ -175,7 +176,7 @@ def exact(bench: Bench, repeats: int) -> list[Row]:
 
 
 def layers(_: Bench, repeats: int) -> list[Row]:
-    """Exact patching by number of layers, beside the predicted count of operations."""
+    """Exact patching by number of layers, compared with the predicted number of operations."""
     rows = []
     base: tuple[float, float] | None = None
     for n_layers in (2, 4, 8, 12):
@@ -291,7 +292,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repeats", type=shell.positive, default=5)
-    parser.add_argument("--threads", type=shell.positive, help="default: as torch chooses")
+    parser.add_argument("--threads", type=shell.positive, help="threads (default: torch's choice)")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/<machine>.json")
     args = parser.parse_args()
     if args.threads:
@@ -323,7 +324,7 @@ def main() -> None:
 
 
 def processor() -> str:
-    """What the processor calls itself."""
+    """Name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""What is measured on: a model of GPT-2 small's shape, with random weights."""
+"""Model of the benchmarks: random weights in the shape of GPT-2 small."""
 
 import torch
 import transformers
@@ -12,7 +12,7 @@ N_POSITIONS = 16
 
 
 class Bench:
-    """The model bare, as a bridge, and as the engine has it; other layers or heads on request."""
+    """The bare model, its bridge, and the model as loaded by the engine, with the same weights."""
 
     def __init__(self, n_layers: int = 12, n_heads: int = 12) -> None:
         torch.manual_seed(0)

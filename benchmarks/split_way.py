@@ -1,9 +1,9 @@
-"""The usual way, to compare with: split inputs through the bridge's own hooks, one thing at a time.
+"""Reference implementation for comparisons: split inputs with hooks of TransformerLens's bridge.
 
 TransformerLens gives every head a copy of the residual stream for each of q, k and v, and a hook on
-each copy and on each head's output. Attribution hooks gradients of all copies, evaluation rewrites
-all copies, patching rewrites one copy per run. Written as published code does it, without its
-mistakes, and as fast as that way allows.
+each copy and on each head's output. Attribution hooks the gradients of all copies, evaluation
+rewrites all copies, and patching rewrites one copy per run. The implementation follows published
+code, without its mistakes, and is as fast as split inputs allow.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +26,14 @@ def prepare(bridge: Any) -> None:
 
 
 def plain(bridge: Any) -> None:
-    """Switch them off again."""
+    """Switch the split inputs and per-head results off."""
     bridge.set_use_split_qkv_input(False)
     bridge.set_use_attn_result(False)
     bridge.set_use_hook_mlp_in(False)
 
 
 def sender_hooks(config: GraphConfig) -> list[tuple[str, slice]]:
-    """Where each sender's output is seen."""
+    """Hook point of each sender's output."""
     hooks = [("embed.hook_out", slice(0, 1))]
     for layer in range(config.n_layers):
         mlp = config.mlp_sender(layer)
@@ -43,7 +43,7 @@ def sender_hooks(config: GraphConfig) -> list[tuple[str, slice]]:
 
 
 def receiver_hooks(config: GraphConfig) -> list[tuple[str, slice, int]]:
-    """Where each receiver's input is seen, its columns, and how many senders it reads."""
+    """Hook point of each receiver's input, its columns, and the number of senders that it reads."""
     hooks = []
     for layer in range(config.n_layers):
         n_senders = config.senders_before(layer, "attention")
@@ -65,7 +65,7 @@ def _per_node(x: Tensor) -> Float[Tensor, "batch pos n d_model"]:
 def record_senders(
     bridge: Any, config: GraphConfig, tokens: Int[Tensor, "batch pos"]
 ) -> tuple[Float[Tensor, "batch pos n_forward d_model"], Float[Tensor, "batch d_vocab"]]:
-    """All senders' outputs, and the last logits."""
+    """Outputs of all senders, and the logits at the last position."""
     outputs = torch.empty(*tokens.shape, config.n_forward, config.d_model)
 
     def record(rows: slice) -> Callable[[Tensor, Any], None]:
@@ -121,7 +121,7 @@ def evaluate(
     corrupted: Int[Tensor, "batch pos"],
     in_graph: Bool[Tensor, "n_forward n_backward"],
 ) -> Float[Tensor, "batch d_vocab"]:
-    """Last logits with every edge outside one circuit corrupted: a corrupted and a patched run."""
+    """Last logits with all edges outside a circuit corrupted, by a corrupted and a patched run."""
     differences, _ = record_senders(
         bridge, config, corrupted
     )  # minus the live outputs, as they come
@@ -155,7 +155,7 @@ def mask_gradient(
     masks: Float[Tensor, "n_forward n_backward"],
     loss: Loss,
 ) -> Float[Tensor, "n_forward n_backward"]:
-    """Gradient of the loss in a soft circuit's masks: a rewritten run and its backward pass."""
+    """Gradient of the loss with respect to a soft circuit's masks, from one run with patches."""
     outside = 1 - masks.clone().requires_grad_()
     live: list[Tensor] = []
 
@@ -185,7 +185,7 @@ def patch_edge(
     sender: int,
     receiver: int,
 ) -> Float[Tensor, "batch d_vocab"]:
-    """Last logits when one edge is corrupted: one whole run."""
+    """Last logits with one edge corrupted, by one whole run."""
     name, columns = next(
         (name, columns)
         for name, columns, _ in receiver_hooks(config)

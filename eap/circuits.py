@@ -391,7 +391,7 @@ def _run(
     """
     graphs = [of_model(_edges_of(circuit), model) for circuit in circuits]
     if len({graph.config for graph in graphs}) > 1:
-        raise UserError("circuits that are evaluated together must be of one shape")
+        raise UserError("circuits that are evaluated together must have the same shape")
     for names in {graph.span_names for graph in graphs if graph.span_names}:
         if names != named_spans(model, dataset):
             raise UserError(

@@ -75,7 +75,7 @@ def patch_edges(
         expanded_kv: whether every query head has its own k and v receiver, even where query heads
             share key/value heads.
         spans: whether to patch every edge separately at each span of the prompts.
-        checkpoint: file in which progress is kept; an interrupted run resumes from it.
+        checkpoint: `Checkpoint` in which progress is kept; an interrupted run resumes from it.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:

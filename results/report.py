@@ -1,7 +1,7 @@
-"""One self-contained page of a model's results: results/<model>/report.html.
+"""Report of a model's results as one self-contained page: results/<model>/report.html.
 
-Shows every figure that has been made with a line on what it shows, the tables behind it, and the
-settings that all was made with. Pictures are inside the page, so that it can be sent as one file.
+Shows every figure that has been made, with a caption and the tables behind the figure, and the
+settings of all results. Pictures are embedded, so the page can be sent as one file.
 """
 
 import eap_circuits

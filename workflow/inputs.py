@@ -1,4 +1,4 @@
-"""What the jobs of the paper's workflow depend on: files of the model, of the data, and code."""
+"""Inputs of the jobs in the paper's workflow: files of the model, files of the data, and code."""
 
 import hashlib
 import json
@@ -31,29 +31,29 @@ from eap.studies.paths import JSON_EDGES, model_name
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 TOY_HEAD = 100
-"""Pairs of every task that keep the toy model's run within minutes."""
+"""Default number of pairs per task for the toy model, so that a run takes minutes."""
 
 PASSED_ON = ("head", "batch_size", "device", "dtype", "memory", "revision")
-"""Settings of the experiments."""
+"""Settings that are passed to the experiments."""
 
-# Of a model's directory: what no number depends on.
+# Suffixes of files in a model's directory that no number depends on.
 NOT_READ = (".md", ".py", ".h5", ".msgpack", ".onnx")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person asked for.
+    """Configuration of a workflow run.
 
     Attributes:
         model: toy, a directory or GGUF file (absolute), or a hub name.
-        tasks: to work on.
-        exact, large: which studies belong to it.
-        only: by the name of a step, its tasks, where not all.
+        tasks: names of the tasks.
+        exact, large: which studies belong to the run.
+        only: tasks by name of the step, for steps that run on some tasks only.
         output: folder of graphs/ and results/.
-        threads: of every experiment.
-        revision: of a model of the hub; None: its main branch.
-        options: passed on to the experiments, as on their command line.
-        step_options: more of them, by the step (of `eap/studies/catalogue.py`) that they are for.
+        threads: number of threads per experiment.
+        revision: revision of a hub model; None: the main branch.
+        options: command-line options for all experiments.
+        step_options: additional options by step (of `eap/studies/catalogue.py`).
     """
 
     model: str
@@ -69,10 +69,10 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], called_from: str) -> "Settings":
-        """Read Snakemake's configuration; a directory is meant from where it was called.
+        """Read Snakemake's configuration; directories are relative to `called_from`.
 
         Raises:
-            UserError: a setting or a task that does not exist.
+            UserError: a setting or a task does not exist.
         """
         known = {
             "model", "tasks", "exact", "large", "output", "only", "options", "threads", "runtime",
@@ -109,7 +109,7 @@ class Settings:
 
     @property
     def verified(self) -> bool:
-        """Whether exact values are of a choice of edges."""
+        """Whether exact values are measured for only some edges."""
         return any(text.startswith("--verify") for text in self.step_options.get("exact", ()))
 
 
@@ -118,14 +118,14 @@ class Planned:
     """A job of the workflow.
 
     Attributes:
-        name: of its rule.
-        command: the script and its arguments.
-        sources: files of the model and of the data that it reads.
-        reads, writes: results, below the output folder.
-        stamp: written after it, says what the files were that it wrote.
-        benchmark: written after it, says its seconds and its peak memory (MB).
-        code: a hash of the code that its results come from.
-        threads: that it uses.
+        name: name of the rule.
+        command: script and arguments.
+        sources: files of the model and of the data that the job reads.
+        reads, writes: results that the job reads and writes, below the output folder.
+        stamp: file written after the job, with hashes of the files that the job wrote.
+        benchmark: file written after the job, with its time in seconds and peak memory in MB.
+        code: hash of the code that the results depend on.
+        threads: number of threads.
     """
 
     name: str
@@ -143,7 +143,7 @@ def planned(settings: Settings) -> list[Planned]:
     """All jobs of a run.
 
     Raises:
-        UserError: there is no such model.
+        UserError: the model does not exist.
     """
     name = model_name(settings.model)
     directory = data_folder() / "toy-model" if settings.model == "toy" else Path(settings.model)
@@ -194,7 +194,7 @@ def planned(settings: Settings) -> list[Planned]:
 
 
 def model_files(directory: Path) -> tuple[str, ...]:
-    """Files of a model: weights in any format, configuration, tokenizer; or the one that it is."""
+    """Files of a model: weights in any format, configuration and tokenizer, or one GGUF file."""
     if directory.is_file():
         return (str(directory),)
     found = (path for path in directory.iterdir() if path.is_file())
@@ -206,17 +206,17 @@ def model_files(directory: Path) -> tuple[str, ...]:
 
 
 def data_files(tasks: Sequence[str], family: str | None) -> tuple[str, ...]:
-    """The shipped data of tasks for a tokenizer; none where data are generated for it."""
+    """Files of the tasks' shipped data for a family of tokenizers; empty if data are generated."""
     paths = (data_folder() / task / f"{family}.csv" for task in tasks)
     return tuple(str(path) for path in paths if path.is_file())
 
 
 def code_of(step: Step) -> str:
-    """The code that the results of a step come from, as one hash.
+    """Hash of the code that the results of a step depend on.
 
-    A step that runs the model depends on its script and on all of the package but what only draws
-    (graphs, which are dear, have a key of their own: `eap.runtime.code.score_code`). A figure
-    depends on its script, on those beside it, and on what figures are drawn by.
+    A step that runs the model depends on its script and on the package except the drawing code.
+    Graphs, which are expensive, have a separate key: `eap.runtime.code.score_code`. A figure
+    depends on its script, the scripts in the same folder, and the drawing code.
     """
     script = REPOSITORY / step.script
     paths = {script, *script.parent.glob("*.py")} if "/" in step.script else {script}
@@ -230,7 +230,7 @@ def code_of(step: Step) -> str:
 
 @cache
 def _load(name: str, revision: str | None = None) -> tuple[GraphConfig, PreTrainedTokenizerBase]:
-    """A model's shape and tokenizer."""
+    """Load a model's shape and tokenizer."""
     if (file := find_file(name)) is not None:
         header = read_header(file)
         return shape_of(read_config(header)), read_tokenizer(header)
@@ -244,7 +244,7 @@ def _load(name: str, revision: str | None = None) -> tuple[GraphConfig, PreTrain
 
 
 def shape_of(config: PretrainedConfig) -> GraphConfig:
-    """The shape of the graph that a model of this configuration has."""
+    """Shape of the graph of a model with this configuration."""
     text = config.get_text_config()
     heads = text.num_attention_heads
     family = FAMILIES.get(next(iter(config.architectures or ()), ""))
@@ -258,15 +258,15 @@ def shape_of(config: PretrainedConfig) -> GraphConfig:
 
 
 def _is_true(value: Any) -> bool:
-    """Snakemake reads `large=True` as a truth value, other spellings as text."""
+    """Parse a truth value: Snakemake reads `large=True` as a bool, but other spellings as text."""
     return str(value).strip().lower() in ("true", "1", "yes")
 
 
 def _tasks(names: Any) -> tuple[str, ...]:
-    """Names of tasks, with spaces or commas between them, each once.
+    """Parse names of tasks, separated by spaces or commas, and drop duplicates.
 
     Raises:
-        UserError: there is no such task.
+        UserError: a task does not exist.
     """
     tasks = tuple(dict.fromkeys(str(names).replace(",", " ").split()))
     if missing := [task for task in tasks if task not in TASKS]:
@@ -275,10 +275,10 @@ def _tasks(names: Any) -> tuple[str, ...]:
 
 
 def _by_step(config: Mapping[str, Any], setting: str) -> Mapping[str, Any]:
-    """A setting that has a value for some steps, by their names.
+    """Read a setting that has values by name of the step.
 
     Raises:
-        UserError: a step that does not exist, or that runs no model.
+        UserError: a step does not exist, or does not run the model.
     """
     known = [step.name for step in STEPS if step.runs_model]
     given = config.get(setting) or {}

@@ -1,9 +1,9 @@
-"""Run one script of the workflow, and note what it wrote.
+"""Run one script of the workflow, and record the files that it wrote.
 
-    python workflow/step.py <what it writes>... <stamp> -- <script> <arguments>...
+    python workflow/step.py <written files>... <stamp> -- <script> <arguments>...
 
-The script ends when the workflow does, even if that is killed. The stamp holds the command, and a
-hash of every file: a file that something else wrote since then is seen, and made anew.
+The script ends with the workflow, even if the workflow is killed. The stamp has the command and a
+hash of every written file, so that a file that was changed later is detected and made again.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def forget_changed(stamps: Iterable[str]) -> None:
-    """Delete the stamps of jobs whose files something else has written since (below the cwd)."""
+    """Delete the stamps of jobs whose files, below the working directory, have been changed."""
     for stamp in map(Path, stamps):
         try:
             wrote = json.loads(stamp.read_text(encoding="utf8"))["wrote"]
@@ -55,13 +55,13 @@ def forget_changed(stamps: Iterable[str]) -> None:
 
 
 def end_with_parent() -> None:
-    """Ask the system to end this process when the one that started it is gone (on Linux)."""
+    """Ask the system (Linux only) to end this process when its parent process ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _state(path: Path) -> str | None:
-    """A hash of a file, for Snakemake sets times anew; None if it is not there."""
+    """Hash of a file (times are no use, because Snakemake resets them); None if it is missing."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 

@@ -1,14 +1,14 @@
-"""Make the models whose circuit is known, by hand: induction, majority, xor, redundant.
+"""Make the hand-written models with known circuits: induction, majority, xor, redundant.
 
 Every model is causal and has no norm. Each feature has coordinates of its own in the residual
-stream, so a sender and a receiver that share none are not connected, exactly: their edge is worth 0
-in every method, not something small. Beside its circuit each model has heads and MLPs that write
-what nobody reads, and some that read what never changes. All numbers are chosen so that a sum has
-one or two terms, or terms that binary fractions hold exactly: in whatever order they are added,
-what should be equal is equal to the last bit.
+stream, so a sender and a receiver that share no feature are not connected: every method scores
+their edge exactly 0, not approximately. Besides its circuit, each model has heads and MLPs whose
+output no node reads, and others whose input never changes. All numbers are chosen so that a sum has
+one or two terms, or terms that are exact binary fractions. Sums that should be equal are therefore
+equal to the last bit, in any order of addition.
 
-Writes <name>/model.safetensors and <name>/circuit.json beside this file; `make_compiled.py` makes
-those that Tracr compiles.
+Writes <name>/model.safetensors and <name>/circuit.json in this folder; `make_compiled.py` makes the
+models that Tracr compiles.
 """
 
 import json
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 class Builder:
-    """Weights of zero, to be filled in by the names of features."""
+    """Weights, initially zero, that are set by names of features."""
 
     def __init__(self, features, *, d_vocab, n_ctx, n_layers, n_heads, d_head, d_mlp, scale=1.0):
         self.place, d_model = {}, 0
@@ -49,11 +49,11 @@ class Builder:
                 self.W[f"blocks.{layer}.{name}"] = np.zeros(shape)
 
     def embed(self, feature, table):
-        """Row t of `table` is what token t writes into the feature."""
+        """Set what each token writes into the feature: row t of `table` for token t."""
         self.W["W_E"][:, self.place[feature]] = table
 
     def position(self, feature, table):
-        """Row p of `table` is what position p writes into the feature."""
+        """Set what each position writes into the feature: row p of `table` for position p."""
         self.W["W_pos"][:, self.place[feature]] = table
 
     def head(self, layer, head, *, q=None, k=None, v, out):
@@ -67,7 +67,7 @@ class Builder:
         self.W[f"blocks.{layer}.W_O"][head][: np.shape(matrix)[0], self.place[feature]] += matrix
 
     def mlp(self, layer, first, *, reads, writes, bias=0.0):
-        """Hidden units from `first` on: relu(`reads` + bias), written by `writes`."""
+        """Set hidden units from `first` on: relu(`reads` + bias), written by `writes`."""
         feature, matrix = reads  # [n_hidden, width]
         hidden = slice(first, first + np.shape(matrix)[0])
         self.W[f"blocks.{layer}.W_in"][hidden, self.place[feature]] = matrix
@@ -76,7 +76,7 @@ class Builder:
         self.W[f"blocks.{layer}.W_out"][self.place[feature], hidden] = matrix
 
     def unembed(self, feature, table):
-        """Row t of `table` is what token t's logit reads of the feature."""
+        """Set what each token's logit reads from the feature: row t of `table` for token t."""
         self.W["W_U"][:, self.place[feature]] += table
 
 
@@ -177,7 +177,7 @@ def induction():
 
 
 def majority():
-    """A head counts, an MLP decides by majority; another head copies the last letter, weakly."""
+    """A head counts and an MLP decides by majority; another head weakly copies the last letter."""
     vocabulary = ["a", "b", "="]
     n, positions = 3, 8
     model = Builder(
@@ -251,7 +251,7 @@ def majority():
 
 
 def xor():
-    """Two heads fetch a bit each, an MLP takes their exclusive or, another repeats it."""
+    """Two heads fetch one bit each, an MLP computes the exclusive or, another MLP repeats it."""
     vocabulary = ["0", "1", "="]
     n, positions = 3, 5
     model = Builder(
@@ -323,7 +323,7 @@ def xor():
 
 
 def redundant():
-    """Two heads fetch the same sign; an MLP needs either: each head alone is a whole circuit."""
+    """Two heads fetch the same sign, and an MLP needs only one, so each head gives a circuit."""
     vocabulary = ["?", "+", "-", "="]
     n, positions = 4, 4
     model = Builder(

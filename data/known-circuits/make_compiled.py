@@ -1,7 +1,8 @@
-"""Make the models whose circuit is known because Tracr compiled them: share-before and balance.
+"""Make the models with circuits known from compilation by Tracr: share-before and balance.
 
-Two RASP programs, compiled by Tracr (Lindner et al. 2023, arXiv 2301.05062). It brings JAX, so it
-is installed in an environment of its own: `pip install tracr-pypi==1.0.0 safetensors`.
+The models are two RASP programs, compiled by Tracr (Lindner et al. 2023, arXiv 2301.05062). Tracr
+depends on JAX, so install it in a separate environment:
+`pip install tracr-pypi==1.0.0 safetensors`.
 """
 
 import numpy as np
@@ -69,7 +70,7 @@ def compiled():
 
 
 def from_tracr(model, letters, output, middle):
-    """Weights under our names; two tokens more, with logits of plus and minus (output - middle)."""
+    """Weights under our names, with two more tokens, whose logits are ±(output - middle)."""
     config = model.model_config
     encoder = model.input_encoder.encoding_map
     rows = [encoder[token] for token in ("BOS", *letters)]

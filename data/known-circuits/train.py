@@ -1,18 +1,18 @@
-"""Train the models whose circuit is known although its weights are in superposition.
+"""Train models with known circuits whose features are in superposition.
 
-Strict interchange-intervention training, after InterpBench (arXiv 2407.14494), at the level of
-edges. A hand-written program says what every aligned node computes. Each step asks three things of
-the model, each by cross-entropy:
+The method is strict interchange-intervention training, after InterpBench (arXiv 2407.14494), at the
+level of edges. A hand-written program says what every aligned node computes. Each step has three
+cross-entropy losses:
 
-- the base prompt's answer (weight 1);
-- with all that an aligned node sends taken from another prompt's run, the answer that the program
-  gives with that node's value from there (weight 1);
-- with a random share of the edges off the circuit taken from another prompt's run, the base
+- for the base prompt's answer (weight 1);
+- with the output of an aligned node taken from another prompt's run, for the answer that the
+  program gives with that node's value from the other prompt (weight 1);
+- with a random share of the edges outside the circuit taken from another prompt's run, for the base
   prompt's answer (weight .4).
 
-Nothing asks for coordinates of one's own: d_model is smaller than the number of features, and heads
-and MLPs off the circuit write into the same residual stream. Writes <name>/model.safetensors and
-<name>/circuit.json beside this file. Takes about a minute per model on one core.
+No loss separates the features: d_model is smaller than the number of features, and heads and MLPs
+outside the circuit write into the same residual stream. Writes <name>/model.safetensors and
+<name>/circuit.json in this folder. Takes about a minute per model on one core.
 """
 
 import sys
@@ -28,10 +28,10 @@ WEIGHTS = {"base": 1.0, "interchange": 1.0, "strict": 0.4}
 
 @dataclass(frozen=True)
 class Program:
-    """A task, and which node computes which of its variables.
+    """A task, with the nodes that compute its variables.
 
-    `draw(random, n)` makes prompts [n, n_ctx]; `answer(base, source, node)` are the tokens that are
-    right when the node's value comes from the source prompt (None: from the base prompt).
+    `draw(random, n)` makes prompts [n, n_ctx]; `answer(base, source, node)` gives the correct
+    tokens when the node's value comes from the source prompt (None: from the base prompt).
     """
 
     name: str
@@ -135,10 +135,10 @@ def names_of(program):
 
 
 def run(program, W, tokens, kept=None, source=None):
-    """Logits at the last token, and what all nodes send.
+    """Logits at the last token, and the outputs of all nodes.
 
-    `kept` [sender, receiver] says which edges are this run's; the others carry what the sender
-    sends in the run of `source`.
+    `kept` [sender, receiver] marks the edges that carry the sender's output in this run; all other
+    edges carry the sender's output in the run of `source`.
     """
     outputs = [W["W_E"][tokens]]
     number = 0
@@ -173,7 +173,7 @@ def run(program, W, tokens, kept=None, source=None):
 
 
 def train(program, *, steps=2500, batch=64, seed=0):
-    """The weights after all steps."""
+    """Train, and return the weights after all steps."""
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     W = make_weights(program)
@@ -217,7 +217,7 @@ def train(program, *, steps=2500, batch=64, seed=0):
 
 
 def write(program):
-    """Train a model, and save it beside 64 held-out pairs whose answers differ."""
+    """Train a model, and save it with 64 held-out pairs whose answers differ."""
     W = train(program)
     for layer in range(program.n_layers):
         W[f"blocks.{layer}.b_O"] = np.zeros(program.d_model)

@@ -1,4 +1,4 @@
-"""Train the toy model: a small GPT-2 that does all eight tasks, from generated prompts alone.
+"""Train the toy model, a small GPT-2 that does all eight tasks, on generated prompts only.
 
     python data/toy-model/train.py                    about 20 minutes on 2 cores
 
@@ -67,7 +67,7 @@ MEAN_DURATION = 15.0
 
 
 def words_of_all_tasks() -> list[str]:
-    """Texts that contain every word of the tasks, as it stands after a space or at the start."""
+    """Texts that contain every word of the tasks, both after a space and at the start."""
     lists = (
         ioi.NAMES, ioi.PLACES, ioi.OBJECTS, greater_than.EVENTS, greater_than_price.ITEMS,
         gender_bias.MALE, gender_bias.FEMALE,
@@ -87,7 +87,7 @@ def words_of_all_tasks() -> list[str]:
 
 
 def split_words(text: str) -> list[str]:
-    """As the tokenizer splits a text before merging."""
+    """Pieces into which the tokenizer splits a text before merging."""
     return [piece for piece, _ in _splitter().pre_tokenize_str(text)]
 
 
@@ -96,7 +96,7 @@ def _splitter() -> pre_tokenizers.PreTokenizer:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE, merged until every word of the tasks is one token."""
+    """A byte-level BPE tokenizer, merged until every word of the tasks is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [_splitter(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -120,7 +120,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class Pool:
-    """Prompts of one task: tokens [n, pos], padded right; last position; row of the targets."""
+    """Prompts of one task: tokens [n, pos], padded right; last positions; rows of the targets."""
 
     tokens: Tensor
     last: Tensor
@@ -128,7 +128,7 @@ class Pool:
 
 
 class Targets:
-    """Distributions over the vocabulary, each kept once."""
+    """Distributions over the vocabulary, each stored once."""
 
     def __init__(self, vocabulary: Vocabulary, d_vocab: int) -> None:
         self.vocabulary, self.d_vocab = vocabulary, d_vocab
@@ -136,7 +136,7 @@ class Targets:
         self.table: list[Tensor] = []
 
     def row(self, answers: dict[str, float]) -> int:
-        """The row of the distribution that gives each answer its weight."""
+        """Row of the distribution with these weights of the answers."""
         key = tuple(sorted(answers.items()))
         if key not in self.rows:
             target = torch.zeros(self.d_vocab)
@@ -148,19 +148,19 @@ class Targets:
 
 
 def uniform(answers: tuple[str, ...]) -> dict[str, float]:
-    """Every answer alike."""
+    """Equal weight for every answer."""
     return dict.fromkeys(answers, 1.0)
 
 
 def number_target(label: int) -> dict[str, float]:
-    """Numbers above the label, near ones more likely."""
+    """Numbers above the label; closer numbers are more likely."""
     return {f"{n:02d}": math.exp(-(n - label) / MEAN_DURATION) for n in range(label + 1, 100)}
 
 
 def training_prompts(
     source: random.Random, vocabulary: Vocabulary
 ) -> dict[str, list[tuple[str, dict[str, float]]]]:
-    """For every task, prompts and their answers; nothing that is held out."""
+    """Prompts and their answers for every task, without held-out pairs."""
     prompts: dict[str, list[tuple[str, dict[str, float]]]] = {name: [] for name in MIXTURE}
 
     def rows_of(module: ModuleType, **n: int) -> list[dict[str, str]]:
@@ -210,7 +210,7 @@ def training_prompts(
 def make_pool(
     prompts: list[tuple[str, dict[str, float]]], vocabulary: Vocabulary, targets: Targets, bos: int
 ) -> Pool:
-    """Token ids of prompts and rows of their targets."""
+    """Token ids of prompts, and rows of their targets."""
     encoded = vocabulary.encode_all([text for text, _ in prompts])
     tokens = torch.full((len(prompts), 1 + max(map(len, encoded))), bos)
     for row, ids in enumerate(encoded):
@@ -231,7 +231,7 @@ def draw(
 
 
 def language_loss(model: GPT2LMHeadModel, hidden: Tensor, tokens: Tensor, last: Tensor) -> Tensor:
-    """Mean cross-entropy of the next token, over all positions before the last ones."""
+    """Mean cross-entropy of the next token, over all positions except the last."""
     real = torch.arange(tokens.shape[1]) < last[:, None]
     logits = model.lm_head(hidden[real]).float()
     return F.cross_entropy(logits, tokens[:, 1:][real[:, :-1]])
@@ -247,7 +247,7 @@ def train(
     learning_rate: float,
     seed: int,
 ) -> None:
-    """AdamW with warm-up and cosine decay, in bfloat16; every task at its own length."""
+    """Train with AdamW, warm-up and cosine decay, in bfloat16, each task at its own length."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05
     )
@@ -282,7 +282,7 @@ def train(
 
 
 def main() -> None:
-    """Make the tokenizer, train, save."""
+    """Make the tokenizer, train the model, and save both."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

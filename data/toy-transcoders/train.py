@@ -1,13 +1,13 @@
-"""Train transcoders of the toy model's MLPs, as circuit-tracer writes them.
+"""Train transcoders of the toy model's MLPs, in circuit-tracer's format.
 
     python data/toy-transcoders/train.py              about 2 minutes on 2 cores
 
-1. Inputs and outputs of every MLP on the clean and corrupted prompts of all tasks; every other pair
-   of prompts is left out, to be measured on.
-2. Per layer, an encoder whose K largest activations are kept, and a decoder, trained to reconstruct
-   the MLP's output.
-3. What they explain of the held-out outputs, and what the model does with them in the MLPs' place,
-   is printed and kept in training.json; weights are written in float16.
+1. Inputs and outputs of every MLP are collected on the clean and corrupted prompts of all tasks;
+   every other pair of prompts is held out for measurements.
+2. For each layer, an encoder that keeps the K largest activations and a decoder are trained to
+   reconstruct the MLP's output.
+3. The variance explained on held-out outputs, and the behaviour of the model with transcoders in
+   place of MLPs, are printed and written to training.json. Weights are written in float16.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from eap.model.runs import outputs_everywhere, run_tokens
 from eap.parts.features import Dictionary, load_features
 
 K = 16
-"""Features that are active at a token."""
+"""Number of features that are active at a token."""
 
 CONFIG = """\
 {
@@ -54,7 +54,7 @@ def prompts_of(model: eap.Model, half: int) -> list[tuple[int, ...]]:
 def activations(
     model: eap.Model, prompts: list[tuple[int, ...]]
 ) -> list[tuple[Float[Tensor, "token d_model"], Float[Tensor, "token d_model"]]]:
-    """By layer, what the MLP reads after its norm, and what it sends, at every token."""
+    """Input (after the norm) and output of the MLP at every token, by layer."""
     pieces: list[list[tuple[Tensor, Tensor]]] = [[] for _ in model.blocks]
     for tokens in by_length(prompts):
         last = torch.full((len(tokens),), tokens.shape[1] - 1)
@@ -79,14 +79,14 @@ def by_length(prompts: list[tuple[int, ...]], n: int = 256) -> list[Int[Tensor, 
 
 
 def encode(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
-    """Activations of the features, all but the K largest zero."""
+    """Activations of the features, with all but the K largest set to zero."""
     pre = F.linear(x, W_enc, b_enc).relu()
     best = pre.topk(K, dim=-1)
     return torch.zeros_like(pre).scatter(-1, best.indices, best.values)
 
 
 def train(x: Tensor, y: Tensor, *, n_features: int, steps: int, batch: int) -> dict[str, Tensor]:
-    """One layer's weights."""
+    """Train the weights of one layer."""
     d_model = x.shape[1]
     spread = (y - y.mean(0)).square().sum(-1).mean()
     W_dec = F.normalize(torch.randn(n_features, d_model), dim=-1)
@@ -111,10 +111,10 @@ def train(x: Tensor, y: Tensor, *, n_features: int, steps: int, batch: int) -> d
 
 
 class Spliced(MLP):
-    """Features in an MLP's place."""
+    """A module that replaces an MLP by its features."""
 
     def put(self, dictionary: Dictionary, b_dec: Tensor) -> "Spliced":
-        """With these features."""
+        """Set the features."""
         object.__setattr__(self, "features", (dictionary, b_dec))
         return self
 
@@ -129,10 +129,10 @@ class Spliced(MLP):
 
 
 def measure(model: eap.Model, folder: Path, prompts: list[tuple[int, ...]]) -> dict[str, float]:
-    """Variance explained by layer, features active at a token, and the model with them spliced in.
+    """Variance explained by layer, features active at a token, and the model with transcoders.
 
-    `kl` is that of the spliced model's next token, in nats, at each prompt's last token; `kl_zero`
-    that of the model whose MLPs send nothing.
+    `kl` is the KL divergence in nats of the next token at each prompt's last position, with
+    transcoders in place of the MLPs; `kl_zero` is the divergence with zero MLP outputs.
     """
     features = load_features(folder, model)
     figures: dict[str, float] = {}
@@ -167,7 +167,7 @@ def measure(model: eap.Model, folder: Path, prompts: list[tuple[int, ...]]) -> d
 
 
 def load_bias(folder: Path, layer: int) -> Float[Tensor, " d_model"]:
-    """b_dec, which is no feature's."""
+    """b_dec, the bias that does not belong to any feature."""
     return load_file(folder / f"layer_{layer}.safetensors")["b_dec"].float()
 
 

@@ -1,4 +1,4 @@
-"""What a result is worth: overlap, stability, areas, tests of a circuit, groups of examples."""
+"""Tests of results: overlap, stability, areas, verdicts on a circuit, and groups of examples."""
 
 import lazy_loader
 

@@ -1,17 +1,18 @@
 """Certified circuits: edges and nodes that stay in the circuit if some of the examples change.
 
-After arXiv 2602.22968. A random subset of the data set keeps each example with probability
-1 - p_delete, and a rule finds a circuit in the subset's mean scores. Let mu be the probability that
-an edge is in that circuit. Its vote is *in* if mu > 1/2, *out* if mu < 1/2. Take the same random
-subset of two data sets that differ by r examples, each deleted, added or replaced: with probability
-p_delete^r it holds none of the r, and both circuits are one. So mu differs by at most
-1 - p_delete^r, and a vote *in* is the same for every data set within r changes as long as
+The method is that of arXiv 2602.22968. A random subset of the data set keeps each example with
+probability 1 - p_delete, and a rule finds a circuit from the mean scores of the subset. Let mu be
+the probability that an edge is in that circuit. The edge's vote is *in* if mu > 1/2 and *out* if
+mu < 1/2. Now draw the same random subset from two data sets that differ by r examples, each
+deleted, added or replaced. With probability p_delete^r the subset holds none of the r, and both
+circuits are the same. So mu differs by at most 1 - p_delete^r, and a vote *in* is the same for
+every data set within r changes as long as
 
     p_delete^r > 3/2 - mu.
 
-mu is estimated from n_subsets subsets, and its Clopper-Pearson bounds at level alpha take its
-place. Scores are means over examples, so all subsets are one matrix product beside one attribution.
-The empty subset has the empty circuit.
+mu is estimated from n_subsets subsets, and replaced by its Clopper-Pearson bounds at level alpha.
+Scores are means over examples, so the scores of all subsets follow from one attribution run and one
+matrix product. The empty subset has the empty circuit.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,19 +48,19 @@ from eap.runtime.resources import Resources
 SELECTIONS = ("greedy", "top_n", "threshold")
 
 CHUNK = 2**23
-"""Bytes of scores of subsets that are made at a time."""
+"""Bytes of subset scores that are computed at a time."""
 
 Find = Callable[[Float[Tensor, "n_forward n_backward"]], Graph]
-"""A circuit from the mean scores of some examples."""
+"""Function that finds a circuit from the mean scores of some examples."""
 
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """How subsets vote on edges or on nodes, and what is certain of it.
+    """Votes of subsets on edges or on nodes, with certified bounds.
 
     Attributes:
-        share: fraction of the subsets whose circuit has the edge or node.
-        low, high: Clopper-Pearson bounds of the probability that this estimates.
+        share: fraction of the subsets whose circuit contains the edge or node.
+        low, high: Clopper-Pearson bounds of the probability that `share` estimates.
         p_delete: probability that a subset leaves an example out.
     """
 
@@ -72,48 +73,48 @@ class Votes:
     def of(
         cls, counts: Int[np.ndarray, "*shape"], n: int, p_delete: float, alpha: float
     ) -> "Votes":
-        """From how many of `n` subsets have it; both bounds hold together at level `alpha`."""
+        """Votes from the counts among `n` subsets; both bounds hold together at level `alpha`."""
         low = np.where(counts == 0, 0.0, stats.beta.ppf(alpha / 2, counts, n - counts + 1))
         high = np.where(counts == n, 1.0, stats.beta.ppf(1 - alpha / 2, counts + 1, n - counts))
         return cls(counts / n, low, high, p_delete)
 
     @property
     def is_in(self) -> Bool[np.ndarray, "*shape"]:
-        """Certified to be in the circuit."""
+        """Whether the edge or node is certified to be in the circuit."""
         return self.low > 0.5
 
     @property
     def is_out(self) -> Bool[np.ndarray, "*shape"]:
-        """Certified not to be in the circuit."""
+        """Whether the edge or node is certified not to be in the circuit."""
         return self.high < 0.5
 
     @property
     def radius(self) -> Int[np.ndarray, "*shape"]:
-        """The most examples that may change without another vote; -1: abstains."""
+        """Largest number of examples that may change without changing the vote; -1: abstains."""
         certain = np.maximum(self.low, 1 - self.high)
         change = np.clip(1.5 - certain, 0.5, 1.0)
         most = np.ceil(np.log(change) / np.log(self.p_delete)).astype(int) - 1
-        most -= self.p_delete ** np.maximum(most, 0) <= change  # rounding, at a whole number
+        most -= self.p_delete ** np.maximum(most, 0) <= change  # rounding at whole numbers
         return np.where(certain > 0.5, most, -1)
 
     def words(self) -> list[str]:
-        """'in', 'out' or 'abstains'."""
+        """Verdicts as words: 'in', 'out' or 'abstains'."""
         decided = np.where(self.is_in, "in", np.where(self.is_out, "out", "abstains"))
         return [str(word) for word in decided]
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """What `certify` returns.
+    """Certified circuit, as returned by `certify`.
 
     Attributes:
-        graph: the scores of all examples.
-        plain: the circuit that the rule finds in them.
-        circuit: the edges that are certified to be in.
+        graph: scores over all examples.
+        plain: circuit that the rule finds from these scores.
+        circuit: circuit of the edges that are certified to be in.
         edges: votes on edges [n_forward, n_backward].
         nodes: votes on heads and MLPs [n_forward - 1].
         faithfulness: faithfulness of the certified and of the plain circuit, in this order.
-        provenance: where the scores and the subsets come from.
+        provenance: origin of the scores and the subsets.
     """
 
     graph: Graph
@@ -125,9 +126,12 @@ class Certificate:
     provenance: dict[str, Any]
 
     def to_frame(self, *, out: bool = False) -> pd.DataFrame:
-        """A row per edge and node that is in or abstains (`out=True`: all), surest first.
+        """Make a table with a row per edge and node that is in or abstains, most certain first.
 
-        Columns: level, name, in_plain, share, low, high, verdict, radius.
+        The columns are level, name, in_plain, share, low, high, verdict and radius.
+
+        Args:
+            out: whether to include the edges and nodes that are out.
         """
         exists = self.graph.edge_exists
         names = replace(self.graph, in_graph=exists).edge_names()
@@ -141,7 +145,7 @@ class Certificate:
         )
 
     def summary(self) -> pd.DataFrame:
-        """A row for edges and one for nodes: how many are in, out, abstain; the median radius."""
+        """Table of edges and nodes: how many are in, out or abstain, and the median radius."""
         rows = []
         exists = self.graph.edge_exists.numpy()
         for level, votes, counted in (("edge", self.edges, exists), ("node", self.nodes, ...)):
@@ -195,29 +199,30 @@ def certify(
     seed: int = 0,
     **options: Any,
 ) -> Certificate:
-    """Certify the edges and nodes of a circuit that stay when some of the examples change.
+    """Certify which edges and nodes of a circuit stay if some of the examples change.
 
     Args:
         model: loaded model (`eap.load_model`).
-        dataset: the examples that circuits are found on.
-        size: edges of the circuit, before pruning; of the selection 'threshold' the least score,
-            in units of the metric.
-        selection: 'greedy', 'top_n' or 'threshold'; circuits are pruned.
-        by: what edges are ranked by: 'magnitude', 'helpful' or 'harmful'.
-        n_subsets: random subsets of the examples.
-        p_delete: probability that a subset leaves an example out. Near 1 gives large radii, but
-            subsets of few examples, whose circuits agree less.
-        alpha: each edge's (and node's) bounds are wrong with at most this probability.
-        simultaneous: all bounds of edges, and all of nodes, hold together at `alpha` (Bonferroni).
-        measured_on: the examples that faithfulness is measured on; None: those of `dataset`.
-        seed: seed of the subsets, which are drawn by what an example is, not by where it stands.
+        dataset: examples that circuits are found on.
+        size: number of edges of the circuit before pruning; for the selection 'threshold', the
+            lowest score, in units of the metric.
+        selection: rule that selects edges: 'greedy', 'top_n' or 'threshold'; circuits are pruned.
+        by: order of the edges: 'magnitude', 'helpful' or 'harmful'.
+        n_subsets: number of random subsets of the examples.
+        p_delete: probability that a subset leaves an example out. Values near 1 give large radii,
+            but small subsets, whose circuits agree less.
+        alpha: largest probability that the bounds of an edge (or node) are wrong.
+        simultaneous: whether all bounds of edges, and all bounds of nodes, hold together at `alpha`
+            (Bonferroni).
+        measured_on: examples that faithfulness is measured on; None: those of `dataset`.
+        seed: seed of the subsets, which depend on the content of the examples, not on their order.
         **options: method, metric, steps, rule, ablation, expanded_kv and resources, as for
-            `eap.attribute`. Scores of subsets take at most half of `memory_budget`; if they do not
-            fit, the attribution is run several times.
+            `eap.attribute`. The scores of subsets take at most half of `memory_budget`; if they do
+            not fit, the attribution is run several times.
 
     Raises:
-        UserError: as `eap.attribute`; numbers out of range, an unknown selection, or a method
-            without scores per example.
+        UserError: as for `eap.attribute`; also for numbers out of range, an unknown selection, or a
+            method without per-example scores.
 
     Example:
         >>> certificate = eap.certify(model, dataset, 30, method="EAP", n_subsets=50)
@@ -233,15 +238,15 @@ def certify(
         size = whole("size", size)
     Resources(memory_budget=options.get("memory_budget"), batch_size=options.get("batch_size"))
     if options.get("level", "edge") != "edge" or options.get("spans"):
-        raise UserError("certificates are of a circuit of edges; leave the level and spans out")
+        raise UserError("certificates are for circuits of edges; leave out level and spans")
     config = graph_config(model, expanded_kv=options.get("expanded_kv", False))
     masks = draw_subsets(dataset.examples, n_subsets, p_delete, seed)
     blank = replace(Graph.from_config(config), higher_is_better=True)
-    _cut(blank, selection, size, by, blank.scores)  # refuses what cannot be selected, at once
+    _cut(blank, selection, size, by, blank.scores)  # fails early if the selection is not possible
     budget = Budget.of(model.device, options.pop("memory_budget", None)).n_bytes
     fits = sums_that_fit(WeightedSums(config, masks[:, :1].float()).n_bytes, budget)
     tallies = Tallies(config.n_forward, config.n_backward)
-    # Few examples: keep each one's scores. Else the sums of as many subsets as fit, in each pass.
+    # With few examples, keep the scores of each one. Otherwise sum as many subsets as fit per pass.
     one_pass = len(dataset) <= min(fits, n_subsets)
     parts = [masks] if one_pass else list(masks.split(fits, dim=1))
     for part in parts:
@@ -278,29 +283,29 @@ def certify(
 
 
 def _cut(graph: Graph, selection: str, size: float, by: By, scores: Tensor) -> Graph:
-    """The pruned circuit of some scores of a graph."""
+    """Pruned circuit that a selection finds from given scores."""
     circuit: Graph = getattr(replace(graph, scores=scores), selection)(size, by=by)
     return circuit.prune()
 
 
 def sums_that_fit(n_bytes: int, budget: int) -> int:
-    """How many sums, of so many bytes each, fit in half of a budget, in every process."""
+    """Number of sums of `n_bytes` each that fit in half of a budget, in every process."""
     return max(1, distributed.smallest(budget // 2 // n_bytes))
 
 
 def draw_subsets(
     examples: Sequence[Example], n_subsets: int, p_delete: float, seed: int
 ) -> Bool[Tensor, "example subset"]:
-    """Which examples are in which subset, each with probability 1 - p_delete."""
+    """Mask of the examples in each subset, each kept with probability 1 - p_delete."""
     rows = [random.random(n_subsets) >= p_delete for random in generators(examples, seed)]
     return torch.from_numpy(np.stack(rows))
 
 
 class Tallies:
-    """In how many subsets' circuits every edge and every node is.
+    """Counts of the subsets whose circuit contains each edge and each node.
 
     Attributes:
-        edges: counts [n_forward, n_backward].
+        edges: counts of edges [n_forward, n_backward].
         nodes: counts of heads and MLPs [n_forward - 1].
     """
 
@@ -317,13 +322,13 @@ class Tallies:
         *,
         quiet: bool = True,
     ) -> None:
-        """Find the circuits of a process's share of the subsets, and count their edges and nodes.
+        """Find the circuits of this process's share of the subsets, and count edges and nodes.
 
         Args:
             totals: sums of scores.
-            members: examples that make up a subset's; None: each is a subset's.
-            sizes: examples in every subset; those without any have no circuit.
-            find: a circuit from mean scores.
+            members: mask of the sums that make up each subset; None: each sum is one subset.
+            sizes: number of examples in every subset; subsets without examples have no circuit.
+            find: function that finds a circuit from mean scores.
             quiet: whether to hide the progress bar.
         """
         shares = distributed.own_share([n for n, size in enumerate(sizes.tolist()) if size])
@@ -337,10 +342,10 @@ class Tallies:
             for scores in means.view(-1, *totals.shape[1:]):
                 in_graph = find(scores).in_graph
                 self.edges += in_graph
-                # In a pruned circuit, every node that is in it sends.
+                # In a pruned circuit, every node in the circuit has an outgoing edge.
                 self.nodes += in_graph[1:].any(dim=1)
 
     def merge_processes(self) -> None:
-        """Every process ends with the counts of all subsets."""
+        """Add up the counts of all processes, in every process."""
         distributed.sum_over_processes(self.edges)
         distributed.sum_over_processes(self.nodes)

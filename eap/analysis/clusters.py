@@ -1,10 +1,12 @@
-"""Does one task hide several mechanisms? Examples grouped by which edges their scores are large on.
+"""Groups of examples that may use different mechanisms, found from their per-example scores.
 
-Every example has a score for every edge; two examples are alike if these vectors point the same
-way. Their Gram matrix is gathered over groups of receivers, so that examples times edges is never
-held at once: what does not fit the budget takes more passes over the data. Examples are grouped by
-kernel k-means, beside a null of one group; each group has a circuit of its own, and how each serves
-the other groups' examples, that it was not found on, says whether they are mechanisms of their own.
+Every example has a score for every edge; two examples are similar if these vectors point in similar
+directions. The Gram matrix of the vectors is accumulated over groups of receivers, so that the
+scores of all examples and edges are never held at once; if a smaller budget allows fewer receivers
+per group, more passes over the data are made. Kernel k-means groups the examples, and the
+separation is compared with that of examples of a single group. Each group gets its own circuit. How
+well the circuit of one group works on other examples, of this and of the other groups, tells
+whether the groups use different mechanisms.
 """
 
 from collections.abc import Sequence
@@ -31,24 +33,24 @@ from eap.runtime.resources import ResourceOptions
 from eap.statistics.hypotheses import rank_p
 from eap.statistics.measures import normalised
 
-# Memory for per-example scores unless said otherwise: 1 GiB.
+# Default memory for per-example scores: 1 GiB.
 GRAM_BUDGET = 2**30
 
 RESTARTS = 20
 
 NO_EFFECT = 1e-5
-"""Length of an example's scores, beside the longest, below which they are rounding."""
+"""Length of an example's score vector, relative to the longest, below which it is rounding."""
 
 
 class ScoresInto:
-    """Per-example scores of all edges into some receivers (an `Observer`)."""
+    """Observer that keeps the per-example scores of all edges into some receivers."""
 
     def __init__(self, n_examples: int, n_forward: int, receivers: range) -> None:
         self.receivers = receivers
         self.scores = torch.zeros(n_examples, n_forward, len(receivers), dtype=torch.float32)
 
     def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
-        """Keep the columns that are asked for."""
+        """Keep the columns of the chosen receivers."""
         receivers, scores = block.receivers, block.scores
         chosen = [i for i, receiver in enumerate(receivers) if receiver in self.receivers]
         if not chosen:
@@ -69,20 +71,21 @@ def gram_matrix(
     expanded_kv: bool = False,
     **settings: Any,
 ) -> Float[np.ndarray, "example example"]:
-    """Inner products of the examples' score vectors.
+    """Inner products of the score vectors of all pairs of examples.
 
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        gram_budget: bytes for per-example scores; less of it means more passes over the data.
-        expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        **settings: settings of `eap.attribute`: method, metric, steps, batch_size, ...
+        gram_budget: bytes for per-example scores; a smaller budget means more passes over the data.
+        expanded_kv: whether every query head has its own k and v receiver, even where query heads
+            share key/value heads.
+        **settings: arguments of `eap.attribute`: method, metric, steps, batch_size, ...
 
     Raises:
-        UserError: as `eap.attribute`.
+        UserError: as for `eap.attribute`.
     """
     if settings.get("spans"):
-        raise UserError("inner products are of the scores of edges; leave spans out")
+        raise UserError("inner products use the scores of edges; leave out spans")
     config = graph_config(model, expanded_kv=expanded_kv)
     n_examples = len(dataset)
     per_receiver = n_examples * config.n_forward * 4
@@ -99,7 +102,7 @@ def gram_matrix(
 
 
 def cosines(gram: Float[np.ndarray, "example example"]) -> Float[np.ndarray, "example example"]:
-    """Cosine similarities; an example without effect is like no other (0), and like itself."""
+    """Cosine similarities; for an example without effect, 1 with itself and 0 with all others."""
     effective = have_effect(gram)
     length = np.where(effective, np.sqrt(np.diag(gram).clip(min=0)), 1.0)
     similar = gram / length[:, None] / length * (effective[:, None] & effective)
@@ -108,7 +111,7 @@ def cosines(gram: Float[np.ndarray, "example example"]) -> Float[np.ndarray, "ex
 
 
 def have_effect(gram: Float[np.ndarray, "example example"]) -> Bool[np.ndarray, " example"]:
-    """Which examples have scores that are more than rounding, beside the largest example's."""
+    """Mask of the examples whose scores are more than rounding, relative to the largest."""
     length = np.sqrt(np.diag(gram).clip(min=0))
     return length > NO_EFFECT * length.max()
 
@@ -116,9 +119,9 @@ def have_effect(gram: Float[np.ndarray, "example example"]) -> Bool[np.ndarray, 
 def kernel_k_means(
     kernel: Float[np.ndarray, "example example"], n_clusters: int, *, seed: int = 0
 ) -> Int[np.ndarray, " example"]:
-    """Labels that make clusters compact in the kernel's space: the best of several beginnings.
+    """Cluster labels that minimise the spread within clusters; the best of several random starts.
 
-    Clusters are numbered by their first example.
+    Clusters are numbered in the order of their first examples.
 
     Raises:
         UserError: more clusters than examples, or fewer than one.
@@ -145,7 +148,7 @@ def kernel_k_means(
 
 
 def _spread_out(kernel: np.ndarray, n_clusters: int, random: np.random.Generator) -> list[int]:
-    """Examples far from one another (k-means++)."""
+    """Examples that are far from one another, as initial centres (k-means++)."""
     chosen = [int(random.integers(len(kernel)))]
     while len(chosen) < n_clusters:
         nearest = _distances_to_points(kernel, chosen).min(axis=1).clip(min=0)
@@ -161,7 +164,7 @@ def _distances_to_points(kernel: np.ndarray, points: Sequence[int]) -> np.ndarra
 
 
 def _distances_to_means(kernel: np.ndarray, labels: np.ndarray, n_clusters: int) -> np.ndarray:
-    """Squared distance of every example to every cluster's mean; infinity where it is empty."""
+    """Squared distance of every example to every cluster's mean; infinite for empty clusters."""
     members = (labels[:, None] == np.arange(n_clusters)).astype(np.float64)
     sizes = members.sum(axis=0)
     shares = members / np.where(sizes > 0, sizes, 1.0)
@@ -173,22 +176,23 @@ def _distances_to_means(kernel: np.ndarray, labels: np.ndarray, n_clusters: int)
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Groups of examples, and the circuit of each.
+    """Groups of examples, and the circuit of each group.
 
     Attributes:
-        similarity: cosines between the examples' scores.
-        labels: the group of each example; -1 for an example without effect.
-        separation: mean similarity within groups minus that between them.
-        null_separations: the same for random examples of a single group, grouped the same way.
-        p_value: p-value of one group: the rank of `separation` among those.
-        found_on: the examples that the groups' scores and circuits are of: every other one of each
-            group.
-        graphs: scores of each group's examples, of those in `found_on`.
-        circuits: selected from them, and pruned.
-        faithfulness: normalised, of each group's circuit on each group's other examples. NaN for a
-            group in which the model does not do the task: its clean mean is not two standard errors
-            better than its corrupted one.
-        provenance: origin of the numbers.
+        similarity: cosines between the score vectors of the examples.
+        labels: group of each example; -1 for an example without effect.
+        separation: mean similarity within groups minus mean similarity between groups.
+        null_separations: separations of random examples of a single group, clustered the same way.
+        p_value: p-value of the null hypothesis of a single group, which is the rank of `separation`
+            among `null_separations`.
+        found_on: mask of the examples that scores and circuits were found on: every second one of
+            each group.
+        graphs: scores of each group, over its examples in `found_on`.
+        circuits: circuit of each group, selected from these scores and pruned.
+        faithfulness: normalised faithfulness of each group's circuit on each group's other
+            examples. NaN for a group in which the model does not perform the task, that is, whose
+            clean mean is not two standard errors better than its ablated mean.
+        provenance: origin of the results.
     """
 
     similarity: Float[np.ndarray, "example example"]
@@ -218,33 +222,34 @@ def find_clusters(
     gram_budget: int = GRAM_BUDGET,
     **resources: Unpack[ResourceOptions],
 ) -> Clusters:
-    """Group a task's examples by their scores, and see how the groups' circuits serve each other.
+    """Group the examples of a task by their scores, and test each group's circuit on all groups.
 
-    k-means separates any examples: `null_separations` say how far it separates examples of a single
-    group. Circuits are found on half of each group's examples and measured on the other half.
+    k-means separates any examples; `null_separations` says how far it separates examples of a
+    single group. Circuits are found on half of the examples of each group and measured on the other
+    half.
 
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
         n_clusters: number of groups.
-        size: edges of each group's circuit, before pruning; at most as many as there are.
-        method: method of `eap.attribute`.
+        size: number of edges of each group's circuit before pruning; at most all edges.
+        method: name of a method, as for `eap.attribute`.
         metric: metric of scores and faithfulness.
-        steps: points of integrated gradients; None: as of `eap.attribute`.
-        n_random: number of random data sets of one group that the separation is compared with.
-        seed: seed of the beginnings of k-means and of the random data sets.
+        steps: number of integration points, as for `eap.attribute`; None: the default.
+        n_random: number of random data sets of a single group to compare the separation with.
+        seed: seed of the random starts of k-means and of the random data sets.
         gram_budget: bytes for per-example scores.
-        **resources: batch_size, memory_budget (bytes), quiet.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Raises:
-        UserError: as `eap.attribute`; more groups than examples with an effect, or a number out of
-            range.
+        UserError: as for `eap.attribute`; also for more groups than examples with an effect, or a
+            number out of range.
 
     Example:
         >>> clusters = eap.find_clusters(model, dataset, size=30, method="EAP", n_random=5)
     """
     metric, size = get_metric(metric), whole("size", size)
-    metric.direction("clusters")  # asked before anything is run
+    metric.direction("clusters")  # fails early, before anything is run
     n_clusters, n_random = whole("n_clusters", n_clusters), whole("n_random", n_random)
     seed, gram_budget = whole("seed", seed), whole("gram_budget", gram_budget)
     settings: dict[str, Any] = {"method": method, "metric": metric, "steps": steps, **resources}
@@ -292,7 +297,7 @@ def _served(
     *,
     better: bool,
 ) -> Float[np.ndarray, " circuit"]:
-    """Normalised faithfulness of circuits, where there is something to normalise by."""
+    """Normalised faithfulness of circuits; NaN if the clean mean is not clearly the better one."""
     n, gaps = len(clean), clean - ablated if better else ablated - clean
     if n < 2 or gaps.mean() <= max(2 * gaps.std(ddof=1) / np.sqrt(n), 0.0):
         return np.full(len(values), np.nan)
@@ -302,7 +307,7 @@ def _served(
 def separation_of(
     similarity: Float[np.ndarray, "example example"], labels: Int[np.ndarray, " example"]
 ) -> float:
-    """Mean similarity of examples of one group minus that of examples of two; NaN without both."""
+    """Mean similarity within groups minus that between groups; NaN if there are no such pairs."""
     same = labels[:, None] == labels[None]
     others = ~np.eye(len(labels), dtype=bool)
     within, between = similarity[same & others], similarity[~same]
@@ -318,10 +323,10 @@ def null_separations(
     n_random: int,
     seed: int,
 ) -> Float[np.ndarray, " null"]:
-    """How far k-means separates random examples of one group, as many as there are.
+    """Separations by k-means of random examples that all belong to one group.
 
-    The one group is a Gaussian with the examples' mean and covariance (as SigClust has it, Liu et
-    al. 2008), drawn as mixtures of the examples, so that their similarities are all that is needed.
+    The group is a Gaussian with the mean and covariance of the examples (as in SigClust, Liu et al.
+    2008). Samples are drawn as mixtures of the examples, so only the similarities are needed.
     """
     random, n = np.random.default_rng(seed), len(similarity)
     centred = np.eye(n) - 1 / n

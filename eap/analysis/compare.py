@@ -1,8 +1,8 @@
-"""How alike two circuits, or two sets of scores, are: overlaps, chance, rank agreement.
+"""Comparison of two circuits, or of two sets of scores: overlap, chance level, rank agreement.
 
-Circuits are compared by their edges, and by their nodes: heads and MLPs that send along an edge.
-The input and the logits belong to every circuit, so they are no evidence and never counted. With
-spans of the prompt, what is compared are pairs of an edge, or a node, and a span.
+Circuits are compared by their edges, and by their nodes: the heads and MLPs that send along an
+edge. The input and the logits are in every circuit, so they are no evidence and are never counted.
+With spans of the prompt, pairs of a span and an edge, or of a span and a node, are compared.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from eap.runtime.ranges import Range, whole
 
 @dataclass(frozen=True)
 class Overlap:
-    """Sizes of two sets out of `n_all` things, and of what they share."""
+    """Overlap of two sets out of `n_all` elements: sizes of the sets and of their intersection."""
 
     n_shared: int
     n_first: int
@@ -31,29 +31,29 @@ class Overlap:
 
     @property
     def iou(self) -> float:
-        """Intersection over union; NaN if both are empty: nothing was found, so nothing agrees."""
+        """Intersection over union; NaN if both sets are empty, which is no evidence."""
         union = self.n_first + self.n_second - self.n_shared
         return self.n_shared / union if union else float("nan")
 
     @property
     def recall(self) -> float:
-        """The share of the second set that the first has; NaN if the second is empty."""
+        """Share of the second set that is in the first; NaN if the second is empty."""
         return self.n_shared / self.n_second if self.n_second else float("nan")
 
     @property
     def precision(self) -> float:
-        """The share of the first set that is in the second; NaN if the first is empty."""
+        """Share of the first set that is in the second; NaN if the first is empty."""
         return self.n_shared / self.n_first if self.n_first else float("nan")
 
     @property
     def p_value(self) -> float:
-        """P(X >= n_shared) when the first set is drawn at random (hypergeometric)."""
+        """Probability P(X >= n_shared) when the first set is drawn at random (hypergeometric)."""
         return float(stats.hypergeom.sf(self.n_shared - 1, self.n_all, self.n_second, self.n_first))
 
 
 @checked
 def edge_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> Overlap:
-    """Overlap of the edges of two circuits of one shape; or of those that touch no MLP."""
+    """Overlap of the edges of two circuits of one shape; optionally, edges at MLPs do not count."""
     _check_shapes(first, second)
     counted = first.edge_exists
     if not include_mlps:
@@ -65,7 +65,7 @@ def edge_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> O
 
 @checked
 def node_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> Overlap:
-    """Overlap of the heads and MLPs of two circuits of one shape; or of the heads alone."""
+    """Overlap of the heads and MLPs of two circuits of one shape; optionally, MLPs do not count."""
     _check_shapes(first, second)
     counted = ~_are_mlps(first.sender_names[1:]) | include_mlps
     counted = counted.expand(nodes(first).shape)
@@ -73,7 +73,7 @@ def node_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> O
 
 
 def nodes(graph: Graph) -> Bool[Tensor, "*span n_heads_and_mlps"]:
-    """Heads and MLPs that send along an edge of the circuit; with spans, by span."""
+    """Mask of the heads and MLPs that send along an edge of the circuit (with spans, per span)."""
     return graph.in_graph[..., 1:, :].any(dim=-1)
 
 
@@ -117,16 +117,16 @@ def agreement(
     *,
     weights: Float[Tensor, "*span n_forward n_backward"] | None = None,
 ) -> Agreement:
-    """How well an estimate's scores agree with exact ones, over the edges that both have.
+    """Agreement of estimated with exact scores, over the edges that have both.
 
-    Where a graph says which of its scores are exact, only those count. A correlation with scores
-    that are all equal is NaN.
+    If a graph records which of its scores are exact, only those count. A correlation with constant
+    scores is NaN.
 
     Args:
-        estimate: scored graph.
-        exact: exact scores of the same shape.
-        weights: weights for how many edges each stands, where the exact ones are a sample
-            (`eap.screening.weights_of`); None: each for itself.
+        estimate: graph of estimated scores.
+        exact: graph of exact scores, of the same shape.
+        weights: number of edges that each edge stands for, if the exact scores are a sample
+            (`eap.screening.weights_of`); None: one each.
     """
     counted = _both_scored(estimate, exact)
     a, b = (graph.scores[counted].double().numpy() for graph in (estimate, exact))
@@ -152,9 +152,10 @@ def agreement(
 def weighted_kendall(
     a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
 ) -> float:
-    """Kendall's tau-b where a pair of values counts as often as the product of its weights.
+    """Kendall's tau-b with weights: a pair of values counts as the product of its two weights.
 
-    Takes time in n^2; with weights that are all equal, it is `scipy.stats.kendalltau`.
+    The running time is quadratic in n. With equal weights, the result is that of
+    `scipy.stats.kendalltau`.
     """
     agreeing = untied_a = untied_b = 0.0
     for i in range(len(a) - 1):
@@ -169,14 +170,14 @@ def weighted_kendall(
 def paired_scores(
     first: Graph, second: Graph
 ) -> tuple[Float[np.ndarray, " n_edges"], Float[np.ndarray, " n_edges"]]:
-    """Scores of the edges that both graphs have a score for, in index order."""
+    """Scores of the edges that have a score in both graphs, in index order."""
     counted = _both_scored(first, second)
     a, b = (graph.scores[counted].double().numpy() for graph in (first, second))
     return a, b
 
 
 def _both_scored(first: Graph, second: Graph) -> Bool[Tensor, "*span n_forward n_backward"]:
-    """Which edges both have a score for: an exact one, where a graph says which are."""
+    """Mask of the edges with a score in both graphs (an exact one, if a graph has exact scores)."""
     _check_shapes(first, second)
     counted = first.edge_exists.clone()
     for graph in (first, second):
@@ -184,7 +185,7 @@ def _both_scored(first: Graph, second: Graph) -> Bool[Tensor, "*span n_forward n
         if graph.is_exact is not None:
             counted &= graph.is_exact
     if not counted.any():
-        raise UserError(f"{first} and {second} have no edge that both have a score for")
+        raise UserError(f"{first} and {second} have no edge with a score in both")
     return counted
 
 
@@ -192,9 +193,9 @@ def _both_scored(first: Graph, second: Graph) -> Bool[Tensor, "*span n_forward n
 def overlap_at_depths(
     first: Graph, second: Graph, max_depth: int
 ) -> Float[np.ndarray, " max_depth"]:
-    """Shared fraction of both rankings' first n edges by absolute score, for n = 1 .. max_depth.
+    """Overlap of the top n edges of two rankings by absolute score, for n = 1 .. max_depth.
 
-    Ties go to the earlier edge.
+    The overlap is the fraction of the n edges that the rankings share. Ties go to the earlier edge.
     """
     pair = paired_scores(first, second)
     max_depth = whole("max_depth", max_depth, Range(1, len(pair[0])))
@@ -203,12 +204,12 @@ def overlap_at_depths(
         rank = np.empty(len(scores), dtype=np.int64)
         rank[np.argsort(-np.abs(scores), kind="stable")] = np.arange(len(scores))
         ranks.append(rank)
-    # An edge is in both top n's from the worse of its two ranks on.
+    # An edge is in both top-n sets as soon as n exceeds the worse of its two ranks.
     enters = np.bincount(np.maximum(*ranks), minlength=max_depth)[:max_depth]
     return np.cumsum(enters) / np.arange(1, max_depth + 1)
 
 
 def average_overlap(first: Graph, second: Graph, max_depth: int) -> Float[np.ndarray, " max_depth"]:
-    """Average overlap (Webber, Moffat and Zobel 2010): mean shared fraction down to each depth."""
+    """Average overlap (Webber, Moffat and Zobel 2010): mean overlap up to each depth."""
     shared = overlap_at_depths(first, second, max_depth)
     return np.cumsum(shared) / np.arange(1, max_depth + 1)

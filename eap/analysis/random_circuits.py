@@ -1,4 +1,4 @@
-"""Circuits to compare with: unions of random paths from the input to the logits; one edge less."""
+"""Circuits for comparison: random circuits made of paths, and circuits without one edge."""
 
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from torch import Tensor
 from eap.graph.graph import Graph
 
 PATIENCE = 100
-"""Draws in a row that give no new random circuit, after which no more are expected; a draw that
-misses the size counts as 20, as it takes longest."""
+"""Consecutive draws without a new random circuit after which drawing stops; a draw of the wrong
+size counts as 20, because it takes longest."""
 
 T = TypeVar("T", bound=Hashable)
 
 
 def edges_of(circuit: Graph) -> list[tuple[int, int]]:
-    """(sender, receiver) of every edge of a circuit, in index order."""
+    """Pairs (sender, receiver) of all edges of a circuit, in index order."""
     return [(int(i), int(j)) for i, j in circuit.in_graph.nonzero()]
 
 
@@ -31,12 +31,12 @@ def without_edge(circuit: Graph, sender: int, receiver: int) -> Graph:
 
 
 class PathSampler:
-    """Draws random paths from the input to the logits through some allowed edges."""
+    """Sampler of random paths from the input to the logits through allowed edges."""
 
     def __init__(
         self, graph: Graph, allowed: Bool[Tensor, "n_forward n_backward"], seed: int
     ) -> None:
-        # Only edges that lie on some path: a walk back from the logits never gets stuck.
+        # Keep only edges on some path, so that a walk back from the logits never gets stuck.
         self.graph = graph
         self.useful = graph.with_edges(allowed & graph.edge_exists).prune().in_graph
         self.random = Random(seed)
@@ -59,11 +59,11 @@ class PathSampler:
 
     @property
     def is_possible(self) -> bool:
-        """Whether there is any path at all."""
+        """Whether there is any path."""
         return bool(self.useful.any())
 
     def path(self) -> set[tuple[int, int]]:
-        """The edges of one path: each step back from the logits takes a random edge."""
+        """Edges of one path, which is walked back from the logits along random edges."""
         edges, receivers = set(), [self.graph.config.logits_receiver]
         while True:
             choices = [(i, j) for j in receivers for i in self._into[j]]
@@ -74,7 +74,7 @@ class PathSampler:
             receivers = self._receivers[sender]
 
     def circuit(self, size: int, *, tries: int = 200) -> Graph:
-        """A union of random paths of `size` edges (of fewer, if no more paths fit exactly)."""
+        """Union of random paths with `size` edges (fewer, if no further path fits)."""
         edges: set[tuple[int, int]] = set()
         for _ in range(max(tries, 4 * size)):
             if len(edges) == size:
@@ -85,7 +85,7 @@ class PathSampler:
         return self.of(edges)
 
     def circuits(self, size: int, n: int, *, other_than: Graph) -> list[Graph]:
-        """Different random circuits of exactly `size` edges: `n`, or as many as are found."""
+        """Up to `n` different random circuits of exactly `size` edges."""
         if int(self.useful.sum()) < size:
             return []
         known = set(edges_of(other_than))
@@ -97,7 +97,7 @@ class PathSampler:
         return [self.of(edges) for edges in _different(draw, n)]
 
     def of(self, edges: Collection[tuple[int, int]]) -> Graph:
-        """The circuit of some edges."""
+        """Circuit of the given edges."""
         in_graph = torch.zeros_like(self.useful)
         for sender, receiver in edges:
             in_graph[sender, receiver] = True
@@ -105,7 +105,7 @@ class PathSampler:
 
 
 def _different(draw: Callable[[], T | None], n: int) -> list[T]:
-    """`n` different draws; fewer if none of `PATIENCE` in a row is new. None misses the size."""
+    """Up to `n` different draws; stops after `PATIENCE` misses. A draw of None has a wrong size."""
     drawn: dict[T, None] = {}
     misses = 0
     while len(drawn) < n and misses < PATIENCE:
@@ -119,13 +119,14 @@ def _different(draw: Callable[[], T | None], n: int) -> list[T]:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A circuit and all that it is compared with.
+    """A circuit and all circuits that it is compared with.
 
     Attributes:
         circuit: circuit that is judged.
-        circuits: all that are run, the first being that one. Random circuits have exactly as many
-            edges and are all different; where fewer exist, there are fewer (or none).
-        parts: circuits of each kind, by name.
+        circuits: all circuits to run, first the judged one. Random circuits have the same number of
+            edges as the judged one, and are all different; if too few exist, there are fewer (or
+            none).
+        parts: slice of `circuits` for each kind of circuit, by name.
     """
 
     circuit: Graph
@@ -134,7 +135,7 @@ class Comparison:
 
     @classmethod
     def draw(cls, circuit: Graph, *, n_random: int, n_subsets: int, seed: int) -> "Comparison":
-        """Draw random circuits and random halves of the circuit."""
+        """Draw random circuits, and random halves of the circuit."""
         whole, size = circuit.full(), circuit.count_edges()
         outside = whole.with_edges(whole.in_graph & ~circuit.in_graph)
         anywhere = PathSampler(circuit, whole.in_graph, seed)

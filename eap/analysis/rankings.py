@@ -1,14 +1,14 @@
-"""How good a ranking of edges is: MIB's two areas, and the share of examples still decided right.
+"""Quality of a ranking of edges: the two areas of MIB, and the accuracy of circuits.
 
-Circuits of growing size are cut out of the ranking and measured. MIB (Mueller et al. 2025, arXiv
-2504.13151) sums the curve of faithfulness up in two numbers:
+Circuits of growing size are selected from the ranking and measured. MIB (Mueller et al. 2025, arXiv
+2504.13151) summarises the curve of faithfulness over size in two numbers:
 
-* CPR, the area under it, for circuits of the edges that help most. It grows without bound when a
-  circuit overshoots the whole model, so it is never to be read alone;
-* CMD, the area between it and 1, for circuits of the edges that matter most, helpful or not.
+* CPR, the area under the curve, for circuits of the most helpful edges. CPR grows without bound if
+  a circuit overshoots the whole model, so never read CPR alone;
+* CMD, the area between the curve and 1, for circuits of the edges with the largest absolute scores.
 
-Beside them stands the share of examples that circuits decide right, over the logarithm of the size:
-overshoot does not raise it.
+The third number is the area under the accuracy (the share of examples that a circuit decides
+correctly) over the logarithm of the size. Overshoot does not raise it.
 """
 
 from collections.abc import Sequence
@@ -46,16 +46,16 @@ Values = Float[np.ndarray, "size example"]
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Circuits of growing size, cut out of one ranking, and what they do on every example.
+    """Circuits of growing size from one ranking, with their values on every example.
 
     Attributes:
-        by: what the edges are ranked by: 'helpful' or 'magnitude'.
+        by: order of the edges: 'helpful' or 'magnitude'.
         shares: sizes as shares of all edges.
         sizes: numbers of edges (or nodes) selected.
-        n_edges: numbers of edges that remain after pruning.
-        values: the metric.
-        right: 1 where the circuit decides the example right.
-        clean, ablated: the metric of the two runs.
+        n_edges: numbers of edges after pruning.
+        values: metric of each circuit on every example.
+        right: 1 if the circuit decides the example correctly, else 0.
+        clean, ablated: metric of the clean run and of the ablated run on every example.
     """
 
     by: str
@@ -69,17 +69,17 @@ class Curve:
 
     @property
     def faithfulness(self) -> Float[np.ndarray, " size"]:
-        """Normalised: means over examples first, then the ratio."""
+        """Normalised faithfulness: means over examples first, then the ratio."""
         means = self.values.mean(axis=1)
         return normalised(means, float(self.clean.mean()), float(self.ablated.mean()))
 
     @property
     def accuracy(self) -> Float[np.ndarray, " size"]:
-        """The share of examples that are decided right."""
+        """Share of examples that each circuit decides correctly."""
         return self.right.mean(axis=1)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per size: share, size, n_edges, value, faithfulness, accuracy."""
+        """Make a table with a row per size: share, size, n_edges, value, faithfulness, accuracy."""
         return pd.DataFrame(
             {
                 "by": self.by,
@@ -95,15 +95,16 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Areas:
-    """The areas of one ranking, each with a 95% interval over examples.
+    """Areas of one ranking, each with a 95% interval over examples.
 
     Attributes:
         metric: name of the metric.
-        n_ranked: number of edges (or nodes) the sizes are shares of.
-        cpr: area under faithfulness, helpful edges first; 1 (.999) is the whole model's.
-        cmd: area between faithfulness and 1, by magnitude; 0 is best.
-        accuracy: mean share of examples decided right over log size, helpful edges first.
-        helpful, magnitude: the curves they are of.
+        n_ranked: number of edges (or nodes) that sizes are shares of.
+        cpr: area under faithfulness, with the most helpful edges first; that of the whole model is
+            1 (.999).
+        cmd: area between faithfulness and 1, with edges ordered by magnitude; 0 is best.
+        accuracy: mean accuracy over the logarithm of the size, with the most helpful edges first.
+        helpful, magnitude: curves by the two orders of edges.
         provenance: origin of the values and of the ranking.
 
     Example:
@@ -122,20 +123,20 @@ class Areas:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """Both curves, a row per size."""
+        """Make a table of both curves, with a row per size."""
         return pd.concat([self.helpful.to_frame(), self.magnitude.to_frame()], ignore_index=True)
 
     def summary(self) -> pd.DataFrame:
-        """A row per area: area, value, low, high."""
+        """Make a table with a row per area: area, value, low, high."""
         rows = {"CPR": self.cpr, "CMD": self.cmd, "accuracy": self.accuracy}
         return pd.DataFrame([{"area": name, **vars(area)} for name, area in rows.items()])
 
     def __repr__(self) -> str:
-        """One line; the curves are in `to_frame`."""
+        """One line; `to_frame` has the curves."""
         return f"Areas({self.metric}, {self.n_ranked:,} ranked: {self})"
 
     def _repr_html_(self) -> str:
-        """A row per area, for notebooks."""
+        """Table with a row per area, for notebooks."""
         rows = self.summary().round(4)
         title = f"Areas by {self.metric}, 95% intervals"
         return html_table(title, [*rows.columns], rows.itertuples(index=False))
@@ -161,34 +162,34 @@ def areas(
     seed: int = 0,
     **resources: Unpack[ResourceOptions],
 ) -> Areas:
-    """CPR, CMD and the accuracy area of a ranking of edges or nodes, as MIB takes them.
+    """CPR, CMD and the accuracy area of a ranking of edges or nodes, as defined by MIB.
 
-    For every share p, the int(p * n) best of n edges are selected and pruned; trapezoids over the
-    nominal p. Edges are counted as the graph has them. MIB counts a k and a v for every query head:
-    to compare with its numbers on a model whose heads share them, give a graph of that form (from
-    `attribute(..., expanded_kv=True)`).
+    For every share p, the best int(p * n) of n edges are selected and pruned; areas are computed by
+    the trapezoidal rule over the nominal p. Edges are counted as in the graph. MIB counts a k and a
+    v for every query head. To compare with its numbers on a model whose query heads share key/value
+    heads, give a graph from `attribute(..., expanded_kv=True)`.
 
     Args:
         model: loaded model (`eap.load_model`).
-        graph: a ranking: its scores, of any method. What is in its circuit does not matter.
-        dataset: dataset on which circuits are measured.
-        metric: what faithfulness is of; MIB's is logit_diff.
-        shares: sizes, growing to 1.
-        ablation: activation that edges outside a circuit carry; None: that of the corrupted prompt.
-        level: 'edge', or 'node': heads and MLPs are ranked by the graph's node scores and counted,
-            and a circuit is all edges among those that are kept.
-        selection: selection of edges: 'top_n', or 'greedy' from the logits; None: 'greedy' for a
-            method that asks for no metric (IFR: its best edges are not connected; so does MIB),
-            else 'top_n'.
+        graph: graph with the scores to rank by, from any method; its circuit does not matter.
+        dataset: pairs of prompts on which circuits are measured (`eap.load_dataset`).
+        metric: metric of the faithfulness; MIB uses logit_diff.
+        shares: sizes as shares of all edges, in increasing order, ending at 1.
+        ablation: activation that edges outside a circuit carry; None: that on the corrupted prompt.
+        level: 'edge' or 'node'. With 'node', heads and MLPs are ranked by the graph's node scores
+            and counted, and a circuit has all edges among the selected nodes.
+        selection: rule that selects edges: 'top_n', or 'greedy' from the logits; None: 'top_n', but
+            'greedy' for a method that uses no metric (IFR, whose best edges are not connected; MIB
+            does the same).
         rank_input: whether to rank and count the input among the nodes, as MIB does; a circuit
-            without it is empty.
-        n_resamples: number of resamples of the bootstrap of examples.
+            without the input is empty.
+        n_resamples: number of bootstrap resamples of the examples.
         seed: seed of the bootstrap.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Raises:
-        UserError: as `eap.evaluate`; an unknown level or selection, a graph without the scores,
-            shares that do not grow; or nothing to normalise by.
+        UserError: as for `eap.evaluate`; also for an unknown level or selection, a graph without
+            the scores, shares that do not increase, or equal clean and ablated means.
 
     Example:
         >>> areas = eap.areas(model, graph, dataset)
@@ -238,13 +239,13 @@ def areas(
 
 
 def default_selection(graph: Graph, level: str = "edge") -> str:
-    """'greedy' for edges scored by a method that asked for no metric, else 'top_n'."""
+    """'greedy' for edges scored by a method that uses no metric, else 'top_n'."""
     asked_for_none = "metric" in graph.provenance and graph.provenance["metric"] is None
     return "greedy" if level == "edge" and asked_for_none else "top_n"
 
 
 def count_ranked(graph: Graph, *, level: str = "edge", rank_input: bool = False) -> int:
-    """How many edges, or nodes with a score, sizes are shares of."""
+    """Number of edges, or of nodes with a score, that sizes are shares of."""
     if level != "node" or graph.node_scores is None:
         return graph.n_edges
     return int((~graph.node_scores.isnan())[..., 0 if rank_input else 1 :].sum())
@@ -258,7 +259,7 @@ def cut_circuits(
     selection: str = "top_n",
     rank_input: bool = False,
 ) -> dict[By, list[Graph]]:
-    """Pruned circuits of every size, by 'helpful' and by 'magnitude'.
+    """Pruned circuits of every size, ordered by 'helpful' and by 'magnitude'.
 
     Raises:
         UserError: an unknown level or selection, or a graph without the scores.
@@ -271,7 +272,7 @@ def cut_circuits(
     if level == "node" and selection == "greedy":
         raise UserError("nodes are selected by 'top_n' alone; 'greedy' adds edge by edge")
     if level == "edge" and rank_input:
-        raise UserError("rank_input is of nodes; edges are ranked without it")
+        raise UserError("rank_input is for nodes only; leave it out for edges")
     select = getattr(graph, selection)
     if level == "node":
         select = partial(graph.top_n_nodes, rank_input=rank_input)
@@ -280,13 +281,13 @@ def cut_circuits(
 
 
 def with_direction(graph: Graph, metric: Metric) -> Graph:
-    """The graph, knowing whether high values of its metric are better.
+    """The graph with `higher_is_better` filled in if it was unknown.
 
-    Other people's files do not say; then it is the metric that its provenance names, or the one
-    that circuits are measured by.
+    Files of other programs do not record it. It is then taken from the metric that the provenance
+    names, or from the metric that circuits are measured by.
 
     Raises:
-        UserError: that metric does not say either.
+        UserError: that metric does not say whether high values are better.
     """
     if graph.higher_is_better is not None:
         return graph
@@ -294,7 +295,7 @@ def with_direction(graph: Graph, metric: Metric) -> Graph:
     scored_by = METRICS.get(str(name), metric if name in (None, metric.name) else None)
     if scored_by is None:
         raise UserError(
-            f"areas depend on whether high values of {quoted(str(name), 40)} are better: give it "
+            f"areas depend on whether high values of {quoted(str(name), 40)} are better: set it "
             "with dataclasses.replace(graph, higher_is_better=True), or False as for a loss"
         )
     return replace(graph, higher_is_better=scored_by.direction("areas"))
@@ -303,7 +304,7 @@ def with_direction(graph: Graph, metric: Metric) -> Graph:
 def summarise(
     metric: str, n_ranked: int, curves: dict[str, Curve], *, n_resamples: int, seed: int
 ) -> Areas:
-    """The areas of the curves 'helpful' and 'magnitude'."""
+    """Areas of the curves 'helpful' and 'magnitude'."""
     helpful, magnitude = curves["helpful"], curves["magnitude"]
     draws: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed}
     shares = helpful.shares

@@ -1,4 +1,4 @@
-"""Screen and verify: exact values where estimates are high, and a sample of the rest."""
+"""Screening: exact values of the edges with the highest estimates, and of a sample of the rest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,37 +17,39 @@ from eap.runtime.ranges import real, whole
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Which edges are patched: the best by some estimates, and a random sample of the rest."""
+    """Edges to patch: the highest by some estimates, and a random sample of the rest."""
 
     top: Bool[Tensor, "*span n_forward n_backward"]
     sample: Bool[Tensor, "*span n_forward n_backward"]
 
     @property
     def all(self) -> Bool[Tensor, "*span n_forward n_backward"]:
-        """Both."""
+        """Mask of the edges of both kinds."""
         return self.top | self.sample
 
     def weights(self, n_edges: int) -> Float[Tensor, "*span n_forward n_backward"]:
-        """For how many of a graph's `n_edges` each edge stands: 1, or its share of the rest.
+        """Number of edges that each chosen edge stands for, out of `n_edges`.
 
-        That is the inverse of the chance to be chosen (Horvitz and Thompson 1952).
+        This is 1 for a top edge, and the inverse sampling probability for a sampled edge (Horvitz
+        and Thompson 1952).
         """
         n_top, n_sample = int(self.top.sum()), int(self.sample.sum())
         return self.top.double() + self.sample.double() * ((n_edges - n_top) / max(1, n_sample))
 
 
 def choose_edges(estimates: Sequence[Graph], *, top: int, sample: int, seed: int) -> Chosen:
-    """The `top` edges that one of the estimates ranks highest, and `sample` others (or all).
+    """Choose the `top` edges that any of the estimates ranks highest, and `sample` others.
 
-    An edge's rank is the best that an estimate gives it, by absolute score; ties go to the earlier
-    edge. So each of k estimates has at least its own `top // k` highest edges among the chosen.
-    With spans of the prompt, what is chosen are pairs of an edge and a span.
+    The rank of an edge is its best rank by absolute score in any of the estimates; ties go to the
+    earlier edge. So the chosen edges include at least the `top // k` highest of each of k
+    estimates. With spans of the prompt, pairs of an edge and a span are chosen. If fewer than
+    `sample` others exist, all are chosen.
 
     Raises:
         UserError: estimates with different spans.
     """
     if len({estimate.span_names for estimate in estimates}) > 1:
-        raise UserError("estimates with different spans choose no edges together")
+        raise UserError("estimates with different spans cannot choose edges together")
     top, sample, seed = whole("top", top), whole("sample", sample), whole("seed", seed)
     exists = estimates[0].edge_exists
     ranks = torch.stack([_ranks(estimate.scores[exists].abs()) for estimate in estimates])
@@ -63,7 +65,7 @@ def choose_edges(estimates: Sequence[Graph], *, top: int, sample: int, seed: int
 
 
 def _ranks(values: Float[Tensor, " n_edges"]) -> Int[Tensor, " n_edges"]:
-    """0 for the highest."""
+    """Ranks of values: 0 for the highest."""
     order = values.argsort(descending=True, stable=True)
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order), device=order.device)
@@ -73,14 +75,14 @@ def _ranks(values: Float[Tensor, " n_edges"]) -> Int[Tensor, " n_edges"]:
 def weights_of(
     exact: Graph, estimates: Sequence[Graph]
 ) -> Float[Tensor, "*span n_forward n_backward"] | None:
-    """For how many edges each exact value of a graph of `merge` stands; None if all are exact.
+    """Number of edges that each exact value of a screened graph stands for; None: all are exact.
 
     Args:
-        exact: a graph whose provenance says how its edges were chosen.
-        estimates: those by which they were.
+        exact: graph of `merge`, whose provenance records how its edges were chosen.
+        estimates: estimates by which the edges were chosen.
 
     Raises:
-        UserError: its exact values are not those that the estimates choose.
+        UserError: the estimates choose other edges than those with exact values.
     """
     if exact.is_exact is None or exact.is_exact.equal(exact.edge_exists):
         return None
@@ -92,12 +94,12 @@ def weights_of(
     except KeyError as error:
         raise UserError(f"{exact} does not say how its exact values were chosen: {error}") from None
     if not chosen.all.equal(exact.is_exact):
-        raise UserError(f"the exact values of {exact} are not of edges that these estimates choose")
+        raise UserError(f"{exact} has exact values of other edges than these estimates choose")
     return chosen.weights(exact.n_edges)
 
 
 def merge(estimate: Graph, exact: Graph) -> Graph:
-    """Exact scores where they are known, estimates elsewhere; `is_exact` says which is which."""
+    """Graph of exact scores where they are known and estimates elsewhere, with `is_exact`."""
     known = exact.is_exact
     assert known is not None
     errors = estimate.standard_errors
@@ -108,7 +110,7 @@ def merge(estimate: Graph, exact: Graph) -> Graph:
 
 
 def upper_share(found: int, drawn: int, *, confidence: float = 0.95) -> float:
-    """Clopper-Pearson: the largest share that `found` of `drawn` leaves possible (one-sided)."""
+    """One-sided Clopper-Pearson bound: largest plausible share, given `found` out of `drawn`."""
     confidence = real("confidence", confidence)
     if found >= drawn:
         return 1.0
@@ -116,10 +118,10 @@ def upper_share(found: int, drawn: int, *, confidence: float = 0.95) -> float:
 
 
 def total_error(sampled: Float[np.ndarray, " n"], n_all: int) -> float:
-    """Standard error of a sum over `n_all` values that is reckoned from a sample of them.
+    """Standard error of a sum over `n_all` values that is estimated from a sample.
 
-    The sample is drawn without replacement, so the error shrinks with what is left undrawn (the
-    finite-population factor sqrt(1 - n / n_all)) and is 0 when all are drawn.
+    The sample is drawn without replacement, so the error shrinks as the sample covers more of the
+    values (finite-population factor sqrt(1 - n / n_all)) and is 0 if it covers all of them.
     """
     n = len(sampled)
     if n >= n_all:
@@ -130,7 +132,7 @@ def total_error(sampled: Float[np.ndarray, " n"], n_all: int) -> float:
 
 
 def report(estimate: Graph, exact: Graph, chosen: Chosen) -> str:
-    """Agreement on the verified edges and over all, and how much may have been missed elsewhere."""
+    """Report on the agreement of estimates with exact values, and on edges that were missed."""
     guess = estimate.scores[chosen.top].abs().double().numpy()
     truth = exact.scores[chosen.top].abs().double().numpy()
     n_top, n_rest = len(truth), estimate.n_edges - len(truth)

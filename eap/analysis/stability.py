@@ -1,13 +1,15 @@
-"""How sure a circuit is: the same circuit found again and again, on resampled examples.
+"""Stability of a circuit: how similar the circuits are that are found on resampled examples.
 
-A Poisson bootstrap rides along with one attribution run: every example has, in every resample, a
-weight drawn from a Poisson distribution of mean 1, and the resamples' scores are weighted sums of
-the per-example scores that are made anyway. An example's weights are drawn from its own content, so
-neither the order of the examples, nor batches, nor the number of processes change them.
+A Poisson bootstrap is computed along with one attribution run: in every resample, every example has
+a weight drawn from a Poisson distribution of mean 1, and the scores of the resample are weighted
+sums of the per-example scores that the run computes anyway. The weights of an example are seeded by
+its content, so they do not depend on the order of the examples, the batches, or the number of
+processes.
 
-For each size of circuit: the probability that an edge is in it, the mean Jaccard similarity of two
-resamples' circuits beside what chance would give, and a consensus circuit. A circuit can be stable
-without being about the task, so the same is measured for a *null task*, whose answers are shuffled.
+For each size of circuit, the results are the probability that an edge is in the circuit, the mean
+Jaccard similarity of the circuits of two resamples beside its chance level, and a consensus
+circuit. A circuit can be stable without being about the task, so the same is measured for a *null
+task*, whose answers are shuffled.
 """
 
 import hashlib
@@ -39,9 +41,9 @@ from eap.runtime.progress import progress_bar
 from eap.runtime.ranges import whole
 
 SIZES = (0.01, 0.02, 0.05, 0.1)
-"""Sizes of circuits, as shares of all edges, whose stability is measured unless said otherwise."""
+"""Default sizes of the circuits whose stability is measured, as shares of all edges."""
 
-# Numbers that sets are compared by at a time, in float64.
+# Largest number of columns (edges or nodes) that are compared at a time, in float64.
 MOST_COLUMNS = 2**17
 
 # ---- resampling ----------------------------------------------------------------------------------
@@ -50,17 +52,17 @@ MOST_COLUMNS = 2**17
 def poisson_weights(
     examples: Sequence[Example], n_resamples: int, seed: int
 ) -> Float[Tensor, "example resample"]:
-    """How often every example counts in every resample: Poisson draws of mean 1.
+    """Weight of every example in every resample: Poisson draws of mean 1.
 
-    They are seeded by an example's content (and, if several are equal, by which of them it is), so
-    they go with the example wherever it stands.
+    The weights are seeded by the content of the example (and by a counter, for equal examples), so
+    they do not depend on the example's position in the data set.
     """
     rows = [random.poisson(1.0, n_resamples) for random in generators(examples, seed)]
     return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 
 def generators(examples: Sequence[Example], seed: int) -> Iterator[np.random.Generator]:
-    """A source of random numbers for every example, seeded by what the example is."""
+    """Random number generator of every example, seeded by the content of the example."""
     seen: Counter[Example] = Counter()
     for example in examples:
         content = repr((seed, seen[example], example)).encode()
@@ -70,7 +72,7 @@ def generators(examples: Sequence[Example], seed: int) -> Iterator[np.random.Gen
 
 
 class Resamples(WeightedSums):
-    """Scores of every resample, gathered while a run scores its examples (an `Observer`)."""
+    """Observer that accumulates the scores of every resample during an attribution run."""
 
     def __init__(
         self,
@@ -84,16 +86,16 @@ class Resamples(WeightedSums):
     ) -> None:
         self.n_resamples, self.seed = whole("n_resamples", n_resamples), whole("seed", seed)
         self.weights = poisson_weights(examples, self.n_resamples, self.seed)
-        # A resample without any example has nothing to say (likely only for a handful of examples).
+        # Leave out resamples without any example (likely only if there are very few examples).
         super().__init__(config, self.weights[:, self.weights.sum(dim=0) > 0], n_spans=n_spans)
         self._n_kept = n_kept
 
     @property
     def n_bytes(self) -> int:
-        """Memory of sums, weights, circuits made of the sums, and of what is kept already."""
+        """Memory of the sums, the weights, the circuits found from them, and of earlier results."""
         n_sums = self._shape[0]
         kept = super().n_bytes + 2 * prod(self._shape)
-        # As if no resample were left out.
+        # Count the resamples that were left out, too.
         return kept * self.n_resamples // max(1, n_sums) + 2 * self.weights.nbytes + self._n_kept
 
     @property
@@ -103,7 +105,7 @@ class Resamples(WeightedSums):
         return self.totals / sizes.view(-1, *[1] * (len(self._shape) - 1))
 
     def each(self) -> Iterator[Float[Tensor, "*span n_forward n_backward"]]:
-        """Mean scores of one resample after the other."""
+        """Mean scores of the resamples, one after the other."""
         yield from (
             total / size
             for total, size in zip(self.totals, self.weights.double().sum(dim=0), strict=True)
@@ -111,7 +113,7 @@ class Resamples(WeightedSums):
 
     @property
     def standard_errors(self) -> Float[Tensor, "*span n_forward n_backward"]:
-        """Standard errors of the scores: the standard deviation of the resamples' means."""
+        """Standard errors of the scores: standard deviations of the means of the resamples."""
         return self.scores.std(dim=0)
 
 
@@ -120,15 +122,15 @@ class Resamples(WeightedSums):
 
 @dataclass(frozen=True, eq=False)
 class SizeStability:
-    """How alike the resamples' circuits of one size are.
+    """Similarity of the resamples' circuits of one size.
 
     Attributes:
-        size: edges (with spans, pairs of an edge and a span) selected, before pruning.
-        n_edges: mean number of them after pruning.
-        frequency: the probability that an edge is in the circuit.
-        edge_jaccard, node_jaccard: mean over pairs of resamples.
-        edge_chance, node_chance: the same for random sets of as many edges, and of as many nodes.
-        consensus: the edges that are in at least half of the circuits, pruned.
+        size: number of edges (with spans, pairs of an edge and a span) selected, before pruning.
+        n_edges: mean number of edges after pruning.
+        frequency: probability that an edge is in the circuit.
+        edge_jaccard, node_jaccard: mean Jaccard similarity over pairs of resamples.
+        edge_chance, node_chance: mean Jaccard similarity of random sets of the same sizes.
+        consensus: circuit of the edges that are in at least half of the circuits, pruned.
     """
 
     size: int
@@ -143,13 +145,13 @@ class SizeStability:
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """The stability of one ranking.
+    """Stability of one ranking.
 
     Attributes:
-        graph: the ranking of all examples.
-        resamples: scores of every resample, and their spread.
-        sizes: one entry for every size of circuit.
-        null: the same for the null task; None if it was not asked for.
+        graph: ranking from all examples.
+        resamples: scores of every resample, and their standard errors.
+        sizes: stability for every size of circuit.
+        null: stability of the null task; None: not measured.
     """
 
     graph: Graph
@@ -159,12 +161,12 @@ class Stability:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where the numbers come from."""
+        """Origin of the results."""
         drawn = {"n_resamples": self.resamples.n_resamples, "seed": self.resamples.seed}
         return self.graph.provenance | {"resampling": {"bootstrap": "Poisson", **drawn}}
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per size: Jaccard of edges and nodes, chance, and the null task's."""
+        """Make a table with a row per size: Jaccard of edges and nodes, chance, and null task."""
         rows = []
         for position, size in enumerate(self.sizes):
             row = {
@@ -198,23 +200,25 @@ def bootstrap(
     spans: bool = False,
     **attribution: Any,
 ) -> Stability:
-    """Score all edges once, and measure how stable the ranking's circuits are over examples.
+    """Score all edges once, and measure how stable circuits are under resampling of the examples.
 
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        sizes: numbers of edges to select; None: 1, 2, 5 and 10% of all.
-        n_resamples: number of resamples; 50 tell a Jaccard of .6 from one of .7.
-        selection: 'top_n' or 'greedy', by magnitude; circuits are pruned.
-        null: whether to measure a null task too: the same prompts, with the answers shuffled.
-        seed: random seed of resamples and shuffling.
-        expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        spans: whether circuits are of pairs of an edge and a span of the data set's prompts.
-        **attribution: method (one that scores by gradients), metric, ablation, steps, rule, and
+        sizes: numbers of edges to select; None: 1, 2, 5 and 10% of all edges.
+        n_resamples: number of bootstrap resamples; 50 suffice to tell a Jaccard similarity of .6
+            from one of .7.
+        selection: rule that selects edges, by magnitude: 'top_n' or 'greedy'; circuits are pruned.
+        null: whether to measure a null task too, which has the same prompts with shuffled answers.
+        seed: seed of the resamples and of the shuffling.
+        expanded_kv: whether every query head has its own k and v receiver, even where query heads
+            share key/value heads.
+        spans: whether circuits consist of pairs of an edge and a span of the data set's prompts.
+        **attribution: method (one that scores by gradients), metric, ablation, steps, rule and
             resources, as for `eap.attribute`; all resamples together must fit in `memory_budget`.
 
     Raises:
-        UserError: as `eap.attribute`; an unknown selection, or a size that the graph does not have.
+        UserError: as for `eap.attribute`; also for an unknown selection, or a size out of range.
 
     Example:
         >>> stability = eap.bootstrap(model, dataset, method="EAP", sizes=[30], n_resamples=5)
@@ -228,12 +232,12 @@ def bootstrap(
     if selection not in ("top_n", "greedy"):
         raise UserError(f"unknown selection {selection!r}; known are top_n and greedy")
     n_resamples, seed = whole("n_resamples", n_resamples), whole("seed", seed)
-    # Shares of a small graph can be the same size.
+    # Two shares of a small graph can give the same size.
     sizes = list(dict.fromkeys(check_number(size, n_edges) for size in sizes))
     if not sizes or 0 in sizes:
-        raise UserError(f"sizes are numbers of edges from 1 to {n_edges:,}, one at least")
+        raise UserError(f"sizes must be numbers of edges from 1 to {n_edges:,}, at least one")
 
-    # The sums of the task and of the null task are there together.
+    # The sums of the task and of the null task are in memory at the same time.
     n_sums = n_resamples * config.n_forward * config.n_backward * max(1, len(names))
     n_kept = 8 * n_sums if null else 0
 
@@ -260,7 +264,7 @@ def bootstrap(
 def stability_of_size(
     graph: Graph, resamples: Resamples, size: int, selection: str = "top_n", *, quiet: bool = True
 ) -> SizeStability:
-    """Select and prune a circuit from every resample's scores, and compare them."""
+    """Select and prune a circuit from the scores of every resample, and compare the circuits."""
     n = len(resamples.totals)
     members = torch.zeros(n, int(graph.edge_exists.sum()), dtype=torch.bool)
     members_of = torch.zeros(n, nodes(graph).numel(), dtype=torch.bool)
@@ -289,11 +293,11 @@ def stability_of_size(
 
 
 def mean_jaccard(members: Bool[Tensor, "set thing"]) -> tuple[float, float]:
-    """Mean Jaccard similarity over pairs of sets, and that of random sets of the same sizes.
+    """Mean Jaccard similarity over pairs of sets, and its value for random sets of the same sizes.
 
-    Random sets of n and m out of N things share nm/N of them on average; chance is their share of
-    the union that this leaves. Two empty sets are no evidence: such pairs are left out, and the
-    result is NaN if no others are there.
+    Two random sets of n and m out of N elements share nm/N elements on average; the chance level is
+    the Jaccard similarity at that overlap. Pairs of two empty sets are no evidence and are left
+    out; the result is NaN if there are no other pairs.
     """
     parts = members.split(max(1, MOST_COLUMNS // max(1, len(members))), dim=1)
     shared = torch.zeros(len(members), len(members), dtype=torch.float64)
@@ -310,10 +314,10 @@ def mean_jaccard(members: Bool[Tensor, "set thing"]) -> tuple[float, float]:
 
 
 def null_task(dataset: Dataset, *, seed: int = 0) -> Dataset:
-    """The same prompts with answers that have nothing to do with them.
+    """Make a null task: the same prompts, with answers that have nothing to do with them.
 
-    Answers go to random other examples, and a coin decides which of their two sets is called
-    correct, so that every edge's score is 0 on average.
+    The answers of every example come from a random other example, and a coin flip decides which of
+    the two answer sets is called correct, so that the score of every edge is 0 on average.
     """
     random = Random(whole("seed", seed))
     order = random.sample(range(len(dataset)), len(dataset))

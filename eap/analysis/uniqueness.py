@@ -1,11 +1,12 @@
-"""Second circuits: is a circuit the only one of its size that does the task?
+"""Second circuits: is a circuit the only one of its size that performs the task?
 
 Two circuits with few edges in common can be equally faithful (arXiv 2605.12671). The search learns
-rankings (`eap.learn_ranking`) that pay for edges of the first circuit, at several prices, cuts
-circuits of the first one's size out of them, and keeps the one that shares the fewest edges with
-it among those that are as faithful. A circuit does not count if the edges that it shares with the
-first are as faithful alone: its other edges do nothing. What the search does not find may still be
-there: a circuit is unique *within the search*.
+rankings (`eap.learn_ranking`) in which the edges of the first circuit have a price, for several
+prices, and selects circuits of the first one's size from them. Among the circuits that are as
+faithful as the first, it keeps the one that shares the fewest edges with the first. A circuit does
+not count if the edges that it shares with the first are as faithful on their own, because its other
+edges then do nothing. There may be circuits that the search does not find, so a circuit is at most
+unique *within the search*.
 """
 
 from collections.abc import Sequence
@@ -32,19 +33,19 @@ from eap.runtime.resources import ResourceOptions
 from eap.soft.learning import learn_ranking
 
 RECIPE = Recipe(steps=1000, loss="faithfulness", k="log", pairs=4)
-"""How the search learns unless said otherwise: its loss is a share, and so are prices."""
+"""Default recipe of the search; its loss is a share of the task, and so are the prices."""
 
 PRICES = (0.25, 0.35, 0.5)
-"""What the whole first circuit costs, beside a loss that is 1 where nothing of the task is left."""
+"""Prices of the whole first circuit, for a loss that is 1 if nothing of the task is left."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How much two circuits share, of their edges or of their nodes.
+    """Overlap of two circuits, by their edges or by their nodes.
 
     Attributes:
         iou: intersection over union.
-        chance: level of chance of random sets of the same sizes.
+        chance: intersection over union of random sets of the same sizes.
     """
 
     iou: float
@@ -53,21 +54,21 @@ class Likeness:
 
 @dataclass(frozen=True, eq=False)
 class SecondCircuit:
-    """What `second_circuit` returns.
+    """Result of the search of `second_circuit`.
 
     Attributes:
-        first: the circuit that was given, pruned.
-        second: the least like it of the circuits that are as faithful, and not because of what the
-            two share; None: there was none.
+        first: given circuit, pruned.
+        second: circuit with the smallest overlap with the first, among those that are as faithful
+            and whose common edges are not as faithful on their own; None: there is none.
         verdict: 'not unique', or 'unique within the search'.
-        edges, nodes: overlap of the two circuits; None without a second.
-        faithfulness: faithfulness of 'first', 'second' and what they have in 'common', and of the
-            model 'without first' (the edges that only the first has are ablated), 'without second',
-            and 'without both' (all edges of either).
-        standard_errors: standard errors of the same.
-        searched: a row per circuit that was tried: price, selection, edges, faithfulness, iou, and
-            common (the faithfulness of the edges it shares with the first).
-        provenance: origin.
+        edges, nodes: overlap of the two circuits; None without a second circuit.
+        faithfulness: faithfulness of 'first', 'second' and their 'common' edges, and of the model
+            'without first' (the edges that only the first circuit has are ablated), 'without
+            second', and 'without both' (all edges of either are ablated).
+        standard_errors: standard errors of `faithfulness`.
+        searched: table with a row per circuit that was tried: price, selection, edges,
+            faithfulness, iou, and common (faithfulness of the edges it shares with the first).
+        provenance: origin of the results.
     """
 
     first: Graph
@@ -81,7 +82,10 @@ class SecondCircuit:
     provenance: dict[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per circuit and ablated model: name, faithfulness, standard_error."""
+        """Make a table with a row per circuit and ablated model.
+
+        The columns are name, faithfulness and standard_error.
+        """
         return pd.DataFrame({
             "name": list(self.faithfulness),
             "faithfulness": list(self.faithfulness.values()),
@@ -114,31 +118,33 @@ def second_circuit(
     measured_on: Dataset | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> SecondCircuit:
-    """Look for another circuit of the same size and faithfulness, with the fewest common edges.
+    """Search for a second circuit of the same size and faithfulness that shares few edges.
 
     Args:
         model: loaded model (`eap.load_model`).
-        dataset: the examples that rankings are learned on.
-        first: a circuit.
-        metric: metric that faithfulness is of.
-        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
+        dataset: examples that rankings are learned on.
+        first: first circuit.
+        metric: metric of the faithfulness.
+        ablation: activation that an ablated edge carries; None: that on the corrupted prompt.
         recipe: loss, optimizer and steps of the learned rankings.
-        prices: what the whole first circuit adds to the loss; one ranking is learned for each.
-        tolerance: a circuit is as faithful as the first if `|1 - f|` is at most so much larger.
-        largest_overlap: the largest IoU of edges at which the first circuit is not unique.
-        measured_on: the examples that faithfulness is measured on; None: those of `dataset`.
-        **resources: batch_size, memory_budget (bytes), quiet.
+        prices: costs that the whole first circuit adds to the loss; one ranking is learned for
+            each.
+        tolerance: largest increase of `|1 - f|` over the first circuit's for a circuit that counts
+            as equally faithful.
+        largest_overlap: largest IoU of edges at which the first circuit counts as not unique.
+        measured_on: examples that faithfulness is measured on; None: those of `dataset`.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Raises:
-        UserError: an empty circuit, no price or one that is not above 0, a tolerance or an overlap
-            that means nothing, or as `eap.learn_ranking`.
+        UserError: as for `eap.learn_ranking`; also for an empty circuit, no prices, a price that is
+            not above 0, or a tolerance or overlap out of range.
 
     Example:
         >>> recipe = eap.Recipe(steps=3, loss="faithfulness")
         >>> first = graph.greedy(30).prune()
         >>> found = eap.second_circuit(model, dataset, first, recipe=recipe, prices=[0.5])
     """
-    check_plain(first, "second circuits have")
+    check_plain(first, "second circuits support")
     first = first.prune()
     n_edges, others = first.count_edges(), measured_on or dataset
     _check(n_edges, prices)

@@ -1,18 +1,20 @@
-"""Is this circuit what it is said to be? Seven tests of one circuit, in one call.
+"""Seven tests of whether one circuit explains the model's behaviour on a task.
 
-Three criteria of Wang et al. 2022 (arXiv 2211.00593), with an interval over examples instead of a
-glance: *faithfulness* (the circuit does what the model does), *completeness* (it still does when
-both lose the same edges), *minimality* (it has no edge to spare). Five hypothesis tests of Shi et
-al. 2024 (arXiv 2410.13032): *sufficiency* (closer to the model than random circuits of its size),
-*partial necessity* (the model misses it more than random circuits outside it), *minimality* (each
-of its edges matters more than an edge of a random path added to it), *equivalence* (it beats the
-model on as many examples as it loses to it), *independence* (what is left of the model without it
-says nothing of what the model does).
+Three criteria are those of Wang et al. 2022 (arXiv 2211.00593), here with an interval over
+examples: *faithfulness* (the circuit does what the model does), *completeness* (it still does when
+both lose the same edges) and *minimality* (the circuit has no edge to spare). Five are hypothesis
+tests of Shi et al. 2024 (arXiv 2410.13032): *sufficiency* (the circuit is closer to the model than
+random circuits of its size), *partial necessity* (the model loses more without the circuit than
+without random circuits outside it), *minimality* (each edge matters more than an edge of a random
+path added to the circuit), *equivalence* (the circuit's metric is above the model's on as many
+examples as it is below) and *independence* (the output of the model without the circuit tells
+nothing about the output of the model).
 
-Redone where theirs go wrong: random circuits are unions of paths from the input to the logits, so
-that they can do something; an edge's p-value is corrected for the number of edges (Holm); what
-equivalence tests is the *share of examples*; and independence is of what the rest adds to the
-corrupted run, as the corrupted prompts themselves may well depend on the clean ones.
+The tests differ from those of Shi et al. in four ways. Random circuits are unions of paths from the
+input to the logits, so that they can have an effect. The p-values of edges are corrected for the
+number of edges (Holm). Equivalence tests the *share of examples*. Independence concerns what the
+rest of the model adds to the corrupted run, because the corrupted prompts themselves may depend on
+the clean ones.
 """
 
 from collections.abc import Callable
@@ -51,10 +53,10 @@ from eap.statistics.measures import normalised
 
 Values = Float[np.ndarray, "circuit example"]
 
-# Resamples of the examples behind a test of a tolerance, and permutations behind one of dependence.
+# Numbers of resamples (for tests of a tolerance) and of permutations (for the test of dependence).
 N_RESAMPLES, N_PERMUTATIONS = 999, 499
 
-# Examples of which HSIC compares all pairs.
+# Largest number of examples whose pairs HSIC compares.
 HSIC_EXAMPLES = 500
 
 
@@ -71,21 +73,21 @@ def leave_one_out(
     ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> Graph:
-    """Value of every edge within a circuit: the metric without the edge, minus that with it.
+    """Value of every edge within a circuit: the metric without the edge, minus that with the edge.
 
     All circuits with one edge less share one pass over the data.
 
     Args:
         model: loaded model (`eap.load_model`).
-        circuit: the edges to leave out, one by one.
+        circuit: circuit whose edges are left out, one by one.
         dataset: pairs of prompts (`eap.load_dataset`).
         metric: metric of the values.
-        ablation: activation that edges outside a circuit carry; None: that of the corrupted prompt.
-        **resources: batch_size, memory_budget (bytes), quiet.
+        ablation: activation that edges outside a circuit carry; None: that on the corrupted prompt.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        The circuit with these values as scores (means over examples; NaN off the circuit) and
-        their standard errors (None for one example).
+        Circuit with these values as scores (means over examples; NaN for edges outside the circuit)
+        and their standard errors (None for one example).
 
     Example:
         >>> worth = eap.leave_one_out(model, graph.greedy(20).prune(), dataset)
@@ -116,15 +118,15 @@ def leave_one_out(
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one test says.
+    """Verdict of one test.
 
     Attributes:
         test: name of the test.
-        statistic: what was measured; `meaning` says what it is.
-        p_value: p-value of the null hypothesis that the test would reject, corrected where it has
-            parts.
-        word: what follows.
-        meaning: what the statistic is, and what was compared.
+        statistic: measured quantity, explained by `meaning`.
+        p_value: p-value of the null hypothesis that the test would reject, corrected for multiple
+            comparisons if the test has several parts.
+        word: conclusion in a few words.
+        meaning: explanation of the statistic and of the null hypothesis.
     """
 
     test: str
@@ -140,9 +142,9 @@ class Verdicts:
 
     Attributes:
         circuit: circuit that was judged.
-        verdicts: one for every test.
-        edges: a row per edge: edge, change (of the metric without it), p_value (Holm-corrected),
-            p_reference (among edges of random paths), needed.
+        verdicts: verdict of every test.
+        edges: table with a row per edge: edge, change (of the metric without the edge), p_value
+            (Holm-corrected), p_reference (rank among edges of random paths), needed.
         provenance: origin of the values.
     """
 
@@ -152,20 +154,20 @@ class Verdicts:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, test: str) -> Verdict:
-        """The verdict of a test by name."""
+        """Verdict of a test, by name of the test."""
         return next(verdict for verdict in self.verdicts if verdict.test == test)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per test: test, statistic, p_value, word, meaning."""
+        """Make a table with a row per test: test, statistic, p_value, word, meaning."""
         return pd.DataFrame([vars(verdict) for verdict in self.verdicts])
 
     def __repr__(self) -> str:
-        """One line: the word of every test."""
+        """One line with the word of every test."""
         words = ", ".join(f"{verdict.test}: {verdict.word}" for verdict in self.verdicts)
         return f"Verdicts({self.circuit.count_edges():,} edges; {words})"
 
     def _repr_html_(self) -> str:
-        """A row per test, for notebooks."""
+        """Table with a row per test, for notebooks."""
         title = f"Verdicts on {self.circuit!r}"
         rows = self.to_frame().round(4)
         return html_table(title, [*rows.columns], rows.itertuples(index=False))
@@ -194,37 +196,37 @@ def judge(
 ) -> Verdicts:
     """Run seven tests of one circuit, in one pass over the data.
 
-    A test whose p-value could not have been as low as `alpha`, whatever the values, says
-    "inconclusive" and why: too few random circuits of the circuit's size, or too few examples.
+    A test is "inconclusive" if its p-value could not be as low as `alpha` whatever the values, and
+    the verdict says why: too few random circuits of the circuit's size, or too few examples.
 
     Args:
         model: loaded model (`eap.load_model`).
-        circuit: circuit to be judged; it is pruned first.
-        dataset: pairs of prompts (`eap.load_dataset`); better not the one that the circuit was
+        circuit: circuit to test; it is pruned first.
+        dataset: pairs of prompts (`eap.load_dataset`), preferably not those that the circuit was
             found on.
         metric: metric of all values.
-        ablation: activation that edges outside a circuit carry; None: that of the corrupted prompt.
-        tolerance: distance from 1 that the faithfulness of a faithful and complete circuit may
-            have; above 0 and below 1.
+        ablation: activation that edges outside a circuit carry; None: that on the corrupted prompt.
+        tolerance: largest distance of faithfulness from 1 for a circuit that counts as faithful and
+            complete; above 0 and below 1.
         alpha: significance level, above 0 and below 1.
         n_random: number of random circuits, and of random paths, to compare with; at least
             1 / alpha - 1.
-        n_subsets: number of random halves of the circuit that completeness takes away.
-        seed: seed of all that is drawn.
-        **resources: batch_size, memory_budget (bytes), quiet.
+        n_subsets: number of random halves of the circuit that the test of completeness removes.
+        seed: seed of all random draws.
+        **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Raises:
-        UserError: an empty circuit, fewer than two examples, nothing to normalise by, or a number
-            out of range.
+        UserError: an empty circuit, fewer than two examples, equal clean and ablated means, or a
+            number out of range.
 
     Example:
         >>> verdicts = eap.judge(model, graph.greedy(12), dataset, alpha=0.2, n_random=9)
     """
-    check_plain(circuit, "verdicts know")
+    check_plain(circuit, "verdicts support")
     tolerance, alpha = real("tolerance", tolerance), real("alpha", alpha)
     n_random, n_subsets = enough_random(n_random, alpha), whole("n_subsets", n_subsets)
     seed = whole("seed", seed)
-    Resources(**resources)  # refuses what it must before anything is drawn
+    Resources(**resources)  # fails early, before anything is drawn
     circuit = circuit.prune()
     if not circuit.count_edges():
         raise UserError(
@@ -260,7 +262,7 @@ def judge(
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """The metric of everything that was run, on every example."""
+    """Metric of all circuits of a comparison, on every example."""
 
     plan: Comparison
     values: Values
@@ -272,18 +274,18 @@ class _Measured:
 
     @property
     def gap(self) -> float:
-        """Clean minus ablated mean."""
+        """Clean mean minus ablated mean."""
         return float(self.clean.mean() - self.ablated.mean())
 
     def distances(self, part: str) -> Float[np.ndarray, " circuit"]:
-        """How far the mean metric of circuits is from the model's, as a share."""
+        """Distances |1 - f| of circuits from the model, in units of normalised faithfulness."""
         share = normalised(
             self.of(part).mean(axis=1), float(self.clean.mean()), float(self.ablated.mean())
         )
         return np.abs(1 - share)
 
     def resampled(self, measure: Callable[[Any], Any], seed: int) -> Float[np.ndarray, " resample"]:
-        """A measure of weighted means over examples, in resamples of them."""
+        """A measure of weighted means over examples, in bootstrap resamples of the examples."""
         counts = resampled_counts(len(self.clean), N_RESAMPLES, seed) / len(self.clean)
         return np.array([measure(weights) for weights in counts])
 
@@ -292,7 +294,7 @@ class _Measured:
         return len(self.clean)
 
     def n_random(self, part: str) -> int:
-        """How many random circuits, or paths, there are to compare with."""
+        """Number of random circuits, or paths, to compare with."""
         return len(self.of(part))
 
 
@@ -356,7 +358,7 @@ def _completeness(values: _Measured, tolerance: float, alpha: float, seed: int) 
 
 def _minimality(values: _Measured, edges: pd.DataFrame, alpha: float) -> Verdict:
     needed = int(edges["needed"].sum())
-    # That all edges are needed is shown by the least sure of them.
+    # The p-value that all edges are needed is the largest p-value of any edge.
     p = float(np.fmax(edges["p_value"], edges["p_reference"]).max())
     n_paths, spare = values.n_random("longer"), len(edges) - needed
     evidence = Evidence.of_ranks(n_paths, "random paths outside it")

@@ -1,10 +1,10 @@
-"""The command `eap`: every script of the repository, and tools to look at graphs and data.
+"""The command `eap`: all scripts of the repository, and tools for graphs and data.
 
-    eap pareto --model toy --task ioi        as python pareto.py --model toy --task ioi
-    eap figure-3 --model toy                 as python results/.../plot_real_pareto_normalized.py
+    eap pareto --model toy --task ioi        runs python pareto.py --model toy --task ioi
+    eap figure-3 --model toy                 runs python results/.../plot_real_pareto_normalized.py
     eap view graphs/toy/ioi_task.json
 
-The scripts themselves are run, so options and help are theirs. Loads nothing that they do not.
+Options and help are those of the scripts. Loads no more modules than the scripts do.
 """
 
 import runpy
@@ -20,20 +20,20 @@ from eap.studies import shell
 from eap.studies.command_names import EXPERIMENTS, figures
 
 TOOLS = {
-    "view": "a page to look around in a circuit",
-    "compare": "how two graphs agree, and what their circuits share",
-    "check-data": "read a data set of your own, and say what was understood",
+    "view": "write an interactive page of a circuit",
+    "compare": "compare the scores and the circuits of two graphs",
+    "check-data": "check a data set of your own",
 }
 
 
 def scripts_folder() -> Path:
-    """Where the scripts are: the checkout, or the copy of them that was installed."""
+    """Folder of the scripts: the checkout, or the installed copy."""
     installed = Path(str(files("eap") / "_scripts"))
     return installed if installed.is_dir() else CHECKOUT
 
 
 def main() -> None:
-    """Run the command that is named first."""
+    """Run the command that the first argument names."""
     name, *arguments = sys.argv[1:] or ["--help"]
     scripts = {**EXPERIMENTS, **figures()}
     if name in ("-h", "--help"):
@@ -53,9 +53,9 @@ def main() -> None:
 
 
 def overview() -> str:
-    """What `eap --help` says."""
+    """The text of `eap --help`."""
     width = max(map(len, [*EXPERIMENTS, *figures(), *TOOLS]))
-    lines = ["usage: eap COMMAND [OPTIONS]     (eap COMMAND --help says more; eap --version)"]
+    lines = ["usage: eap COMMAND [OPTIONS]     (options: eap COMMAND --help; eap --version)"]
     for title, commands in (
         ("experiments", {name: text for name, (_, text) in EXPERIMENTS.items()}),
         ("figures and tables", {name: text for name, (_, text) in figures().items()}),
@@ -65,8 +65,8 @@ def overview() -> str:
         lines += [f"  {name:<{width}}  {text}" for name, text in commands.items()]
     lines += [
         "",
-        "begin with (a minute, on the small model that comes along):",
+        "start here (takes a minute, with the small model that is included):",
         "  eap pareto --model toy --task ioi --head 100    # scores all edges, measures circuits",
-        "  eap view graphs/toy/ioi_task.json               # writes ioi_task.html: the circuit",
+        "  eap view graphs/toy/ioi_task.json               # writes the circuit to ioi_task.html",
     ]
     return "\n".join(lines)

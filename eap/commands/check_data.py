@@ -1,7 +1,7 @@
-"""Read a data set of your own as the experiments would, and show what was understood.
+"""Check a data set of your own: read the file in the same way as the experiments.
 
-Says how many pairs there are, what was dropped and why, and writes the first few out, token by
-token, with their answers. With --corrupt, makes corrupted prompts for rows that have none.
+Prints the number of pairs, which rows were dropped and why, and the first few pairs token by token,
+with their answers. With --corrupt, makes corrupted prompts for rows without one.
 """
 
 from pathlib import Path
@@ -26,18 +26,18 @@ def main() -> None:
     """Check the data that the command line names."""
     parser = shell.OneLineParser(description=__doc__)
     add = parser.add_argument
-    add("data", nargs="?", type=shell.data_file, help="a file of pairs (default: the task's own)")
+    add("data", nargs="?", type=shell.data_file, help="file of pairs (default: the task's pairs)")
     shell.add_model_arguments(
         parser, what="model whose tokenizer is used: toy, a directory, or a hub name"
     )
-    add("-t", "--task", type=shell.named_task, default=OWN_TASK, help="a task's name")
-    add("--head", type=shell.number_of("head"), help="use only this many pairs")
-    add("--drop_unfit", action="store_true", help="leave out rows that do not fit the tokenizer")
-    add("--show", type=shell.not_negative, default=3, help="pairs to write out (default: 3)")
-    add("--spans", choices=KINDS, help="show the spans of the prompts: the task's roles, or others")
+    add("-t", "--task", type=shell.named_task, default=OWN_TASK, help="name of the task")
+    add("--head", type=shell.number_of("head"), help="number of pairs to use (default: all)")
+    add("--drop_unfit", action="store_true", help="skip rows that do not fit the tokenizer")
+    add("--show", type=shell.not_negative, default=3, help="number of pairs to print (default: 3)")
+    add("--spans", choices=KINDS, help="kind of spans to show in the printed prompts")
     add(
         "--corrupt", metavar="WORDS",
-        help="make corrupted prompts by exchanging names, numbers, or one of these words: red,blue",
+        help="make corrupted prompts by exchanging names, numbers, or words of a list (red,blue)",
     )  # fmt: skip
     add(
         "--seed",
@@ -45,12 +45,12 @@ def main() -> None:
         default=0,
         help="random seed of --corrupt (default: 0)",
     )
-    add("--save", type=Path, metavar="FILE", help="write the pairs of --corrupt into this CSV")
+    add("--save", type=Path, metavar="FILE", help="CSV file for the pairs of --corrupt")
     args = parser.parse_args()
 
     if args.data is None and (args.task not in TASKS or args.corrupt is not None):
         raise UserError(
-            "no data file: give one (eap check-data pairs.csv), or look at a task's own pairs by "
+            "no data file: give one (eap check-data pairs.csv), or show a task's own pairs with "
             f"--task ({', '.join(TASKS)})"
         )
     if args.save is not None and args.corrupt is None:
@@ -80,15 +80,15 @@ def main() -> None:
 
 
 def tokenizer_of(name: str, revision: str | None = None) -> Any:
-    """The tokenizer that experiments on a model use, without its weights.
+    """Load the tokenizer that experiments on a model use, without the model's weights.
 
     Raises:
-        UserError: there is none that can be read.
+        UserError: there is no readable tokenizer.
     """
     directory = find_directory(name)
     if directory is not None:
         odd = [path for path in directory.iterdir() if not (path.is_file() or path.is_dir())]
-        if odd:  # a pipe, which reading would wait on
+        if odd:  # reading a pipe would block
             raise UserError(f"{directory} is not read: {quoted(odd[0].name)} is not a regular file")
     tokenizer = load_tokenizer(name, directory, revision)
     if directory is not None and not (directory / "config.json").is_file():
@@ -98,20 +98,18 @@ def tokenizer_of(name: str, revision: str | None = None) -> Any:
 
 
 def words_of(text: str) -> str | list[str]:
-    """What --corrupt asks for: a kind of words, or the words."""
+    """Parse the value of --corrupt: a kind of words, or a list of words."""
     return text if text in ("names", "numbers") else [word.strip() for word in text.split(",")]
 
 
 def save(made: Counterparts, path: Path | None) -> None:
-    """Write rows with their corrupted prompts as a CSV, if that is asked for."""
+    """Write rows with their corrupted prompts to a CSV, if a path is given."""
     if path is None:
         return
     if path.suffix.lower() != ".csv":
-        raise UserError(
-            f"--save writes a CSV: call {quoted(path.name)} by a name that ends in .csv"
-        )
+        raise UserError(f"--save writes a CSV: the name {quoted(path.name)} must end in .csv")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"--save cannot write {quoted(str(path))[1:-1]}: its folder is not there")
+        raise UserError(f"--save cannot write {quoted(str(path))[1:-1]}: the folder does not exist")
     with write_atomically(path) as temporary:
         pd.DataFrame(made.rows).to_csv(temporary, index=False)
     print(f"wrote {shell.shown(path)}")

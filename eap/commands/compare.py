@@ -1,7 +1,8 @@
-"""How the scores of two graphs agree, and what their circuits share.
+"""Agreement of two graphs' scores, and overlap of their circuits.
 
-Agreement is of all edges that both have a score for: Pearson's correlation and Kendall's tau of
-absolute scores, and the mean absolute difference. Circuits are selected greedily and pruned.
+Agreement is measured over all edges that have a score in both graphs: Pearson's correlation and
+Kendall's tau of absolute scores, and the mean absolute difference. Circuits are selected greedily
+and pruned.
 """
 
 from pathlib import Path
@@ -15,11 +16,11 @@ from eap.studies.provenance import comparable
 def main() -> None:
     """Print the comparison that the command line describes."""
     parser = shell.OneLineParser(description=__doc__)
-    parser.add_argument("first", type=Path, help="a graph's file")
-    parser.add_argument("second", type=Path, help="another one, of the same shape")
+    parser.add_argument("first", type=Path, help="file of a graph")
+    parser.add_argument("second", type=Path, help="file of a second graph of the same shape")
     parser.add_argument(
         "--sizes", type=shell.positive, nargs="+", default=[100, 200, 500, 1000],
-        help="edges of the circuits before pruning (default: 100 200 500 1000)",
+        help="circuit sizes in edges, before pruning (default: 100 200 500 1000)",
     )  # fmt: skip
     args = parser.parse_args()
 

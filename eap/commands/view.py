@@ -1,9 +1,10 @@
-"""A circuit as one HTML page to look around in: a slider over sizes, a search, a table of edges.
+"""Write a circuit as one interactive HTML page: a slider over sizes, a search, a table of edges.
 
-With two graphs, the page says which edges are in one circuit or in both. With --attention, it
-shows where a chosen head looks on a few examples, and why, for which the model is loaded. With
---labels, nodes have the labels and groups of a page that was saved before. With --why, no page is
-written: tables say why a head looks where it looks, and what it moves from there.
+With two graphs, the page shows which edges are in one or both circuits. With --attention, the page
+shows the attention of a selected head on a few examples, and why the head attends there; this loads
+the model. With --labels, nodes have the labels and groups of a page that was saved earlier. With
+--why, no page is written; tables show why a head attends to a token, and what the head moves from
+that token.
 """
 
 import argparse
@@ -24,34 +25,34 @@ def main() -> None:
     """Write the page that the command line describes."""
     parser = shell.OneLineParser(description=__doc__)
     add = parser.add_argument
-    add("graph", type=Path, help="a graph's file")
-    add("other", type=Path, nargs="?", help="another one, to compare with")
+    add("graph", type=Path, help="file of a graph")
+    add("other", type=Path, nargs="?", help="file of a second graph to compare with")
     add(
         "-o",
         "--output",
         type=Path,
-        help="file of the page (default: <graph>.html in the working directory)",
+        help="file to write (default: <graph>.html in the working directory)",
     )
-    add("--sizes", type=shell.positive, nargs="+", help="numbers of edges that the slider offers")
+    add("--sizes", type=shell.positive, nargs="+", help="circuit sizes on the slider, in edges")
     add("--by", choices=("magnitude", "helpful", "harmful"), default="magnitude")
     add("--selection", choices=("greedy", "top_n"), default="greedy")
     add(
         "--attention", type=shell.positive, metavar="N",
-        help="attention patterns of heads on the first N pairs, and why heads look there",
+        help="show attention patterns of heads on the first N pairs, and their reasons",
     )  # fmt: skip
-    add("--labels", type=Path, metavar="PAGE", help="page saved with labels and groups of nodes")
+    add("--labels", type=Path, metavar="PAGE", help="saved page with labels and groups of nodes")
     add(
         "--why",
         metavar="HEAD",
-        help="say in text, without a page, why this head looks there",
+        help="print why this head attends to a token, without writing a page",
     )
     shell.add_model_arguments(
         parser,
         default=None,
-        what="for --attention, --why (default: the one that the graph is of)",
+        what="model for --attention and --why (default: the graph's model)",
     )
-    add("-t", "--task", type=shell.named_task, help="for --attention (default: the graph's)")
-    add("--data", type=shell.data_file, help="for --attention: pairs of your own")
+    add("-t", "--task", type=shell.named_task, help="task of the pairs (default: the graph's task)")
+    add("--data", type=shell.data_file, help="file of your own pairs, for --attention and --why")
     args = parser.parse_args()
 
     graphs = [Graph.load(path) for path in (args.graph, args.other) if path is not None]
@@ -60,7 +61,7 @@ def main() -> None:
         return
     if args.labels:
         graphs[0] = graphs[0].with_labels(args.labels)
-    # Curves are of greedy selections by magnitude, of one graph.
+    # Measured curves are of greedy circuits by magnitude, of one graph.
     measured = read_measured_beside(args.graph, graphs[0])
     is_measured = not graphs[1:] and (args.selection, args.by) == ("greedy", "magnitude")
     curve = {circuit.n_edges: (circuit.value, circuit.error) for circuit in measured.values()}
@@ -79,14 +80,14 @@ def main() -> None:
 
 
 def attention_of(graph: Graph, args: argparse.Namespace) -> Patterns:
-    """Where all heads look on the first pairs of what the graph was scored on, and why."""
+    """Attention of all heads, with reasons, on the first pairs that the graph was scored on."""
     return eap.attention.head_reasons(
         *model_and_pairs(graph, args), n_examples=args.attention, quiet=False
     )
 
 
 def reasons(model: eap.Model, dataset: eap.Dataset, args: argparse.Namespace) -> Iterator[str]:
-    """Why a head looks where it looks from the last token, and what it moves, for every pair."""
+    """For every pair, why a head attends to a token from the last one, and what the head moves."""
     for example in range(min(args.attention or 1, len(dataset))):
         terms = eap.attention.logit_terms(model, dataset, args.why, example=example)
         moved = eap.attention.head_result(model, dataset, args.why, example=example)
@@ -103,15 +104,15 @@ def reasons(model: eap.Model, dataset: eap.Dataset, args: argparse.Namespace) ->
 
 
 def model_and_pairs(graph: Graph, args: argparse.Namespace) -> tuple[eap.Model, eap.Dataset]:
-    """The model and the pairs that the graph was scored on, or those of the command line."""
+    """Load the model and the pairs of the graph's scores, or those of the command line."""
     provenance = graph.provenance
     scored = dict(provenance.get("model", {}))
     name = args.model or scored.get("name")
     revision = args.revision or (None if args.model else scored.get("revision"))
     task = args.task or provenance.get("task")
     if not name or not task:
-        raise UserError("the graph does not say of which model and task it is: --model and --task")
-    if args.data is not None:  # before the model, which takes long
+        raise UserError("the graph does not record its model and task; give --model and --task")
+    if args.data is not None:  # before the slow loading of the model
         check_data(task, args.data)
     model = eap.load_model(name, revision=revision)
     bos = dict(provenance.get("data", {})).get("prepend_bos")

@@ -1,4 +1,4 @@
-"""From rows of text to batches of token ids: data sets, tasks, what a tokenizer can be asked."""
+"""Data sets: from rows of text to batches of token ids; tasks, and properties of tokenizers."""
 
 import lazy_loader
 

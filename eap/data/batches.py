@@ -1,8 +1,8 @@
-"""Token batches: examples grouped by length and by the first position in which prompts differ.
+"""Batches of token ids, grouped by length and by the first position at which prompts differ.
 
-A batch computes from the earliest first difference of its rows to the longest row's end. Grouping
-rows that agree in both loses nothing to padding; small groups are merged where one larger batch
-costs less than two small ones.
+A batch computes the positions from the earliest first difference of its rows to the end of the
+longest row. Grouping rows that agree in both avoids padding; small groups are merged if one larger
+batch costs less than two small ones.
 """
 
 from collections import defaultdict
@@ -24,21 +24,21 @@ from eap.runtime.errors import UserError
 from eap.runtime.ranges import whole
 
 StartOf = Callable[[Example], int]
-"""First position in which the ablated run of an example can differ from its clean run."""
+"""Function that gives the first position at which an example's ablated run can differ."""
 
-# A batch has a fixed cost beside its tokens, about that of this many tokens.
+# Fixed cost of a batch, as a number of tokens.
 BATCH_OVERHEAD = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Examples that run together, right-padded, split where the prompts begin to differ.
+    """Examples that run together, padded on the right, divided where the prompts begin to differ.
 
     Attributes:
         prefix: tokens before `start`, equal in both prompts; [batch, start].
-        clean, corrupted: the rest of both prompts; [batch, pos].
-        last: index of each row's last token in the rest.
-        answers: answers of its examples, with their rows in the dataset.
+        clean, corrupted: remaining tokens of the two prompts; [batch, pos].
+        last: index of each row's last token in the remaining tokens.
+        answers: answers of the examples, with their rows in the data set.
     """
 
     prefix: Int[Tensor, "batch start"]
@@ -49,12 +49,12 @@ class Batch:
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Index of each example in its dataset."""
+        """Index of each example in its data set."""
         return self.answers.rows
 
     @property
     def n_positions(self) -> int:
-        """Number of positions that are computed for every run."""
+        """Number of positions that every run computes."""
         return self.clean.shape[1]
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that may share a batch: they compute positions `start` to `end`."""
+    """Rows that may share a batch, which computes positions `start` to `end`."""
 
     start: int
     end: int
@@ -71,25 +71,26 @@ class Group:
 
     @property
     def n_positions(self) -> int:
-        """Number of positions that are computed for every run."""
+        """Number of positions that every run computes."""
         return self.end - self.start
 
     @property
     def cost(self) -> int:
-        """In tokens of that part."""
+        """Cost of the group as a batch, in tokens."""
         return BATCH_OVERHEAD + len(self.rows) * self.n_positions
 
     def merged(self, other: "Group") -> "Group":
-        """One group of the rows of both."""
+        """Group with the rows of both groups."""
         start, end = min(self.start, other.start), max(self.end, other.end)
         return Group(start, end, self.rows + other.rows)
 
 
 def check_dataset(model: Model, dataset: Dataset) -> None:
-    """Whether a model and a data set are what their names say, and fit together.
+    """Check that a model and a data set have the right types, and fit together.
 
     Raises:
-        UserError: one is something else (a name, a list, a loader), or see `check_examples`.
+        UserError: one of them is something else (a name, a list, a loader), or as for
+            `check_examples`.
     """
     graph_config(model)
     if not isinstance(dataset, Dataset):
@@ -104,7 +105,8 @@ def named_spans(model: Model, dataset: Dataset) -> tuple[str, ...]:
     """Names of the spans of a data set's prompts.
 
     Raises:
-        UserError: it has none, they do not tile a prompt, or see `check_dataset`.
+        UserError: the data set has no spans, its spans do not tile a prompt, or as for
+            `check_dataset`.
     """
     check_dataset(model, dataset)
     check_spans(
@@ -114,10 +116,10 @@ def named_spans(model: Model, dataset: Dataset) -> tuple[str, ...]:
 
 
 def check_pairs(dataset: Dataset, what: str) -> None:
-    """Whether every example has a corrupted prompt, which `what` needs.
+    """Check that every example has a corrupted prompt, which `what` needs.
 
     Raises:
-        UserError: one has none.
+        UserError: an example has none.
     """
     if not dataset.has_pairs:
         unpaired = sum(not example.corrupted for example in dataset.examples)
@@ -129,11 +131,12 @@ def check_pairs(dataset: Dataset, what: str) -> None:
 
 
 def check_examples(model: Model, examples: Sequence[Example]) -> None:
-    """Whether a model can run these examples.
+    """Check that a model can run these examples.
 
     Raises:
-        UserError: there are none, or one has prompts of different lengths or none at all, no answer
-            at all, a token that the weights do not have, or more tokens than positions.
+        UserError: there are no examples, or an example has empty prompts, prompts of different
+            lengths, no answer at all, a token that the weights do not have, or more tokens than the
+            model has positions.
     """
     if not examples:
         raise UserError("there are no examples to run")
@@ -165,7 +168,7 @@ def check_examples(model: Model, examples: Sequence[Example]) -> None:
 
 
 def one_group(examples: Sequence[Example], start_of: StartOf = first_difference) -> Group:
-    """All examples as one group."""
+    """Group of all examples."""
     start = min(start_of(example) for example in examples)
     end = max(len(example.clean) for example in examples)
     return Group(start, end, tuple(range(len(examples))))
@@ -174,7 +177,7 @@ def one_group(examples: Sequence[Example], start_of: StartOf = first_difference)
 def group_examples(
     examples: Sequence[Example], start_of: StartOf = first_difference
 ) -> list[Group]:
-    """Groups by first difference and length, merged while that makes the sum of costs smaller."""
+    """Groups by first difference and length, merged as long as that lowers the total cost."""
     rows_of: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row, example in enumerate(examples):
         rows_of[start_of(example), len(example.clean)].append(row)
@@ -193,7 +196,7 @@ def group_examples(
 def plan_batches(
     examples: Sequence[Example], batch_size: int, start_of: StartOf = first_difference
 ) -> list[tuple[int, ...]]:
-    """Which rows run together, at most `batch_size` of them.
+    """Divide the examples into batches of at most `batch_size` rows.
 
     Raises:
         UserError: a batch size out of range.
@@ -212,7 +215,7 @@ def load_batch(
     device: torch.device,
     start_of: StartOf = first_difference,
 ) -> Batch:
-    """The tensors of one batch."""
+    """Make the tensors of one batch."""
     chosen = [examples[row] for row in rows]
     group = one_group(chosen, start_of)
     start, n_positions = group.start, group.n_positions
@@ -220,7 +223,7 @@ def load_batch(
     for row, example in enumerate(chosen):
         n = len(example.clean) - start
         clean[row, :n] = torch.tensor(example.clean[start:])
-        # Without a pair nothing reads the corrupted tokens (`check_pairs`).
+        # Without a pair, the corrupted tokens are never read (`check_pairs`).
         corrupted[row, :n] = torch.tensor((example.corrupted or example.clean)[start:])
     return Batch(
         prefix=torch.tensor([example.clean[:start] for example in chosen], device=device).long(),

@@ -1,8 +1,8 @@
-"""What a cell of data means: the one place that says what an answer, a label or a token id is.
+"""Cells of data: the one place that defines what an answer, a label or a token id is.
 
-A cell arrives in the types of its source (a CSV's text, JSON's values, NumPy's numbers, a tensor).
-`plain` gives it Python's own types and loses none; the other functions say what it means, whatever
-the form. The name of a column is the only sign that its numbers are token ids.
+A cell arrives in the type of its source (text of a CSV, a JSON value, a NumPy number, a tensor).
+`plain` converts it to Python's own types without loss; the other functions interpret it, whatever
+its form. Only the name of a column can mark its numbers as token ids.
 """
 
 import ast
@@ -18,18 +18,18 @@ import pandas as pd
 from eap.runtime.errors import quoted
 
 Cell = Any
-"""None (missing), a bool, int, float, str, a list or dict of these; else it means nothing."""
+"""None (missing), a bool, int, float or str, or a list or dict of these; others have no meaning."""
 
-# A longer text is not looked at as a list.
+# Longest text that may be read as a list.
 LONGEST_LIST = 100_000
 NUMBER = r"[0-9]{1,9}(?:\.0*)?"
-# How libraries print numbers that they leave some of out, or that are an object of theirs.
+# Numbers as libraries print them: abbreviated, or as an object of the library.
 PRINTED = re.compile(r"\s*(?:(?:tensor|array)\(\[.*|\[[0-9\s,.]*\.\.\.[0-9\s,.]*\])\s*", re.DOTALL)
 NUMBERS = re.compile(rf"\[\s*{NUMBER}(?:(?:\s*,\s*|\s+){NUMBER})*\s*\]")
 
 
 class UnfitRowError(ValueError):
-    """A row that cannot be used; `kind` is what is counted."""
+    """Row that cannot be used; rows are counted by `kind`."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class UnfitRowError(ValueError):
 
 
 def plain(value: Any) -> Cell:
-    """A value in Python's own types, whether NumPy's, pandas', Arrow's or a tensor."""
+    """Convert a value of NumPy, pandas, Arrow or a tensor to Python's own types."""
     if isinstance(value, str):
         return str.__str__(value)
     if value is None or value is pd.NA or value is pd.NaT or isinstance(value, bool):
@@ -60,19 +60,19 @@ def plain(value: Any) -> Cell:
 
 
 def is_missing(cell: Cell) -> bool:
-    """Whether nothing stands in a cell."""
+    """Whether a cell is empty."""
     return cell is None or (isinstance(cell, str) and not cell)
 
 
 def as_text(cell: Cell, what: str) -> str:
-    """The text of a cell: a number as it is written, a whole one without a point, True and False.
+    """Text of a cell; whole numbers are written without a point, and booleans as True and False.
 
     Raises:
-        UnfitRowError: it is something else, or not whole characters.
+        UnfitRowError: the cell is neither text nor a number, or has half of a character.
     """
     if cell is None:
         return ""
-    if isinstance(cell, float) and cell.is_integer():  # whole numbers beside missing ones
+    if isinstance(cell, float) and cell.is_integer():  # pandas turns ints beside gaps into floats
         cell = int(cell)
     if not isinstance(cell, bool | int | float | str):
         raise UnfitRowError("bad cells", f"{what} is {quoted(cell)}, neither text nor a number")
@@ -83,7 +83,7 @@ def as_text(cell: Cell, what: str) -> str:
 
 
 def as_label(cell: Cell, what: str) -> str:
-    """The text of a label that a task reads: 1 and 0 for True and False, 52 for 52.0."""
+    """Text of a label that a task reads: 1 and 0 for True and False, 52 for 52.0."""
     if isinstance(cell, list):
         return repr(cell)
     text = as_text(cell, what)
@@ -97,12 +97,12 @@ def as_label(cell: Cell, what: str) -> str:
 
 
 def answer_texts(cell: Cell, side: str) -> tuple[str, ...]:
-    """The answers of a cell as texts: of text, what `|` separates; of a list, each entry.
+    """Answers of a cell as texts: separated by `|` in a text, or one per entry of a list.
 
-    A list that a CSV holds as text (`['a', 'b']`) is that list.
+    Text that is a list in a CSV (`['a', 'b']`) counts as that list.
 
     Raises:
-        UnfitRowError: it is neither, or may be token ids.
+        UnfitRowError: the cell is neither, or may hold token ids.
     """
     if isinstance(cell, str):
         items = _quoted_list(cell, side)
@@ -120,7 +120,7 @@ def answer_texts(cell: Cell, side: str) -> tuple[str, ...]:
 
 
 def _quoted_list(text: str, side: str) -> list[Cell] | None:
-    """The entries of a list that is written as text; None: the text is no list."""
+    """Entries of a list that is written as text; None: the text is not a list."""
     if not (text.startswith("[") and text.endswith("]")) or len(text) > LONGEST_LIST:
         return None
     items = _literal(text)
@@ -136,7 +136,7 @@ def _quoted_list(text: str, side: str) -> list[Cell] | None:
 
 
 def _literal(text: str) -> Any:
-    """What a text is in JSON or Python; None if it is neither."""
+    """Value of a text in JSON or Python; None if it is neither."""
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)
@@ -149,17 +149,17 @@ def _literal(text: str) -> Any:
 
 
 def is_id_list(cell: Cell) -> bool:
-    """Whether a cell is a list of whole numbers, as such or as a CSV holds it ([5, 6] or [5 6])."""
+    """Whether a cell is a list of whole numbers, possibly as text in a CSV ([5, 6] or [5 6])."""
     if isinstance(cell, str):
         return len(cell) <= LONGEST_LIST and NUMBERS.fullmatch(cell.strip()) is not None
     return isinstance(cell, list) and bool(cell) and all(_whole(item) is not None for item in cell)
 
 
 def prompt_ids(cell: Cell, what: str) -> tuple[int, ...]:
-    """The token ids of a prompt: a list of numbers, which may have a batch axis of one.
+    """Token ids of a prompt, from a list of numbers that may have a batch axis of size one.
 
     Raises:
-        UnfitRowError: it is none.
+        UnfitRowError: the cell is not such a list.
     """
     listed = _listed(cell)
     if isinstance(listed, list) and len(listed) == 1 and isinstance(listed[0], list):
@@ -168,10 +168,10 @@ def prompt_ids(cell: Cell, what: str) -> tuple[int, ...]:
 
 
 def answer_ids(cell: Cell, what: str) -> tuple[int, ...]:
-    """The token ids of answers: a number, a list of numbers, or of lists of one number each.
+    """Token ids of answers, from a number, a list of numbers, or a list of lists of one number.
 
     Raises:
-        UnfitRowError: it is none of these, or an answer has several tokens.
+        UnfitRowError: the cell is none of these, or an answer has several tokens.
     """
     listed = _listed(cell)
     if isinstance(listed, list) and listed and all(isinstance(item, list) for item in listed):
@@ -185,7 +185,7 @@ def answer_ids(cell: Cell, what: str) -> tuple[int, ...]:
 
 
 def _listed(cell: Cell) -> Any:
-    """A cell as a list, if it is one as text; else as it is."""
+    """List that a cell holds as text, or the cell unchanged."""
     text = cell.strip() if isinstance(cell, str) else ""
     if not text.startswith("["):
         return cell
@@ -208,7 +208,7 @@ def _whole_numbers(listed: Any, cell: Cell, what: str) -> tuple[int, ...]:
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number of at least 0; pandas writes those beside missing ones with a point."""
+    """Whole number of at least 0, or None; pandas writes numbers beside gaps with a point."""
     if isinstance(value, str):
         text = value.strip()
         return int(float(text)) if re.fullmatch(NUMBER, text) else None
@@ -222,10 +222,10 @@ def _whole(value: Any) -> int | None:
 
 
 def masked(ids: Sequence[int], mask: Cell, what: str) -> tuple[int, ...]:
-    """The ids that an attention mask keeps: one run of them.
+    """Ids that an attention mask keeps, which must be consecutive.
 
     Raises:
-        UnfitRowError: it is no mask of these ids, or keeps none, or several runs.
+        UnfitRowError: the mask does not fit the ids, or keeps no ids or several runs of ids.
     """
     bits = _listed(mask)
     bits = [int(bit) if isinstance(bit, bool) else _whole(bit) for bit in _flat(bits)]
@@ -246,6 +246,6 @@ def _flat(bits: Any) -> list[Any]:
 
 
 def count_padding(ids: Sequence[int], padding: int) -> tuple[int, int]:
-    """How many padding tokens ids begin and end with."""
+    """Numbers of padding tokens at the beginning and at the end of ids."""
     real = [place for place, token in enumerate(ids) if token != padding]
     return (real[0], len(ids) - 1 - real[-1]) if real else (len(ids), 0)

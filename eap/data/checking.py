@@ -1,4 +1,4 @@
-"""The check that all rows pass: rows -> examples, and what is wrong with the others."""
+"""Checks of rows: examples from the rows that fit, and problems with the others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _Texts = tuple[tuple[str, ...] | None, tuple[str, ...] | None]
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a row; `place` is where it stands, `kind` what is counted."""
+    """Problem with a row: its place, the kind under which it is counted, and a message."""
 
     place: str
     kind: str
@@ -39,7 +39,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A row on its way: its prompts as they stand, with the BOS, and its answers as text or ids.
+    """Row during its checks: prompts as given, ids with the BOS token, and answers as text or ids.
 
     Without a corrupted prompt there is one prompt, and the ids of the other are empty.
     """
@@ -61,15 +61,16 @@ def check_rows(
     prepend_bos: bool = False,
     roles: Roles | None = None,
 ) -> tuple[list[Example], list[Problem]]:
-    """The examples of all good rows, and what is wrong with the others (or repeated).
+    """Examples of all rows that fit, and problems with the others (or with repeated rows).
 
     Args:
-        task: task whose schema the rows have; None: a task of one's own.
-        rows: rows as `eap.data.reading` has them. If none has a corrupted prompt, none needs one.
+        task: task whose columns the rows have; None: a task of the user.
+        rows: rows from `eap.data.reading`. If no row has a corrupted prompt, none needs one.
         vocabulary: vocabulary of the tokenizer.
-        places: what each row is called (default: its line in a file with a header).
-        prepend_bos: whether to begin each prompt with the BOS, unless it does already.
-        roles: finds the first token of every span of a row (see `eap.data.spans.Roles`).
+        places: name of each row in messages; None: its line in a file with a header.
+        prepend_bos: whether to begin each prompt with the BOS token, unless it does already.
+        roles: function that finds the first token of every span of a row (see
+            `eap.data.spans.Roles`); None: no spans.
     """
     places = places or [f"line {number}" for number in range(2, len(rows) + 2)]
     problems: list[Problem] = []
@@ -88,7 +89,7 @@ def check_rows(
         followers.prepare((d.prompts, [texts or () for texts in d.answers]) for d in drafts)
     examples = []
     seen: dict[tuple[tuple[int, ...], ...], tuple[str, Example]] = {}
-    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # one object of each answer set
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # one object for each answer set
     for draft in drafts:
         try:
             example = _example(task, draft, followers, shared, roles)
@@ -139,7 +140,7 @@ def _draft(
 
 
 def _check_pair(as_given: Sequence[Prompt], ids: Sequence[tuple[int, ...]]) -> None:
-    """Whether two prompts are a pair: equally long, and not the same."""
+    """Check that two prompts are a pair: equally long, and not the same."""
     shown = ", ".join(quoted(text or default, 60) for text, default in as_given)
     lengths = [len(tokens) for tokens in ids]
     if as_given[0][0] and as_given[0][0] == as_given[1][0]:
@@ -163,7 +164,7 @@ def _check_pair(as_given: Sequence[Prompt], ids: Sequence[tuple[int, ...]]) -> N
 def _read_answers(
     task: Task | None, row: Mapping[str, Any], vocabulary: Vocabulary
 ) -> tuple[_Texts, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """For each side, the answers as text, or None and their ids."""
+    """Answers of each side as text, or None and their ids."""
     if task is not None and not has_answers(task, row):
         texts = {name: _task_cell(name, cell) for name, cell in row.items()}
         texts = {**dict.fromkeys(SIDES, ""), **texts}
@@ -178,7 +179,7 @@ def _read_answers(
 
 
 def _task_cell(name: str, cell: Any) -> str:
-    """A cell as a task's rule reads it; columns of other kinds are not the task's."""
+    """Cell in the form that a task's rule reads; other types are of columns it does not read."""
     try:
         return as_text(cell, name) if name in SIDES else as_label(cell, name)
     except UnfitRowError:
@@ -241,7 +242,7 @@ def _example(
 def _check_stated_ids(
     task: Task | None, row: Mapping[str, Any], correct: Sequence[int], incorrect: Sequence[int]
 ) -> None:
-    """Columns of ids beside those that say the answers must agree with them."""
+    """Check that columns of ids agree with the columns that give the answers."""
     columns = {} if task is None or has_answers(task, row) else task.answer_ids
     for column, side in columns.items():
         cell = row.get(column)

@@ -1,4 +1,4 @@
-"""Names of columns: those that are read, and what other tools call them."""
+"""Names of columns: those that this package reads, and their names in other tools."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,23 +17,23 @@ OTHER_NAMES = {
     "corrupt": "corrupted",  # auto-circuit
     "answers": "correct",
     "wrong_answers": "incorrect",
-    "label": "correct_idx",  # EAP-IG's table of greater-than
+    "label": "correct_idx",  # EAP-IG's table for greater-than
 }
-"""What other tools call a column; read where the column itself is missing."""
+"""Names of columns in other tools; such a column is read if the column itself is missing."""
 
 ANSWER_TEXTS = (*ANSWERS, "clean_answer", "patch_answer", "answers", "wrong_answers")
-"""Columns of answers as text, by any name."""
+"""Columns of answers as text, by all of their names."""
 
 KNOWN = {*OTHER_NAMES, *(name + end for name in (*SIDES, *ANSWERS) for end in ("", "_idx"))}
 """Names by which the header of a table is recognised."""
 
 
 def standard_names(task: Task | None, columns: Iterable[str]) -> dict[str, str]:
-    """What to call each column: our name for another tool's, or for one in capitals, if it is free.
+    """Standard name of each column, from names in other tools or in capitals, where it is free.
 
     Args:
-        task: task whose schema the data have; None: a task of one's own.
-        columns: columns of the data.
+        task: task whose columns the data have; None: a task of the user.
+        columns: names of the columns of the data.
     """
     declared = () if task is None else task.columns
     names = {column: column for column in columns}
@@ -50,7 +50,7 @@ def standard_names(task: Task | None, columns: Iterable[str]) -> dict[str, str]:
 
 
 def check_columns(task: Task | None, columns: Sequence[str], source: str) -> None:
-    """Whether a table has what a task, or a task of one's own, needs.
+    """Check that a table has the columns that its task needs.
 
     Raises:
         UserError: a column is missing.
@@ -76,10 +76,10 @@ def check_columns(task: Task | None, columns: Sequence[str], source: str) -> Non
 
 
 def has_answers(task: Task | None, columns: Iterable[str]) -> bool:
-    """Whether answers are read from columns of their own, not by the task's rule."""
+    """Whether answers are read from their own columns, and not found by the task's rule."""
     return task is None or set(ANSWERS) <= set(columns)
 
 
 def renamed(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """A row with its columns so called."""
+    """Row with its columns renamed."""
     return {names[name]: cell for name, cell in row.items()}

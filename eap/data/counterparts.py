@@ -1,4 +1,4 @@
-"""Corrupted prompts for rows that have none: one word exchanged for another of as many tokens."""
+"""Corrupted prompts for rows without one, by exchanging a word for another of equal length."""
 
 import re
 from collections import Counter
@@ -20,7 +20,7 @@ from eap.runtime.ranges import whole
 
 NUMBER = re.compile(r"(?<![\w.,])\d+(?![\w]|[.,]\d)")
 
-# So many words are tried in a row's place before it is given up.
+# Number of words that are tried in a row before the row is left out.
 MOST_TRIED = 200
 
 
@@ -29,9 +29,9 @@ class Counterparts:
     """Rows with corrupted prompts.
 
     Attributes:
-        rows: rows for `load_dataset(.., data=counterparts.rows)`, in their order.
-        left_out: numbers of rows without a counterpart, by reason.
-        exchanged: the words of each row: (in the clean prompt, in the corrupted one).
+        rows: rows for `load_dataset(.., data=counterparts.rows)`, in their original order.
+        left_out: number of rows without a counterpart, by reason.
+        exchanged: pair of words of each row: in the clean prompt, and in the corrupted prompt.
     """
 
     rows: list[dict[str, Any]]
@@ -45,7 +45,7 @@ class Counterparts:
         return f"<Counterparts {self.summary()}>"
 
     def summary(self) -> str:
-        """One line: how many rows have a corrupted prompt now, and why the others have none."""
+        """One line with the number of rows that have a corrupted prompt, and why others do not."""
         n_left_out = sum(self.left_out.values())
         why = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items())
         said = f"{len(self)} of {len(self) + n_left_out} rows have a corrupted prompt"
@@ -56,25 +56,25 @@ class Counterparts:
 def corrupt(
     data: Any, tokenizer: Any, words: str | Sequence[str], *, seed: int = 0
 ) -> Counterparts:
-    """Corrupted prompts for rows without them, by exchanging one word of each clean prompt.
+    """Make corrupted prompts for rows without one, by exchanging one word of each clean prompt.
 
-    Everywhere in the prompt the word is exchanged for the same other one, which the prompt does not
-    have, so that both prompts have equally many tokens and the answers stay the tokens they are.
-    Whether the right answer changes with the word is for the person to judge.
+    The word is replaced everywhere in the prompt by the same other word, which must not be in the
+    prompt, so that both prompts have equally many tokens and the answers keep their tokens. Whether
+    the right answer changes with the word is for the user to judge.
 
     Args:
-        data: data as `load_dataset` has it, with columns clean and correct.
-        tokenizer: the model's own.
-        words: 'names' (first names), 'numbers' (whole numbers of as many digits), or a list of
-            words that may stand for one another.
+        data: data in a form that `load_dataset` accepts, with the columns clean and correct.
+        tokenizer: tokenizer of the model.
+        words: words to exchange: 'names' (first names), 'numbers' (whole numbers with equally many
+            digits), or a list of words that may replace one another.
         seed: seed of the choice of words.
 
     Returns:
-        The rows with a column corrupted, and how many could not be done.
+        The rows with a column `corrupted`, and the number of rows that were left out.
 
     Raises:
-        UserError: data that cannot be read or have corrupted prompts already, words that are none,
-            or no row that could be done.
+        UserError: data that cannot be read or that have corrupted prompts already, words in another
+            form, or no row with a corrupted prompt.
 
     Example:
         rows = [{"clean": "Mary is tall. Her name is", "correct": " Mary"}]
@@ -115,7 +115,7 @@ def corrupt(
 
 
 def _listed(words: str | Sequence[str]) -> tuple[str, ...] | None:
-    """The words that stand for one another; None: numbers do."""
+    """Words that may replace one another; None: whole numbers."""
     if words == "numbers":
         return None
     if words == "names":
@@ -125,7 +125,7 @@ def _listed(words: str | Sequence[str]) -> tuple[str, ...] | None:
     if len(listed) < 2 or not all(isinstance(word, str) and word.strip() for word in listed):
         raise UserError(
             f"words is {quoted(words)}; give 'names', 'numbers', or a list of at least two words "
-            "that may stand for one another"
+            "that may replace one another"
         )
     return tuple(word.strip() for word in listed)
 
@@ -135,7 +135,7 @@ def _noun(words: str | Sequence[str]) -> str:
 
 
 def _pattern(word: str) -> str:
-    """A word that is not a part of another."""
+    """Regular expression for a word that is not part of another word."""
     return rf"(?<!\w){re.escape(word)}(?!\w)"
 
 
@@ -153,7 +153,7 @@ def _first_fitting(
     vocabulary: Vocabulary,
     random: Random,
 ) -> tuple[str, tuple[str, str]] | None:
-    """The first corrupted prompt, of those drawn, that makes an example of the row."""
+    """First corrupted prompt, among random ones, with which the row fits; and the two words."""
     random.shuffle(places)
     for word in places:
         others = [other for other in _others(word, listed, random) if other not in places]
@@ -169,7 +169,7 @@ def _first_fitting(
 
 
 def _others(word: str, listed: tuple[str, ...] | None, random: Random) -> Iterator[str]:
-    """Words to stand for one, in random order."""
+    """Words that may replace a word, in random order."""
     if listed is not None:
         others = [other for other in listed if other != word]
         return iter(random.sample(others, min(len(others), MOST_TRIED)))

@@ -70,7 +70,7 @@ def _as_ids(name: str, part: Any) -> TokenIds:
     if isinstance(cell, str):
         raise UserError(
             f"{name} of the example is the text {quoted(cell)}; an example holds token ids: "
-            "eap.load_dataset makes them of texts"
+            "eap.load_dataset makes them from text"
         )
     read = answer_ids if name in ("correct", "incorrect") else prompt_ids
     try:

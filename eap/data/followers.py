@@ -1,9 +1,10 @@
-"""Which token an answer is: the one that follows *this* prompt's text.
+"""Tokens of answers: the token that follows *this* prompt.
 
 `tokens(prompt + answer)` must begin with `tokens(prompt)`, for the clean and for the corrupted
-prompt, and go on with the same token in both. Tokenizers often split the end of a prompt anew once
-more text follows (GPT-2 does it to two newlines before a word, most to a space), and then no token
-is the answer: the model never sees the prompt's last token in such a text.
+prompt, and continue with the same token in both. Tokenizers often split the end of a prompt
+differently once more text follows (GPT-2 does so for two newlines before a word, most tokenizers
+for a space). Then no token is the answer, because the model never sees the prompt's last token in
+such a text.
 """
 
 import re
@@ -13,19 +14,19 @@ from eap.data.cells import UnfitRowError
 from eap.data.vocabulary import Vocabulary
 from eap.runtime.errors import quoted
 
-# Sets of up to so many answers are looked up after the whole prompt. Of larger ones, which many
-# rows share, the first is, and the others after the prompt's last word.
+# Largest number of answers in a set that are all looked up after the whole prompt. In larger sets,
+# which many rows share, only the first is; the others are looked up after the prompt's last word.
 FEW = 8
 
 Prompt = tuple[str, tuple[int, ...]]
-"""A prompt's text and its ids."""
+"""Text of a prompt, and its token ids."""
 
 Answers = tuple[str, ...]
 """Texts of an answer set."""
 
 
 class Followers:
-    """Ids of texts that follow prompts, each looked up once."""
+    """Cache of the ids of answers after prompts."""
 
     def __init__(self, vocabulary: Vocabulary, *, first_token: bool = False) -> None:
         self.vocabulary = vocabulary
@@ -35,7 +36,7 @@ class Followers:
         self._after: dict[tuple[str, Answers], tuple[int, ...]] = {}
 
     def prepare(self, wanted: Iterable[tuple[Sequence[Prompt], Sequence[Answers]]]) -> None:
-        """Encode at once what `ids` will need for these prompts and their answer sets."""
+        """Encode all texts at once that `ids` will need for these prompts and answer sets."""
         pairs = [
             (prompt, answers)
             for prompts, sets in wanted
@@ -47,26 +48,26 @@ class Followers:
         self._encode(text + answer for text, answers in contexts for answer in answers)
 
     def pieces(self, answers: Answers) -> tuple[int, ...]:
-        """The tokens of answers that are tokens in their own right.
+        """Tokens of answers that are tokens on their own.
 
         Raises:
-            UnfitRowError: one is none.
+            UnfitRowError: an answer is not a single token.
         """
         tokens = [self.vocabulary.token(answer) for answer in answers]
         for answer, token in zip(answers, tokens, strict=True):
             if token is None:
                 raise UnfitRowError(
                     "answers of several tokens",
-                    f"the answer {quoted(answer)} is no token of its own",
+                    f"the answer {quoted(answer)} is not a token of its own",
                 )
         return tuple(dict.fromkeys(token for token in tokens if token is not None))
 
     def ids(self, prompts: Sequence[Prompt], answers: Answers) -> tuple[int, ...]:
-        """The token that each answer is after all of `prompts`.
+        """Token of each answer after all of `prompts`.
 
         Raises:
-            UnfitRowError: one is none, or several; it is not the same after each prompt; the
-                prompt's own tokens change; the vocabulary lacks it.
+            UnfitRowError: an answer is no token or several tokens, differs between the prompts,
+                changes the tokens of the prompt, or is not in the vocabulary.
         """
         first, *others = (
             [self._tokens(prompt, *context) for context in self._contexts(prompt, answers)]
@@ -83,7 +84,7 @@ class Followers:
         return first[-1]
 
     def _contexts(self, prompt: Prompt, answers: Answers) -> list[tuple[str, Answers]]:
-        """Texts, and the answers that are looked up after each."""
+        """Texts, with the answers that are looked up after each of them."""
         if len(answers) <= FEW:
             return [(prompt[0], answers)]
         return [(prompt[0], answers[:1]), (self._endings[prompt[0]], answers)]
@@ -95,7 +96,7 @@ class Followers:
         return self._after[text, answers]
 
     def _find_endings(self, prompts: dict[str, tuple[int, ...]]) -> None:
-        """The last word of each prompt if its tokens are the prompt's last, else the prompt."""
+        """Find the last word of each prompt whose tokens end the prompt's, or the whole prompt."""
         endings = {text: _last_words(text) for text in prompts if text not in self._endings}
         self._encode(word for words in endings.values() for word in words)
         for text, words in endings.items():
@@ -126,7 +127,7 @@ class Followers:
 
 
 def _last_words(text: str) -> tuple[str, ...]:
-    """The last word with and without the space before it; of prompts of one word, nothing."""
+    """Last word with and without the space before it; empty for a prompt of one word."""
     match = re.search(r"\s(\S+\s*)$", text)
     return () if match is None else (match.group(0), match.group(1))
 
@@ -136,7 +137,7 @@ def _ends_in(ids: Sequence[int], last: Sequence[int]) -> bool:
 
 
 def _changed_prompt(text: str, answer: str) -> UnfitRowError:
-    """Why no token is the answer where the prompt's own tokens change."""
+    """Error for an answer that changes the tokens of its prompt, so that no token is the answer."""
     if text.endswith(" "):
         return UnfitRowError(
             "trailing spaces",
@@ -147,11 +148,11 @@ def _changed_prompt(text: str, answer: str) -> UnfitRowError:
     if end:
         return UnfitRowError(
             "changed prompts",
-            f"this tokenizer splits the prompt's end {end!r} otherwise once {quoted(answer)} "
+            f"this tokenizer splits the prompt's end {end!r} differently once {quoted(answer)} "
             "follows, so no token is the answer; end it in another way (one newline)",
         )
     return UnfitRowError(
         "changed prompts",
         f"the answer {quoted(answer)} changes the tokens of the prompt that it follows "
-        f"({quoted(text[-20:])}); where a space stands between them, write it before the answer",
+        f"({quoted(text[-20:])}); if there is a space between them, write it before the answer",
     )

@@ -1,4 +1,4 @@
-"""MIB's data sets under their short name: `from eap.data.mib import load_mib`."""
+"""Short name for MIB's data sets: `from eap.data.mib import load_mib`."""
 
 from eap.data.collections.mib import MIB_TASKS as MIB_TASKS
 from eap.data.collections.mib import get_mib_task as get_mib_task

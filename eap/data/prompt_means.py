@@ -1,4 +1,4 @@
-"""Means over the prompts of a data set, of what a model computes there."""
+"""Means of activations over the prompts of a data set."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from eap.runtime.resources import Resources
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a mean is over: the tokens of a data set's prompts, together or position by position."""
+    """Prompts of a mean: the tokens of a data set's prompts, pooled or position by position."""
 
     dataset: Dataset
     prompts: str
@@ -38,16 +38,16 @@ class Prompts:
         n_numbers: int,
         n_parts: int = 0,
     ) -> list[Float[Tensor, "_k _pos _n"]]:
-        """Means of quantities [k, batch, pos, n], made of senders' outputs and a run's layers.
+        """Means of quantities [k, batch, pos, n], computed from senders' outputs and layer traces.
 
         Args:
             model: model that runs the prompts.
-            each: the quantities of a batch.
-            n_numbers: number of numbers all means have for a position, which the memory must hold.
-            n_parts: number of numbers quantities that are not outputs have for a token.
+            each: function that computes the quantities of a batch.
+            n_numbers: number of values of all means at a position, for the memory budget.
+            n_parts: number of values per token of quantities that are not outputs.
 
         Raises:
-            UserError: one prompt does not fit in the memory.
+            UserError: a single prompt does not fit in the memory.
         """
         examples, sums = self.dataset.examples, list[Tensor]()
         lengths = [len(example.clean) for example in examples]
@@ -61,7 +61,7 @@ class Prompts:
             tokens = batch.clean if self.prompts == "clean" else batch.corrupted
             outputs, trace, _ = outputs_everywhere(model, tokens, batch.last)
             places = torch.arange(batch.n_positions, device=model.device)
-            real = (places <= batch.last[:, None]).to(outputs.dtype)  # 0 at padding
+            real = (places <= batch.last[:, None]).to(outputs.dtype)  # 0 for padding
             along = "pos" if self.per_position else "1"
             count += reduce(real.to(home).double(), f"batch pos -> {along}", "sum")
             for number, x in enumerate(each(outputs, trace)):
@@ -76,10 +76,10 @@ class Prompts:
     def _batches(
         self, model: Model, examples: Sequence[Example], n_numbers: int, n_parts: int
     ) -> list[tuple[int, ...]]:
-        """Rows of every batch, as large as the memory allows."""
+        """Rows of every batch, with batches as large as the memory allows."""
         shapes, size = shapes_of(model), self.limits.batch_size
         if size is None:
-            # The sums in float64, and the means made of them.
+            # Memory of the sums in float64, and of the means.
             budget = Budget.of(model.device, self.limits.memory_budget, reserved=20 * n_numbers)
             groups = group_examples(examples, lambda _: 0)
             extents = [Extent(len(g.rows), g.n_positions, g.end) for g in groups]

@@ -1,4 +1,4 @@
-"""The prompts of rows: text or token ids -> ids, without padding and with the BOS."""
+"""Prompts of rows: token ids from text or ids, without padding and with the BOS token."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,10 +22,10 @@ Row = Mapping[str, Any]
 
 
 def with_ids(row: Row) -> Row:
-    """A row whose prompts are lists of ids that a CSV holds as text, with those lists.
+    """Row in which prompts that are lists of ids as text in a CSV are replaced by lists.
 
-    Text in brackets is such a list where the answers are ids, too: beside answers as text it is
-    text.
+    Text in brackets counts as such a list if the answers are ids, too; beside answers as text, it
+    is text.
     """
     prompts = [side for side in SIDES if not is_missing(row.get(side))]
     if not prompts or not (_has_stated_ids(row) or is_id_list(row.get("correct"))):
@@ -45,7 +45,7 @@ class Prompts:
     Args:
         vocabulary: vocabulary of the tokenizer.
         rows: rows whose prompts are texts, or lists of token ids.
-        prepend_bos: whether to begin each prompt with the BOS, unless it does already.
+        prepend_bos: whether to begin each prompt with the BOS token, unless it does already.
     """
 
     def __init__(self, vocabulary: Vocabulary, rows: Sequence[Row], *, prepend_bos: bool) -> None:
@@ -57,11 +57,11 @@ class Prompts:
         self._unsure = {side for side in SIDES if self._has_unsure_starts(rows, side)}
 
     def read(self, row: Row, side: str) -> tuple[Prompt, tuple[int, ...]]:
-        """A prompt as it stands (of ids: with empty text), and its ids with the BOS.
+        """Prompt as given (with empty text if it is ids), and its ids with the BOS token.
 
         Raises:
-            UnfitRowError: it is empty, neither text nor ids, has tokens that the vocabulary lacks,
-                or what may be padding.
+            UnfitRowError: the prompt is empty, neither text nor ids, or has tokens that the
+                vocabulary lacks or that may be padding.
         """
         cell, stated = row.get(side), row.get(f"{side}_idx")
         if isinstance(cell, list | dict) or (is_missing(cell) and not is_missing(stated)):
@@ -93,9 +93,9 @@ class Prompts:
         return (text, ids), ids if ids[:1] == self.begin else (*self.begin, *ids)
 
     def _read_ids(self, row: Row, side: str, cell: Any) -> tuple[int, ...]:
-        """Ids as a tokenizer gave them, without padding."""
+        """Ids that a tokenizer returned, without padding."""
         mask = row.get(f"{side}_attention_mask", row.get("attention_mask"))
-        if isinstance(cell, dict) and "input_ids" in cell:  # what a tokenizer returns
+        if isinstance(cell, dict) and "input_ids" in cell:  # output of a tokenizer
             cell, mask = cell["input_ids"], cell.get("attention_mask", mask)
         if isinstance(cell, list) and any(isinstance(item, str | dict) for item in cell):
             raise UnfitRowError(
@@ -133,7 +133,7 @@ class Prompts:
         return ids
 
     def _has_unsure_starts(self, rows: Sequence[Row], side: str) -> bool:
-        """Whether of prompts of one length some begin with a padding token, and some do not."""
+        """Whether only some of the prompts, if all have one length, begin with a padding token."""
         padding, is_text = self.vocabulary.padding
         prompts = [row.get(side) or row.get(f"{side}_idx") for row in rows]
         lists = [ids for ids in prompts if isinstance(ids, list) and ids]
@@ -143,7 +143,7 @@ class Prompts:
 
 
 def _text_or_nothing(cell: Any) -> str:
-    """The text of a prompt that is one; what it is instead, `Prompts.read` says."""
+    """Text of a prompt, or an empty string if it is not text, which `Prompts.read` reports."""
     try:
         return "" if isinstance(cell, list | dict) else as_text(cell, "")
     except UnfitRowError:

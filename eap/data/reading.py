@@ -1,8 +1,8 @@
-"""Data -> rows: a file (CSV, TSV, JSON, JSON lines, Parquet), or an object (`records`).
+"""Reading of rows from a file (CSV, TSV, JSON, JSON lines, Parquet) or an object (`records`).
 
-Nothing is known here about tasks or tokens, and cells keep their own types. A file is
-read once, as bytes, and refused in one line where it is not what it seems: cells that shift the
-columns, another encoding, a damaged archive.
+Tasks and tokens are unknown here, and cells keep their own types. A file is read once, as bytes. A
+file that is not what it seems (shifted columns, another encoding, a damaged archive) is refused
+with one line.
 """
 
 import bz2
@@ -33,7 +33,7 @@ arrow = lazy_loader.load("pyarrow", error_on_import=False)
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon"}
 JSON_LINES = {".jsonl", ".ndjson"}
 UNPACKERS = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
-# Formats that people try, and what to do instead.
+# Formats that are not supported, with advice.
 OTHERS = {
     **dict.fromkeys((".zip", ".tar", ".tgz", ".zst", ".7z"), "unpack it first"),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as a CSV"),
@@ -41,20 +41,20 @@ OTHERS = {
     **dict.fromkeys((".arrow", ".feather"), "save it as Parquet, or give the table itself"),
 }
 Parsed = tuple[list[Record], list[str], str]
-"""Rows, their places, and the form that they were read as."""
+"""Rows, their places, and the format that they were read as."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as they were read.
+    """Rows of a data source.
 
     Attributes:
-        rows: all with the same columns; a cell is as `eap.data.cells.plain` has it, None where the
-            source has nothing.
-        places: what each row is called in a message ("line 7", "row 3").
-        source: source of the rows, as provenance and messages have it.
+        rows: rows, all with the same columns, with cells in the form of `eap.data.cells.plain`
+            (None where the source has no value).
+        places: name of each row in messages ("line 7", "row 3").
+        source: name of the source in provenance and messages.
         sha256: SHA-256 of the file's bytes, or of the rows.
-        form: format that the file was read as, if that is no plain CSV ("JSON", "tab-separated").
+        form: format of the file, if it is not a plain CSV ("JSON", "tab-separated").
     """
 
     rows: tuple[Record, ...]
@@ -65,7 +65,7 @@ class Rows:
 
     @property
     def shown(self) -> str:
-        """The source, and as what it was read: for messages."""
+        """Name of the source with its format, for messages."""
         return f"{self.source} ({self.form})" if self.form else self.source
 
     @property
@@ -75,15 +75,15 @@ class Rows:
 
 
 def read_rows(data: Any, source: str | None = None) -> Rows:
-    """The rows of a file or of an object.
+    """Read the rows of a file or of an object.
 
     Args:
-        data: a path; a pandas frame; an Arrow table; a Hugging Face dataset, in any format; a list
-            of dicts; a dict of columns.
-        source: name (default: its path, or what it is).
+        data: path of a file, pandas frame, Arrow table, Hugging Face dataset in any format, list of
+            dicts, or dict of columns.
+        source: name of the source; None: its path, or what kind of object it is.
 
     Raises:
-        UserError: it is none of these, cannot be read, or has no rows.
+        UserError: data of another kind, that cannot be read, or without rows.
     """
     if isinstance(data, (str, os.PathLike)):
         path = find_file(data)
@@ -105,12 +105,16 @@ def read_rows(data: Any, source: str | None = None) -> Rows:
 
 
 def find_file(name: str | os.PathLike[str]) -> Path:
-    """A regular file by name; a `UserError` says what the name is instead."""
+    """Path of a regular file.
+
+    Raises:
+        UserError: the name is not of a regular file; the message says what it is instead.
+    """
     text = os.fspath(name)
     if not text.strip():
         raise UserError("the name of the data file is empty")
     if "\0" in text:
-        raise UserError(f"{quoted(text)} is no file name: it has a NUL character")
+        raise UserError(f"{quoted(text)} is not a file name: it has a NUL character")
     if "://" in text:
         raise UserError(f"{quoted(text)} is an address; download it and give the file")
     path = from_home(text)
@@ -135,17 +139,17 @@ def _read(path: Path) -> bytes:
 def _unpacked(path: Path, content: bytes, source: str) -> bytes:
     suffix = path.suffix.lower()
     if suffix in OTHERS:
-        raise UserError(f"{source} is not read here: {OTHERS[suffix]}")
+        raise UserError(f"{source} is not supported: {OTHERS[suffix]}")
     if suffix not in UNPACKERS:
         return content
     try:
         return UNPACKERS[suffix](content)
     except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):
-        raise UserError(f"{source} is not a whole {suffix} file") from None
+        raise UserError(f"{source} is not a complete {suffix} file") from None
 
 
 def _parse(content: bytes, path: Path, source: str) -> Parsed:
-    """Rows and places of a file: of which format, its content says."""
+    """Rows and places of a file, in the format that its content has."""
     if content[:4] == b"PAR1":
         return _read_parquet(content, source)
     try:
@@ -192,13 +196,13 @@ def _read_csv(text: str, source: str) -> Parsed:
                 rows.append(dict(zip(header, cells, strict=True)))
                 places.append(f"line {start}")
     except csv.Error as error:
-        raise UserError(f"{source}: line {reader.line_num} is not that of a CSV: {error}") from None
+        raise UserError(f"{source}: line {reader.line_num} is not valid CSV: {error}") from None
     _check_spaces(rows, source, separator)
     return rows, places, "" if separator == "," else f"{SEPARATORS[separator]}-separated"
 
 
 def _read_header(text: str, source: str) -> tuple[list[str], str, bool]:
-    """The names of the columns, what separates them, and whether a space follows it everywhere."""
+    """Names of the columns, their separator, and whether a space follows every separator."""
     if not text.strip():
         raise UserError(f"{source} is not a CSV with a header: it is empty")
     headers = {}
@@ -227,7 +231,7 @@ def _read_header(text: str, source: str) -> tuple[list[str], str, bool]:
 
 
 def _is_spaced(text: str, separator: str) -> bool:
-    """Whether a space follows every separator, the header's included."""
+    """Whether a space follows every separator, including those in the header."""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         return all(cell.startswith(" ") for cells in lines for cell in cells[1:])
@@ -236,14 +240,14 @@ def _is_spaced(text: str, separator: str) -> bool:
 
 
 def _spaces_mean_nothing(text: str, header: list[str], separator: str) -> bool:
-    """Whether spaces after separators can be left out: no answers as text, or all are quoted."""
+    """Whether spaces after separators can be removed: answers are not text, or all quoted."""
     has_texts = set(ANSWER_TEXTS) & set(header)
     body = re.sub(r'"(?:[^"]|"")*"', '"', text.lstrip().partition("\n")[2])
     return not has_texts or re.search(f'{re.escape(separator)}(?! ")', body) is None
 
 
 def _check_spaces(rows: list[Record], source: str, separator: str) -> None:
-    """Whether the prompts of a pair begin alike: with a space, or without."""
+    """Check that the two prompts of a pair both begin with a space, or both without."""
     prompts = [(row.get("clean") or "", row.get("corrupted") or "") for row in rows]
     if prompts and all(a and b and a.startswith(" ") != b.startswith(" ") for a, b in prompts):
         raise _spaces_refused(source, separator)
@@ -260,7 +264,7 @@ def _spaces_refused(source: str, separator: str) -> UserError:
 
 
 def _read_json(text: str, source: str, *, lines: bool) -> Parsed:
-    """A list of objects, an object that holds one, an object of columns, or an object a line."""
+    """Read a list of objects, an object with such a list, or with columns, or JSON lines."""
     if lines and (parsed := _read_json_lines(text, source, required=False))[0]:
         return parsed
     try:
@@ -285,9 +289,9 @@ def _read_json(text: str, source: str, *, lines: bool) -> Parsed:
 
 
 def _read_json_lines(text: str, source: str, *, required: bool, reason: str = "") -> Parsed:
-    """An object a line; nothing, or a refusal, where a line is none.
+    """Read one object per line; if a line has none, nothing is returned, or the file is refused.
 
-    Lines end as JSON lines' do: a text may hold the other ends of lines that Unicode has.
+    Only a newline ends a line, because texts may contain other line separators of Unicode.
     """
     rows, places = [], []
     for number, line in enumerate(text.split("\n"), 1):
@@ -315,7 +319,7 @@ def _read_json_lines(text: str, source: str, *, required: bool, reason: str = ""
 
 
 class _TwiceError(Exception):
-    """A JSON object that has one name twice."""
+    """Name that occurs twice in a JSON object."""
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -328,12 +332,12 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_parquet(content: bytes, source: str) -> Parsed:
     try:
-        pd.read_parquet(io.BytesIO(content), columns=[])  # so that pandas loads the reader below
-        # A table keeps Arrow's types, and what Hugging Face's library wrote of classes.
+        pd.read_parquet(io.BytesIO(content), columns=[])  # makes pandas import the reader used next
+        # A table keeps Arrow's types, and the class names written by Hugging Face's library.
         table = arrow.parquet.read_table(io.BytesIO(content))
     except ImportError:
         raise UserError(f"{source} is Parquet: install pyarrow to read it") from None
-    except Exception as error:  # pyarrow raises its own kinds
-        raise UserError(f"{source} is not whole Parquet: {type(error).__name__}") from None
+    except Exception as error:  # pyarrow raises several kinds of errors
+        raise UserError(f"{source} is not complete Parquet: {type(error).__name__}") from None
     rows, _ = records_of(table)
     return rows, [f"row {i}" for i in range(1, len(rows) + 1)], "Parquet"

@@ -1,4 +1,4 @@
-"""What people have in memory -> rows: frames, tables, Hugging Face data sets, lists and dicts."""
+"""Rows from objects in memory: frames, tables, Hugging Face data sets, lists and dicts."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,10 +14,10 @@ Record = dict[str, Any]
 
 
 def records_of(data: Any) -> tuple[list[Record], str]:
-    """The rows of an object, in Python's own types, and what it is.
+    """Rows of an object in Python's own types, and the kind of the object.
 
     Raises:
-        UserError: it has no rows that can be read.
+        UserError: the object has no rows that can be read.
     """
     rows, kind = _rows_of(data)
     records = []
@@ -31,10 +31,10 @@ def records_of(data: Any) -> tuple[list[Record], str]:
 
 
 def as_record(row: Mapping[Any, Any], place: str, source: str) -> Record:
-    """A row in Python's own types.
+    """Row in Python's own types.
 
     Raises:
-        UserError: a column's name is not text.
+        UserError: the name of a column is not text.
     """
     if not all(isinstance(name, str) for name in row):
         raise UserError(f"{source}: {place} has a column whose name is not text")
@@ -55,8 +55,8 @@ def _rows_of(data: Any) -> tuple[Iterable[Any], str]:
             metadata = getattr(getattr(data, "schema", None), "metadata", None) or {}
             return _with_classes(getattr(data, method)(), _classes_of(metadata)), kind
     if hasattr(data, "column_names"):  # a Hugging Face data set, without importing the library
-        # A format changes the types of cells and may give columns for rows; a transform of the
-        # person's own ("custom") is what the rows are.
+        # A format changes the types of cells and may give columns instead of rows, so it is
+        # removed; with a transform of the user ("custom"), the rows are the transformed ones.
         formatted = dict(getattr(data, "format", None) or {}).get("type")
         python = data if formatted in (None, "custom") else data.with_format(None)
         features = dict(getattr(python, "features", None) or {})
@@ -70,7 +70,7 @@ def _rows_of(data: Any) -> tuple[Iterable[Any], str]:
 
 
 def _with_classes(rows: Iterable[Any], classes: Mapping[str, Any]) -> Iterable[Any]:
-    """Rows whose answers are the names of classes where their column has numbers for them."""
+    """Replace numbers of classes by names of classes, in columns of answers."""
     named = {name: classes[name] for name in ANSWER_TEXTS if classes.get(name)}
     for row in rows:
         texts = {
@@ -82,7 +82,7 @@ def _with_classes(rows: Iterable[Any], classes: Mapping[str, Any]) -> Iterable[A
 
 
 def _classes_of(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
-    """Names of classes that Hugging Face's library wrote into a table."""
+    """Names of classes in a table's metadata, as written by Hugging Face's library."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         return {name: dict(kind).get("names") for name, kind in features.items()}
@@ -99,19 +99,19 @@ _WANTED = (
 def _no_row(row: Any, number: int, kind: str) -> UserError:
     if hasattr(row, "clean") and hasattr(row, "correct"):
         return UserError("these are examples already: eap.Dataset(name, examples) is a data set")
-    return UserError(f"{kind}: row {number} is {type(row).__name__} and no dict; {_WANTED}")
+    return UserError(f"{kind}: row {number} is {type(row).__name__}, not a dict; {_WANTED}")
 
 
 # ---- columns -> rows -----------------------------------------------------------------------------
 
 
 def from_columns(columns: Mapping[str, Any], source: str) -> list[Record]:
-    """Rows of `{column: [cell, ..]}`, or of `{column: {row: cell}}`, paired by the row's name.
+    """Rows from `{column: [cell, ..]}`, or from `{column: {row: cell}}` (matched by row name).
 
-    An object whose columns are no such lists is one row itself.
+    If the columns are not such lists, the object is itself one row.
 
     Raises:
-        UserError: none of its columns is known, or they differ in their rows.
+        UserError: none of the columns is known, or the columns differ in their rows.
     """
     columns = _by_row(columns)
     if not KNOWN & set(columns):
@@ -142,7 +142,7 @@ def from_columns(columns: Mapping[str, Any], source: str) -> list[Record]:
 
 
 def _by_row(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Columns of what pandas writes by rows (`orient="split"`, `orient="index"`); else as it is."""
+    """Columns of a pandas document by rows (`orient="split"` or `"index"`), else the document."""
     names, rows = document.get("columns"), document.get("data")
     if isinstance(names, list) and isinstance(rows, list):
         if all(isinstance(row, list) and len(row) == len(names) for row in rows):
@@ -154,7 +154,7 @@ def _by_row(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _encoded_rows(column: Any) -> Any:
-    """What a tokenizer returns for many texts, as one encoding a row; else as it is."""
+    """Output of a tokenizer for many texts, as one encoding per row; else the column unchanged."""
     rows = column.get("input_ids") if isinstance(column, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         return column
@@ -165,7 +165,7 @@ def _encoded_rows(column: Any) -> Any:
 
 
 def _is_one_row(columns: Mapping[str, Any]) -> bool:
-    """Whether lists are one row's: its prompt is numbers, where a column has texts or lists."""
+    """Whether lists belong to one row, because its prompt is a list of numbers."""
     prompt = next(
         (columns[n] for n in ("clean", "clean_idx", "clean_prefix") if n in columns), None
     )

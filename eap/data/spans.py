@@ -1,9 +1,10 @@
-"""Spans of the prompt: named runs of positions, such as a task's roles, as first tokens.
+"""Spans of the prompt: named runs of positions, such as the roles of a task.
 
-Spans tile a prompt from its first to its last token: each begins where the one before it ends, and
-some may be empty. They are of the clean prompt, and stand for the same positions of the corrupted
-one. A task finds its roles as characters of the text; which tokens those are is read off the
-tokenizer (`first_tokens`), and a row whose roles are not found is unfit, never guessed.
+Spans tile a prompt from its first to its last token: each begins where the previous one ends, and
+some may be empty, so they are stored as their first tokens. Spans are found in the clean prompt,
+and stand for the same positions of the corrupted prompt. A task finds its roles as characters of
+the text; `first_tokens` finds the tokens of these characters with the tokenizer. A row whose roles
+are not found does not fit; spans are never guessed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,27 +18,27 @@ from eap.data.vocabulary import Vocabulary
 from eap.runtime.errors import UserError, quoted
 
 COLUMN = "span:"
-"""How the name of a column begins that holds a span of rows of one's own."""
+"""Prefix of the names of columns that hold a span, in user data."""
 
 KINDS = ("roles", "auto", "tokens")
-"""What `load_dataset(spans=...)` takes."""
+"""Values of `load_dataset(spans=...)`."""
 
 AUTO = ("before", "difference", "after", "last")
 
 Roles = Callable[[Mapping[str, Any], Prompt, Sequence[int]], tuple[int, ...]]
-"""First token of every span of a row: of its cells, its clean prompt as it stands, and its ids."""
+"""Function that finds the first token of every span, from cells, clean prompt and its ids."""
 
 
 def roles_of(
     task: Task | None, columns: Sequence[str], vocabulary: Vocabulary
 ) -> tuple[tuple[str, ...], Roles]:
-    """Names of the spans of a table, and how they are found in a row.
+    """Names of the spans of a table, and the function that finds them in a row.
 
-    Columns `span:<name>` come first; a task knows its own roles. The last token is a span of its
-    own among a task's roles, whatever word it belongs to.
+    Columns `span:<name>` take precedence over the roles of a task. Among the roles of a task, the
+    last token is a span of its own, whatever word it belongs to.
 
     Raises:
-        UserError: there are neither such columns nor such a task.
+        UserError: neither such columns nor a task with roles.
     """
     names = tuple(column.removeprefix(COLUMN) for column in columns if column.startswith(COLUMN))
     if names:
@@ -67,15 +68,15 @@ def roles_of(
 def first_tokens(
     text: str, characters: Sequence[int], ids: Sequence[int], vocabulary: Vocabulary
 ) -> tuple[int, ...]:
-    """The tokens with which the parts of a text begin that begin at some characters.
+    """Indices of the tokens at which parts of a text begin, given the characters where they begin.
 
-    A token begins there if the text before it, with or without its trailing spaces, has the first
-    of the text's own tokens.
+    A token begins at a character if the text before it, with or without trailing spaces, is encoded
+    as the first tokens of the whole text.
 
     Args:
         text: text of the prompt.
-        characters: characters in ascending order.
-        ids: token ids of the prompt, with the BOS if it has one.
+        characters: indices of characters, in ascending order.
+        ids: token ids of the prompt, including a BOS token.
         vocabulary: vocabulary of the tokenizer.
 
     Raises:
@@ -84,7 +85,7 @@ def first_tokens(
     before = [text[:character] for character in characters]
     stripped = [part.rstrip() for part in before]
     whole, *parts = vocabulary.encode_all([text, *before, *stripped])
-    n_special = len(ids) - len(whole)  # a BOS that the text does not have
+    n_special = len(ids) - len(whole)  # number of BOS tokens, which the text does not have
     starts = []
     for number, character in enumerate(characters):
         for part, tokens in (
@@ -140,7 +141,7 @@ def _ascend(starts: Sequence[int], n_tokens: int) -> bool:
 
 
 def auto_spans(clean: Sequence[int], corrupted: Sequence[int]) -> tuple[int, ...]:
-    """First tokens of `AUTO`: before, first to last difference, after it, the last token."""
+    """First tokens of the spans in `AUTO`, from the first and last difference of two prompts."""
     last = len(clean) - 1
     differing = [i for i, (a, b) in enumerate(zip(clean, corrupted, strict=False)) if a != b]
     first, end = (differing[0], differing[-1] + 1) if differing else (last, last)
@@ -148,7 +149,7 @@ def auto_spans(clean: Sequence[int], corrupted: Sequence[int]) -> tuple[int, ...
 
 
 def token_spans(lengths: set[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """A span for every token of prompts of one length: names ('0', '1', ..) and first tokens.
+    """Names ('0', '1', ..) and first tokens of spans of one token, for prompts of one length.
 
     Raises:
         UserError: the prompts have several lengths.
@@ -163,15 +164,15 @@ def token_spans(lengths: set[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def check_spans(names: Sequence[str], spans: Sequence[tuple[Sequence[int], int]]) -> None:
-    """Whether the spans of a data set are what they should be.
+    """Check the spans of a data set.
 
     Args:
         names: names of the spans.
-        spans: spans of every example, the first token of each span, and the number of tokens.
+        spans: first tokens of the spans, and number of tokens, of every example.
 
     Raises:
-        UserError: there are no names, a name is there twice, or an example's spans do not tile its
-            prompt.
+        UserError: there are no names, two spans have one name, or the spans of an example do not
+            tile its prompt.
     """
     if not names:
         raise UserError(
@@ -189,7 +190,7 @@ def check_spans(names: Sequence[str], spans: Sequence[tuple[Sequence[int], int]]
 
 
 def bracketed(pieces: Sequence[str], names: Sequence[str], starts: Sequence[int]) -> str:
-    """A prompt's tokens with its spans in brackets: `[before: The] [noun: war] ...`."""
+    """Text of a prompt with its spans in brackets: `[before: The] [noun: war] ...`."""
     ends = (*starts[1:], len(pieces))
     return " ".join(
         f"[{name}: {'·'.join(pieces[start:end])}]"

@@ -1,4 +1,4 @@
-"""What a task asks of a tokenizer: ids of texts, what follows a text, how numbers are split."""
+"""Vocabulary: ids of texts, tokens of answers, and how numbers are split by a tokenizer."""
 
 import json
 from collections.abc import Iterable
@@ -8,15 +8,15 @@ from typing import Any
 from eap.data.cells import UnfitRowError
 from eap.runtime.errors import UserError
 
-# Texts before an answer, tried in turn until one has tokens that the answer leaves as they are.
+# Texts before an answer, tried in turn until the answer does not change the tokens of one.
 PROBES = ("x", "the", "(", "\n", "0")
 YEARS = range(1100, 1800)
 
 
 class Vocabulary:
-    """A tokenizer as text -> ids, without special tokens (`eap.data` alone adds the BOS).
+    """Tokenizer without special tokens; only `eap.data` adds the BOS token.
 
-    The text of a special token within a prompt is that token, as in chat templates.
+    The text of a special token within a prompt is encoded as that token, as in chat templates.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -24,11 +24,11 @@ class Vocabulary:
         self.token = lru_cache(maxsize=None)(self._token)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of a text."""
+        """Token ids of a text."""
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: list[str]) -> list[tuple[int, ...]]:
-        """Ids of many texts."""
+        """Token ids of many texts."""
         if not texts:
             return []
         encoded = self.tokenizer(
@@ -38,19 +38,19 @@ class Vocabulary:
 
     @cached_property
     def size(self) -> int:
-        """One more than the largest id."""
+        """Largest id plus one."""
         return max(self.tokenizer.get_vocab().values(), default=-1) + 1
 
     @property
     def bos(self) -> int | None:
-        """Id of the BOS token, if the tokenizer has one."""
+        """Id of the BOS token, or None."""
         return self.tokenizer.bos_token_id
 
     @cached_property
     def padding(self) -> tuple[int | None, bool]:
-        """Id of the token that rows are filled up with, and whether it may stand in a text, too.
+        """Id of the padding token, and whether this token may also occur in text.
 
-        A tokenizer without one is filled up with its EOS by those who need rows of one length.
+        Without a padding token, the EOS token is taken, which is the usual choice for padding then.
         """
         tokenizer = self.tokenizer
         number = tokenizer.pad_token_id
@@ -58,10 +58,10 @@ class Vocabulary:
         return number, number in (tokenizer.bos_token_id, tokenizer.eos_token_id, self.unknown[0])
 
     def check_ids(self, ids: Iterable[int], what: str) -> None:
-        """Whether the vocabulary has all of these tokens.
+        """Check that the vocabulary has all of these tokens.
 
         Raises:
-            UnfitRowError: it lacks one.
+            UnfitRowError: a token is missing.
         """
         largest = max(ids, default=0)
         if largest >= self.size:
@@ -72,24 +72,24 @@ class Vocabulary:
 
     @cached_property
     def unknown(self) -> tuple[int | None, str]:
-        """Id and text of the token that stands for what the vocabulary lacks."""
+        """Id and text of the token for unknown words."""
         token = self.tokenizer.unk_token
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if token is None and backend is not None:  # the model below may have one all the same
+        if token is None and backend is not None:  # the backend may have one that is not declared
             model = json.loads(backend.to_str())["model"]
             token, number = model.get("unk_token"), model.get("unk_id")
             token = self.tokenizer.convert_ids_to_tokens(number) if number is not None else token
         return (None, "") if token is None else (self.tokenizer.get_vocab().get(token), token)
 
     def lacks(self, text: str, ids: Iterable[int]) -> bool:
-        """Whether `ids`, those of `text`, have the unknown token and the text does not."""
+        """Whether `ids`, the ids of `text`, have unknown tokens that are not in the text."""
         unknown, name = self.unknown
         return unknown is not None and tuple(ids).count(unknown) > text.count(name)
 
     def continuation(self, answer: str) -> tuple[int, ...]:
-        """Ids of `answer` as it follows other text (a leading space belongs to it).
+        """Ids of `answer` after other text (a leading space belongs to the answer).
 
-        For words that are not yet in a prompt; which token follows a given prompt, `answers` says.
+        This is for words outside a prompt; `followers` finds the token that follows a given prompt.
 
         Raises:
             ValueError: the answer changes the tokens of every text that was tried before it.
@@ -112,17 +112,17 @@ class Vocabulary:
         return self.token(answer) is not None
 
     def one_token_words(self, words: tuple[str, ...]) -> list[str]:
-        """Those words that are one token after a space."""
+        """Words that are a single token after a space."""
         return [word for word in words if self.is_one_token(f" {word}")]
 
     @cached_property
     def digits_per_piece(self) -> int:
-        """How many digits the last token of most years has: 2 (GPT-2, Pythia) or 1 (Llama).
+        """Number of digits in the last token of most years: 2 (GPT-2, Pythia) or 1 (Llama).
 
-        Llama 3 has tokens of up to three digits and splits 1732 into 173|2: the last has one.
+        Llama 3 has tokens of up to three digits and splits 1732 into 173|2, so its last has one.
 
         Raises:
-            UserError: neither; numbers cannot be asked for one token at a time.
+            UserError: neither, so that numbers cannot be asked for one token at a time.
         """
         fitting = {}
         for digits in (2, 1):
@@ -140,7 +140,7 @@ class Vocabulary:
         return best
 
     def splits_numbers(self, numbers: Iterable[int]) -> set[int]:
-        """Those numbers whose last piece is a token of its own."""
+        """Numbers whose last piece is a token of its own."""
         asked = list(numbers)
         split = self._split_numbers(asked, self.digits_per_piece)
         return {number for number, splits in zip(asked, split, strict=True) if splits}

@@ -1,1 +1,1 @@
-"""How verbs run: prepared batches, gradients at points and receivers, scorers, runs, moments."""
+"""Engine of the verbs: prepared batches, gradients at points and receivers, scorers, moments."""

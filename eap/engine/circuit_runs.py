@@ -1,4 +1,4 @@
-"""How a circuit is run: its own nodes alone, on top of the model with every edge ablated."""
+"""Runs of circuits: only the nodes of a circuit, on top of the model with every edge ablated."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from eap.parts.basis import Parts, SenderRun
 
 @dataclass(frozen=True, eq=False)
 class AblatedLayer:
-    """What circuits need of one layer when all edges into it are ablated.
+    """Activations of one layer with all edges into it ablated, as circuits need them.
 
     Attributes:
         x, mlp_in: residual stream at the inputs of attention and MLP.
         q, k, v: q, k and v as attention uses them; keys and values of the whole prompt.
         mask: mask of attention; see `PrefixCache.mask`.
-        z: each head's average of values.
-        raw: sum of the heads and `b_O`.
-        shares: what each head adds, before `W_O`.
-        mlp_out: what the MLP adds.
+        z: average of the values for each head.
+        raw: sum of the heads' outputs and `b_O`.
+        shares: contribution of each head, before `W_O`.
+        mlp_out: output of the MLP.
     """
 
     x: Float[Tensor, "batch pos d_model"]
@@ -45,7 +45,7 @@ class AblatedLayer:
 
 @dataclass(frozen=True, eq=False)
 class AblatedBase:
-    """The model with every edge ablated: its layers, its end, and offsets (see `AblatedRun`)."""
+    """The model with every edge ablated: layers, final stream, and offsets (see `AblatedRun`)."""
 
     layers: list[AblatedLayer]
     final: Float[Tensor, "batch 1 d_model"]
@@ -53,7 +53,7 @@ class AblatedBase:
 
 
 def prepare_ablated(model: Model, batch: PreparedBatch) -> AblatedBase:
-    """The ablated run of a batch in the form that circuits start from."""
+    """Ablated run of a batch, in the form that runs of circuits start from."""
     run, cache = batch.ablated_run, batch.cache
     layers = []
     for layer, (block, trace) in enumerate(zip(model.blocks, run.trace, strict=True)):
@@ -77,18 +77,18 @@ def prepare_ablated(model: Model, batch: PreparedBatch) -> AblatedBase:
 
 @dataclass(frozen=True, eq=False)
 class LayerPlan:
-    """Which nodes of a layer a circuit runs.
+    """Nodes of a layer that a circuit runs.
 
     `*_edges` are matrices [receiver, active sender] of zeros and ones, one for each span.
 
     Attributes:
-        receivers: receivers by kind ('q', 'k', 'v'): the heads (or key/value heads) with edges.
-        attention_edges: edges of those receivers, in that order.
-        changed: heads that read such a receiver.
+        receivers: heads (or key/value heads) with edges, by kind ('q', 'k', 'v').
+        attention_edges: edges into these receivers, in the same order.
+        changed: heads that read one of these receivers.
         sends: heads that are active senders.
-        first_sender: place among the active senders.
-        mlp_edges: edges of the MLP; None if it has no edge or does not send.
-        mlp_sender: the MLP's place among the active senders.
+        first_sender: number of the first of these heads among the active senders.
+        mlp_edges: edges into the MLP; None if the MLP has no edge or does not send.
+        mlp_sender: number of the MLP among the active senders.
     """
 
     receivers: dict[str, Int[Tensor, " n"]]
@@ -105,10 +105,10 @@ class KeptParts:
     """Parts of senders that a circuit keeps.
 
     Attributes:
-        parts: the basis.
-        masks: masks by sender, of the parts that are kept, the rest last; other senders keep all.
-            One row, or one for each span.
-        ablated: what coefficients are when they are ablated.
+        parts: basis of the parts.
+        masks: mask of the kept parts by sender, with the rest last, in one row or in one row per
+            span; senders without a mask keep all parts.
+        ablated: function that gives the coefficients of ablated parts.
     """
 
     parts: Parts
@@ -124,15 +124,15 @@ class KeptParts:
         cache: PrefixCache,
         pieces: Sequence[Piece],
     ) -> Float[Tensor, "batch query d_model"]:
-        """What a sender sends, minus what its ablated edges carry.
+        """Output of a sender, minus the activation that its ablated edges carry.
 
         Args:
             model: model that is run.
-            run: what the sender computed in the circuit.
-            base: what it computed when all is ablated.
-            whole: the change if all parts were kept.
-            cache: the batch's prefix.
-            pieces: positions of each span, where masks have a row for each.
+            run: activations of the sender in the circuit.
+            base: activations of the sender when everything is ablated.
+            whole: change of the output if all parts were kept.
+            cache: cache of the batch's prefix.
+            pieces: positions of each span, for masks with a row for each.
         """
         masks = self.masks[run.sender]
         if masks.all() or not masks.any():
@@ -154,8 +154,8 @@ def _kept_of(
     W: Float[Tensor, "n d_model"] | None,
     whole: Float[Tensor, "batch query d_model"],
 ) -> Float[Tensor, "batch query d_model"]:
-    """The change that the parts of a mask make, of those that all parts together make."""
-    # Less than half of the parts are summed where the rest is kept with most of them.
+    """Part of a sender's change that comes from the parts in a mask."""
+    # Sum the smaller number of parts: if the rest is kept, subtract those that are not.
     rest = bool(mask[-1])
     summed = (~mask[:-1] if rest else mask[:-1]).nonzero().flatten()
     if W is None:
@@ -168,17 +168,17 @@ def _kept_of(
 
 @dataclass(frozen=True, eq=False)
 class CircuitPlan:
-    """A circuit as it is run.
+    """Plan of how a circuit is run.
 
     Attributes:
         config: shape of the graph.
-        has_spans: whether the circuit's edges are at spans of the prompt; else they are everywhere,
-            as at one span.
-        active: nodes that are run: the input, and all that send.
-        n_senders: number of those are.
-        layers: the nodes of each layer.
-        logits_edges: edges as `LayerPlan` has others.
-        kept: parts of senders that are kept; None: all.
+        has_spans: whether the circuit's edges are at spans of the prompt; if not, they are at all
+            positions, which counts as one span.
+        active: mask of the nodes that are run: the input, and all nodes that send.
+        n_senders: number of active nodes.
+        layers: plan of each layer.
+        logits_edges: edges into the logits, in the form of `LayerPlan`.
+        kept: parts of senders that are kept; None: all parts.
     """
 
     config: GraphConfig
@@ -199,7 +199,7 @@ class CircuitPlan:
         cache: PrefixCache,
         pieces: Sequence[Piece],
     ) -> None:
-        """Leave of an active sender's change what the kept parts changed."""
+        """Reduce the change of an active sender to the change of its kept parts."""
         if self.kept is not None and run.sender in self.kept.masks:
             changes[place] = self.kept.change(model, run, base, changes[place], cache, pieces)
 
@@ -207,12 +207,12 @@ class CircuitPlan:
 def plan_circuit(
     model: Model, graph: Graph, *, prune: bool = True, kept: KeptParts | None = None
 ) -> CircuitPlan:
-    """The nodes and edges of a circuit that can change its result.
+    """Plan the nodes and edges of a circuit that can change its result.
 
-    Where ablated activations are those of one run (`prune`), pruning changes nothing: a node that
-    the input does not reach sends what it sends when all is ablated. Only
-    where a norm follows attention, a head's output depends on all heads of its layer, so there
-    every edge counts.
+    If all ablated activations come from one run (`prune`), pruning changes nothing, because a node
+    that the input does not reach sends the same output as when everything is ablated. The exception
+    is a norm after attention: a head's output then depends on all heads of its layer, so every edge
+    counts.
     """
     config = graph.config
     after_norm = any(block.post_attention_norm is not None for block in model.blocks)
@@ -220,7 +220,7 @@ def plan_circuit(
     edges, by_span = run.in_any_span, run.in_graph.view(-1, *run.in_graph.shape[-2:])
     active = edges.any(dim=1)
     active[0] = True
-    place = (active.long().cumsum(0) - 1).tolist()  # of each sender among the active ones
+    place = (active.long().cumsum(0) - 1).tolist()  # number of each sender among the active ones
     kv_head = torch.tensor([config.kv_head(head) for head in range(config.n_heads)])
 
     def edges_into(receivers: Tensor, n_senders: int) -> Float[Tensor, "span n_receivers n_active"]:
@@ -272,10 +272,10 @@ def plan_circuit(
 def run_circuit(
     model: Model, plan: CircuitPlan, base: AblatedBase, batch: PreparedBatch
 ) -> Float[Tensor, "batch d_model"]:
-    """The final residual stream at the last token when all edges but the circuit's are ablated."""
+    """Final residual stream at the last token, with all edges outside the circuit ablated."""
     cache, input_change = batch.cache, batch.clean - batch.ablated
     layout = batch.layout if plan.has_spans else WHOLE
-    # What active senders changed: what they send, minus what their ablated edges carry.
+    # Changes of the active senders: their outputs, minus what their ablated edges carry.
     changes = input_change.new_zeros(plan.n_senders, *input_change.shape)
     if base.offsets is not None:
         before_last = plan.active[: len(base.offsets.everywhere)]
@@ -288,7 +288,7 @@ def run_circuit(
         last_only = layer == len(plan.layers) - 1
         pieces = layout.at_last if last_only else layout.everywhere
         at_attention = changes
-        if last_only:  # from here on only the last token matters
+        if last_only:  # from here on, only the last token matters
             changes = cache.each_at_last(changes)
             if base.offsets is not None:
                 n_before = int(plan.active[: len(base.offsets.everywhere)].sum())
@@ -334,7 +334,7 @@ def _head_shares(
     mixed: Float[Tensor, "n_receivers batch pos d_model"],
     cache: PrefixCache,
 ) -> Float[Tensor, "batch query n_heads d_head"]:
-    """What the heads of one layer share out in the circuit (see `Block.head_shares`)."""
+    """Head shares of one layer in the circuit (see `Block.head_shares`)."""
     block, last_only = model.blocks[layer], layer == config.n_layers - 1
     attention = block.attention
     x = base.x + mixed.to(base.x.device)  # [n_receivers, batch, pos, d_model]
@@ -342,14 +342,14 @@ def _head_shares(
     start, heads = cache.start, plan.changed
     kv_heads = heads * config.n_kv_receivers // config.n_heads
 
-    # The changed heads' q, k and v: those of the ablated run, except where edges come in.
+    # q, k and v of the changed heads: those of the ablated run, except where edges come in.
     q, k, v = base.q.clone(), base.k.clone(), base.v.clone()
     for kind, into, inputs in zip("qkv", (q, k, v), normed, strict=True):
         chosen = plan.receivers[kind]
         if kind == "q" and last_only:
             inputs = cache.each_at_last(inputs)
         n_receivers = config.n_receivers(kind)
-        of_weights = None  # all
+        of_weights = None  # all weights
         if len(chosen) < n_receivers:
             # Several receivers share a weight in expanded grouped-query attention.
             of_weights = chosen * len(attention.projection(kind)[0]) // n_receivers

@@ -1,4 +1,4 @@
-"""One head on one prompt: where it looks, and what every sender brings to its q, k and v there."""
+"""Runs of one head on one prompt: its pattern, and the senders' contributions to its q, k and v."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ Prompt = Literal["clean", "corrupted"]
 
 
 def texts_of(model: Model, tokens: Sequence[int]) -> list[str]:
-    """Tokens as text; their ids where there is no tokenizer."""
+    """Tokens as text, or as their ids if there is no tokenizer."""
     if model.tokenizer is None:
         return [str(token) for token in tokens]
     return [str(model.tokenizer.decode([token])) for token in tokens]
@@ -33,7 +33,7 @@ def texts_of(model: Model, tokens: Sequence[int]) -> list[str]:
 def pattern_of(
     model: Model, layer: int, run: LayerTrace, cache: PrefixCache
 ) -> Float[Tensor, "head query key"]:
-    """Pattern of one layer's heads on one prompt."""
+    """Attention patterns of one layer's heads on one prompt."""
     attention = model.blocks[layer].attention
     queries = attention.queries(run.q, cache, last_only=False)
     keys = attention.keys(run.k, cache)
@@ -43,7 +43,7 @@ def pattern_of(
 
 @dataclass(frozen=True, eq=False)
 class HeadRun:
-    """One head on one prompt, and what every sender sent there."""
+    """Run of one head on one prompt, with the outputs of all senders."""
 
     model: Model
     layer: int
@@ -54,14 +54,14 @@ class HeadRun:
     final: Float[Tensor, "batch pos d_model"]
     cache: PrefixCache
     normed: dict[int, Float[Tensor, "n_forward_and_rest pos d_model"]] = field(default_factory=dict)
-    """What heads of one layer read, by sender: shared by the heads of a run, a layer at a time."""
+    """Inputs of one layer's heads, by sender; shared by the heads of a run, a layer at a time."""
 
     @classmethod
     def of(cls, model: Model, dataset: Dataset, head: str, prompt: str, example: int) -> "HeadRun":
-        """The run of a head on one prompt.
+        """Run one head on one prompt.
 
         Raises:
-            UserError: there is no such head, prompt or example.
+            UserError: a head, prompt or example that does not exist.
         """
         return cls.several(model, dataset, [head], prompt, example)[0]
 
@@ -69,10 +69,10 @@ class HeadRun:
     def several(
         cls, model: Model, dataset: Dataset, heads: Sequence[str], prompt: str, example: int
     ) -> "list[HeadRun]":
-        """The same run for several heads.
+        """Run several heads on one prompt, in one forward pass.
 
         Raises:
-            UserError: there is no such head, prompt or example.
+            UserError: a head, prompt or example that does not exist.
         """
         check_dataset(model, dataset)
         if prompt not in get_args(Prompt):
@@ -103,33 +103,37 @@ class HeadRun:
 
     @property
     def name(self) -> str:
-        """The head's name, `a1.h3`."""
+        """Name of the head, such as `a1.h3`."""
         return f"a{self.layer}.h{self.head}"
 
     def position(self, position: int, what: str) -> int:
-        """Counted from the first token."""
+        """Position counted from the first token, for a number that may be negative."""
         n = len(self.texts)
         return whole(what, position, Range(-n, n - 1)) % n
 
     def check_sight(self, query: int, key: int) -> None:
-        """A `UserError` where the head does not see the key from the query."""
+        """Check that the head can see the key from the query.
+
+        Raises:
+            UserError: the head cannot.
+        """
         window = self.model.blocks[self.layer].attention.window
         mask = self.cache.mask(window, self.outputs.device, last_only=False)
         if mask[query, key] != 0:
             raise UserError(f"{self.name} does not see position {key} from {query}")
 
     def pattern(self) -> Float[Tensor, "query key"]:
-        """Where the head looks."""
+        """Attention pattern of the head."""
         return pattern_of(self.model, self.layer, self.trace, self.cache)[self.head]
 
     def terms(self, query: int, key: int) -> Float[Tensor, "n_rest n_rest"]:
-        """What each pair of senders adds to the logit."""
+        """Contribution of each pair of senders to the logit."""
         q, k = self.projected("q")[:, query], self.projected("k")[:, key]
         scale = self.model.blocks[self.layer].attention.scale
         return einsum(q, k, "u d, w d -> u w") * scale
 
     def read(self) -> Float[Tensor, "n_forward_and_rest pos d_model"]:
-        """What every sender brings to the normed input of the head's layer; then the rest."""
+        """Contributions of every sender, then of the rest, to the normed input of the layer."""
         if self.layer not in self.normed:
             self.normed.clear()
             x, first = self.trace.x, self.model.config.senders_before(self.layer, "attention")
@@ -141,11 +145,11 @@ class HeadRun:
         return self.normed[self.layer]
 
     def projected(self, kind: str) -> Float[Tensor, "n_forward_and_rest pos d_head"]:
-        """What every sender brings to the head's q, k or v, as attention uses it; then the rest."""
+        """Contributions of every sender, then of the rest, to the q, k or v that the head uses."""
         block, config = self.model.blocks[self.layer], self.model.config
         attention = block.attention
         W, b = attention.projection(kind)
-        shared = self.head * len(W) // config.n_heads  # of the head, by its number in the weights
+        shared = self.head * len(W) // config.n_heads  # number of the head's weights
         parts = self.read()
         out = parts @ W[shared].to(parts)
         if b is not None:
@@ -166,7 +170,7 @@ class HeadRun:
 def _through(
     norm: Norm, parts: Float[Tensor, "n pos d"], whole: Float[Tensor, "pos d"]
 ) -> Float[Tensor, "n pos d"]:
-    """Parts of `whole` as they are after a norm whose scale is that of the whole."""
+    """Parts of `whole` after a norm, with the scale of the norm for the whole."""
     parts = norm.centre(parts) * norm.scale(whole)
     if norm.weight is not None:
         parts = parts * norm.weight

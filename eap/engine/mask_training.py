@@ -1,4 +1,4 @@
-"""How rankings are learned: masks that add up to a size, gradients through them, and the steps."""
+"""Learning of rankings: masks that sum to a size, gradients through them, and optimizer steps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -27,17 +27,17 @@ from eap.runtime.progress import progress_bar
 from eap.runtime.resources import Resources
 
 SHOWN = 100
-"""Progress is shown as the mean loss of this many steps."""
+"""Number of steps over which progress shows the mean loss."""
 
 
 # ---- masks ---------------------------------------------------------------------------------------
 
 
 def find_threshold(scores: Float64[Tensor, " n"], k: float, temperature: float) -> float:
-    """The tau at which the masks sigmoid((scores - tau) / temperature) add up to `k`.
+    """The threshold tau at which the masks sigmoid((scores - tau) / temperature) sum to `k`.
 
-    Bisection, by Newton's step where that stays inside the bracket. Where `k` is nearly 0 or nearly
-    all, masks of 1e-17 stand for nothing.
+    The search is Newton's method, with bisection for steps that leave the bracket. If `k` is nearly
+    0 or nearly n, masks of about 1e-17 are negligible.
     """
     reach = 40 * temperature
     low, high = float(scores.min()) - reach, float(scores.max()) + reach
@@ -61,7 +61,7 @@ def find_threshold(scores: Float64[Tensor, " n"], k: float, temperature: float) 
 def make_masks(
     scores: Float64[Tensor, " n"], k: float, temperature: float
 ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
-    """The masks that add up to `k`, and a = m (1 - m)."""
+    """Masks that sum to `k`, and their slopes a = m (1 - m)."""
     x = (scores - find_threshold(scores, k, temperature)) / temperature
     masks = x.sigmoid()
     return masks, masks * (-x).sigmoid()
@@ -70,7 +70,7 @@ def make_masks(
 def gradient_of_scores(
     gradient: Float64[Tensor, " n"], slopes: Float64[Tensor, " n"], temperature: float
 ) -> Float64[Tensor, " n"]:
-    """dL/ds from dL/dm and a = m (1 - m), the threshold's own change included."""
+    """dL/ds from dL/dm and a = m (1 - m), including the change of the threshold."""
     total = slopes.sum()
     if total == 0:  # all masks are 0 or 1
         return torch.zeros_like(gradient)
@@ -82,35 +82,35 @@ def gradient_of_scores(
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What changes from step to step, in one tensor, which is what a checkpoint keeps."""
+    """State that changes from step to step, in one tensor, so that a checkpoint can keep it."""
 
     totals: Float64[Tensor, " n_numbers"]
     n: int
 
     @classmethod
     def start(cls, n: int, steps: int) -> "State":
-        """Before the first of `steps` steps, with `n` scores."""
+        """State before the first of `steps` steps, with `n` scores."""
         return cls(torch.zeros(3 * n + steps, dtype=torch.float64), n)
 
     @cached_property
     def scores(self) -> Float64[Tensor, " n"]:
-        """What is learned."""
+        """Learned scores."""
         return self.totals[: self.n]
 
     @cached_property
     def averages(self) -> Float64[Tensor, "2 n"]:
-        """Adam's, of gradients and of their squares."""
+        """Running averages of Adam, of gradients and of their squares."""
         return self.totals[self.n : 3 * self.n].view(2, self.n)
 
     @cached_property
     def losses(self) -> Float64[Tensor, " step"]:
-        """Losses of the steps so far, then zeros."""
+        """Losses of the steps so far, followed by zeros."""
         return self.totals[3 * self.n :]
 
     def descend(self, gradient: Float64[Tensor, " n"], recipe: Recipe, step: int) -> None:
-        """One step of the optimizer; `step` counts from 0."""
+        """Take one step of the optimizer; `step` counts from 0."""
         rate = recipe.learning_rate
-        assert rate is not None  # of a complete recipe
+        assert rate is not None  # the recipe is complete
         if recipe.optimizer == "sgd":
             self.scores.sub_(rate * gradient)
             return
@@ -123,18 +123,18 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What stays the same from step to step.
+    """Quantities that stay the same from step to step.
 
     Attributes:
-        work: the examples; its batches are what steps draw.
-        recipe: loss, optimizer and steps, all filled in.
+        work: examples, in the batches that steps draw.
+        recipe: complete recipe: loss, optimizer and steps.
         level: 'edge' or 'node'.
-        prices: prices of each mask, added to the loss per unit.
-        places: places of the scores, in the masks [*span, n_forward, n_backward] laid flat; or of
-            the nodes, in [*span, n_forward].
+        prices: price of each mask, which is added to the loss in proportion to the mask.
+        places: indices of the scores in the flattened masks [*span, n_forward, n_backward]; for
+            nodes, in [*span, n_forward].
         difference: difference of the metric between the clean and the ablated model (1 where not
             needed).
-        batch_size: examples that run together at the most.
+        batch_size: largest number of examples that run together.
         kept: batches whose prefix, clean and ablated runs are kept.
         span_names: names of the spans, if an edge (or a node) has a mask at each span.
     """
@@ -165,7 +165,7 @@ class Training:
         difference: float,
         span_names: tuple[str, ...] = (),
     ) -> "Training":
-        """Cut the examples into the batches of steps."""
+        """Divide the examples into the batches of the steps."""
         budget = Budget.of(model.device, limits.memory_budget).n_bytes
         half = replace(
             limits, memory_budget=max(1, budget // 2)
@@ -173,7 +173,7 @@ class Training:
         n_spans = max(1, len(span_names))
         demand = demand_of_masks(config, n_spans)
         batch_size = limits.batch_size
-        if batch_size is None and checkpoint is not None:  # what free memory allowed then
+        if batch_size is None and checkpoint is not None:  # chosen by the memory free at that time
             batch_size = checkpoint.setting("batch_size")
         if batch_size is None:
             batch_size = Work.plan(
@@ -198,7 +198,7 @@ class Training:
         return (*spans, config.n_forward, config.n_backward)
 
     def run(self, state: State, checkpoint: Checkpoint | None, *, quiet: bool) -> None:
-        """All steps that the checkpoint does not have."""
+        """Run all steps that the checkpoint does not have."""
         recipe, done = self.recipe, 0
         assert recipe.steps is not None
         saves = checkpoint is not None and distributed.is_first()
@@ -223,7 +223,7 @@ class Training:
 
     @staticmethod
     def _resume(state: State, checkpoint: Checkpoint) -> int:
-        """Every process goes on from what the first has kept: they work on every step together."""
+        """Resume every process from the state of the first, because all work on every step."""
         done = torch.zeros(1, dtype=torch.float64)
         if distributed.is_first():
             done += checkpoint.resume(state.totals)
@@ -233,7 +233,7 @@ class Training:
     def gradient(
         self, scores: Float64[Tensor, " n"], k: float, rows: Sequence[int]
     ) -> tuple[float, Float64[Tensor, " n"]]:
-        """The loss of some examples at the masks that add up to `k`, and its gradient."""
+        """Loss of some examples with masks that sum to `k`, and its gradient."""
         temperature = self.recipe.temperature
         masks, slopes = make_masks(scores, k, temperature)
         full = torch.zeros(self.shape, dtype=torch.float64)
@@ -242,7 +242,7 @@ class Training:
             full.view(-1)[self.places] = masks
         else:
             by_node = full.view(-1, n_receivers)
-            by_node[:] = 1.0  # what the input sends
+            by_node[:] = 1.0  # masks of the input
             by_node[self.places] = masks[:, None]
         value, target, of_masks = self._measure(full, rows)
         if at_edges:
@@ -259,12 +259,12 @@ class Training:
 
     @property
     def direction(self) -> float:
-        """1 where low values of the metric are better, else -1."""
+        """1 if low values of the metric are better, else -1."""
         return -1.0 if self.work.metrics[0].higher_is_better else 1.0
 
     def _loss(self, value: float, target: float) -> tuple[float, float]:
-        """The loss of a step whose mean is `value` (`target` in the clean run), its derivative."""
-        if self.recipe.loss == "cmd":  # a mean of distances already
+        """Loss of a step with the mean `value` (`target` in the clean run), and its derivative."""
+        if self.recipe.loss == "cmd":  # `value` is a mean of distances already
             return value, 1.0
         if self.recipe.loss == "faithfulness":
             distance, scale = value - target, abs(self.difference)
@@ -274,16 +274,16 @@ class Training:
     def _distances(
         self, values: Float[Tensor, " batch"], baselines: Float[Tensor, "2 batch"]
     ) -> Float[Tensor, " batch"]:
-        """|1 - f| of every example, its own difference counting as at least 1."""
+        """|1 - f| of every example, normalised by its own difference, which is at least 1."""
         clean, ablated = baselines
         return (values - clean).abs() / (self.direction * (ablated - clean)).clamp(min=1.0)
 
     def _measure(
         self, masks: Float64[Tensor, "*span n_forward n_backward"], rows: Sequence[int]
     ) -> tuple[float, float, Float64[Tensor, "*span n_forward n_backward"]]:
-        """Means of the metric and (where used) of the clean run's, and the mean gradient.
+        """Means of the metric in the circuit and (if used) in the clean run, and the mean gradient.
 
-        For the loss 'cmd', of the distances that it is the mean of.
+        For the loss 'cmd', the first mean is that of the distances |1 - f|.
         """
         model, metric = self.work.model, self.work.metrics[0]
         home = float64_device(model.device)
@@ -315,17 +315,17 @@ class Training:
         return value, target, gradient / len(rows)
 
 
-# ---- batches that are kept -----------------------------------------------------------------------
+# ---- kept batches --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A batch whose ablated run is made.
+    """Batch with its ablated run.
 
     Attributes:
         batch: batch of examples.
-        clean: what its clean run predicts, where that is read.
-        baselines: the metric of the clean and of the ablated run, where the loss reads them.
+        clean: predictions of the clean run, if they are read.
+        baselines: metric of the clean and of the ablated run, if the loss reads them.
     """
 
     batch: PreparedBatch
@@ -334,11 +334,11 @@ class Ready:
 
 
 class Kept:
-    """Batches with their prefix, clean and ablated runs, as many as fit: steps come back to them.
+    """Cache of batches with their prefix, clean and ablated runs, for as many as fit.
 
     Attributes:
-        left: bytes that may still be filled.
-        baselines: measure the clean and the ablated run.
+        left: number of bytes that are free.
+        baselines: whether to measure the clean and the ablated run.
     """
 
     def __init__(self, budget: int, *, baselines: bool) -> None:
@@ -348,7 +348,7 @@ class Kept:
 
     @torch.no_grad()
     def get(self, work: Work, rows: tuple[int, ...]) -> Ready:
-        """The batch of some examples."""
+        """Batch of the given examples, from the cache or newly run."""
         if rows in self._batches:
             return self._batches[rows]
         batch, metric = work.load(rows), work.metrics[0]
@@ -370,7 +370,7 @@ class Kept:
 
 
 def _tensors(thing: object) -> Iterator[Tensor]:
-    """All tensors in a nest of dataclasses and sequences."""
+    """All tensors in nested dataclasses and sequences."""
     if isinstance(thing, Tensor):
         yield thing
     elif isinstance(thing, list | tuple):

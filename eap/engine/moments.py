@@ -1,8 +1,8 @@
-"""Means and standard errors over examples, gathered in one pass.
+"""Means and standard errors over examples, accumulated in one pass.
 
-Values come in batches; number, mean and sum of squared deviations are merged as they come (Chan,
-Golub and LeVeque 1983), so equal values have a standard error of zero and no digits are lost to
-squares. The state is one tensor: it can be saved, resumed, and summed over processes.
+Values come in batches; their number, mean and sum of squared deviations are merged batch by batch
+(Chan, Golub and LeVeque 1983), so equal values have a standard error of zero and no digits are lost
+to squares. The state is one tensor, which can be saved, resumed, and summed over processes.
 """
 
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from eap.runtime import distributed
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Number, mean and sum of squared deviations of values per cell: [3, *cells], updated in place.
+    """Number, mean and sum of squared deviations of values in cells, [3, *cells], kept in place.
 
-    Different cells may have seen different numbers of examples.
+    Cells may differ in the number of examples that they have seen.
     """
 
     state: Float64[Tensor, "3 *cells"]
 
     @classmethod
     def zeros(cls, *shape: int, device: torch.device | None = None) -> "Moments":
-        """Moments of no example yet; on `device` if it has float64, else on the CPU."""
+        """Moments of no example, on `device` if it supports float64, else on the CPU."""
         device = None if device is None else float64_device(device)
         return cls(torch.zeros(3, *shape, dtype=torch.float64, device=device))
 
     def add(self, values: Float[Tensor, "batch *cells"], index: tuple[Any, ...] = ()) -> None:
-        """Add a batch's values to the cells that `index` selects (all, if it is empty)."""
+        """Add the values of a batch to the cells that `index` selects (all cells, if empty)."""
         values = values.to(self.state.device, torch.float64)
         place = (slice(None), *index)
         count, mean, squares = self.state[place]
@@ -43,7 +43,7 @@ class Moments:
         self.state[place] = torch.stack([total, mean + delta * n / total, squares])
 
     def merge_processes(self, what: str = "values") -> None:
-        """Every process ends with the moments of all examples; `what` says of what they are."""
+        """Merge the moments of all processes, in every process; `what` names them in errors."""
         if distributed.count() == 1:
             return
         count, mean, squares = (part.clone() for part in self.state.cpu())
@@ -54,7 +54,7 @@ class Moments:
         self.state.copy_(torch.stack([total, merged, squares]))
 
     def count_zeros(self, n: int) -> None:
-        """Let cells that have seen fewer than `n` examples have been 0 on the others."""
+        """Count zeros for examples that a cell has not seen, up to `n` examples."""
         count, mean, squares = self.state.clone()
         self.state[0] = n
         self.state[1] = mean * (count / n)

@@ -1,9 +1,10 @@
-"""Scores of parts: what their coefficients change, times the gradient along their directions.
+"""Scores of parts: changes of their coefficients, times the gradient along their directions.
 
-A part's score is (c'_j - c_j) (w_j . g_u), summed over positions, where g_u, the gradient at the
-output of its sender u, is the sum of the gradients G_v at the inputs of all receivers v behind it;
-or w_j . G_v for one receiver. Heads of a layer have one g_u, and its MLP another, so that all of
-them are running sums over the layers, from the last to the first: no receiver's G is made.
+The score of a part is (c'_j - c_j) (w_j . g_u), summed over positions. g_u, the gradient at the
+output of the part's sender u, is the sum of the gradients G_v at the inputs of all receivers v
+after u; for a single receiver v, w_j . G_v takes the place of w_j . g_u. The heads of a layer have
+one g_u, and its MLP another, so g_u is a running sum over the layers, from the last to the first,
+and the G of single receivers is never computed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,12 +29,12 @@ from eap.parts.basis import PartLayout, Parts, SenderRun, sender_run
 
 @dataclass(frozen=True, eq=False)
 class Readers:
-    """What reads some senders: a gradient at their outputs.
+    """Gradient at the outputs of some senders, from the receivers that read them.
 
     Attributes:
         senders: senders that are read.
         column: column of the result.
-        gradient: gradient of the metric, by what any of the senders sends.
+        gradient: gradient of the metric with respect to the output of any of the senders.
     """
 
     senders: slice
@@ -44,7 +45,7 @@ class Readers:
 def all_readers(
     model: Model, config: GraphConfig, gradients: RunGradient, cache: PrefixCache
 ) -> Iterator[Readers]:
-    """All receivers of every sender, in one: of each sublayer's senders, then of the input."""
+    """All receivers of every sender together: for the senders of each sublayer, then the input."""
     stream = gradients.final
     for layer in reversed(range(config.n_layers)):
         mlp = config.mlp_sender(layer)
@@ -56,7 +57,7 @@ def all_readers(
             heads = stream if config.parallel_attn_mlp or part is None else after
             yield Readers(config.heads(layer), 0, heads)
         if part is None or not part.scaled:
-            return  # senders before are no part of this pass
+            return  # earlier senders are not part of this pass
         stream = _everywhere(after, cache) + _attention_gradient(model, layer, part, cache)
     yield Readers(slice(0, 1), 0, stream)
 
@@ -68,7 +69,7 @@ def chosen_readers(
     cache: PrefixCache,
     receivers: Sequence[int],
 ) -> Iterator[Readers]:
-    """Chosen receivers, one by one; `column` is a receiver's place among them."""
+    """Chosen receivers, one by one; `column` is the number of the receiver among them."""
     columns = {receiver: column for column, receiver in enumerate(receivers)}
     if config.logits_receiver in columns:
         yield Readers(slice(0, config.n_forward), columns[config.logits_receiver], gradients.final)
@@ -90,10 +91,10 @@ def chosen_readers(
 def _attention_gradient(
     model: Model, layer: int, part: LayerGradient, cache: PrefixCache
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The sum of the gradients at all q, k and v inputs of a layer: one product for each kind."""
+    """Sum of the gradients at all q, k and v inputs of a layer, by one product for each kind."""
     norm, attention = model.blocks[layer].ln1, model.blocks[layer].attention
     total: Tensor | None = None
-    for kind in "vkq":  # v first: it has every position
+    for kind in "vkq":  # v first, because v has every position
         scaled = part.scaled[kind]
         W, _ = attention.projection(kind)
         # Several receivers share a weight in expanded grouped-query attention.
@@ -102,7 +103,7 @@ def _attention_gradient(
         G = by_weight.flatten(2) @ back
         if part.along:
             along, hat = torch.cat(part.along[kind]).sum(-1), torch.cat(part.hat)
-            if along.shape[2] < hat.shape[2]:  # the last layer's queries
+            if along.shape[2] < hat.shape[2]:  # queries of the last layer
                 hat = cache.each_at_last(hat)
             G = G - einsum(along, hat, "point batch pos, point batch pos d -> batch pos d")
         total = G if total is None else total + _everywhere(G, cache)
@@ -113,7 +114,7 @@ def _attention_gradient(
 def _everywhere(
     x: Float[Tensor, "batch query d_model"], cache: PrefixCache
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The same at every position, where `x` has that of the last token alone: zero elsewhere."""
+    """Gradient at every position; zero before the last token if `x` has only the last token."""
     if x.shape[1] == cache.n_positions:
         return x
     out = x.new_zeros(len(x), cache.n_positions, x.shape[2])
@@ -126,14 +127,14 @@ def _everywhere(
 
 @dataclass(frozen=True, eq=False)
 class PartScorer:
-    """Scores of the parts of some senders on every example of a batch.
+    """Scorer of the parts of some senders, on every example of a batch.
 
     Attributes:
-        parts: the basis.
+        parts: basis of the parts.
         layout: layout of the parts.
-        receivers: indices of chosen receivers; None: all of them together.
-        spans: whether to score every span of the prompt on its own.
-        ablated: what coefficients are when they are ablated.
+        receivers: indices of chosen receivers; None: all receivers together.
+        spans: whether to score every span of the prompt separately.
+        ablated: function that gives the coefficients of ablated parts.
     """
 
     parts: Parts
@@ -145,7 +146,7 @@ class PartScorer:
     def score(
         self, batch: PreparedBatch, passes: Iterator[Pass]
     ) -> Float[Tensor, "batch *span part column"]:
-        """Sums over passes; a sender's rest is the last of its parts."""
+        """Scores summed over passes; the last part of each sender is its rest."""
         work = batch.work
         n_columns = 1 if self.receivers is None else len(self.receivers)
         spans = batch.layout if self.spans else WHOLE
@@ -153,7 +154,7 @@ class PartScorer:
             len(batch), spans.n_spans, len(self.layout), n_columns,
             dtype=work.model.residual_dtype, device=work.model.device,
         )  # fmt: skip
-        for one in passes:  # which take gradients
+        for one in passes:  # computing the passes needs gradients
             with torch.no_grad():
                 self._add_pass(scores, one, spans)
         scores[equal_pairs(batch).to(scores.device)] = 0.0
@@ -190,7 +191,7 @@ class PartScorer:
         readers: Sequence[Readers],
         cache: PrefixCache,
     ) -> None:
-        """Add a sender's scores of one pass."""
+        """Add the scores of one sender in one pass."""
         before, after = runs.of_sender(model, sender)
         c, W = self.parts.coefficients(model, before), self.parts.directions(model, sender)
         is_ablation = runs.change.after is None
@@ -216,13 +217,13 @@ class PartScorer:
 
 @dataclass(frozen=True, eq=False)
 class _Runs:
-    """Both runs of a change, sender by sender; a layer's heads are shared out once."""
+    """Both runs of a change, sender by sender; the head shares of a layer are computed once."""
 
     change: Change
     shares: tuple[dict[int, Tensor], dict[int, Tensor]] = field(default_factory=lambda: ({}, {}))
 
     def of_sender(self, model: Model, sender: int) -> tuple[SenderRun, SenderRun]:
-        """What the sender computed in either run."""
+        """Activations of a sender in both runs."""
         before, after, batch = self.change.before, self.change.after, self.change.batch
         first = sender_run(model, sender, before.embedding, before.trace, self.shares[0])
         embedding, trace = (

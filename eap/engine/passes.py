@@ -1,8 +1,8 @@
-"""What methods that are linear in what senders send are made of: passes over a batch.
+"""Passes over a batch, the terms of methods that are linear in the senders' outputs.
 
-A pass is a change of what senders send, from one run to another, and gradients at the receivers;
-a score is their product, summed over passes. Scorers contract passes edge by edge, `part_runs` part
-by part.
+A pass is a change of the senders' outputs, from one run to another, with gradients at the
+receivers. A score is the product of the two, summed over passes. Scorers compute the products edge
+by edge, `part_runs` part by part.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,17 +34,18 @@ from eap.model.runs import LayerTrace, SenderOutputs, run_layers, sender_changes
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What a scorer is asked for.
+    """Request to a scorer.
 
     Attributes:
         method: method, for its backward rules.
         points: points of the path at which gradients are taken.
         points_per_run: number of points that may be stacked in one run.
         level: 'edge' or 'node'.
-        spans: whether to score every span of the prompt on its own.
-        units: layer of the MLP whose units' gradients are wanted, too; None: of none.
-        baselines: gathers, if given, every example's metric of the clean run, of the model with
-            every edge ablated, and of the model run on the ablated input: [3].
+        spans: whether to score every span of the prompt separately.
+        units: layer of the MLP whose units' gradients are computed, too; None: no layer.
+        baselines: moments [3] that collect the metric of every example in the clean run, in the
+            model with every edge ablated, and in the model run on the ablated input; None: not
+            collected.
     """
 
     method: Method
@@ -59,7 +60,7 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class TracedRun:
-    """A run whose layers are kept: what the input sent (positions apart), and the layers."""
+    """Run with its layers, and with the output of the input node (without positions)."""
 
     embedding: Float[Tensor, "batch pos d_model"]
     trace: list[LayerTrace]
@@ -67,12 +68,13 @@ class TracedRun:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """From what senders send in a run to what they send in another, or to what ablation carries.
+    """Change of the senders' outputs from one run to another, or to their ablated activations.
 
     Attributes:
         batch: batch that is run.
-        before: the first run.
-        after: the other; None: the ablated run, whose edges may carry other than it computes.
+        before: first run.
+        after: second run; None: the ablated activations, which may differ from the outputs that the
+            ablated run computes.
     """
 
     batch: PreparedBatch
@@ -81,7 +83,7 @@ class Change:
 
     @cached_property
     def outputs(self) -> SenderOutputs:
-        """Outputs of every sender at every position."""
+        """Changes of every sender at every position."""
         batch, model = self.batch, self.batch.work.model
         if self.after is None:
             step = batch.ablated - self.before.embedding
@@ -95,7 +97,7 @@ class Change:
 
 
 class Pass(NamedTuple):
-    """One term of a score: what changes, the gradients, and the senders it is of (None: all)."""
+    """One term of a score: a change, gradients, and the senders it applies to (None: all)."""
 
     change: Change
     gradients: RunGradient
@@ -104,10 +106,11 @@ class Pass(NamedTuple):
 
 @torch.no_grad()
 def note_baselines(batch: PreparedBatch, request: Request, clean: CleanRun) -> None:
-    """Gather the metric of the clean run, of the ablated model, and at the ablated input.
+    """Collect the metric of the clean run, of the ablated model, and at the ablated input.
 
-    The last is where the path of the methods that integrate ends. It is the ablated model only
-    where ablated activations are those of one run: a mean of outputs is not the output of a mean.
+    The ablated input is the end of the path of methods that integrate. The model at that input is
+    the ablated model only if all ablated activations come from one run; for mean ablation it is
+    not, because the mean of outputs is not the output at a mean.
     """
     if request.baselines is None:
         return
@@ -121,7 +124,7 @@ def note_baselines(batch: PreparedBatch, request: Request, clean: CleanRun) -> N
 
 
 def gradient_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
-    """One: the ablation, with the gradient averaged over the method's points (EAP, EAP-IG)."""
+    """One pass: the ablation, with the gradient averaged over the method's points (EAP, EAP-IG)."""
     gradients, clean = gradients_at(
         batch, request.method.rules, request.points, request.points_per_run, units=request.units
     )
@@ -130,7 +133,7 @@ def gradient_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
 
 
 def increment_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
-    """One for every step from the ablated to the clean input, with the gradient before it."""
+    """A pass per step from the ablated to the clean input, with the gradient before the step."""
     work, rules = batch.work, request.method.rules
     clean = run_clean(batch)
     note_baselines(batch, request, clean)
@@ -139,7 +142,7 @@ def increment_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
     for first in range(0, len(descending), request.points_per_run):
         stacked = descending[first : first + request.points_per_run]
         trace, final, logits = run_points(batch, stacked, rules)
-        # An increment is the whole step's: no weight.
+        # An increment belongs to the whole step, so it has no weight.
         unweighted = [point._replace(weight=1.0) for point in stacked]
         value = weighted_sum(batch, logits, clean.predictions, unweighted)
         gradients = differentiate(
@@ -156,18 +159,19 @@ def increment_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
             rows = slice(number * len(batch), (number + 1) * len(batch))
             embedding = batch.ablated + point.position * (batch.clean - batch.ablated)
             earlier = TracedRun(embedding, [run.rows(rows).detached() for run in trace])
-            # From the later point back to this one: the sign of an ablation.
+            # From the later point back to this one, which gives the sign of an ablation.
             yield Pass(Change(batch, later, earlier), gradient)
             later = earlier
 
 
 def activation_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
-    """One for every sublayer, with the gradient along its own outputs' path.
+    """A pass per sublayer, with the gradient along the path of the sublayer's own outputs.
 
     The outputs of the input, of a layer's attention or of its MLP are interpolated between ablated
-    and clean while all before is clean; only senders of that sublayer are scored by that path. A
-    receiver behind several sublayers sees each of their paths, so that credit is partial. Where
-    the clean end is one of the points, its gradient is the same on all paths, and made once.
+    and clean, while everything before them is clean; each path scores only the senders of its own
+    sublayer. A receiver after several sublayers is on each of their paths, so the paths share the
+    credit only in part. If the clean end is one of the points, its gradient is the same on all
+    paths and is computed once.
     """
     config, rules, per_run = batch.work.config, request.method.rules, request.points_per_run
     at_end = [point for point in request.points if point.position == 1.0]
@@ -206,9 +210,9 @@ def _after_sublayer(
     layer: int,
     senders: slice,
 ) -> RunGradient | None:
-    """Gradients behind a layer's heads (or its MLP) while their sum runs from ablated to clean.
+    """Gradients after a layer's heads (or its MLP) while their sum goes from ablated to clean.
 
-    None without points.
+    The result is None if there are no points.
     """
     work, rules, run = batch.work, request.method.rules, clean.trace[layer]
     model, config, block = work.model, work.config, work.model.blocks[layer]
@@ -254,4 +258,4 @@ PASSES: dict[str, Passes] = {
     "increments": increment_passes,
     "activations": activation_passes,
 }
-"""Passes of the methods that are linear in what senders send, by `Method.scorer`."""
+"""Passes of the methods that are linear in the sender's output, by `Method.scorer`."""

@@ -1,4 +1,4 @@
-"""The plan of exact patching: which edges, in which order, how much at a time, at what cost."""
+"""Plan of exact patching: the edges, their order, the amount at a time, and the cost."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ from eap.runtime.resources import Resources
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of work: edges from some senders into a layer's q, k or v, its MLP, or the logits.
+    """Unit of work: edges from some senders into a layer's q, k or v, its MLP, or the logits.
 
     Attributes:
         batch: number of the batch.
-        layer: layer of the receivers (the last one for the logits).
-        kind: 'q', 'k', 'v', 'mlp' or 'logits'.
-        start, stop: start and stop of the senders.
-        span: number of the span at whose positions alone senders are ablated; 0 without spans.
+        layer: layer of the receivers (the last layer for the logits).
+        kind: kind of the receivers: 'q', 'k', 'v', 'mlp' or 'logits'.
+        start, stop: range of the senders.
+        span: number of the span at whose positions the senders are ablated; 0 without spans.
     """
 
     batch: int
@@ -43,14 +43,14 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What will be done, in which order, and how much at a time.
+    """Plan of the work: what is patched, in which order, and how much at a time.
 
     Attributes:
-        work: the data set, cut into batches.
-        edges: edges that are patched.
-        units: all there is to do.
-        span_names: spans at whose positions alone senders are ablated, one after the other; none:
-            at all positions at once.
+        work: data set, divided into batches.
+        edges: mask of the edges to patch.
+        units: all units of work.
+        span_names: names of the spans, at each of which senders are ablated separately; empty:
+            senders are ablated at all positions at once.
     """
 
     work: Work
@@ -59,7 +59,7 @@ class Plan:
     span_names: tuple[str, ...] = ()
 
     def edges_of(self, unit: Unit) -> Bool[Tensor, "n n_receivers"]:
-        """Edges that a unit patches."""
+        """Mask of the edges that a unit patches."""
         edges = self.edges[unit.span] if self.span_names else self.edges
         return edges[unit.start : unit.stop, receivers_of(self.work.config, unit.layer, unit.kind)]
 
@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this plan's progress from another's: units are known by their number."""
+        """Identity of the plan's progress, in which units are known by their number."""
         units = repr([(unit, self.work.rows_of[unit.batch]) for unit in self.units])
         return {
             "metrics": [metric.name for metric in self.work.metrics],
@@ -93,7 +93,7 @@ def make_plan(
     expanded_kv: bool = False,
     spans: bool = False,
 ) -> Plan:
-    """The work that `patch_edges` does for these arguments (which see)."""
+    """Plan the work of `patch_edges`, from the same arguments."""
     measured, ablated = get_metrics(metrics), get_ablation(ablation)
     config = graph_config(model, expanded_kv=expanded_kv)
     names = named_spans(model, dataset) if spans else ()
@@ -105,7 +105,7 @@ def make_plan(
     demand = Demand("exact patching", patching_need, n_results)
     work = Work.plan(model, dataset, measured, ablated, config, limits, demand)
     for extent in extents_of(work):
-        work.runs_at_once(extent)  # or say now that not one run fits
+        work.runs_at_once(extent)  # fails early if not even one run fits
     return Plan(work, patched, plan_units(work, patched, len(names)), names)
 
 
@@ -117,10 +117,10 @@ def extents_of(work: Work) -> list[Extent]:
 def plan_units(
     work: Work, edges: Bool[Tensor, "*span n_forward n_backward"], n_spans: int = 0
 ) -> list[Unit]:
-    """All work, batch by batch and layer by layer, in pieces of about one projection's size.
+    """Divide the work, batch by batch and layer by layer, into units of about one projection.
 
-    Pieces do not depend on the memory that is free: an interrupted run finds its own again. A span
-    that ends before the batch's first difference has none: nothing changes there.
+    Units do not depend on the free memory, so that an interrupted run finds the same units again. A
+    span that ends before the batch's first difference has no units, because nothing changes there.
     """
     config = work.config
     last = config.n_layers - 1
@@ -145,7 +145,7 @@ def plan_units(
 
 
 def _is_computed(work: Work, number: int, span: int) -> bool:
-    """Whether a batch computes a position of a span: not all are before its first difference."""
+    """Whether a batch computes any position of a span, that is, one after its first difference."""
     extent, examples = work.extent(number), work.dataset.examples
     start = extent.n_keys - extent.n_positions
     for row in work.rows_of[number]:
@@ -156,7 +156,7 @@ def _is_computed(work: Work, number: int, span: int) -> bool:
 
 
 def receivers_of(config: GraphConfig, layer: int, kind: str) -> slice:
-    """The receivers of a unit."""
+    """Indices of the receivers of a unit."""
     if kind in "qkv":
         return config.receivers(layer, kind)
     column = config.mlp_receiver(layer) if kind == "mlp" else config.logits_receiver
@@ -164,12 +164,12 @@ def receivers_of(config: GraphConfig, layer: int, kind: str) -> slice:
 
 
 def count_operations(plan: Plan, units: Sequence[Unit]) -> int:
-    """Multiply-adds of matrix products that some units take."""
+    """Multiply-adds of the matrix products of some units, in total."""
     return sum(costs_of(plan, units))
 
 
 def costs_of(plan: Plan, units: Sequence[Unit]) -> list[int]:
-    """Multiply-adds of each unit."""
+    """Multiply-adds of each of some units."""
     work = plan.work
     extents, shapes = extents_of(work), shapes_of(work.model)
     answers_only = all(metric.answers_only for metric in work.metrics)

@@ -1,6 +1,7 @@
-"""Runs of exact patching: the clean run of a batch, and what comes of it when senders are ablated.
+"""Runs of exact patching: the clean run of a batch, and patched runs that start from it.
 
-A patched run starts where its edge ends; `eap.patching` says how, `eap.engine.patch_plan` which.
+A patched run starts where its edge ends. `eap.patching` describes the method, and
+`eap.engine.patch_plan` chooses the edges.
 """
 
 from collections.abc import Iterator
@@ -20,9 +21,9 @@ from eap.model.runs import LayerTrace, SenderOutputs, run_layers
 
 @dataclass(frozen=True, eq=False)
 class CleanBatch:
-    """The clean run of a batch, from which patched runs start, and what senders would change.
+    """Clean run of a batch, from which patched runs start, with the changes of ablated senders.
 
-    `ablated` is what the input sends where it is patched.
+    `ablated` is the output of the patched input node.
     """
 
     batch: PreparedBatch
@@ -48,7 +49,7 @@ class CleanBatch:
         return cls(batch, trace, changes, batch.ablated, final, predictions, values)
 
     def at_span(self, span: int) -> "CleanBatch":
-        """The same with senders that change at the positions of one span alone."""
+        """The same run, with senders that change only at the positions of one span."""
         batch, layout = self.batch, self.batch.layout
         return replace(
             self,
@@ -59,7 +60,7 @@ class CleanBatch:
     def after_attention(
         self, layer: int, raw: Float[Tensor, "*n batch query d_model"]
     ) -> Float[Tensor, "*n batch query d_model"]:
-        """The residual stream after attention whose heads sum to `raw`."""
+        """Residual stream after attention, for heads that sum to `raw`."""
         x, model = self.trace[layer].x, self.batch.work.model
         before = self.batch.cache.at_last(x) if layer == model.config.n_layers - 1 else x
         return before + model.blocks[layer].finish_attention(raw)
@@ -67,7 +68,7 @@ class CleanBatch:
     def run_rest(
         self, layer: int, x: Float[Tensor, "rows query d_model"]
     ) -> Float[Tensor, "n batch d_model"]:
-        """The final residual stream from that after `layer`."""
+        """Final residual stream, from the residual stream after `layer`."""
         model = self.batch.work.model
         if layer == model.config.n_layers - 1:
             final = x[:, 0].to(model.device)
@@ -86,7 +87,7 @@ class CleanBatch:
 
 
 def patched_node(clean: CleanBatch, sender: int) -> Float[Tensor, "batch d_model"]:
-    """The final residual stream when all that reads a sender reads its ablated output."""
+    """Final residual stream when everything that reads a sender reads its ablated output."""
     batch = clean.batch
     model, config = batch.work.model, batch.work.config
     if sender == 0:
@@ -115,7 +116,7 @@ def _slices(n: int, step: int) -> Iterator[slice]:
 
 @dataclass(frozen=True, eq=False)
 class BatchPatcher:
-    """Runs the units of one batch, and of one of its spans if there are any."""
+    """Patcher that runs the units of one batch (and of one span, if there are spans)."""
 
     plan: Plan
     batch: int
@@ -125,7 +126,7 @@ class BatchPatcher:
 
     @classmethod
     def load(cls, plan: Plan, unit: Unit, before: "BatchPatcher | None" = None) -> "BatchPatcher":
-        """Patcher of a unit; the given one, if its unit is of the same batch and span."""
+        """Patcher for a unit; `before` itself if it has the same batch and span."""
         if before is not None and before.batch == unit.batch:
             if before.span == unit.span:
                 return before
@@ -137,14 +138,14 @@ class BatchPatcher:
 
     @torch.no_grad()
     def run(self, unit: Unit) -> Iterator[Values]:
-        """The values of the edges of a unit, a run's worth at a time."""
+        """Values of the edges of a unit, one run at a time."""
         clean, config = self.clean, self.plan.work.config
         columns = receivers_of(config, unit.layer, unit.kind)
         senders, receivers = self.plan.edges_of(unit).nonzero(as_tuple=True)
         senders = senders + unit.start
         per_run = self.plan.work.runs_at_once(clean.batch.extent)
         if unit.kind in "qkv":
-            # Heads are changed for as many senders at a time as edges are run.
+            # The heads' changes are computed for as many senders at a time as edges are run.
             for chunk in senders.unique().split(per_run):
                 of_some = torch.isin(senders, chunk)
                 u, v = senders[of_some], receivers[of_some]
@@ -180,10 +181,10 @@ class BatchPatcher:
         changes: Float[Tensor, "n batch query d_receiver"],
         receivers: Int[Tensor, " n"],
     ) -> Float[Tensor, "n batch d_model"]:
-        """Final residual streams when one receiver changes its heads' z by `changes`."""
+        """Final residual streams when the z of one receiver's heads changes by `changes`."""
         clean, config = self.clean, self.plan.work.config
         block, run = self.plan.work.model.blocks[layer], clean.trace[layer]
-        # The heads that read one receiver are side by side, in the weights as in `changes`.
+        # The heads that read one receiver are adjacent, in the weights as in `changes`.
         W_O = rearrange(
             block.attention.W_O,
             "(receiver head) d_head d -> receiver (head d_head) d",
@@ -201,7 +202,7 @@ class BatchPatcher:
     def _change_heads(
         self, layer: int, kind: str, senders: Int[Tensor, " n"]
     ) -> Float[Tensor, "n n_receivers batch query d_receiver"]:
-        """How z changes when every q (or k, or v) of a layer reads each sender's ablated output."""
+        """Changes of z when every q (or k, or v) of a layer reads each sender's ablated output."""
         clean, work = self.clean, self.plan.work
         held = HeldAttention.of(work.model, layer, clean.trace[layer], clean.batch.cache)
         return rearrange(

@@ -1,7 +1,7 @@
 """Gradients of the metric at points of the path from the ablated to the clean input.
 
-A point is an input on that path; the gradient there is that of one plain forward and backward pass,
-and points may be stacked in one pass. Every method that takes gradients takes them here.
+A point is an input on that path; its gradient comes from one plain forward and backward pass, and
+several points may be stacked in one pass. All methods that use gradients take them from here.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from eap.model.rules import BackwardRules
 from eap.model.runs import LayerTrace, SenderOutputs, run_layers
 from eap.runtime.errors import UserError
 
-# Examples that a message names at the most.
+# Largest number of examples that a message names.
 NAMED = 4
 
 
 def input_at(batch: PreparedBatch, position: float) -> Float[Tensor, "batch pos d_model"]:
-    """The embedding at a point of the path, positions included; the ends are exact."""
+    """Embedding at a point of the path, including positions; the ends of the path are exact."""
     if position == 1.0:
         return batch.clean + batch.positions
     if position == 0.0:
@@ -35,14 +35,14 @@ def input_at(batch: PreparedBatch, position: float) -> Float[Tensor, "batch pos 
 
 @dataclass(frozen=True, eq=False)
 class CleanRun:
-    """The clean run of a batch: its layers, and the logits that metrics compare with."""
+    """Clean run of a batch: its layers, and the logits that metrics compare with."""
 
     trace: list[LayerTrace]
     predictions: Predictions
 
 
 def run_clean(batch: PreparedBatch) -> CleanRun:
-    """The clean run, without a gradient."""
+    """Run the clean prompts, without a gradient."""
     trace: list[LayerTrace] = []
     with torch.no_grad():
         final = batch.run_clean(trace=trace)
@@ -50,14 +50,14 @@ def run_clean(batch: PreparedBatch) -> CleanRun:
 
 
 def the_metric(batch: PreparedBatch) -> Metric:
-    """The one metric that scores are of."""
+    """The metric that is attributed, which is the only one of the work."""
     return batch.work.metrics[0]
 
 
 def run_points(
     batch: PreparedBatch, points: Sequence[Point], rules: BackwardRules
 ) -> tuple[list[LayerTrace], Float[Tensor, "rows 1 d_model"], Float[Tensor, "rows n_tokens"]]:
-    """Layers, end and logits of runs from some points of the path, stacked, points outermost."""
+    """Layers, final stream and logits of stacked runs from some points (points outermost)."""
     work = batch.work
     trace: list[LayerTrace] = []
     x = torch.cat([input_at(batch, point.position) for point in points]).requires_grad_()
@@ -77,10 +77,10 @@ def gradients_at(
     *,
     units: int | None = None,
 ) -> tuple[RunGradient, CleanRun]:
-    """The weighted sum of the gradients at some points, in one or more runs; and the clean run.
+    """Weighted sum of the gradients at some points, in one or more runs, and the clean run.
 
-    The clean input is a point of most methods: its run then is the clean run, which is not made
-    twice. `units` is as for `differentiate`.
+    Most methods have the clean input among their points. Its run is then used as the clean run, so
+    that the clean run is not made twice. `units` is as for `differentiate`.
     """
     work, n = batch.work, len(batch)
     points = sorted(points, key=lambda point: -point.position)
@@ -92,7 +92,7 @@ def gradients_at(
         trace, final, logits = run_points(batch, stacked, rules)
         if clean is None:
             predictions = Predictions(logits[:n].detach())
-            copy = len(stacked) > 1  # or the first rows would keep all the others
+            copy = len(stacked) > 1  # without a copy, the first rows would keep all rows alive
             clean = CleanRun([run.first_rows(n).detached(copy=copy) for run in trace], predictions)
         value = weighted_sum(batch, logits, clean.predictions, stacked)
         (part,) = differentiate(
@@ -107,16 +107,16 @@ def gradients_at(
 def weighted_sum(
     batch: PreparedBatch, logits: Tensor, clean: Predictions, points: Sequence[Point]
 ) -> Float[Tensor, ""]:
-    """The quantity whose gradient is the points' weighted sum of the examples' gradients.
+    """Scalar whose gradient is the weighted sum over points of the examples' gradients.
 
     Raises:
-        UserError: the metric passes no gradient on.
+        UserError: the metric has no gradient.
     """
     metric = the_metric(batch)
     if logits.requires_grad:
         logits.register_hook(partial(_note_gradient, batch))
     n = len(logits) // len(points)
-    # Not `chunk`: PyTorch refuses writes into its parts in words of its own.
+    # Not `chunk`, because in-place writes to its parts raise an unclear error of PyTorch.
     runs = [logits[first : first + n] for first in range(0, len(logits), n)]
     values = [
         point.weight * metric.measure(Predictions(rows, clean), batch.answers).sum()
@@ -132,16 +132,16 @@ def weighted_sum(
 
 
 def _note_gradient(batch: PreparedBatch, gradient: Float[Tensor, "rows n_tokens"]) -> None:
-    """Note the examples without a gradient, at any stacked point; a device is not waited for."""
+    """Record the examples without a finite gradient at any point, without a device sync."""
     wrong = (~gradient.isfinite()).any(-1).view(-1, len(batch)).any(0)
     batch.work.without_gradient.append((batch.rows, wrong))
 
 
 def check_gradients(work: Work) -> None:
-    """Whether the metric's gradient was a number for every example that was run.
+    """Check that the gradient of the metric was finite for every example.
 
     Raises:
-        UserError: names the first examples whose gradient is none.
+        UserError: some gradients were not finite; the message names the first such examples.
     """
     noted = work.without_gradient
     if not noted:
@@ -154,13 +154,13 @@ def check_gradients(work: Work) -> None:
         rest = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
         raise UserError(
             f"the gradient of metric {work.metrics[0].name!r} is NaN or infinite on {first}{rest}, "
-            "whatever its value; leave that out, or change the function so that it has a gradient "
-            "there"
+            "whatever its value; leave these examples out, or change the function so that it has a "
+            "gradient there"
         )
 
 
 def sender_changes_of(batch: PreparedBatch, clean: CleanRun) -> SenderOutputs:
-    """What ablated edges carry minus what senders send in the clean run."""
+    """Activations of ablated edges, minus the senders' outputs in the clean run."""
     changes = batch.ablated_run.changes(
         batch.work.model, batch.ablated - batch.clean, clean.trace, batch.cache
     )
@@ -179,7 +179,7 @@ def zero_where_equal(batch: PreparedBatch, changes: SenderOutputs) -> None:
 
 
 def equal_pairs(batch: PreparedBatch) -> Bool[Tensor, " batch"]:
-    """The examples whose prompts are equal, so that an ablation changes nothing."""
+    """Mask of the examples whose two prompts are equal, so that an ablation changes nothing."""
     equal = (batch.ablated == batch.clean).flatten(1).all(1)
     return equal if batch.work.ablation.has_pair else torch.zeros_like(equal)
 
@@ -187,10 +187,11 @@ def equal_pairs(batch: PreparedBatch) -> Bool[Tensor, " batch"]:
 def completeness(
     mean: Float[Tensor, "*span n_forward n_columns"], difference: float
 ) -> dict[str, float]:
-    """How far scores are from complete: those out of the input against the metric's difference.
+    """Completeness of scores: those out of the input, compared with the metric's difference.
 
-    The input's scores are integrals of gradients along the path from the ablated to the clean
-    embedding: with enough points they sum to metric(at the ablated embedding) - metric(clean).
+    The scores of edges out of the input are integrals of gradients along the path from the ablated
+    to the clean embedding. With enough points, they sum to metric(at the ablated embedding) -
+    metric(clean).
     """
     total = float(mean[..., 0, :].sum())
     return {

@@ -1,7 +1,7 @@
-"""What all verbs begin with: examples checked, cut into batches, and each batch's runs prepared.
+"""Preparation common to all verbs: checking examples, making batches, and preparing their runs.
 
-Checking, batch size, the share of a process, the prefix cache, embeddings, positions, answers and
-the ablated run are made here, once, for attribution, exact patching and evaluation alike.
+Checks, batch size, the share of each process, the prefix cache, embeddings, positions, answers and
+the ablated run are made here once, for attribution, exact patching and evaluation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,13 +41,14 @@ from eap.runtime.resources import Resources
 
 @dataclass(frozen=True)
 class Demand:
-    """What a verb takes of the memory.
+    """Memory that a verb needs.
 
     Attributes:
         what: name of the work, for messages.
-        need: bytes of an example: of a model's sizes, a batch's, and the columns unembedded.
-        n_results: number of numbers it gathers over all batches.
-        n_observed: number of bytes that observers take beside that.
+        need: function from the sizes of the model, the size of the batch and the number of
+            unembedded columns to the memory of one example.
+        n_results: number of values that the verb accumulates over all batches.
+        n_observed: number of further bytes that observers take.
     """
 
     what: str
@@ -58,18 +59,17 @@ class Demand:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A verb's work over a data set.
+    """Work of a verb over a data set.
 
     Attributes:
-        model, dataset, metrics, ablation: model, dataset, metrics and ablation as the verb was
-            given them.
-        config: the shape of the graph that is worked on.
+        model, dataset, metrics, ablation: arguments of the verb.
+        config: shape of the graph.
         rows_of: rows of the data set in each batch (of all processes).
-        budget: budget of memory.
-        demand: what is taken of it.
+        budget: memory budget.
+        demand: memory that the verb needs.
         n_columns: number of columns of the vocabulary that are unembedded.
-        without_gradient: examples of each run with a gradient, and those whose gradient is not
-            finite.
+        without_gradient: examples of each run with a gradient, and a mask of those whose gradient
+            is not finite.
     """
 
     model: Model
@@ -94,11 +94,11 @@ class Work:
         limits: Resources,
         demand: Demand,
     ) -> "Work":
-        """Cut the data set into batches.
+        """Divide the data set into batches.
 
         Args:
-            limits: batch size and memory.
-            demand: what the verb takes of the memory.
+            limits: batch size and memory budget.
+            demand: memory that the verb needs.
 
         Raises:
             UserError: examples that this model cannot run (see `check_dataset`), or an example
@@ -113,7 +113,7 @@ class Work:
         if metrics and all(metric.answers_only for metric in metrics):
             answers = {token for e in examples for token in (*e.correct, *e.incorrect)}
             n_columns = len(answers)
-        # Moments are three float64 each, the scores and masks made of them another two.
+        # Moments take three float64 values each, and the scores and masks made of them two more.
         budget = Budget.of(
             model.device, limits.memory_budget, reserved=40 * demand.n_results + demand.n_observed
         )
@@ -124,7 +124,7 @@ class Work:
             batch_size = budget.batch_size(
                 extents, lambda extent: demand.need(shapes, extent, n_columns), demand.what
             )
-            # Or examples of one length would be one batch, and all but one process idle.
+            # Otherwise, examples of one length would be one batch, and other processes idle.
             batch_size = min(batch_size, ceil(len(examples) / processes.count()))
         rows_of = plan_batches(examples, batch_size, ablation.start)
         return cls(
@@ -148,11 +148,11 @@ class Work:
         return Extent(len(group.rows), group.n_positions, group.end)
 
     def runs_at_once(self, extent: Extent) -> int:
-        """How many runs of a batch may be stacked."""
+        """Number of runs of a batch that may be stacked."""
         return self.budget.runs_at_once(extent, self._need(extent), self.demand.what)
 
     def n_bytes(self) -> int:
-        """What the largest batch takes, beside the weights."""
+        """Memory of the largest batch, not counting the weights."""
         extents = {self.extent(number) for number in range(len(self.rows_of))}
         return max(
             self.budget.bytes_of(extent, self._need(extent), self.runs_at_once(extent))
@@ -163,7 +163,7 @@ class Work:
         return self.demand.need(shapes_of(self.model), extent, self.n_columns)
 
     def load(self, rows: Sequence[int]) -> "PreparedBatch":
-        """One batch, its prefix run."""
+        """Load one batch, and run its prefix."""
         model = self.model
         batch = load_batch(self.dataset.examples, rows, model.device, self.ablation.start)
         cache = run_prefix(model, batch.prefix, batch.last, batch.n_positions)
@@ -175,14 +175,14 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class PreparedBatch:
-    """A batch whose prefix has been run.
+    """Batch whose prefix has been run.
 
     Attributes:
-        work: what it belongs to.
-        batch: tokens.
-        cache: the prefix's keys and values.
-        answers: over the columns that are unembedded.
-        token_ids: those columns; None: the whole vocabulary.
+        work: work that the batch belongs to.
+        batch: tokens of the batch.
+        cache: keys and values of the prefix.
+        answers: answers, as numbers of the unembedded columns.
+        token_ids: token ids of the unembedded columns; None: the whole vocabulary.
     """
 
     work: Work
@@ -201,18 +201,18 @@ class PreparedBatch:
 
     @property
     def extent(self) -> Extent:
-        """Its sizes."""
+        """Sizes of the batch."""
         return Extent(len(self.batch), self.cache.n_positions, self.cache.end)
 
     @cached_property
     def layout(self) -> SpanLayout:
-        """Which of its positions are in which span of the data set."""
+        """Layout of the batch's positions in the spans of the data set."""
         starts = [self.work.dataset.examples[row].spans for row in self.rows]
         return SpanLayout.of(torch.tensor(starts), self.cache)
 
     @cached_property
     def positions(self) -> Float[Tensor, "pos d_model"] | float:
-        """Position embeddings, or 0.0."""
+        """Position embeddings; 0.0 if the model has none."""
         return self.work.model.position_embedding(self.cache.start, self.cache.n_positions)
 
     @cached_property
@@ -222,12 +222,12 @@ class PreparedBatch:
 
     @cached_property
     def ablated(self) -> Float[Tensor, "batch pos d_model"]:
-        """What the input node sends when it is ablated."""
+        """Output of the input node when it is ablated."""
         return self.work.ablation.embedding(self.work.model, self.batch)
 
     @cached_property
     def ablated_run(self) -> AblatedRun:
-        """What every node computes when all edges are ablated."""
+        """Run in which all edges are ablated."""
         return self.work.ablation.run(
             self.work.model, self.batch, self.cache, expanded_kv=self.work.config.expanded_kv
         )
@@ -236,7 +236,7 @@ class PreparedBatch:
     def run_clean(
         self, *, trace: list[LayerTrace] | None = None
     ) -> Float[Tensor, "batch 1 d_model"]:
-        """The clean run's final residual stream at the last token."""
+        """Final residual stream of the clean run at the last token."""
         x = self.clean + self.positions
         expanded = self.work.config.expanded_kv
         return run_layers(self.work.model, x, self.cache, trace=trace, expanded_kv=expanded)

@@ -1,16 +1,16 @@
-"""Gradients at every receiver's input from the plain backward pass, and their contraction.
+"""Gradients at the inputs of all receivers, from the plain backward pass, and scores from them.
 
-The forward pass is the plain one, not one with a copy of the residual stream for every head. The
-gradient dq at a head's q leads to the gradient at its q input in closed form: with x^ the
-normalised input, r = 1/scale, w the norm's weight, and P the removal of the mean (LayerNorm) or
-nothing (RMSNorm),
+The forward pass is the plain one, without a copy of the residual stream for every head. The
+gradient dq at the q of a head gives the gradient at its q input in closed form. With x^ the
+normalised input, r = 1/scale, w the weight of the norm, and P the removal of the mean (LayerNorm)
+or the identity (RMSNorm),
 
     G = P (w * (r dq W_Q^T)) - x^ c,    c = r/d_model * sum_e dq_e (q - q_0)_e,
 
-where q_0 = bias W_Q + b_Q is what q would be if x^ were zero. G is linear in dq, so the points'
-gradients are summed before anything of size [n_heads, d_model] is made, and what the senders
-changed, which does not depend on the point, is contracted with G once. Where the norm's scale is
-frozen (see `BackwardRules`), or where there is no norm, the second term is absent.
+where q_0 = bias W_Q + b_Q is the value of q if x^ were zero. G is linear in dq, so the gradients of
+all points are summed before anything of size [n_heads, d_model] is made, and the changes of the
+senders, which do not depend on the point, are multiplied with G once. If the norm's scale is frozen
+(see `BackwardRules`), or if there is no norm, the second term is absent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ from eap.model.runs import LayerTrace, SenderOutputs
 
 
 class MlpRun(NamedTuple):
-    """What an MLP read and what it added to the residual stream."""
+    """Input of an MLP, and its output to the residual stream."""
 
     mlp_in: Float[Tensor, "rows query d_model"]
     mlp_out: Float[Tensor, "rows query d_model"]
@@ -42,18 +42,17 @@ class MlpRun(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LayerGradient:
-    """Gradients at one layer's receivers, as far as they can be summed over points.
+    """Gradients at the receivers of one layer, as far as they can be summed over points.
 
-    `_n` are a kind's receivers, `_query` the positions at which it is computed: in the last layer q
-    and the MLP have the last token's alone.
+    In the shapes, `_n` is the number of receivers of a kind, and `_query` the number of positions
+    at which the kind is computed: in the last layer, q and the MLP have the last token only.
 
     Attributes:
-        scaled: sums by kind ('q', 'k', 'v'): the sum over points of r dq.
-        along: coefficients by kind: c of every point, in pieces; empty where the scale has no
-            gradient.
-        hat: x^ of every point, in pieces; empty where no kind has an `along`.
-        mlp_in: sum over points of the gradient at the MLP's input.
-        units: gradients at what the MLP's hidden units read; None where nobody asked for them.
+        scaled: sums over points of r dq, by kind ('q', 'k', 'v').
+        along: coefficients c of every point by kind, in pieces; empty if the scale has no gradient.
+        hat: x^ of every point, in pieces; empty if no kind has an `along`.
+        mlp_in: sum over points of the gradient at the input of the MLP.
+        units: gradients at the inputs of the MLP's hidden units; None: not requested.
     """
 
     scaled: Mapping[str, Float[Tensor, "batch _query _n d_head"]]
@@ -74,31 +73,31 @@ class LayerGradient:
 
     @property
     def of_mlp(self) -> "LayerGradient":
-        """The gradients at the MLP alone."""
+        """Gradients at the MLP alone."""
         return LayerGradient({}, {}, (), self.mlp_in, self.units)
 
 
 @dataclass(frozen=True, eq=False)
 class RunGradient:
-    """Gradients at all receivers of the layers from the first on that has any.
+    """Gradients at all receivers, from the first layer that has any.
 
     Attributes:
         layers: gradients by number of the layer.
-        final: sum over points of the gradient at the logits' input.
+        final: sum over points of the gradient at the input of the logits.
     """
 
     layers: Mapping[int, LayerGradient]
     final: Float[Tensor, "batch 1 d_model"]
 
     def after(self, layer: int, *, mlp: bool) -> "RunGradient":
-        """Gradients at the receivers behind a layer, and (if asked for) at that layer's MLP."""
+        """Gradients at the receivers after a layer and, if requested, at that layer's MLP."""
         layers = {number: part for number, part in self.layers.items() if number > layer}
         if mlp:
             layers[layer] = self.layers[layer].of_mlp
         return RunGradient(layers, self.final)
 
     def plus(self, other: "RunGradient") -> "RunGradient":
-        """Sum over the points of both gradients, in no more memory than that of one run."""
+        """Sum over the points of both gradients; takes no more memory than one run."""
         layers = {layer: part.plus(other.layers[layer]) for layer, part in self.layers.items()}
         return RunGradient(layers, self.final + other.final)
 
@@ -118,20 +117,22 @@ def differentiate(
     by_point: bool = False,
     retain_graph: bool = False,
 ) -> list[RunGradient]:
-    """Gradients of `value` at the receivers of the layers that `trace` has.
+    """Gradients of `value` at the receivers of the layers in `trace`.
 
     Args:
+        model: model that was run.
         trace: trace of the layers from `first_layer` on; rows are points (outermost) times
             examples.
-        final: what the logits read.
-        value: what is differentiated.
-        value_gradient: the gradient at `value`, where that is no scalar.
-        rules: those of the forward pass.
+        final: residual stream that the logits read.
+        value: tensor that is differentiated.
+        cache: cache of the batch's prefix.
+        value_gradient: gradient at `value`, if `value` is not a scalar.
+        rules: backward rules of the forward pass.
         first_layer: first layer of the trace.
-        mlp_before: the MLP of the layer before, where the run began there.
-        units: layer of the MLP whose units' gradients are wanted, too.
-        by_point: one result for every point, not one for all of them.
-        retain_graph: whether the run is differentiated again.
+        mlp_before: MLP of the layer before, if the run began there.
+        units: layer of the MLP whose units' gradients are computed, too.
+        by_point: whether to return one result for every point, instead of one for all points.
+        retain_graph: whether the run will be differentiated again.
     """
     targets = [tensor for run in trace for tensor in (run.q, run.k, run.v, run.mlp_in)]
     mlps = {
@@ -143,7 +144,7 @@ def differentiate(
         targets.append(mlp_before.mlp_in)
     if units in mlps:
         targets.append(mlps[units].mlp_out)
-    # Where `value` is the input of a layer, what comes behind it has no gradient at all.
+    # If `value` is the input of a layer, nothing after that layer has a gradient.
     gradients = torch.autograd.grad(
         value, targets, value_gradient,
         retain_graph=retain_graph, allow_unused=True, materialize_grads=True,
@@ -180,14 +181,14 @@ def differentiate(
 
 @dataclass(frozen=True, eq=False)
 class _ClosedForm:
-    """r dq, c and x^ of every point (see the module's docstring)."""
+    """The terms r dq, c and x^ of every point (see the docstring of the module)."""
 
     scaled: dict[str, Float[Tensor, "point batch _query _n d_head"]]
     along: dict[str, Float[Tensor, "point batch _query _n"]]
     hat: Float[Tensor, "point batch pos d_model"] | None
 
     def of_points(self, group: slice, mlp_in: Tensor) -> LayerGradient:
-        """The layer's gradients, summed over some points."""
+        """Gradients of the layer, summed over some points."""
         return LayerGradient(
             {kind: gradient[group].sum(0) for kind, gradient in self.scaled.items()},
             {kind: (c[group],) for kind, c in self.along.items()},
@@ -204,7 +205,7 @@ def _closed_form(
     cache: PrefixCache,
     rules: BackwardRules,
 ) -> _ClosedForm:
-    """The closed form's parts, from the gradients at q, k and v."""
+    """Terms of the closed form, from the gradients at q, k and v."""
     norm, attention = model.blocks[layer].ln1, model.blocks[layer].attention
     x, batch = run.x.detach(), len(cache.last)
     scale = norm.scale(x)[..., None]  # [rows, pos, 1, 1]
@@ -212,7 +213,7 @@ def _closed_form(
     split = "(point batch) ... -> point batch ..."
     scaled, along = {}, {}
     for kind, output, gradient in zip("qkv", (run.q, run.k, run.v), at_heads, strict=True):
-        at_last = output.shape[1] < x.shape[1]  # q has the last token alone in the last layer
+        at_last = output.shape[1] < x.shape[1]  # in the last layer, q has only the last token
         times_scale = gradient * (cache.at_last(scale) if at_last else scale)
         scaled[kind] = rearrange(times_scale, split, batch=batch)
         if scale_varies:
@@ -226,11 +227,11 @@ def _closed_form(
 def _for_receivers(
     x: Float[Tensor, "n *rest"], n_receivers: int
 ) -> Float[Tensor, "n_receivers *rest"]:
-    """One entry per receiver: in expanded grouped-query attention, several share a weight."""
+    """One entry per receiver; in expanded grouped-query attention, several receivers share one."""
     return x.repeat_interleave(n_receivers // len(x), dim=0) if n_receivers > len(x) else x
 
 
-# ---- contraction ---------------------------------------------------------------------------------
+# ---- products of changes and gradients -----------------------------------------------------------
 
 
 @torch.no_grad()
@@ -243,11 +244,16 @@ def contract(
     senders: slice | None = None,
     layout: SpanLayout | None = None,
 ) -> Iterator[ScoreBlock]:
-    """Scores of every example: what senders changed times the receivers' gradients.
+    """Scores of every example: changes of the senders, times gradients at the receivers.
 
     Args:
-        senders: only those; None: all.
-        layout: spans of the prompt, each scored on its own, [batch, span, sender, receiver]; None:
+        model: model that was run.
+        config: shape of the graph.
+        changes: changes of the senders' outputs.
+        gradients: gradients at the receivers.
+        cache: cache of the batch's prefix.
+        senders: senders to score; None: all.
+        layout: spans of the prompt to score separately, [batch, span, sender, receiver]; None:
             the whole prompt, [batch, sender, receiver].
     """
     senders = slice(0, config.n_forward) if senders is None else senders
@@ -280,12 +286,12 @@ def contract(
         }
         mlp = {config.mlp_receiver(layer): part.mlp_in[None]}
         if layer < last:
-            # One product for both: heads that the MLP alone reads are scored with q, k, v as well.
+            # One product for both: heads that only the MLP reads are scored with q, k and v, too.
             for block in score(everywhere, before_mlp, heads | mlp):
                 n_heads = len(block.receivers) - 1
                 block.scores[..., max(0, before_attention - block.senders.start) :, :n_heads] = 0
                 yield block
-        else:  # q and the MLP have the last token alone; k and v see every position
+        else:  # q and the MLP have only the last token; k and v see every position
             q = {first: G for first, G in heads.items() if G.shape[2] == 1}
             yield from score(at_last, before_mlp, mlp)
             yield from score(at_last, before_attention, q)
@@ -297,7 +303,7 @@ def contract(
 
 @dataclass(frozen=True, eq=False)
 class _Pieces:
-    """What senders changed, piece by piece of the prompt: positions and d_model are one axis."""
+    """Changes of the senders by pieces of the prompt, with positions and d_model as one axis."""
 
     changes: list[tuple[Piece, Float[Tensor, "batch sender _query_d"]]]
     batch: int
@@ -321,7 +327,7 @@ class _Pieces:
     def times(
         self, G: Float[Tensor, "receiver batch query d_model"], n_senders: int, n_spans: int
     ) -> Float[Tensor, "batch span sender receiver"]:
-        """One [sender, receiver] product per example and span, over positions and d_model."""
+        """A [sender, receiver] product per example and span, summed over positions and d_model."""
         G = G.to(self.changes[0][1].device)
         scores = G.new_zeros(self.batch, n_spans, n_senders, len(G))
         for piece, D in self.changes:
@@ -348,6 +354,6 @@ def input_gradient(
     if not part.along:
         return G
     along, hat = torch.cat(part.along[kind]), torch.cat(part.hat)
-    if along.shape[2] < hat.shape[2]:  # the last layer's queries
+    if along.shape[2] < hat.shape[2]:  # queries of the last layer
         hat = cache.each_at_last(hat)
     return G.sub_(einsum(along, hat, "point batch pos n, point batch pos d -> n batch pos d"))

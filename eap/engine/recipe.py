@@ -77,7 +77,7 @@ class Recipe:
         return replace(self, steps=steps, learning_rate=rate)
 
     def draw(self, step: int, n: int, sizes: Sequence[int]) -> tuple[int, float]:
-        """Draw the batch that a step runs and the number of edges that it keeps.
+        """Draw the batch that a step runs, and the number of edges or nodes that it keeps.
 
         The probability of a batch is proportional to its number of pairs (`sizes`).
 

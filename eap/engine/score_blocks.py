@@ -1,4 +1,4 @@
-"""Scores of every example as scorers make them, block by block, and what may look at them."""
+"""Blocks of per-example scores, as scorers produce them, and observers of the blocks."""
 
 from collections.abc import Iterable, Sequence
 from math import prod
@@ -14,12 +14,12 @@ from eap.runtime import distributed
 
 
 class ScoreBlock(NamedTuple):
-    """Scores of every example of a batch, of the edges from some senders into some receivers.
+    """Scores of the edges from some senders into some receivers, on every example of a batch.
 
     Attributes:
         senders: indices of the senders.
         receivers: indices of the receivers.
-        scores: 0 where there is no edge; of every span of the prompt, if spans are scored.
+        scores: scores, 0 for pairs that are not edges; with an axis of spans if spans are scored.
     """
 
     senders: slice
@@ -29,18 +29,18 @@ class ScoreBlock(NamedTuple):
 
 @runtime_checkable
 class Observer(Protocol):
-    """Something that is given every block of scores as it is made: a bootstrap, a Gram matrix."""
+    """Object that receives every block of scores as soon as it is computed, such as a bootstrap."""
 
     def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
-        """Take a block; `rows` are the indices of its examples in their data set."""
+        """Process a block; `rows` are the indices of its examples in the data set."""
         ...
 
 
 class KeepEdges:
-    """An observer that keeps the scores of chosen edges.
+    """Observer that keeps the scores of chosen edges.
 
     Attributes:
-        scores: scores of the edges on every example, on the device where scores are made.
+        scores: scores of the edges on every example, on the device of the computation.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class KeepEdges:
 
 
 class WeightedSums:
-    """An observer that adds every example's scores to sums, by its weight in each of them.
+    """Observer that accumulates weighted sums of the examples' scores.
 
     Attributes:
-        weights: weights of the examples in every sum.
+        weights: weight of every example in every sum.
         n_spans: number of spans of the prompt, if spans are scored.
     """
 
@@ -81,11 +81,11 @@ class WeightedSums:
         spans = () if n_spans is None else (n_spans,)
         self._shape = (weights.shape[1], *spans, config.n_forward, config.n_backward)
         self._widest = config.n_heads + 2 * config.n_kv_receivers + 1
-        # Sums lie where the scores are, so that blocks need not be moved: one for each device.
+        # There is one set of sums per device, so that blocks need not be moved.
         self._sums: dict[torch.device, Tensor] = {}
 
     def add(self, rows: Sequence[int], block: ScoreBlock) -> None:
-        """Take the scores of a batch; `rows` are its examples in their data set."""
+        """Add the scores of a block; `rows` are the indices of its examples in the data set."""
         scores = block.scores
         weights = self.weights[list(rows)].to(scores.device, scores.dtype)
         weighted = (weights.T @ scores.detach().flatten(1)).unflatten(1, scores.shape[1:])
@@ -98,19 +98,19 @@ class WeightedSums:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that the sums take, and what is added to them at a time."""
+        """Memory of the sums, and of the tensors that are added to them at a time."""
         n_sums, *_, n_forward, n_backward = self._shape
         spans = prod(self._shape[1:-2])
-        # The sums, and of one layer's block: weighted scores, and what is read and written back.
+        # The sums and, for one layer's block, the weighted scores, and what is read and written.
         return n_sums * spans * n_forward * (8 * n_backward + 32 * self._widest)
 
     def merge_processes(self) -> None:
-        """Every process ends with the sums over all examples."""
+        """Add up the sums of all processes, in every process."""
         self._sums = {torch.device("cpu"): distributed.sum_over_processes(self.totals)}
 
     @property
     def totals(self) -> Float[Tensor, "sum *span n_forward n_backward"]:
-        """The sums over the examples so far, on the CPU."""
+        """Sums over the examples so far, on the CPU."""
         if list(self._sums) == [torch.device("cpu")]:
             return self._sums[torch.device("cpu")]
         totals = torch.zeros(self._shape, dtype=torch.float64)
@@ -120,7 +120,7 @@ class WeightedSums:
 
 
 def summed(parts: Iterable[Iterable[ScoreBlock]]) -> list[ScoreBlock]:
-    """The sums of blocks that stand for the same edges in several parts."""
+    """Sums of the blocks that have the same edges in several parts."""
     total: dict[tuple[int, int, int], ScoreBlock] = {}
     for part in parts:
         for block in part:
@@ -133,7 +133,7 @@ def summed(parts: Iterable[Iterable[ScoreBlock]]) -> list[ScoreBlock]:
 
 
 def to_nodes(config: GraphConfig, blocks: Iterable[ScoreBlock]) -> ScoreBlock:
-    """Every sender's sum over its edges, as one block whose one receiver is numbered 0."""
+    """Sums of every sender's scores over its edges, as one block with one receiver, number 0."""
     total: Tensor | None = None
     for block in blocks:
         if total is None:

@@ -1,8 +1,9 @@
-"""How each kind of method scores a batch: blocks of per-example scores, every edge in one block.
+"""Scorers: how each kind of method scores a batch, as blocks of per-example scores.
 
-All share the plain forward and backward pass, the closed form of `eap.engine.receivers`, and one
-sign: the change of the metric when the edge is ablated. `SCORERS` is their table; `eap.methods`
-says which method is which kind, at which points and by which rules.
+Every edge is in exactly one block. All scorers share the plain forward and backward pass, the
+closed form of `eap.engine.receivers`, and one sign convention: a score is the change of the metric
+when the edge is ablated. `SCORERS` is the table of scorers; `eap.methods` gives the scorer, points
+and backward rules of each method.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,23 +54,23 @@ def contracted(
     gradients: RunGradient,
     senders: slice | None = None,
 ) -> Iterator[ScoreBlock]:
-    """What senders changed times the receivers' gradients, in all or span by span."""
+    """Changes of senders times gradients at receivers, for the whole prompt or span by span."""
     work, layout = batch.work, batch.layout if request.spans else None
     return contract(work.model, work.config, changes, gradients, batch.cache, senders, layout)
 
 
 def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """What senders changed, times the gradient averaged over the method's points (EAP, EAP-IG)."""
+    """Changes of senders, times the gradient averaged over the method's points (EAP, EAP-IG)."""
     return chain.from_iterable(_contracted(gradient_passes(batch, request), request))
 
 
 def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """Minus the sum over steps of what senders changed in a step, times the gradient before it."""
+    """Minus the sum over steps of the senders' change in a step, times the gradient before it."""
     yield from summed(_contracted(increment_passes(batch, request), request))
 
 
 def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """Senders of one sublayer at a time, with the gradient along their own outputs' path."""
+    """Senders of one sublayer at a time, with the gradient along the path of their own outputs."""
     return chain.from_iterable(_contracted(activation_passes(batch, request), request))
 
 
@@ -80,11 +81,11 @@ def _contracted(passes: Iterator[Pass], request: Request) -> Iterator[Iterator[S
 
 
 def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """The mean over layers of |score|, where that layer passes no gradient on (GradDrop).
+    """Mean over layers of |score| when that layer passes no gradient on (GradDrop).
 
-    Behind the dropped layer gradients are the plain ones, its own receivers have none, and what
-    arrives behind it goes on before it: so one run is made, and for every layer only the part of
-    the backward pass that lies before it.
+    After the dropped layer, gradients are the plain ones; the receivers of the layer itself have no
+    gradient; and the gradient that arrives after the layer continues before it. So one run is made,
+    and for every layer only the part of the backward pass before the layer.
     """
     config, n_layers = batch.work.config, batch.work.config.n_layers
     plain, before, clean = _gradients_before_layers(batch, request)
@@ -106,7 +107,7 @@ def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[Sco
         return
 
     def parts() -> Iterator[list[ScoreBlock]]:
-        # A receiver of layer n lies behind n dropped layers; the logits behind all.
+        # A receiver of layer n is after n dropped layers, and the logits are after all layers.
         yield [b._replace(scores=b.scores.abs() * at / n_layers) for at, b in plain_blocks]
         for layer in range(1, n_layers):
             yield [
@@ -121,7 +122,7 @@ def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[Sco
 def _gradients_before_layers(
     batch: PreparedBatch, request: Request
 ) -> tuple[RunGradient, dict[int, RunGradient], CleanRun]:
-    """The plain gradients; those before each layer when it passes none on; the clean run."""
+    """Plain gradients, gradients before each layer if that layer is dropped, and the clean run."""
     model, cache, rules = batch.work.model, batch.cache, request.method.rules
     clean, last = run_clean(batch), batch.work.config.n_layers - 1
     plain: RunGradient | None = None
@@ -150,13 +151,13 @@ def _gradients_before_layers(
 
 @dataclass(frozen=True, eq=False)
 class HeadGradients:
-    """The clean run, and the metric's gradient at what heads average.
+    """Clean run, with the gradient of the metric at the z of all heads.
 
     Attributes:
-        clean: the run.
-        changes: what its senders change when they are ablated.
-        at_z: gradients at every layer's z.
-        gradient: gradient at all receivers.
+        clean: clean run.
+        changes: changes of the senders' outputs when they are ablated.
+        at_z: gradients at the z of every layer.
+        gradient: gradients at all receivers.
     """
 
     clean: CleanRun
@@ -181,7 +182,7 @@ def gradients_at_heads(batch: PreparedBatch, request: Request) -> HeadGradients:
 
 
 def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """EAP, but for q and k edges the exact change of the attention pattern (AtP*'s QK fix).
+    """EAP, with the exact change of the attention pattern for q and k edges (QK fix of AtP*).
 
     The change of z that the new pattern makes is multiplied by the metric's gradient at z.
     """
@@ -212,7 +213,7 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBloc
 def _worth_of_looking(
     held: HeldAttention, d_z: Float[Tensor, "batch query n_heads d_head"]
 ) -> Float[Tensor, "batch n_heads query key"]:
-    """How the metric changes by what every query sees at every key: the values' part along d_z."""
+    """Effect on the metric of attention from each query to each key: values projected onto d_z."""
     values = held.values.repeat_interleave(d_z.shape[2] // held.values.shape[1], dim=1)
     return einsum(d_z, values, "batch query head d, batch head key d -> batch head query key")
 
@@ -224,7 +225,7 @@ def _pattern_score(
     change: Float[Tensor, "1 batch pos d_model"],
     worth: Float[Tensor, "batch n_heads query key"],
 ) -> Float[Tensor, "batch n_heads"]:
-    """Scores of one sender: the change of every head's pattern, times what it is worth."""
+    """Scores of one sender: changes of every head's pattern, times the effect of attention."""
     moved = held.pattern_with(kind, change) - held.pattern
     return einsum(
         moved, worth.to(moved), "batch head query key, batch head query key -> batch head"
@@ -232,10 +233,11 @@ def _pattern_score(
 
 
 def score_flow(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """Information flow routes: how much of what a receiver reads is what a sender sends.
+    """Information flow routes: the share of a receiver's input that comes from each sender.
 
-    max(0, |x|_1 - |x - a_u|_1) with x what the receiver reads, normalised over senders, averaged
-    over the prompt's positions. There is no metric, no corrupted prompt and no sign.
+    The score is max(0, |x|_1 - |x - a_u|_1) with x the input of the receiver, normalised over
+    senders and averaged over the positions of the prompt. There is no metric, no corrupted prompt
+    and no sign.
     """
     work, config, tokens = batch.work, batch.work.config, batch.batch
     layout = batch.layout if request.spans else WHOLE
@@ -275,4 +277,4 @@ SCORERS: dict[str, Scorer] = {
     "dropped layers": score_dropped_layers,
     "flow": score_flow,
 }
-"""Scorers by the name that `Method.scorer` has."""
+"""Scorers, by the name in `Method.scorer`."""

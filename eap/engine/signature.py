@@ -1,7 +1,7 @@
-"""What a result was made from: every verb puts this into the object that it returns.
+"""Provenance of results, which every verb stores in the object that it returns.
 
-Whoever reads a graph, a table or a picture can so say which model, tokens, metric, method, ablation
-and code it comes from. `eap.studies.provenance` compares two of these.
+So a graph, a table or a figure can name the model, tokens, metric, method, ablation and code that
+it comes from. `eap.studies.provenance` compares the provenance of two results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,23 +29,22 @@ def sign(
     by_task: Mapping[str, Mapping[str, Any]] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Where a result comes from, as JSON has it.
+    """Provenance of a result, as JSON values.
 
     Args:
-        model: the model that was run.
-        data: the data set, or the data set of every task by the task's name.
-        metric: the metric that was measured; None where there is none, or one for every task.
+        model: model that was run.
+        data: data set, or data sets by name of the task.
+        metric: metric that was measured; None if there is no metric, or one per task.
         method: name of the method.
-        ablation: what ablated edges carried.
+        ablation: ablation of the edges.
         level: 'edge' or 'node'.
         expanded_kv: whether the graph has one k and v receiver per query head.
-        spans: names of the spans of the prompt at which edges are.
+        spans: names of the spans of the prompt that edges belong to.
         settings: settings of the method (steps, rule, ...).
-        code: key of the code that the result depends on; None: the whole package's. Graphs of
-            scores have `eap.runtime.code.score_code`.
-        by_task: settings for several data sets, what else is to be said of a task (its metric,
-            ...).
-        more: what else is to be said of the result.
+        code: key of the code that the result depends on; None: that of the whole package. Graphs of
+            scores use `eap.runtime.code.score_code`.
+        by_task: further entries for each task (its metric, ...), for several data sets.
+        more: further entries for the result.
     """
     if isinstance(data, Dataset):
         name = None if metric is None else metric.name

@@ -1,7 +1,7 @@
-"""The run of a soft circuit: every edge keeps a share of what its sender changed.
+"""Runs of soft circuits: every edge keeps a share of the change of its sender.
 
-With spans of the prompt, an edge has a share at each. `eap.soft.circuits` says what is computed;
-the gradient with respect to the shares is what `eap.engine.mask_training` learns from.
+With spans of the prompt, an edge has a share at each span. `eap.soft.circuits` defines what is
+computed; `eap.engine.mask_training` learns from the gradient with respect to the shares.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 
 
 def demand_of_masks(config: GraphConfig, n_spans: int = 1) -> Demand:
-    """What a soft circuit takes of the memory, its gradient included: about what one point does."""
+    """Memory of a soft circuit with its gradient, which is about that of one integration point."""
 
     def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
         return attribution_need(shapes, extent, 1, n_columns, n_spans)
@@ -33,9 +33,9 @@ def demand_of_masks(config: GraphConfig, n_spans: int = 1) -> Demand:
 def run_soft_circuit(
     model: Model, masks: Float[Tensor, "*span n_forward n_backward"], batch: PreparedBatch
 ) -> Float[Tensor, "batch d_model"]:
-    """The final residual stream at the last token, differentiable in `masks`.
+    """Final residual stream at the last token, differentiable in `masks`.
 
-    Where there is no edge, masks are not read.
+    Masks of pairs that are not edges are not read.
     """
     config, cache, ablated = batch.work.config, batch.cache, batch.ablated_run
     layout = WHOLE if masks.ndim == 2 else batch.layout
@@ -46,7 +46,7 @@ def run_soft_circuit(
         rows = slice(config.receivers(layer, "q").start, config.receivers(layer, "v").stop)
         mixed = changes.mix(weights[:, rows], layout.everywhere)
         heads = _head_changes(model, layer, mixed, batch)
-        if last:  # from here on only the last token matters
+        if last:  # from here on, only the last token matters
             changes = changes.at_last(cache)
         row = config.mlp_receiver(layer)
         if not config.parallel_attn_mlp:
@@ -69,9 +69,9 @@ def _head_changes(
     mixed: Float[Tensor, "n_receivers batch pos d_model"],
     batch: PreparedBatch,
 ) -> Float[Tensor, "n_heads batch query d_model"]:
-    """What a layer's heads send minus what their ablated edges carry.
+    """Outputs of a layer's heads, minus the activations that their ablated edges carry.
 
-    `mixed` is what their q, k and v inputs read beside what they read when all is ablated.
+    `mixed` is the change of the heads' q, k and v inputs from their ablated values.
     """
     config, cache = batch.work.config, batch.cache
     block, trace = model.blocks[layer], batch.ablated_run.trace[layer]
@@ -92,7 +92,7 @@ def _head_changes(
 def _with_offset(
     change: Float[Tensor, "n batch query d_model"], batch: PreparedBatch, first: int, *, last: bool
 ) -> Float[Tensor, "n batch query d_model"]:
-    """What nodes computed less than when all is ablated -> less than what ablated edges carry."""
+    """Changes relative to what ablated edges carry, from changes relative to the ablated run."""
     offsets = batch.ablated_run.offsets
     if offsets is None:
         return change
@@ -101,11 +101,11 @@ def _with_offset(
 
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """What the senders so far send, minus what their ablated edges carry.
+    """Outputs of the senders so far, minus the activations that their ablated edges carry.
 
     Attributes:
-        values: values of all senders; the rows of those to come are not read.
-        parts: parts of every sublayer so far, the same with its autograd graph.
+        values: changes of all senders; rows of later senders are not read.
+        parts: the same changes of every sublayer so far, with their autograd graph.
     """
 
     values: Float[Tensor, "n_forward batch pos d_model"]
@@ -119,13 +119,13 @@ class Changes:
         return changes
 
     def append(self, part: Float[Tensor, "n batch pos d_model"]) -> None:
-        """Add those of the next sublayer."""
+        """Add the changes of the next sublayer."""
         n_senders = sum(map(len, self.parts))
         self.values[n_senders : n_senders + len(part)] = part.detach()
         self.parts.append(part)
 
     def at_last(self, cache: PrefixCache) -> "Changes":
-        """The same at each row's last token alone."""
+        """The same changes at the last token of each row only."""
         first, *rest = map(cache.each_at_last, self.parts)
         changes = Changes.start(first, len(self.values))
         for part in rest:
@@ -135,20 +135,20 @@ class Changes:
     def mix(
         self, weights: Float[Tensor, "span n_receivers n_forward"], pieces: Sequence[Piece]
     ) -> Float[Tensor, "n_receivers batch pos d_model"]:
-        """Every receiver's weighted sum, with the weights of each span at its positions."""
+        """Weighted sums for every receiver, with the weights of each span at its positions."""
         n_senders = sum(map(len, self.parts))
         values = self.values[:n_senders]
         return _Mix.apply(pieces, weights[..., :n_senders], values, *self.parts)
 
 
 class _Mix(torch.autograd.Function):
-    """One matrix product for each piece; no receiver keeps a copy of what it reads."""
+    """Weighted sums by one matrix product per piece; no receiver keeps a copy of its input."""
 
     @staticmethod
     def forward(
         ctx: Any, pieces: Sequence[Piece], weights: Tensor, values: Tensor, *parts: Tensor
     ) -> Tensor:
-        # Rows that are filled later are others: what is kept here does not change.
+        # Only rows that are not kept here are filled later, so the kept values do not change.
         ctx.pieces, ctx.weights, ctx.values = pieces, weights.detach(), values
         ctx.sizes = [len(part) for part in parts]
         return mix(ctx.weights, values, pieces)

@@ -1,7 +1,7 @@
-"""Which positions of a batch are in which span, cut so that every piece is one slice of positions.
+"""Layout of a batch's positions in spans, in pieces that are slices of positions.
 
-Examples of a batch whose spans begin at the same positions are a group; a piece is one span of one
-group. The plain score, without spans, is the case of one piece: all positions of all examples.
+Examples of a batch whose spans begin at the same positions form a group; a piece is one span of one
+group. Scores without spans use a single piece with all positions of all examples.
 """
 
 from collections import defaultdict
@@ -19,12 +19,12 @@ from eap.model.runs import SenderOutputs
 
 @dataclass(frozen=True)
 class Piece:
-    """The positions of one span in some examples of a batch.
+    """Positions of one span in some examples of a batch.
 
     Attributes:
         span: number of the span.
         rows: examples of the batch.
-        positions: counted from the batch's first one.
+        positions: positions, counted from the first position of the batch.
     """
 
     span: int
@@ -34,13 +34,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class SpanLayout:
-    """The pieces of a batch.
+    """Pieces of a batch.
 
     Attributes:
-        n_spans: number of spans there are; some may have no piece.
-        everywhere: outputs of all positions that the batch computes.
-        at_last: outputs of the last tokens alone, as the one position of tensors that have no
-            other.
+        n_spans: number of spans, some of which may have no piece.
+        everywhere: pieces for tensors with all positions that the batch computes.
+        at_last: pieces for tensors with the last token as their only position.
     """
 
     n_spans: int
@@ -49,7 +48,7 @@ class SpanLayout:
 
     @classmethod
     def of(cls, starts: Int[Tensor, "batch span"], cache: PrefixCache) -> "SpanLayout":
-        """Layout of a batch whose spans begin at given tokens of the prompts.
+        """Layout of a batch whose spans begin at the given tokens of the prompts.
 
         Padding belongs to the last span, where nothing changes.
         """
@@ -67,11 +66,11 @@ class SpanLayout:
         inside: Float[Tensor, "*sender batch pos d_model"],
         outside: Float[Tensor, "*sender batch pos d_model"],
     ) -> Float[Tensor, "*sender batch pos d_model"]:
-        """What is `inside` at the positions of one span, and `outside` at all others."""
+        """Values of `inside` at the positions of one span, and of `outside` at all others."""
         return _placed(span, inside, outside, self.everywhere)
 
     def only(self, changes: SenderOutputs, span: int) -> SenderOutputs:
-        """What senders changed at the positions of one span, and nothing elsewhere."""
+        """Changes of the senders at the positions of one span, and zero elsewhere."""
         everywhere, at_last = changes.everywhere, changes.at_last
         return SenderOutputs(
             _placed(span, everywhere, torch.zeros_like(everywhere), self.everywhere),
@@ -81,7 +80,7 @@ class SpanLayout:
     def spread(
         self, x: Float[Tensor, "batch query"], pieces: Sequence[Piece]
     ) -> Float[Tensor, "batch span query"]:
-        """Values at the positions of pieces, each in its own span and 0 in the others."""
+        """Values at the positions of pieces, each in the row of its own span; 0 in other spans."""
         spread = x.new_zeros(len(x), self.n_spans, x.shape[1])
         for piece in pieces:
             spread[piece.rows, piece.span, piece.positions] = x[piece.rows, piece.positions]
@@ -98,7 +97,7 @@ def mix(
     values: Float[Tensor, "n_senders batch pos d_model"],
     pieces: Sequence[Piece],
 ) -> Float[Tensor, "n_receivers batch pos d_model"]:
-    """Every receiver's weighted sum over its senders, with the weights of each span there."""
+    """Weighted sums over senders for every receiver, with the weights of each span in its place."""
     n_receivers = weights.shape[1]
     if len(pieces) == 1:  # all positions
         flat = weights[pieces[0].span] @ values.flatten(1)
@@ -112,7 +111,7 @@ def mix(
 
 
 def _placed(span: int, inside: Tensor, outside: Tensor, pieces: Sequence[Piece]) -> Tensor:
-    """`inside` at the positions of one span's pieces, `outside` elsewhere."""
+    """Values of `inside` at the positions of one span's pieces, and of `outside` elsewhere."""
     placed = outside.clone()
     for piece in pieces:
         if piece.span == span:

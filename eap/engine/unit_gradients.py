@@ -1,7 +1,7 @@
-"""Gradients at what the hidden units of an MLP read, from the gradient at the MLP's output.
+"""Gradients at the inputs of an MLP's hidden units, from the gradient at the MLP's output.
 
-The gradient at an MLP's input is a sum over what its units read (in a gated MLP twice: in and
-gate), by the closed form of `eap.engine.receivers` with units in the place of heads:
+The gradient at an MLP's input is a sum over the inputs of its units (in a gated MLP, each unit has
+two: in and gate), by the closed form of `eap.engine.receivers` with units in the place of heads:
 
     G_j = P (w * (r g_j W_j)) - x^ c_j,    c_j = r/d_model g_j (pre_j - pre_j0).
 """
@@ -25,9 +25,9 @@ class UnitGradient:
 
     Attributes:
         scaled: sums over points of r g, by kind of input ('in', and 'gate' in a gated MLP).
-        along: coefficients c of every point by kind, in pieces; empty where the norm's scale has no
+        along: coefficients c of every point by kind, in pieces; empty if the norm's scale has no
             gradient.
-        hat: x^ of every point, in pieces; empty where there is no `along`.
+        hat: x^ of every point, in pieces; empty if there is no `along`.
     """
 
     scaled: Sequence[Float[Tensor, "batch query d_mlp"]]
@@ -35,7 +35,7 @@ class UnitGradient:
     hat: tuple[Float[Tensor, "_point batch query d_model"], ...]
 
     def plus(self, other: "UnitGradient") -> "UnitGradient":
-        """Sum over the points of both."""
+        """Sum over the points of both gradients."""
         return UnitGradient(
             [mine + theirs for mine, theirs in zip(self.scaled, other.scaled, strict=True)],
             [mine + theirs for mine, theirs in zip(self.along, other.along, strict=True)],
@@ -45,11 +45,11 @@ class UnitGradient:
     def scores_of(
         self, change: Float[Tensor, "batch query d_model"], backs: Sequence[Float[Tensor, "n d"]]
     ) -> Float[Tensor, "batch input n"]:
-        """What a sender changed times the gradients; no G_j is made.
+        """Scores of one sender: its change times the gradients, without computing any G_j.
 
         Args:
-            change: what the sender changed.
-            backs: `Norm.pull_back_weights` of the weights that units read by, for each kind.
+            change: change of the sender's output.
+            backs: `Norm.pull_back_weights` of the input weights of the units, for each kind.
         """
         scores = [
             einsum(change @ back.T, scaled, "batch query n, batch query n -> batch n")
@@ -74,13 +74,13 @@ def unit_gradients(
     groups: Sequence[slice],
     batch: int,
 ) -> list[UnitGradient]:
-    """Gradients at the units' inputs, from the gradient at the MLP's output.
+    """Gradients at the inputs of units, from the gradient at the MLP's output.
 
     Args:
         block: layer of the MLP.
-        mlp_in: what the MLP read; rows are points (outermost) times examples.
-        at_output: gradient at its output.
-        rules: those of the run.
+        mlp_in: input of the MLP; rows are points (outermost) times examples.
+        at_output: gradient at the output of the MLP.
+        rules: backward rules of the run.
         groups: points that are summed in each of the results.
         batch: number of examples.
     """

@@ -1,7 +1,8 @@
-"""Edges into hidden units: a receiver MLP's gradient, split into those of its units' inputs.
+"""Edges into hidden units: the gradient of a receiver MLP, split into those of its units' inputs.
 
-Changes of senders are projected onto what all units read at once, one sender at a time (see
-`eap.engine.unit_gradients`); passes are those of any method that is linear in what senders send.
+Changes of senders are projected onto the inputs of all units at once, one sender at a time (see
+`eap.engine.unit_gradients`). The passes may be those of any method that is linear in the sender's
+output.
 """
 
 from collections.abc import Iterator
@@ -17,11 +18,11 @@ from eap.engine.prepared import PreparedBatch
 def score_unit_edges(
     batch: PreparedBatch, passes: Iterator[Pass], layer: int
 ) -> Float[Tensor, "batch sender input d_mlp"]:
-    """Scores of the edges from all senders before an MLP into what its units read.
+    """Scores of the edges from all senders before an MLP into the inputs of its units.
 
     Args:
         batch: batch that is scored.
-        passes: passes of a request whose `units` is the MLP's layer.
+        passes: passes of a request whose `units` is the layer of the MLP.
         layer: layer of the MLP.
     """
     config, block = batch.work.config, batch.work.model.blocks[layer]
@@ -33,7 +34,7 @@ def score_unit_edges(
     for change, gradients, senders in passes:
         covered = range(n_senders)[senders or slice(None)]
         if layer not in gradients.layers or not covered:
-            continue  # senders behind the MLP
+            continue  # senders after the MLP
         units = gradients.layers[layer].units
         assert units is not None
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Tables and graphs read through one door, and every figure drawn from them."""
+"""Figures, and the readers of the tables and graphs that they are drawn from."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Agreement of estimates with exact values: bars per task, and lines against a depth."""
+"""Agreement of estimates with exact values: bars per task, and lines over depth in the ranking."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,9 +19,9 @@ from eap.studies.settings import file_suffix
 def draw_method_bars(
     ax: Axes, values: Mapping[str, float], tasks: Sequence[str], *, suffix: str
 ) -> None:
-    """A bar per task and method: `<task>_vanilla<suffix>` is EAP, `<task>_ig<suffix>` EAP-IG.
+    """Draw a bar per task and method: `<task>_vanilla<suffix>` is EAP, `<task>_ig<suffix>` EAP-IG.
 
-    Other methods, by their names, have one where all tasks have them.
+    Other methods, with keys by name, are drawn if all tasks have a value.
     """
     keys = {"EAP": "vanilla", "EAP-IG": "ig"}
     keys |= {name: file_suffix(name) for name in METHODS if name not in keys}
@@ -51,7 +51,7 @@ def draw_task_lines(
     *,
     start: int = 0,
 ) -> None:
-    """Columns `<task>_<column>` against `depth`, from row `start`: colour and marker by task.
+    """Draw columns `<task>_<column>` over `depth`, from row `start`, with a look per task.
 
     Lines of EAP are dotted.
     """
@@ -73,7 +73,7 @@ def draw_task_lines(
 
 
 def draw_method_lines(ax: Axes, table: pd.DataFrame, task: str, columns: Mapping[str, str]) -> None:
-    """Columns `<task>_<column>` against `depth`, in the colours of the methods."""
+    """Draw columns `<task>_<column>` over `depth`, in the colours of the methods."""
     for method, column in columns.items():
         label, colour, _, _ = method_look(method)
         ax.plot(table["depth"], table[f"{task}_{column}"], color=colour, label=label)

@@ -1,7 +1,8 @@
-"""A circuit drawn as a graph, layers upwards, by matplotlib alone.
+"""Drawing of a circuit as a graph, from the first layer at the bottom upwards, with matplotlib.
 
-The width of a line is the size of an edge's score, its colour and dash the sign. Lines into a head
-end at the q, k or v that is written in its box. Lines go around the boxes between their ends.
+The width of a line shows the absolute score of an edge; its colour and dash show the sign. Lines
+into a head end at the q, k or v in the head's box. Lines are routed around the boxes of other
+nodes.
 """
 
 import re
@@ -27,7 +28,7 @@ from eap.runtime.kinds import checked
 # All lengths are in inches.
 WIDTH, HEIGHT = 0.52, 0.27  # of a box
 ROW, COLUMN = 0.62, 0.74  # between boxes
-# Dashes besides the colour, for who does not see it.
+# Dashes in addition to colours, for colour-blind readers.
 LOOKS: dict[bool, dict[str, Any]] = {
     True: {"color": style.BLUE},
     False: {"color": style.ORANGE, "linestyle": (0, (4, 1.5))},
@@ -38,11 +39,11 @@ EFFECTS = {
     (False, True): "corrupting it lowers the metric",
     (False, False): "corrupting it raises the metric",
 }
-MARGIN = 0.04  # that lines keep from boxes
+MARGIN = 0.04  # between lines and boxes
 ENTRY = {"q": -0.17, "k": 0.0, "v": 0.17}
 FILLS = {"a": "#DCEBF7", "m": "#E6E6E6"}
 
-# How far aside a line may swing to go around a box, and where on its way it changes sides.
+# Sideways detours that a line may take around a box, and where along the line it turns.
 BOWS = (0.0, *(side * 0.15 * step for step in range(1, 17) for side in (-1, 1)))
 TURNS = (1.0, 0.5, 2.0)
 
@@ -59,17 +60,17 @@ def draw_circuit(
     selection: str = "",
     faithfulness: tuple[float, float | None] | None = None,
 ) -> Figure:
-    """A figure of the circuit's nodes and edges, as large as it needs to be.
+    """Draw the circuit's nodes and edges in a figure of fitting size.
 
     Args:
-        circuit: scored; its edges in the graph are drawn.
-        title: above it.
+        circuit: scored graph, of which the edges of the circuit are drawn.
+        title: title of the figure.
         selection: description of how the edges were chosen, for the line below the title.
-        faithfulness: measured normalised faithfulness and its standard error, as of
-            `eap.faithfulness`; None: the line says that it was not measured.
+        faithfulness: normalised faithfulness and its standard error, from `eap.faithfulness`;
+            None: the line says that faithfulness was not measured.
 
     Raises:
-        UserError: the circuit has no edge, or its scores are no numbers.
+        UserError: the circuit has no edges, or has edges without a score.
     """
     check_plain(circuit, "pictures of circuits have")
     edges = sorted(circuit.edges(), key=lambda edge: abs(edge.score))
@@ -88,7 +89,7 @@ def draw_circuit(
     ax.set_title(note, fontsize="x-small", fontweight="normal", color="#555555")
     if heading:
         above = figure.suptitle(heading, fontsize=9, fontweight="bold")
-        figure.draw_without_rendering()  # only then is it known where the axes are
+        figure.draw_without_rendering()  # the position of the axes is known only after drawing
         place = ax.get_position()
         above.set_x((place.x0 + place.x1) / 2)
     return figure
@@ -100,7 +101,7 @@ def describe(
     selection: str = "",
     faithfulness: tuple[float, float | None] | None = None,
 ) -> str:
-    """Size and faithfulness, method, metric and selection as far as they are known, and a scale."""
+    """Describe size, faithfulness, method, metric and selection, if known, and the line width."""
     provenance = circuit.provenance
     method, metric = (provenance.get(key) for key in ("method", "metric"))
     measured = None if faithfulness is None else Measured(len(edges), *faithfulness)
@@ -121,7 +122,7 @@ def describe(
 
 
 def _draw(ax: Axes, circuit: Graph, edges: list[Edge]) -> None:
-    """Boxes at their layers, edges as curves."""
+    """Draw nodes as boxes by layer, and edges as curves."""
     ends = ends_of_receivers(circuit)
     places = _place_nodes(circuit, drawn_nodes(circuit, ends))
     largest = abs(edges[-1].score) or 1.0
@@ -156,12 +157,12 @@ def _draw(ax: Axes, circuit: Graph, edges: list[Edge]) -> None:
 
 
 def is_helpful(circuit: Graph, edge: Edge) -> bool:
-    """Whether corrupting an edge makes the metric worse; lowers it, if nobody says which is."""
+    """Whether corrupting an edge makes the metric worse (or lower, if no direction is known)."""
     return (edge.score < 0) == (circuit.higher_is_better is not False)
 
 
 def _draw_box(ax: Axes, name: str, place: Place) -> None:
-    """A node; a head with its q, k and v at the lower edge, where lines end."""
+    """Draw the box of a node; the box of a head has q, k and v at the lower edge, for lines."""
     x, y = place
     is_head = name.startswith("a")
     box = FancyBboxPatch(
@@ -178,9 +179,9 @@ def _draw_box(ax: Axes, name: str, place: Place) -> None:
 
 
 def _route_edge(edge: Edge, ends: Sequence[str], places: Mapping[str, Place]) -> Iterator[Curve]:
-    """A curve from the top of the sender to the bottom of each node at which the edge ends.
+    """Curves from the top of the sender to the bottom of each node at which the edge ends.
 
-    Of the possible ways the one through the fewest boxes, then the straightest.
+    Each curve is the route that crosses the fewest boxes and, among these, the straightest.
     """
     kind = edge.receiver.rstrip(">").partition("<")[2]
     for receiver in ends:
@@ -202,7 +203,7 @@ def _route_edge(edge: Edge, ends: Sequence[str], places: Mapping[str, Place]) ->
 
 
 def _curve(start: Place, end: Place, *, bow: float, turn: float) -> Curve:
-    """A smooth way from `start` up to `end`, through `bow` inches aside of the direct one."""
+    """A smooth curve from `start` up to `end`, bent `bow` inches away from the direct line."""
     t = np.linspace(0, 1, 60)
     s = t**turn
     x = start[0] + (end[0] - start[0]) * s**2 * (3 - 2 * s) + bow * np.sin(np.pi * t) ** 0.7
@@ -210,7 +211,7 @@ def _curve(start: Place, end: Place, *, bow: float, turn: float) -> Curve:
 
 
 def _count_crossed(curve: Curve, boxes: Float[np.ndarray, "n_boxes 2"]) -> int:
-    """How many points of a curve lie in or close to a box."""
+    """Number of points of a curve that lie in or close to a box."""
     x, y = (points[:, None] for points in curve)
     inside = (np.abs(x - boxes[:, 0]) < WIDTH / 2 + MARGIN) & (
         np.abs(y - boxes[:, 1]) < HEIGHT / 2 + MARGIN
@@ -224,10 +225,10 @@ def _layer_of(name: str) -> int:
 
 
 def _place_nodes(circuit: Graph, present: set[str]) -> dict[str, Place]:
-    """Input below, then per layer a row of its heads and one of its MLP, logits on top.
+    """Place the nodes: the input at the bottom, heads and MLP of each layer in rows, logits on top.
 
-    Rows without a node are left out. Heads keep their order, MLPs step to the left and right so
-    that they do not stand in one line.
+    Rows without a node are left out. Heads keep their order. MLPs alternate between left and right
+    so that they are not in one line.
     """
     rows: dict[tuple[int, str], list[str]] = {}
     for name in (*circuit.sender_names, "logits"):

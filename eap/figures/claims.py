@@ -1,11 +1,12 @@
-"""What the paper claims, asked of a model's results: held, not held, or inconclusive.
+"""The paper's claims, tested on a model's results.
 
-Each claim is a quantity with a value for every task (or one for all), an interval, and a bound. It
-*holds* if the whole interval lies above the bound, *does not hold* if it lies below, and is
-*inconclusive* otherwise. Claims are those of Hanna, Pezzelle and Belinkov (2024).
+Each claim is about a quantity, which has a value per task or one for all tasks, an interval, and a
+bound. The claim *holds* if the whole interval lies above the bound, *does not hold* if the whole
+interval lies below, and is *inconclusive* otherwise. The claims are those of Hanna, Pezzelle and
+Belinkov (2024).
 
-Intervals are over tasks. Variants of a task (`Task.variant_of`) are not independent of it, so they
-count as one task: by their mean, or left out together by the jackknife.
+Intervals are over tasks. A task and its variants (`Task.variant_of`) are not independent and count
+as one task: their mean is used, or the jackknife leaves them out together.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -23,24 +24,24 @@ from eap.statistics.intervals import Interval, interval_of_tasks, pseudo_values
 from eap.statistics.measures import normalised
 
 ENOUGH = 0.02
-"""Faithfulness that fewer points of integration may cost and still be enough."""
+"""Largest loss of faithfulness at which fewer integration points still count as enough."""
 DEPTHS = (5, 10, 25, 50, 100, 200, 400)
-"""Numbers of best edges whose overlap with the exact ones is asked about."""
+"""Numbers of best edges whose overlap with the best edges by exact values is tested."""
 FEWEST_TASKS = 6
-"""Independent tasks below which nothing is said of pairs of them."""
+"""Smallest number of independent tasks for claims about pairs of tasks."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim beside what a model's results say.
+    """A claim with the measured quantity that decides it.
 
     Attributes:
-        text: what is claimed.
-        quantity: what was measured.
+        text: statement of the claim.
+        quantity: name of the measured quantity.
         value: value of the quantity.
         low, high: 95% interval over tasks; NaN (no interval) for a single task.
-        above: the bound that the interval must lie above.
-        n_tasks: number of independent tasks that the interval is over.
+        above: bound; the claim holds if the interval lies above it.
+        n_tasks: number of independent tasks in the interval.
     """
 
     text: str
@@ -67,11 +68,11 @@ class Claim:
 def over_tasks(
     text: str, quantity: str, values: Mapping[Any, float], *, above: float = 0.0
 ) -> Claim:
-    """A claim about the mean over tasks, with Student's interval: tasks are the sample.
+    """A claim about the mean over tasks, with a Student's t interval over tasks.
 
     Args:
-        text, quantity, above: text, quantity and above as `Claim` has them.
-        values: values of every task; those of a task and its variants become their mean.
+        text, quantity, above: attributes of `Claim`.
+        values: value per task; the values of a task and its variants are averaged first.
     """
     means = pd.Series(values, dtype=float).groupby(lambda task: base_task(str(task))).mean()
     interval = interval_of_tasks(means)
@@ -79,7 +80,7 @@ def over_tasks(
 
 
 def does_task(table: Table) -> bool:
-    """Whether the model does a table's task, so that a share of what it does says something."""
+    """Whether the model does a table's task, so that normalised faithfulness is meaningful."""
     clean, corrupted = table.baselines
     return bool(clean > corrupted or (table.metric in ("kl", "js") and clean != corrupted))
 
@@ -114,8 +115,8 @@ def about_agreement(
     """Claims of Figures 4 and 8: EAP-IG's scores agree with exact values better than EAP's do.
 
     Args:
-        correlations: correlations of compare_real.py, by `<task>_{vanilla,ig}[_kendall]`.
-        tasks: tasks that have them.
+        correlations: correlations from compare_real.py, by `<task>_{vanilla,ig}[_kendall]`.
+        tasks: tasks with correlations.
         overlaps: average overlap of the top n edges, by the same names.
     """
     if not tasks:
@@ -143,15 +144,16 @@ def about_overlap(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFra
     """Claim of Figure 5: overlap of two tasks' circuits says little about cross-task faithfulness.
 
     Args:
-        overlaps: square tables of the tasks' circuits, by what they are of.
+        overlaps: square tables of circuit overlap, by the name of the measure.
         faithfulness: faithfulness of each circuit (column) on each task (row), as a share of the
-            own circuit's.
+            faithfulness of the task's own circuit.
 
     Returns:
-        Whether overlap leaves more than half of the variance over pairs of tasks unexplained, by
-        adjusted R^2. Pairs of tasks are not independent, so value and interval are the jackknife's
-        over tasks, which leaves a task and its variants out together. None for fewer than
-        `FEWEST_TASKS` independent tasks, which have too few pairs.
+        The claim that overlap leaves more than half of the variance over pairs of tasks
+        unexplained, by adjusted R^2. Pairs of tasks are not independent, so the value and the
+        interval come from a jackknife over tasks, which leaves out a task together with its
+        variants. No claim for fewer than `FEWEST_TASKS` independent tasks, because there are too
+        few pairs.
     """
     if n_independent(faithfulness.index) < FEWEST_TASKS:
         return []
@@ -188,9 +190,10 @@ def n_independent(tasks: Iterable[Hashable]) -> int:
 
 
 def about_points(curves: Mapping[str, Table], points: int = 5) -> list[Claim]:
-    """Claim of Figure 7: 5 points of integration are enough.
+    """Claim of Figure 7: 5 integration points are enough.
 
-    They are if the most points measured are at most `ENOUGH` closer to 1.
+    The claim holds if faithfulness with the largest measured number of points is at most `ENOUGH`
+    closer to 1.
     """
     losses = {}
     for task, table in curves.items():
@@ -207,7 +210,7 @@ def about_points(curves: Mapping[str, Table], points: int = 5) -> list[Claim]:
 
 
 def to_frame(claims: list[Claim]) -> pd.DataFrame:
-    """A row per claim."""
+    """A table with one row per claim."""
     return pd.DataFrame(
         {
             "claim": [claim.text for claim in claims],

@@ -1,4 +1,4 @@
-"""Reading the cross-task studies: overlaps of circuits, faithfulness of one on another's task."""
+"""Results of the cross-task studies: overlap of circuits, and faithfulness on other tasks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,17 +13,17 @@ from eap.statistics.measures import normalised
 from eap.studies.paths import shown
 
 OWN_DOES = 0.1
-"""Normalised faithfulness of a task's own circuit below which nothing is measured against it."""
+"""Smallest normalised faithfulness of a task's own circuit for comparing other circuits with it."""
 
 
 def read_square(results: Results, name: str) -> Table:
-    """A table of results/jaccard/<model>/csv with a row and a column per task, rows by name."""
+    """Read a table of results/jaccard/<model>/csv, with one row and one column per task."""
     command = results.command("overlap_heatmaps.py")
     return with_rows(required_table(results.csv("jaccard", name), command))
 
 
 def circuit_sizes(table: Table) -> dict[str, int]:
-    """Numbers of edges of the tasks' circuits, where the table of overlaps says them."""
+    """Numbers of edges of the tasks' circuits, if the metadata of the table has them."""
     tasks = (table.metadata or {}).get("tasks")
     known = tasks.items() if isinstance(tasks, dict) else ()
     sizes = {
@@ -33,23 +33,23 @@ def circuit_sizes(table: Table) -> dict[str, int]:
 
 
 def read_faithfulness(results: Results) -> Table:
-    """The metric of every circuit (column) on every task (row), and the baselines of the row."""
+    """Read the metric of every circuit (column) on every task (row), and the baselines."""
     command = results.command("all_cross_task_faithfulness.py")
     path = results.csv("cross-task", "faithfulness")
     return with_rows(required_table(path, command, needs=BASELINES))
 
 
 def share_of_model(table: pd.DataFrame) -> pd.DataFrame:
-    """Faithfulness as a share of the whole model's: 1 is the clean run, 0 the corrupted one."""
+    """Faithfulness as a share of the whole model's: 1 is the clean run, 0 the corrupted run."""
     clean, corrupted = (table[name].to_numpy()[:, None] for name in BASELINES)
     return normalised(table[list(table.index)], clean, corrupted)
 
 
 def share_of_own(table: pd.DataFrame) -> pd.DataFrame:
-    """Faithfulness as a share of that of the task's own circuit (on the diagonal).
+    """Faithfulness as a share of the faithfulness of the task's own circuit (on the diagonal).
 
     Args:
-        table: table of tasks that their own circuits do (`align_done`).
+        table: table of tasks whose own circuits do the task (see `align_done`).
     """
     metric = table[list(table.index)]
     diagonal = np.diag(metric)[:, None]
@@ -57,12 +57,12 @@ def share_of_own(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_rows(table: Table) -> Table:
-    """Rows named as the file names them; in the order of the columns where it does not.
+    """Name the rows of a square table as in the file, or else like its columns.
 
-    Columns come in the order of the rows, the baselines (if there are any) last.
+    Columns are put in the order of the rows, with the baselines (if there are any) last.
 
     Raises:
-        UserError: rows and columns are of different tasks.
+        UserError: rows and columns have different tasks.
     """
     tasks = [name for name in map(str, table.frame) if name not in BASELINES]
     numbered = table.names is None or all(name.strip().isdigit() for name in table.names)
@@ -70,29 +70,27 @@ def with_rows(table: Table) -> Table:
     if len(table.frame) != len(tasks):
         raise UserError(
             f"{shown(table.path)} has {len(table.frame)} rows for {len(tasks)} tasks; it must have "
-            "one each"
+            "one row per task"
         )
     if sorted(rows) != sorted(tasks):
         odd = next(name for name in rows if name not in tasks or rows.count(name) > 1)
-        raise UserError(
-            f"{shown(table.path)} has a row {quoted(odd)} that fits no column of its own"
-        )
+        raise UserError(f"{shown(table.path)} has a row {quoted(odd)} without a column of its own")
     frame = table.frame.set_axis(rows, axis="index")
     columns = [*rows, *(name for name in BASELINES if name in frame)]
     return Table(frame[columns], table.path, table.metadata, tuple(rows))
 
 
 def align(*tables: Table, tasks: Sequence[str] = ()) -> list[pd.DataFrame]:
-    """Square tables with the same rows and columns: those tasks that all of them have.
+    """Reduce square tables to the tasks that all of them have, in the same order.
 
-    Says which tasks are left out because a table lacks them.
+    Prints which tasks are left out because a table lacks them.
 
     Args:
-        tables: tables whose rows are named.
-        tasks: tasks to show, in this order; none: all, in the first table's order.
+        tables: tables with named rows.
+        tasks: tasks to show, in this order; empty: all, in the order of the first table.
 
     Raises:
-        UserError: they have no task in common.
+        UserError: the tables have no task in common.
     """
     known = list(dict.fromkeys(name for table in tables for name in table.frame.index))
     if unknown := [task for task in tasks if task not in known]:
@@ -111,12 +109,12 @@ def align(*tables: Table, tasks: Sequence[str] = ()) -> list[pd.DataFrame]:
 
 
 def tasks_done(table: pd.DataFrame, *, own: bool = True) -> list[str]:
-    """Tasks of a cross-task table that the model does; says which it does not do.
+    """Tasks of a cross-task table that the model does; prints the tasks that it does not do.
 
     Args:
-        table: a row for every task, from `read_faithfulness`.
-        own: whether the task's own circuit must do at least `OWN_DOES` of what the model does: a
-            share of what the own circuit does says nothing where that is almost nothing.
+        table: table with one row per task, from `read_faithfulness`.
+        own: whether the task's own circuit must also have a normalised faithfulness of at least
+            `OWN_DOES`: a share of the own circuit's faithfulness is meaningless if it is near 0.
     """
     clean, corrupted = (table[name].to_numpy(dtype=float) for name in BASELINES)
     done = clean > corrupted
@@ -132,11 +130,11 @@ def tasks_done(table: pd.DataFrame, *, own: bool = True) -> list[str]:
 def align_done(
     *tables: Table, tasks: Sequence[str] = (), own: bool = True
 ) -> tuple[list[pd.DataFrame], pd.DataFrame | None]:
-    """Aligned tables without the tasks that `tasks_done` leaves out of the last table.
+    """Align tables, and drop the tasks that `tasks_done` leaves out of the last table.
 
     Returns:
-        The tables before the last one, and the last one. If no task is done, the last one is None,
-        and the others have all tasks: overlap of circuits needs no task to be done.
+        All tables except the last, and the last table. If no task is done, the last table is None
+        and the others keep all tasks, because the overlap of circuits is still meaningful.
     """
     aligned = align(*tables, tasks=tasks)
     if done := tasks_done(aligned[-1], own=own):
@@ -173,13 +171,13 @@ def mantel_p(
     n_permutations: int = 4999,
     seed: int = 0,
 ) -> float:
-    """Two-sided p-value of the correlation of two square tables of the same things (Mantel 1967).
+    """Two-sided p-value of the correlation of two square tables with the same rows (Mantel 1967).
 
-    The things of one table are permuted, rows and columns together: what the cells of a thing
-    share, and the symmetry of a table, are kept under the null hypothesis.
+    Rows and columns of one table are permuted together, which preserves the dependence between the
+    cells of a row or column, and the symmetry of a table, under the null hypothesis.
 
     Returns:
-        At least 1 / (n_permutations + 1); NaN where a table has the same number in all cells.
+        The p-value, at least 1 / (n_permutations + 1); NaN if all cells of a table are equal.
     """
     n = len(first)
     off = ~np.eye(n, dtype=bool)
@@ -192,22 +190,22 @@ def mantel_p(
         return float("nan")
     centred = (y - y.mean()) / spread
     observed = abs(float(x @ centred))
-    # Equal ones count as larger, whatever rounding says.
+    # Ties count as larger, in spite of rounding errors.
     as_large = np.abs(permuted @ centred) >= observed - 1e-12
     return (1 + int(as_large.sum())) / (n_permutations + 1)
 
 
 def summary(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFrame) -> str:
-    """How well overlaps tell faithfulness: correlations over pairs of tasks, and R^2 of both.
+    """How well overlap predicts faithfulness: correlations over pairs of tasks, and joint R^2.
 
-    The diagonal is 1 in all tables by definition, and is left out. Cells are not independent
-    (overlaps are symmetric, and a task's cells share its effect): p-values are Mantel's, of the
-    means over a task and its variants, which are not independent of each other either.
+    The diagonal is 1 in all tables by definition, and is left out. Cells are not independent,
+    because overlap is symmetric and the cells of one task share the task's effect. The p-values are
+    therefore from Mantel tests, on means over each task and its variants.
     """
     y = off_diagonal(faithfulness)
     if len(y) < 6:
-        return "too few tasks to say how well overlap tells faithfulness"
-    lines = ["how well overlap tells faithfulness (share of the own circuit's):"]
+        return "too few tasks to say how well overlap predicts faithfulness"
+    lines = ["how well overlap predicts faithfulness (as a share of the own circuit's):"]
     x = {name: off_diagonal(table) for name, table in overlaps.items()}
     for name, values in x.items():
         correlation = np.corrcoef(values, y)[0, 1]
@@ -215,4 +213,4 @@ def summary(overlaps: Mapping[str, pd.DataFrame], faithfulness: pd.DataFrame) ->
         p = mantel_p(*means)
         lines.append(f"  {name}: Pearson's r {correlation:.2f} (p = {p:.2g}, Mantel)")
     fit = explained_variance(np.column_stack(list(x.values())), y)
-    return "\n".join([*lines, f"  all, linear regression: R^2 {fit:.2f}"])
+    return "\n".join([*lines, f"  all overlaps, linear regression: R^2 {fit:.2f}"])

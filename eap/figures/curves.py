@@ -25,7 +25,7 @@ from eap.figures.style import (
 from eap.figures.tables import BASELINES, Table, check_comparable, origin_note, read_bands
 from eap.statistics.measures import normalised
 
-# The published tables of GPT-2 small do not say how many edges it has.
+# Number of edges in GPT-2 small, which the published tables do not record.
 GPT2_EDGES = 32_491
 
 # Half the width of a 95% confidence band, in standard errors.
@@ -33,7 +33,7 @@ CONFIDENCE = 1.96
 
 
 def methods_of(frame: pd.DataFrame) -> list[str]:
-    """The methods with a curve in a table: those we know in our order, then others."""
+    """Methods with a curve in a table: known methods in the order of `METHODS`, then others."""
     names = [name.removeprefix("loss_") for name in frame.columns if name.startswith("loss_")]
     return [name for name in METHODS if name in names] + [n for n in names if n not in METHODS]
 
@@ -47,18 +47,18 @@ def draw_curves(
     methods: Sequence[str] | None = None,
     linear: bool | None = False,
 ) -> list[float]:
-    """Metric, or normalised faithfulness, against the number of edges after pruning.
+    """Draw the metric, or normalised faithfulness, over the number of edges after pruning.
 
     Args:
         ax: axes to draw on.
-        frame: columns baseline, corrupted_baseline, edges, loss_X and, if known, edges_X.
-        bands: what surrounds the curves, row by row as `frame`: stderr_X of the metric,
-            stderr_share_X of the normalised faithfulness (drawn as 95% confidence), loss_random_low
-            and _high. What a table lacks is not drawn.
-        normalise: whether to show values as a share of what lies between the corrupted (0) and the
-            clean run (1).
+        frame: table with the columns baseline, corrupted_baseline, edges, loss_X and, if known,
+            edges_X.
+        bands: table with the same rows as `frame`, with standard errors stderr_X of the metric and
+            stderr_share_X of the normalised faithfulness (drawn as 95% confidence bands), and
+            loss_random_low and loss_random_high. Missing columns are not drawn.
+        normalise: whether to rescale values so that the corrupted run is 0 and the clean run 1.
         methods: methods to draw; None: all.
-        linear: whether to draw a linear axis of sizes, also where they crowd at its left; None: the
+        linear: whether the size axis is linear even if most sizes crowd at the left; None: the
             caller scales the axis, as `style.scale_sizes` does for all panels of a figure.
 
     Returns:
@@ -95,9 +95,9 @@ def draw_curves(
 
 
 def draw_random(ax: Axes, bands: pd.DataFrame, *, normalise: bool) -> None:
-    """From the lowest to the highest of a few random circuits, averaged over neighbouring sizes.
+    """Draw the range of a few random circuits, averaged over neighbouring sizes.
 
-    As shares they are drawn if the table has the baselines of the pairs that they are measured on.
+    Normalised values are drawn only if the table has baselines on the same pairs.
     """
     names = ["edges_random", "loss_random_low", "loss_random_high"]
     own_baselines = ["baseline_random", "corrupted_baseline_random"]
@@ -113,7 +113,7 @@ def draw_random(ax: Axes, bands: pd.DataFrame, *, normalise: bool) -> None:
         table["edges_random"], low, high,
         color=GREY, alpha=0.3, linewidth=0, label="random circuits", zorder=0.5,
     )  # fmt: skip
-    # Of one random circuit, or of some that all do nothing, the band has no height.
+    # The band has no height for one random circuit, or if all random circuits do nothing.
     ax.plot(table["edges_random"], (low + high) / 2, color=GREY, linewidth=1.6, zorder=0.5)
 
 
@@ -126,7 +126,7 @@ def total_edges(model: str, *tables: pd.DataFrame | None) -> int | None:
 
 
 def edges_label(total: int | None, *, logarithmic: bool = False) -> str:
-    """Label of the axis of edges."""
+    """Label of the axis of circuit sizes."""
     what = "edges, log scale" if logarithmic else "edges in circuit"
     return what if total is None else f"{what} (of {total:,})"
 
@@ -143,20 +143,21 @@ def curve_figure(
     methods: Sequence[str] | None = None,
     finish: Callable[[Axes, int | None], None] | None = None,
 ) -> Figure:
-    """One panel of faithfulness curves per task.
+    """Draw one panel of faithfulness curves per task.
 
     Args:
-        tables: tables of each task; what surrounds the curves is read from beside it.
-        normalise: whether to draw normalised faithfulness, not the metric.
-        model: name of the model, for the number of edges where the tables do not have it.
-        columns: panels side by side.
-        linear: linear axes of sizes.
-        exact: tables of get_real_values.py, by task: their curves from exact values are added.
+        tables: table of each task; the bands are read from the file in the same folder.
+        normalise: whether to draw normalised faithfulness instead of the metric.
+        model: name of the model, for the number of edges if the tables do not have it.
+        columns: number of panels per row.
+        linear: whether size axes are linear.
+        exact: tables of get_real_values.py by task, whose curves from exact values are added.
         methods: curves of `tables` to draw; None: all.
-        finish: what else is done to each panel, given the number of all edges.
+        finish: function that is called with each panel and the number of all edges.
 
     Raises:
-        UserError: tables of different models, or of other data or another metric for one task.
+        UserError: the tables are of different models, or one task's tables are of different data or
+            metrics.
     """
     exact = exact or {}
     everything = [*tables.values(), *exact.values()]
@@ -197,7 +198,7 @@ EXACT = ("real", "real-KL")
 
 
 def limit_outliers(ax: Axes) -> None:
-    """Draw normalised faithfulness between -0.5 and 1.5 at most: what lies outside is cut off."""
+    """Limit the axis of normalised faithfulness to -0.5 to 1.5; values outside are cut off."""
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -0.5), min(high, 1.5))
     ax.yaxis.set_major_locator(MultipleLocator(0.25))  # the same in all panels
@@ -207,7 +208,7 @@ def limit_outliers(ax: Axes) -> None:
 def task_panels(
     tables: Mapping[str, Table], draw: Callable[[Axes, Table], None], *, y_label: str
 ) -> Figure:
-    """A panel per task, drawn by `draw`, with one legend and one label of the y axes."""
+    """Draw one panel per task with `draw`, and add a shared legend and a shared y label."""
     figure, axes = panels(len(tables))
     for ax, (task, table) in zip(axes, tables.items(), strict=True):
         draw(ax, table)

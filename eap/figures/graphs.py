@@ -1,4 +1,4 @@
-"""The one door by which figures read graphs. Unlike tables they need torch."""
+"""Readers of the graphs behind figures. Reading a graph needs torch; reading a table does not."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from eap.studies.provenance import comparable, tells_origin
 
 
 def find_graph(results: Results, name: str) -> Graph:
-    """`graphs/<model>/<name>.json` or `.safetensors`.
+    """Load `graphs/<model>/<name>.json` or `.safetensors`.
 
     Raises:
-        FileNotFoundError: neither is there.
-        UserError: both are there, or it is no graph.
+        FileNotFoundError: neither file exists.
+        UserError: both files exist, or the file is not a graph.
     """
     path = graph_file(results.output, results.model, name)
     # A task's name may have a dot, so the suffix is not simply replaced.
@@ -26,7 +26,7 @@ def find_graph(results: Results, name: str) -> Graph:
         raise FileNotFoundError(shown(path))
     if len(existing) > 1:
         raise UserError(
-            f"{shown(existing[0])} and {existing[1].name} are both there: delete the one that is "
+            f"{shown(existing[0])} and {existing[1].name} both exist: delete the one that is "
             "out of date"
         )
     return Graph.load(existing[0])
@@ -35,26 +35,26 @@ def find_graph(results: Results, name: str) -> Graph:
 def check_comparable(graphs: Mapping[str, Graph]) -> None:
     """Refuse to compare scores of different models, data or metrics.
 
-    Graphs that do not say where they come from are passed over.
+    Graphs without provenance are not checked.
 
     Raises:
-        UserError: two of them may not be compared; says what differs.
+        UserError: two graphs may not be compared; the message says what differs.
     """
     known = [(name, graph) for name, graph in graphs.items() if tells_origin(graph.provenance)]
     for name, graph in known[1:]:
         first, reference = known[0]
         if (reason := comparable(reference.provenance, graph.provenance)) is not None:
             raise UserError(
-                f"{first} and {name} cannot be compared: {reason}; make one of the two anew"
+                f"{first} and {name} cannot be compared: {reason}; recompute one of the two"
             )
 
 
 def origin_of(by_task: Mapping[str, Sequence[Graph]], *, method: str) -> dict[str, Any] | None:
-    """Where a table comes from that is made of graphs; None if one of them does not say.
+    """Provenance of a table computed from graphs; None if a graph has no provenance.
 
     Args:
-        by_task: the graphs behind each task's numbers.
-        method: what was computed of them.
+        by_task: graphs behind the numbers of each task.
+        method: description of what was computed from the graphs.
     """
     graphs = [graph for scored in by_task.values() for graph in scored]
     if not graphs or not all({"model", "data"} <= {*graph.provenance} for graph in graphs):
@@ -63,7 +63,7 @@ def origin_of(by_task: Mapping[str, Sequence[Graph]], *, method: str) -> dict[st
     return {
         "model": first["model"],
         "tasks": {
-            # Of the first: how its edges were chosen, if it has exact values of a choice.
+            # The first graph says how edges were chosen if only some have exact values.
             task: {key: scored[0].provenance.get(key) for key in ("data", "metric", "settings")}
             for task, scored in by_task.items()
         },

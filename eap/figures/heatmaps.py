@@ -1,4 +1,4 @@
-"""Square tables of tasks, drawn as heat maps with their numbers written in."""
+"""Heat maps of square tables of tasks, with the numbers in the cells."""
 
 import textwrap
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 
 from eap.figures.style import PAPER_WIDTH, number, panels, short_name, styled
 
-# Probabilities below this have the darkest colour: they are all beyond doubt.
+# Probabilities below this value all have the darkest colour.
 SMALLEST_P = 1e-10
 
 
@@ -26,13 +26,13 @@ def heatmap_figure(
     probabilities: bool = False,
     sizes: Mapping[str, int] | None = None,
 ) -> Figure:
-    """One square table.
+    """Draw one square table.
 
     Args:
-        table: a row and a column per task.
+        table: table with one row and one column per task.
         title: title of the figure.
-        probabilities: the numbers are p-values: colours on a logarithmic scale.
-        sizes: what the tasks' circuits have, written behind the names of the rows.
+        probabilities: whether the numbers are p-values, which have a logarithmic colour scale.
+        sizes: numbers of edges of the tasks' circuits, written after the names of the rows.
     """
     figure, (ax,) = panels(1, height=4.2)
     image = draw_heatmap(ax, table, title=title, probabilities=probabilities, sizes=sizes)
@@ -49,14 +49,15 @@ def heatmap_row(
     labels: Mapping[str, tuple[str, str]] | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> Figure:
-    """Square tables side by side by title, with one colour bar.
+    """Draw square tables side by side with one colour bar.
 
-    The names of the rows stand at the first; and again at every one that has other rows.
+    Row names are shown at the first table, and at each table whose rows differ from the first.
 
     Args:
         tables: tables by title.
-        labels: what columns and rows are, by title.
-        sizes: numbers of edges of the tasks' circuits, behind the names of the first rows.
+        labels: labels of the x and y axes, by title.
+        sizes: numbers of edges of the tasks' circuits, written after the row names of the first
+            table.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(1.5 * PAPER_WIDTH, 4.1), squeeze=False)
     flat = list(axes.flat)
@@ -83,10 +84,11 @@ def draw_heatmap(
     probabilities: bool = False,
     sizes: Mapping[str, int] | None = None,
 ) -> AxesImage:
-    """A table with its numbers written in; rows and columns by display name.
+    """Draw a table with the numbers in the cells, and rows and columns by display name.
 
-    Colours run from `low` to `high`; numbers beyond have the colour of the nearer end, and cells
-    without a number are grey. Of `probabilities` the colours are logarithmic, dark where small.
+    Colours run from `low` to `high`; numbers outside have the colour of the nearer end, and cells
+    without a number are grey. For `probabilities`, the colour scale is logarithmic, and small
+    values are dark.
     """
     values = table.to_numpy(dtype=float).copy()
     if probabilities:
@@ -121,12 +123,12 @@ def draw_heatmap(
     for place in range(1, max(values.shape)):
         for line in (ax.axhline, ax.axvline):
             line(place - 0.5, color="white", linewidth=0.8)
-    ax.set_title(textwrap.fill(title, 32))  # a colour bar is beside it
+    ax.set_title(textwrap.fill(title, 32))  # narrow, because of the colour bar
     return image
 
 
 def write_probability(value: float) -> str:
-    """A p-value as a cell has room for it: 3e-5, not 3e-05; the darkest as what they are below."""
+    """Format a p-value briefly for a cell: 3e-5, not 3e-05, and "<1e-10" below `SMALLEST_P`."""
     if value < SMALLEST_P:
         return f"<{write_probability(SMALLEST_P)}"
     if value >= 0.01:
@@ -137,12 +139,12 @@ def write_probability(value: float) -> str:
 
 
 def cell_size(n: int, longest: int = 4) -> float:
-    """Points of the text in the cells of a table of `n` rows; `longest`: letters in a cell."""
+    """Font size in points for the cells of a table of `n` rows with `longest` letters in a cell."""
     return float(np.clip(56 / n, 3.5, 8) * min(1.0, 3.8 / longest))
 
 
 def readable_on(background: Float[np.ndarray, "3"]) -> str:
-    """Black or white, whichever has the larger contrast (of WCAG 2) with a colour."""
+    """Black or white, whichever has the larger contrast (by WCAG 2) with a colour."""
     linear = np.where(
         background <= 0.04045, background / 12.92, ((background + 0.055) / 1.055) ** 2.4
     )

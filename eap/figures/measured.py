@@ -1,4 +1,4 @@
-"""What circuits of a ranking were measured to do, from the table of curves beside their graph."""
+"""Measured faithfulness of a ranking's circuits, read from the table of curves of the same run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Measured:
 
     Attributes:
         n_edges: size of the circuit, after pruning.
-        value: normalised faithfulness: 1 is the whole model, 0 the ablated one.
+        value: normalised faithfulness, from 0 (ablated model) to 1 (whole model).
         error: standard error of the value over examples; None if unknown.
     """
 
@@ -39,9 +39,9 @@ class Measured:
 def read_measured(results: Results, name: str, graph: Graph) -> dict[int, Measured]:
     """Measured circuits of the graph `<task>_<suffix>`, by the number of edges selected.
 
-    They are those of `Graph.greedy(n).prune()`, from `results/pareto/<model>/csv/<task>.csv`.
-    Empty where nothing was measured, or on other data or other scores than the graph's (which is
-    said).
+    The circuits are those of `Graph.greedy(n).prune()`, and the values are from
+    `results/pareto/<model>/csv/<task>.csv`. The result is empty if nothing was measured. It is also
+    empty, with a printed note, if the table is of other data or other scores than the graph.
     """
     task, _, suffix = name.rpartition("_")
     try:
@@ -54,7 +54,7 @@ def read_measured(results: Results, name: str, graph: Graph) -> dict[int, Measur
     curve = next((c for c in curves if suffixes.get(c, file_suffix(c)) == suffix), None)
     if curve is None or f"edges_{curve}" not in table.frame:
         return {}
-    # A ranking by KL is measured by the task's metric: what it was scored by is no matter.
+    # A ranking by KL is measured by the task's metric, so the metric of the scores is not compared.
     reason = _difference(graph, table.frame["edges"], table.frame[f"edges_{curve}"])
     scored = {key: value for key, value in graph.provenance.items() if key != "metric"}
     if (reason := comparable(table.metadata, scored) or reason) is not None:
@@ -73,21 +73,21 @@ def read_measured(results: Results, name: str, graph: Graph) -> dict[int, Measur
 
 
 def _difference(graph: Graph, selected: pd.Series, left: pd.Series) -> str | None:
-    """Whether pruning leaves as many edges as the table says; if not, a line that says so."""
+    """A message if pruning leaves other numbers of edges than the table says; otherwise None."""
     sizes = [min(int(n), graph.n_edges) for n in selected]
     if graph.scores[graph.edge_exists].isnan().any():
         return "not all edges of the graph have scores"
     for n, circuit, n_left in zip(sizes, graph.greedy_circuits(sizes), left, strict=True):
         if circuit.prune().count_edges() != n_left:
             return (
-                f"measured on other scores: of {n} selected edges {int(n_left)} are left there, "
-                f"and {circuit.prune().count_edges()} of this graph"
+                f"measured on other scores: of {n} selected edges, {int(n_left)} are left there "
+                f"after pruning, and {circuit.prune().count_edges()} in this graph"
             )
     return None
 
 
 def read_measured_beside(path: Path, graph: Graph) -> dict[int, Measured]:
-    """The same for a graph in `<output>/graphs/<model>/<task>_<suffix>.json`."""
+    """`read_measured` for a graph in `<output>/graphs/<model>/<task>_<suffix>.json`."""
     path = path.resolve()
     if len(path.parents) < 3 or path.parents[1].name != "graphs":
         return {}
@@ -95,6 +95,10 @@ def read_measured_beside(path: Path, graph: Graph) -> dict[int, Measured]:
 
 
 def smallest_faithful(measured: Mapping[int, Measured], minimum: float) -> int | None:
-    """Edges to select for the smallest measured circuit that is faithful enough; None: none is."""
+    """Number of edges to select for the smallest circuit of at least `minimum` faithfulness.
+
+    Returns:
+        None if no measured circuit is faithful enough.
+    """
     enough = [n for n, circuit in measured.items() if circuit.value >= minimum]
     return min(enough, key=lambda n: measured[n].n_edges, default=None)

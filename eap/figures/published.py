@@ -1,6 +1,6 @@
-"""The paper's numbers for GPT-2 small beside a run of one's own, and what is known to be wrong.
+"""Comparison of a run with the paper's numbers for GPT-2 small, and known errors of these numbers.
 
-The numbers are data, `data/published/gpt2.json`.
+The published numbers are in `data/published/gpt2.json`.
 """
 
 import json
@@ -20,14 +20,14 @@ from eap.studies.provenance import read_metadata
 SIZES = ("200", "500", "1000")
 
 Number = tuple[str, str, float, float]
-"""Task, what it is, the run's value, the published value."""
+"""Task, name of the number, value of the run, published value."""
 
 
 def compare(results: Results, tasks: Sequence[str]) -> str:
-    """A table of every published number of the tasks that have results: ours, theirs, difference.
+    """A table of the run's and the published numbers, with their differences, as text.
 
     Raises:
-        UserError: nothing to compare has been run.
+        UserError: there are no results to compare.
     """
     published = json.loads((data_folder() / "published" / "gpt2.json").read_text(encoding="utf8"))
     rows, notes = faithfulness_rows(results, tasks, published)
@@ -67,7 +67,7 @@ def faithfulness_rows(
     """Baselines, and normalised faithfulness of circuits of 200, 500 and 1000 selected edges.
 
     Returns:
-        The numbers, and what is to be said of those that are not there or not sure.
+        The numbers, and notes on numbers that are missing or uncertain.
     """
     rows: list[Number] = []
     notes: list[str] = []
@@ -82,8 +82,9 @@ def faithfulness_rows(
             notes.append(f"{task}: {shown(path)} does not say its metric; the paper's is {metric}")
         elif table.metric != metric:
             notes.append(
-                f"{task} is not compared: the run's {METRIC_NAMES.get(table.metric, table.metric)} "
-                f"beside the paper's {METRIC_NAMES[metric]} would say nothing"
+                f"{task} is not compared: the run is measured by "
+                f"{METRIC_NAMES.get(table.metric, table.metric)}, the paper by "
+                f"{METRIC_NAMES[metric]}"
             )
             continue
         for name, value, expected in zip(
@@ -134,7 +135,7 @@ def agreement_rows(
 
 
 def compared_metrics(results: Results) -> dict[str, str]:
-    """Metric by which compare_real.py compared the scores of each task, as far as it says."""
+    """Metric of the scores that compare_real.py compared, by task, if the metadata records it."""
     path = results.csv("real_rank", "all-overlap")
     origin = (read_metadata(path) if path.exists() else None) or {}
     of_tasks = origin.get("tasks")

@@ -1,6 +1,6 @@
-"""A model's claims beside what was published of GPT-2 small: what replicates.
+"""Replication: a model's results on the paper's claims, compared with those for GPT-2 small.
 
-The published differences are data, `data/published/replication.json`, with where they were read.
+The published differences and their sources are in `data/published/replication.json`.
 """
 
 import json
@@ -27,9 +27,9 @@ class Published:
     """One quantity of the paper.
 
     Attributes:
-        quantity: quantity as `claims.Claim` names it.
-        value: value of GPT-2 small, the mean over six tasks; None where no number was published.
-        says: what the paper says of it in words; None: nothing.
+        quantity: name of the quantity, as in `claims.Claim`.
+        value: value for GPT-2 small, the mean over six tasks; None if no number was published.
+        says: statement of the paper in words; None if there is none.
         where: place in the paper.
     """
 
@@ -41,7 +41,7 @@ class Published:
 
 @cache
 def published() -> Mapping[str, Published]:
-    """What was published, by quantity, in the paper's order."""
+    """Published quantities by name, in the paper's order."""
     folder = data_folder() / "published"
     rows = json.loads((folder / "replication.json").read_text(encoding="utf8"))["rows"]
     shares = json.loads((folder / "gpt2.json").read_text(encoding="utf8"))
@@ -57,7 +57,7 @@ def published() -> Mapping[str, Published]:
 
 
 def _closeness(shares: Mapping, better: str, worse: str) -> float:
-    """Mean over tasks of how much closer to 1 the normalised faithfulness of one curve is."""
+    """How much closer to 1 the normalised faithfulness of `better` is, as the mean over tasks."""
     columns = [shares["methods"].index(name) for name in (better, worse)]
     sizes = ("200", "500", "1000")
     values = np.array([[task[size] for size in sizes] for task in shares["faithfulness"].values()])
@@ -66,17 +66,17 @@ def _closeness(shares: Mapping, better: str, worse: str) -> float:
 
 
 def word(row: Published | None, *, low: float, high: float, above: float) -> str:
-    """*replicates*, *differs*, *inconclusive* or *new*.
+    """Say whether a result replicates: *replicates*, *differs*, *inconclusive* or *new*.
 
     Args:
-        row: what was published of the quantity; None: nothing.
-        low, high: the interval of a model's value.
-        above: the bound of the claim, where the paper has words and no number.
+        row: published quantity; None if nothing was published.
+        low, high: interval of the model's value.
+        above: bound of the claim, used if the paper has a statement but no number.
 
     Returns:
-        Whether the interval lies on the published value's side of zero, or on the other; where
-        there is no number, whether it lies on the side of the bound that the paper's words claim;
-        *new* where the paper has neither.
+        *replicates* if the whole interval lies on the same side of zero as the published value (or,
+        without a number, on the side of the bound that the paper claims), *differs* if it lies on
+        the other side, *inconclusive* if it lies on both, and *new* if nothing was published.
     """
     if row is None or (row.value is None and row.says is None):
         return NEW
@@ -87,7 +87,7 @@ def word(row: Published | None, *, low: float, high: float, above: float) -> str
 
 
 def beside(claims: pd.DataFrame) -> pd.DataFrame:
-    """A table of claims with the columns `published` (GPT-2 small) and `replication`."""
+    """Add the columns `published` (GPT-2 small) and `replication` to a table of claims."""
     rows = [published().get(quantity) for quantity in claims["quantity"]]
     words = [
         word(row, low=low, high=high, above=above)
@@ -100,14 +100,14 @@ def beside(claims: pd.DataFrame) -> pd.DataFrame:
 
 
 def crossing(depths: Sequence[float], differences: Sequence[float]) -> float | None:
-    """The size above which a difference stays below zero, between two sizes by a straight line.
+    """The size above which a difference stays below zero, interpolated linearly between sizes.
 
     Args:
         depths: sizes, ascending.
-        differences: EAP-IG minus EAP at each.
+        differences: EAP-IG minus EAP at each size.
 
     Returns:
-        The size; None where the difference never changes from positive to negative for good.
+        The size; None if the difference does not change from positive to negative and stay there.
     """
     positive = np.flatnonzero(np.asarray(differences) >= 0)
     if not len(positive) or positive[-1] + 1 == len(differences):
@@ -118,7 +118,7 @@ def crossing(depths: Sequence[float], differences: Sequence[float]) -> float | N
 
 
 def overlap_crossing(overlaps: Table) -> float | None:
-    """Where the mean over tasks of the overlap's difference crosses zero."""
+    """The size at which the difference in overlap, averaged over tasks, crosses zero."""
     frame = overlaps.frame
     tasks = [name.removesuffix("_ig") for name in map(str, frame) if name.endswith("_ig")]
     means = [
@@ -128,7 +128,7 @@ def overlap_crossing(overlaps: Table) -> float | None:
 
 
 def published_crossing() -> float | None:
-    """The same of the published sizes."""
+    """The size at which the published difference in overlap crosses zero."""
     start, end = "average overlap of the top ", " edges, EAP-IG minus EAP"
     at = {
         float(quantity.removeprefix(start).removesuffix(end)): row.value
@@ -139,10 +139,10 @@ def published_crossing() -> float | None:
 
 
 def draw(models: Mapping[str, pd.DataFrame]) -> Figure:
-    """Every difference with its interval, a row a quantity and a colour a model.
+    """Draw every difference with its interval, with one row per quantity and one colour per model.
 
     Args:
-        models: tables of `beside`, by the models' names.
+        models: tables of `beside`, by name of the model.
     """
     names = [
         quantity

@@ -1,7 +1,7 @@
-"""One self-contained page of a model's results: pictures, tables, and where the numbers come from.
+"""A self-contained report page of a model's results, with pictures, tables and provenance.
 
-The page is a template, `report.html.j2`, that escapes all it is given. A damaged file never ends
-it: the page says what cannot be read.
+The template `report.html.j2` escapes all values. Damaged files do not stop the report; the page
+lists the files that cannot be read.
 """
 
 import base64
@@ -24,21 +24,21 @@ from eap.statistics.measures import normalised
 from eap.studies.catalogue import as_pattern
 from eap.studies.paper_figures import FIGURES, Figure
 
-# Rows of the overview: these sizes, or where a table has none of them a few of its own.
+# Sizes in the overview; a table without any of these sizes is shown at a few of its own.
 SIZES = (100, 200, 500, 1000)
 ROWS = 40
 
 
 ABSENT = {
-    "Figure 6": "Left out: the hand-made circuits are of GPT-2 small (12 layers of 12 heads), and "
-    "this model has another shape."
+    "Figure 6": "Left out: the circuits found by hand are for GPT-2 small (12 layers of 12 heads), "
+    "and this model has another shape."
 }
-"""What stands in the place of a figure that some models cannot have."""
+"""Texts that replace figures that do not exist for some models."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as the page shows it."""
+    """A picture of the page: name, and PNG data in base64."""
 
     name: str
     data: str
@@ -46,14 +46,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Content:
-    """A table as the page shows it.
+    """A table of the page.
 
     Attributes:
         columns: names of the columns.
         rows: texts of the cells.
         name: name of the file.
-        origin: origin of the numbers, in a line.
-        more: rows of the file that are not shown.
+        origin: provenance of the numbers in one line.
+        more: number of rows that are not shown.
     """
 
     columns: tuple[str, ...]
@@ -65,7 +65,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Section:
-    """A figure of the page, with its files read."""
+    """A section of the page: a figure with its pictures, tables and notes."""
 
     title: str
     caption: str
@@ -75,14 +75,14 @@ class Section:
 
 
 def render(results: Results, figures: Iterable[Figure] = FIGURES) -> str:
-    """The page, as HTML.
+    """Render the page as HTML.
 
     Args:
         results: results of the model.
-        figures: what is shown where it has been made, in order.
+        figures: figures to show, in order; figures that do not exist are skipped.
 
     Raises:
-        UserError: nothing has been made.
+        UserError: there are no figures.
     """
     name = results.folder("pareto").name
     sections = [section for figure in figures if (section := show(results, figure))]
@@ -113,7 +113,7 @@ def render(results: Results, figures: Iterable[Figure] = FIGURES) -> str:
 
 
 def show(results: Results, figure: Figure) -> Section | None:
-    """A figure's pictures and tables; None if there is nothing of it."""
+    """Read a figure's pictures and tables; None if there are none."""
     folder = results.folder(figure.study)
     pictures = [
         Picture(path.stem, base64.b64encode(path.read_bytes()).decode())
@@ -135,14 +135,14 @@ def show(results: Results, figure: Figure) -> Section | None:
 
 
 def files(folder: Path, templates: Iterable[str], suffix: str) -> list[Path]:
-    """The files of a folder by name (`{task}` stands for any), each once; hidden ones are none."""
+    """Files of a folder, not hidden, that match templates (`{task}` matches any text)."""
     patterns = [f"{as_pattern(template)}.{suffix}" for template in templates]
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     return [p for p in dict.fromkeys(paths) if p.is_file() and not p.name.startswith(".")]
 
 
 def show_table(table: Table) -> Content:
-    """The first rows of a table, and where it comes from."""
+    """The first rows of a table, with its provenance."""
     frame = table.frame[:ROWS]
     names = table.names
     named = names is not None and not all(name.strip().isdigit() for name in names)
@@ -164,7 +164,7 @@ def show_table(table: Table) -> Content:
 
 
 def write(value: Any) -> str:
-    """A number as the page writes it: four digits, nothing for a number that is not there."""
+    """Format a number with four significant digits; a missing number is empty."""
     if isinstance(value, str):
         return value
     if value is None or pd.isna(value):
@@ -176,7 +176,7 @@ def write(value: Any) -> str:
 
 
 def origin(table: Table) -> str:
-    """Metric, pairs and command of a table, in a line."""
+    """Metric, number of pairs, and command of a table in one line."""
     if table.metadata is None:
         return "no metadata: settings unknown"
     parts = [
@@ -191,14 +191,14 @@ def origin(table: Table) -> str:
     return "; ".join(parts)
 
 
-# ---- what stands above ---------------------------------------------------------------------------
+# ---- overview, model and settings ----------------------------------------------------------------
 
 
 def read_curves(results: Results) -> tuple[dict[str, Table], list[str]]:
-    """The tables of the Pareto study by task: known tasks in their order, then others.
+    """Read the tables of the Pareto study by task: known tasks in their order, then others.
 
     Returns:
-        The tables, and what is to be said of those that cannot be read.
+        The tables, and messages about tables that cannot be read.
     """
     folder = results.folder("pareto") / "csv"
     stems = [p.stem for p in files(folder, ["{task}"], "csv") if not p.stem.endswith("_bands")]
@@ -213,7 +213,7 @@ def read_curves(results: Results) -> tuple[dict[str, Table], list[str]]:
 
 
 def bands_of(table: Table) -> pd.DataFrame | None:
-    """What surrounds a table's curves; None too if it cannot be read."""
+    """The bands of a table's curves; None if there are none or they cannot be read."""
     try:
         return read_bands(table)
     except (UserError, OSError) as error:
@@ -222,7 +222,7 @@ def bands_of(table: Table) -> pd.DataFrame | None:
 
 
 def overview(curves: Mapping[str, Table], bands: Mapping[str, pd.DataFrame]) -> Content | None:
-    """Pairs, baselines, and normalised faithfulness at a few sizes; None if there is none."""
+    """Table of pairs, baselines, and normalised faithfulness at a few sizes; None if empty."""
     rows: list[dict[str, str]] = []
     for task, table in curves.items():
         frame, (clean, corrupted) = table.frame, table.baselines
@@ -254,7 +254,7 @@ def overview(curves: Mapping[str, Table], bands: Mapping[str, pd.DataFrame]) -> 
 
 
 def with_error(share: float, bands: pd.DataFrame | None, method: str, place: int) -> str:
-    """A share with the half-width of its 95% interval, where that is known."""
+    """Format a share with the half-width of its 95% interval, if known."""
     column = f"stderr_share_{method}"
     error = bands[column].iloc[place] if bands is not None and column in bands else float("nan")
     if share != share:
@@ -263,7 +263,7 @@ def with_error(share: float, bands: pd.DataFrame | None, method: str, place: int
 
 
 def count_pairs(provenance: Mapping[str, Any]) -> int | None:
-    """How many pairs of its task a result was made with; None: it does not say."""
+    """Number of pairs that a result is based on; None if the provenance does not say."""
     data = provenance.get("data")
     if not isinstance(data, Mapping):
         return None
@@ -284,14 +284,14 @@ def all_tables(results: Results) -> Iterator[Table]:
 
 
 def _literal(name: str) -> str:
-    """A name in a pattern: its own brackets and stars are no pattern."""
+    """Escape a name for a glob pattern."""
     return "".join(f"[{letter}]" if letter in "[*?" else letter for letter in name)
 
 
 def model_facts(
     results: Results, tables: Sequence[Table], frames: Iterable[pd.DataFrame]
 ) -> dict[str, str]:
-    """What is known of the model, and of when its numbers were made."""
+    """Known facts about the model, and the date of its newest numbers."""
     facts: dict[str, str] = {"name": results.model}
     for table in tables:
         model = (table.metadata or {}).get("model")
@@ -313,7 +313,7 @@ def model_facts(
 
 
 def settings(tables: Iterable[Table], curves: Mapping[str, Table]) -> dict[str, str]:
-    """The provenance of every task's curves, and all commands that made a table."""
+    """Provenance of every task's curves, and all commands that made a table."""
     texts = {}
     for task, table in curves.items():
         if table.metadata is not None:

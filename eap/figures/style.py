@@ -1,7 +1,7 @@
-"""One style for all figures: colours, names, panels, legends, files.
+"""The style of all figures: colours, names, panels, legends, files.
 
-A public function that makes a figure sets the style itself and leaves the caller's as it was, so
-that `figure.savefig("x.png")` saves the figure whole, with no style set by the caller.
+A public function that makes a figure sets the style only while it runs. The caller's style stays
+unchanged, and `figure.savefig("x.png")` needs no style.
 """
 
 import math
@@ -24,7 +24,7 @@ from eap.data.tasks import TASKS
 from eap.runtime.atomic import write_atomically
 from eap.studies.paths import shown
 
-# Okabe and Ito's colours, which colour-blind people can tell apart.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 BLACK, ORANGE, SKY, GREEN, BLUE, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#CC79A7",
 )  # fmt: skip
@@ -40,13 +40,13 @@ METHODS: dict[str, tuple[str, str, str, str]] = {
     "real-KL": ("activation patching (KL)", PURPLE, "--", "v"),
     "EAP-IG-JS": ("EAP-IG (JS)", SKY, "-", "X"),
 }
-"""How each method is drawn, everywhere."""
+"""Look of each method in all figures."""
 
-# Paul Tol's muted colours: safe as well, and none of them means a method.
+# Paul Tol's muted colours, also distinguishable; no method has one of them.
 _MUTED = ("#332288", "#CC6677", "#117733", "#DDCC77", "#AA4499", "#88CCEE", "#882255", "#999933")
 TASK_COLOURS = dict(zip(TASKS, cycle(_MUTED), strict=False))
 TASK_MARKERS = dict(zip(TASKS, cycle("osD^vPX*"), strict=False))
-"""How each task is drawn, everywhere: some colours look alike to colour-blind people."""
+"""Markers of the tasks, because colour-blind readers cannot distinguish some of the colours."""
 
 METRIC_NAMES = {
     "logit_diff": "logit difference",
@@ -55,7 +55,7 @@ METRIC_NAMES = {
     "js": "JS divergence (nats)",
 }
 
-# Width of a figure over both columns of a paper, in inches.
+# Width of a two-column figure in a paper, in inches.
 PAPER_WIDTH = 7.0
 
 STYLE = {
@@ -83,13 +83,13 @@ T = TypeVar("T")
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Readable at paper width, and the same whatever style the caller has set."""
+    """Apply the style of the figures, independently of the caller's style."""
     with plt.style.context(["default", STYLE]):
         yield
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """A function that draws, in our style."""
+    """Decorate a drawing function so that it runs in `paper_style`."""
 
     @wraps(draw)
     def draw_in_style(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -103,43 +103,43 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def plain(text: str) -> str:
-    """A text that matplotlib draws as it was typed: `$` begins no mathematics."""
+    """Escape a text so that matplotlib draws it literally, without mathematics."""
     text = " ".join(text.split()).replace("$", r"\$")
-    # A legend leaves out what begins with an underscore.
+    # A legend omits labels that begin with an underscore.
     return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text
 
 
 def typed_name(task: str) -> str:
-    """A task as a person reads it."""
+    """Display name of a task, as plain text."""
     return TASKS[task].display_name if task in TASKS else task
 
 
 def display_name(task: str) -> str:
-    """A task as figures name it: for matplotlib."""
+    """Display name of a task, escaped for matplotlib."""
     return plain(typed_name(task))
 
 
 def metric_of(task: str) -> str:
-    """The metric of a task in the Pareto study; a task of one's own has `logit_diff`."""
+    """The metric of a task in the Pareto study; `logit_diff` for user-defined tasks."""
     return TASKS[task].metric if task in TASKS else "logit_diff"
 
 
 def short_name(task: str) -> str:
-    """A task as crowded figures name it."""
+    """Display name of a task, shortened for crowded figures."""
     return display_name(task).replace("Greater-Than (", "GT (")
 
 
 def metric_name(metric: str | None) -> str:
-    """A metric as axes name it; None: nobody says which it is."""
+    """Name of a metric for axis labels; None if the metric is not recorded."""
     return "metric (not recorded)" if metric is None else METRIC_NAMES.get(
         metric, plain(metric)
     )  # fmt: skip
 
 
 def method_look(method: str) -> tuple[str, str, str, str]:
-    """Name in the legend, colour, line and marker of a method, also of one that we do not know.
+    """Legend name, colour, line and marker of a method.
 
-    Those have a look that follows from their name: always the same, and mostly not another's.
+    The look of a method that is not in `METHODS` is derived from a hash of its name.
     """
     if method in METHODS:
         return METHODS[method]
@@ -148,12 +148,12 @@ def method_look(method: str) -> tuple[str, str, str, str]:
 
 
 def task_colour(task: str) -> str:
-    """The colour of a task, also of one of one's own: always the same."""
+    """Colour of a task; for user-defined tasks, derived from a hash of the name."""
     return TASK_COLOURS.get(task, _MUTED[crc32(task.encode()) % len(_MUTED)])
 
 
 def number(value: float, spec: str = ".2f") -> str:
-    """A number as figures write it: no "-0.00", nothing for a number that is not there."""
+    """Format a number, without "-0.00", and with a dash for a missing number."""
     if not np.isfinite(value):
         return "–"  # noqa: RUF001
     text = format(value, spec)
@@ -167,7 +167,7 @@ def number(value: float, spec: str = ".2f") -> str:
 def panels(
     n: int, *, columns: int = 3, height: float = 2.2, width: float = PAPER_WIDTH, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `n` panels in rows of at most `columns`; `height` inches a row."""
+    """Make a figure of `n` panels in rows of at most `columns`, each `height` inches high."""
     columns = min(n, columns)
     rows = -(-n // columns)
     figure, axes = plt.subplots(
@@ -184,7 +184,7 @@ def panels(
 
 
 def label_y(axes: Sequence[Axes], text: str) -> None:
-    """Label the axes at the left of a figure whose panels all have the same one."""
+    """Label the y axes of the leftmost panels, in a figure whose panels share one y label."""
     for ax in axes:
         place = ax.get_subplotspec()
         if place is None or place.is_first_col():
@@ -192,7 +192,7 @@ def label_y(axes: Sequence[Axes], text: str) -> None:
 
 
 def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 3) -> None:
-    """One legend for all panels, below them, in even rows; none if nothing has a name."""
+    """Add one legend for all panels below them, in even rows; none if nothing has a label."""
     entries: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -208,7 +208,7 @@ def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 3) -> 
 
 
 def add_note(figure: Figure, note: str) -> None:
-    """A small line at the top of a figure, if there is something to say."""
+    """Add a small line of text at the top of a figure, unless it is empty."""
     if note:
         figure.suptitle(plain(note), fontsize="x-small", color="#555555", x=0.01, ha="left")
 
@@ -217,7 +217,7 @@ def add_note(figure: Figure, note: str) -> None:
 
 
 def crowds_left(sizes: Sequence[float]) -> bool:
-    """Whether most of the sizes would stand in the first third of a linear axis."""
+    """Whether most sizes would be in the first third of a linear axis."""
     values = np.unique(np.asarray(sizes, dtype=float))
     if len(values) < 4:
         return False
@@ -226,13 +226,13 @@ def crowds_left(sizes: Sequence[float]) -> bool:
 
 
 def scale_sizes(axes: Sequence[Axes], sizes: Sequence[float], *, linear: bool) -> bool:
-    """One scale for the axes of sizes of a figure, so that its panels can be compared.
+    """Set one scale for all size axes of a figure, so that its panels can be compared.
 
-    Logarithmic where the sizes crowd at the left, unless a linear scale is asked for. A circuit
-    without an edge stands at 0, left of the logarithmic part.
+    The scale is logarithmic if the sizes would crowd at the left, unless `linear` is true. A
+    circuit without edges is drawn at 0, left of the logarithmic part.
 
     Returns:
-        Whether the scale is logarithmic, which a label should say.
+        Whether the scale is logarithmic, for the label of the axis.
     """
     logarithmic = not linear and crowds_left(sizes)
     for ax in axes:
@@ -244,7 +244,7 @@ def scale_sizes(axes: Sequence[Axes], sizes: Sequence[float], *, linear: bool) -
 
 def _scale_logarithmically(ax: Axes, sizes: Sequence[float]) -> None:
     smallest = min((size for size in sizes if size > 0), default=1)
-    # More would run into each other in a small panel.
+    # More tick labels would overlap in a small panel.
     steps = (1, 3) if max(sizes) < 50 * smallest and min(sizes) > 0 else (1,)
     right = 1.12 * max(sizes)
     if min(sizes) > 0:
@@ -264,9 +264,9 @@ def _scale_logarithmically(ax: Axes, sizes: Sequence[float]) -> None:
 
 @styled
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write `<folder>/png/<name>.png` and `<folder>/pdf/<name>.pdf`, and say where.
+    """Write `<folder>/png/<name>.png` and `<folder>/pdf/<name>.pdf`, and print the paths.
 
-    The same figure gives the same bytes: no date is written.
+    The files have no date, so the same figure always gives the same bytes.
     """
     for suffix in ("png", "pdf"):
         path = folder / suffix / f"{name}.{suffix}"

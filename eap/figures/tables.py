@@ -1,8 +1,9 @@
-"""The one door by which figures read tables of results.
+"""Readers of the tables of results behind figures.
 
-Results of others are read as they are: extra columns, another order of columns, an unnamed index
-and a missing total number of edges are all fine. What cannot be drawn truthfully is refused in one
-line: rows that do not fit the header, text among numbers, sizes or baselines that are no numbers.
+Tables from other programs are accepted: extra columns, another order of columns, an unnamed index
+and a missing total number of edges are allowed. Tables that cannot be drawn correctly are refused
+with a one-line error: rows that do not fit the header, text among numbers, or sizes or baselines
+that are not numbers.
 """
 
 import csv
@@ -25,30 +26,30 @@ from eap.studies.paths import ROOT, shown, study_folder, table_file
 from eap.studies.provenance import comparable, file_hash, read_metadata
 
 DOES_TASK = 0.8
-"""Normalised faithfulness of a circuit that can be said to do the task."""
+"""Smallest normalised faithfulness of a circuit that counts as doing the task."""
 
 BASELINES = ("baseline", "corrupted_baseline")
 MISSING = {"", "nan", "NaN", "NA", "null", "None"}
 
-# Columns that must have a number in every row, and those that must have one at all.
+# Columns that must have a number in every row, and columns that must have at least one number.
 SIZES = re.compile(r"(n_)?edges(_.*)?|total_edges|depth")
 VALUES = re.compile(r"(loss|results)_.*")
 
 
 @dataclass(frozen=True)
 class Results:
-    """Where the results of a model are.
+    """Location of a model's results.
 
     Attributes:
-        output: the folder with results/ and graphs/.
-        model: model as scripts are given it.
+        output: folder of results/ and graphs/.
+        model: model as passed to the scripts.
     """
 
     output: Path
     model: str
 
     def command(self, script: str, arguments: str = "") -> str:
-        """What a person types to run a script for this model and folder."""
+        """The command that runs a script for this model and folder."""
         words = [*as_typed(script), "--model", shlex.quote(self.model), arguments]
         if self.output.resolve() != ROOT.resolve():
             words += ["--output", shlex.quote(shown(self.output))]
@@ -70,10 +71,10 @@ class Table:
     Attributes:
         frame: columns of numbers.
         path: path of the file.
-        metadata: where its numbers come from; None: nobody says.
-        names: names of the rows, if the file has them in a column of its own.
+        metadata: provenance of the numbers; None if there is none.
+        names: names of the rows, if the file has a column of names.
         texts: columns of text.
-        columns: names of its columns, numbers and texts, as the file has them.
+        columns: names of all columns, numbers and texts, in the order of the file.
     """
 
     frame: pd.DataFrame
@@ -85,28 +86,28 @@ class Table:
 
     @property
     def metric(self) -> str | None:
-        """The metric of its numbers; None: nobody says."""
+        """The metric of the numbers; None if it is not recorded."""
         metric = (self.metadata or {}).get("metric")
         return metric if isinstance(metric, str) else None
 
     @property
     def baselines(self) -> tuple[float, float]:
-        """The metric of the clean and of the corrupted run."""
+        """Value of the metric in the clean run and in the corrupted run."""
         clean, corrupted = (float(self.frame[name].iloc[0]) for name in BASELINES)
         return clean, corrupted
 
 
 def read_table(path: Path, *, needs: Sequence[str] = ()) -> Table:
-    """A CSV of results.
+    """Read a CSV of results.
 
     Args:
         path: path of the file.
-        needs: columns of numbers that it must have.
+        needs: names of required columns of numbers.
 
     Raises:
-        FileNotFoundError: it is not there.
-        UserError: it is not a CSV, has no rows, lacks a column that is needed, or holds what is no
-            number where there must be one.
+        FileNotFoundError: the file does not exist.
+        UserError: the file is not a CSV, has no rows, lacks a required column, or has text in place
+            of a number.
     """
     if not path.exists():
         raise FileNotFoundError(shown(path))
@@ -130,7 +131,7 @@ def read_table(path: Path, *, needs: Sequence[str] = ()) -> Table:
 
 
 def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, all of one length."""
+    """Read the header and the rows, which must have the same length."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
@@ -145,7 +146,7 @@ def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
         if len(row) != len(header):
             raise UserError(
                 f"{shown(path)}: row {number} has {len(row)} cells and the header {len(header)}; "
-                "the file is cut or damaged, so make it anew"
+                "the file is truncated or damaged, so make it again"
             )
     if not rows:
         raise UserError(f"{shown(path)} has no rows")
@@ -153,12 +154,12 @@ def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _is_index(name: str, cells: Sequence[str]) -> bool:
-    """Whether a column names or numbers the rows: it has no name, or that of an index."""
+    """Whether a column names or numbers the rows: it is unnamed, or has the name of an index."""
     return name.strip() in ("", "task") or name.startswith("Unnamed")
 
 
 def _numbers(path: Path, name: str, cells: Sequence[str], *, needed: bool) -> pd.Series | None:
-    """A column of numbers; None for a column of texts that nobody needs."""
+    """Convert a column to numbers; None for a column of text that is not required."""
     texts = pd.Series([None if cell.strip() in MISSING else cell for cell in cells], dtype=object)
     numbers = pd.to_numeric(texts, errors="coerce")
     bad = texts.notna() & numbers.isna()
@@ -180,7 +181,7 @@ def _is_checked(name: str) -> bool:
 
 
 def _check_values(path: Path, frame: pd.DataFrame) -> None:
-    """Sizes are numbers of at least 0, baselines are numbers, curves have a number."""
+    """Check that sizes are numbers of at least 0, baselines numbers, and curves not empty."""
     for name, numbers in zip(map(str, frame.columns), (frame[c] for c in frame), strict=True):
         if (SIZES.fullmatch(name) or name in BASELINES) and numbers.isna().any():
             raise UserError(f"{shown(path)}: column {quoted(name)} has a row without a number")
@@ -191,7 +192,7 @@ def _check_values(path: Path, frame: pd.DataFrame) -> None:
 
 
 def required_table(path: Path, command: str, *, needs: Sequence[str] = ()) -> Table:
-    """A CSV without which there is nothing to draw; a `UserError` says what makes it."""
+    """Read a required CSV; if it is missing, the `UserError` gives the command that makes it."""
     try:
         return read_table(path, needs=needs)
     except FileNotFoundError as error:
@@ -207,20 +208,20 @@ def read_tasks(
     name_of: Callable[[str], str] = str,
     needs: Sequence[str] = BASELINES,
 ) -> dict[str, Table]:
-    """The tables `results/<study>/<model>/csv/<name>.csv` of the tasks that are present.
+    """Read the tables `results/<study>/<model>/csv/<name>.csv` that exist for the tasks.
 
-    Says which are not, and the command that makes them.
+    Prints which tables are missing, and the commands that make them.
 
     Args:
         results: results of the model.
         study: study of the tables.
-        tasks: tasks by name.
-        command: command that makes a table, with `{task}` where the task stands.
-        name_of: the file's name by task.
-        needs: columns that each must have.
+        tasks: names of the tasks.
+        command: command that makes a table, with `{task}` in place of the task.
+        name_of: function that gives the name of a task's file.
+        needs: names of required columns.
 
     Raises:
-        UserError: none is present, or one cannot be read.
+        UserError: no table exists, or a table cannot be read.
     """
     tables: dict[str, Table] = {}
     for task in tasks:
@@ -235,15 +236,15 @@ def read_tasks(
 
 
 def say_missing(error: FileNotFoundError, command: str) -> None:
-    """Name a file that is not there, and the command that makes it."""
+    """Print that a file is missing, and the command that makes it."""
     print(f"left out: no {error}; make it with: {command}")
 
 
 def read_bands(table: Table, *, sizes: str = "edges") -> pd.DataFrame | None:
-    """What surrounds a table's curves, row by row as the table; None if there is nothing.
+    """Read the bands of a table's curves, with the same rows as the table; None if there are none.
 
-    It stands beside the table, as `<name>_bands.csv`, and is joined by the number of edges. What
-    does not fit the table (other sizes, another run) is ignored, and that is said.
+    Bands are in `<name>_bands.csv` in the table's folder, and are joined by the number of edges.
+    Bands that do not fit the table (other sizes, another run) are ignored with a printed note.
     """
     path = table.path.with_name(f"{table.path.stem}_bands.csv")
     try:
@@ -265,25 +266,25 @@ def read_bands(table: Table, *, sizes: str = "edges") -> pd.DataFrame | None:
 
 
 def check_comparable(tables: Iterable[Table]) -> None:
-    """Refuse to put into one figure what is of different models, data or metrics.
+    """Refuse to draw tables of different models, data or metrics in one figure.
 
     Raises:
-        UserError: the tables may not stand side by side; says what differs.
+        UserError: two tables may not be in one figure; the message says what differs.
     """
     known = [table for table in tables if table.metadata is not None]
     for other, table in combinations(known, 2):
         if (reason := comparable(other.metadata, table.metadata)) is not None:
             raise UserError(
                 f"{shown(other.path)} and {shown(table.path)} do not belong in one figure: "
-                f"{reason}; make one of the two anew"
+                f"{reason}; recompute one of the two"
             )
 
 
 def check_one_model(tables: Iterable[Table]) -> None:
-    """Refuse to tell of one model by the tables of two.
+    """Refuse tables of different models.
 
     Raises:
-        UserError: says which differ.
+        UserError: two tables are of different models; the message names them.
     """
     known = [table for table in tables if table.metadata is not None]
     for table in known[1:]:
@@ -293,7 +294,7 @@ def check_one_model(tables: Iterable[Table]) -> None:
 
 
 def origin_note(tables: Iterable[Table]) -> str:
-    """What a figure says of tables without metadata, and of exact values of a choice of edges."""
+    """Note for a figure on tables without metadata, and on exact values of only some edges."""
     tables = list(tables)
     notes = []
     if unknown := [table.path.stem for table in tables if table.metadata is None]:
@@ -308,7 +309,7 @@ def origin_note(tables: Iterable[Table]) -> str:
 
 
 def _choices(table: Table) -> Iterator[tuple[int, int]]:
-    """How many edges have exact values, best and sampled ones, where not all have."""
+    """Numbers of best and of sampled edges with exact values, if not all edges have them."""
     metadata = table.metadata or {}
     of_tasks = metadata.get("tasks")
     parts = [metadata, *(of_tasks.values() if isinstance(of_tasks, Mapping) else ())]
@@ -324,13 +325,13 @@ def _choices(table: Table) -> Iterator[tuple[int, int]]:
 def origin_of(
     tables: Sequence[Table], results: Results, *, method: str, others: Sequence[Path] = ()
 ) -> dict[str, Any] | None:
-    """Where a table comes from that is made of tables; None if one of them does not say.
+    """Provenance of a table computed from other tables; None if one of them has no provenance.
 
     Args:
-        tables: tables that it is made of.
-        results: where they are.
-        method: what was computed of them.
-        others: files beside the tables that it is made of.
+        tables: source tables.
+        results: location of the source tables.
+        method: description of what was computed.
+        others: further source files.
     """
     known = [table.metadata for table in tables if table.metadata is not None]
     if not known or len(known) < len(tables):
@@ -351,7 +352,11 @@ def origin_of(
 def read_correlations(
     results: Results, tasks: Iterable[str], command: str
 ) -> tuple[dict[str, float], list[str]]:
-    """What compare_real.py found, by `<task>_{vanilla,ig}[_diff,_kendall]`, and the tasks in it."""
+    """Read the output of compare_real.py.
+
+    Returns:
+        Numbers by `<task>_{vanilla,ig}[_diff,_kendall]`, and the tasks that have all numbers.
+    """
     path = results.folder("real_rank") / "correlations.json"
     try:
         document = json.loads(path.read_text(encoding="utf8"))

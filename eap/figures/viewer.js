@@ -1,4 +1,4 @@
-// Pointer, keys and words; this file starts the others.
+// Pointer, keyboard and texts of the page. This file starts the other scripts.
 
 // ---- hovering, keys --------------------------------------------------------------------------
 
@@ -16,11 +16,11 @@ const describe = (e) => [names[e], ...circuits.map((c) =>
 const describeNode = (n) => {
   const scores = circuits.filter((c) => c.nodes && n < c.nodes.length).map(
     (c) => `${comparing ? `${c.name}: ` : ""}node score ${number(c.nodes[n])}`);
-  const hint = content.patterns[component(n)] && n !== state.node ? ["click: where it looks"] : [];
+  const hint = content.patterns[component(n)] && n !== state.node ? ["click for attention"] : [];
   return [describeBox(n), ...scores, ...hint].join("\n");
 };
 
-// Keep a node chosen, or let it go if it is.
+// Select a node, or deselect it if it is selected.
 const keep = (n) => {
   if (!live.has(n)) return;
   state.node = state.node === n ? null : n;
@@ -29,7 +29,7 @@ const keep = (n) => {
   refresh();
 };
 
-// After another node or group was chosen.
+// Redraw after the selected node or group has changed.
 const refresh = () => {
   drawBoxes();
   choose();
@@ -45,7 +45,7 @@ const nodeAt = (target) => {
   return group ? nodes.indexOf(group.dataset.node) : null;
 };
 
-// Lines are thin: what is within three pixels counts.
+// Lines are thin, so a line within three pixels of the pointer counts.
 const lineAt = (x, y) => {
   for (const [dx, dy] of [[0, 0], [3, 0], [-3, 0], [0, 3], [0, -3]]) {
     const edge = document.elementFromPoint(x + dx, y + dy)?.dataset?.edge;
@@ -139,7 +139,7 @@ const walk = (event) => {
   }
 };
 
-// ---- the words around it ---------------------------------------------------------------------
+// ---- legend and facts ------------------------------------------------------------------------
 
 const writeLegend = () => {
   const better = circuits[0].better;
@@ -154,13 +154,13 @@ const writeLegend = () => {
     svg.append(make("path", { class: `line ${look}`, d: "M1 4H35" }));
     return tag("li", {}, svg, text);
   }),
-  tag("li", { textContent: "width: size of score" }),
+  tag("li", { textContent: "line width: size of score" }),
   tag("li", { textContent: "below a head: q left, k middle, v right" }));
 };
 
 const writeFacts = () => {
   const say = (facts) => facts.map(([key, value]) => `${key} ${value}`).join(", ");
-  const unknown = "where the scores come from is not known";
+  const unknown = "origin of the scores not recorded";
   const isShared = ([key, value]) => circuits.every(
     (c) => c.facts.some(([other, own]) => other === key && own === value));
   const shared = circuits[0].facts.filter(isShared);
@@ -173,7 +173,7 @@ const writeFacts = () => {
     Boolean).join("; ");
 };
 
-// Of two circuits: which edges are drawn, and whether in one picture or in two.
+// For two circuits: which edges are drawn, and whether in one picture or in two.
 const offerComparison = () => {
   if (!comparing) return;
   const box = (text, checked, change) => {

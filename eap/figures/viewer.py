@@ -1,11 +1,11 @@
-"""A circuit to look around in: one HTML page that needs no network and no other file.
+"""Interactive view of a circuit: one HTML page that needs no network and no other file.
 
-The page draws the circuit with layers upwards, and has a slider over sizes, a table of edges and a
-search. The circuits of all sizes are those of `Graph.greedy(n).prune()` (or `top_n`), computed
-here: the page chooses among them, and selects nothing itself. A circuit with spans of the prompt
-has a column for each span, and a node wherever it sends or reads. The scripts, style and frame of
-the page are beside this file, each script with what it does in its first line; `viewer.js` starts
-the others.
+The page draws the circuit with the first layer at the bottom, and has a slider over sizes, a table
+of edges and a search. The circuits of all sizes are those of `Graph.greedy(n).prune()` (or
+`top_n`). All circuits are computed here; the page only shows them. A circuit with spans of the
+prompt has one column per span, and a node in every span in which it sends or receives. The scripts,
+the style and the template of the page are in this folder. The first line of each script says what
+it does; `viewer.js` starts the other scripts.
 """
 
 import json
@@ -34,7 +34,7 @@ from eap.runtime.ranges import is_whole
 Selection = Literal["greedy", "top_n"]
 Patterns = Mapping[str, Sequence[tuple[Sequence[str], ArrayLike] | HeadReasons]]
 
-# Sizes on offer, before pruning, as far as the graph has so many edges.
+# Sizes on the slider, before pruning, up to the number of edges in the graph.
 SIZES = (
     *range(10, 100, 10), *range(100, 500, 50), *range(500, 1000, 100), *range(1000, 2001, 250),
     3000, 4000, 5000,
@@ -63,36 +63,36 @@ def write_page(
 ) -> Path:
     """Write a page that shows a graph's circuits of many sizes, or compares two graphs' circuits.
 
-    If the graph's own circuit is not the whole graph, the page opens with it ("as given"); without
-    scores of all edges it shows that circuit alone.
+    If the graph's own circuit is not the whole graph, the page opens with that circuit ("as
+    given"). If some edges have no score, the page shows only that circuit.
 
     Args:
         graph: scores and circuit.
         path: path of the HTML file; folders are made.
-        other: a second graph of the same shape: the page shows both circuits in one picture or
-            side by side, and tells which edges are in one or both.
-        names: what the page calls the two.
-        sizes: numbers of edges before pruning that the slider offers; by default up to 5,000.
+        other: second graph of the same shape, for a comparison: the page shows both circuits in one
+            picture or side by side, and marks which edges are in one or both.
+        names: names of the two graphs on the page.
+        sizes: numbers of edges before pruning that the slider offers; None: up to 5,000.
         selection: rule that selects circuits, 'greedy' or 'top_n'; circuits are pruned.
-        by: what selections rank by, as for `Graph.top_n`.
-        curve: normalised faithfulness (whole model 1, corrupted 0), or that and its standard error,
-            by number of edges after pruning, if it was measured: the page says it of the circuit
-            that it shows, and opens with the smallest one that has at least .8.
-        patterns: attention of heads, by name, shown when a head is chosen: per example its tokens
-            as text and their weights `[query, key]`, each row summing to 1
-            (`eap.attention_patterns`), or why the head looks there, too
-            (`eap.attention.head_reasons`).
+        by: ranking of edges, as in `Graph.top_n`.
+        curve: measured normalised faithfulness by number of edges after pruning (1 is the whole
+            model, 0 the corrupted run), or pairs of faithfulness and standard error. The page shows
+            the faithfulness of the circuit on display, and opens with the smallest circuit of at
+            least .8.
+        patterns: attention patterns by head, shown when the head is selected: for each example, the
+            tokens as text and the weights `[query, key]`, whose rows sum to 1
+            (`eap.attention_patterns`), or patterns with reasons (`eap.attention.head_reasons`).
         title: title of the page.
 
     Returns:
         The path.
 
     Raises:
-        UserError: nothing to show, sizes that the graph does not have, two graphs of different
-            shapes, or patterns that are of no head or not square.
+        UserError: there is nothing to show, the graph does not have the sizes, the two graphs have
+            different shapes, or a pattern is not of a head or not square.
 
-    Labels and groups of nodes (`Graph.with_labels`) are shown, and can be given in the page, too:
-    "Save page" keeps them.
+    Labels and groups of nodes (`Graph.with_labels`) are shown, and can be edited on the page; "Save
+    page" keeps them.
 
     Example:
         >>> eap.write_page(graph, "circuit.html", title="IOI").name
@@ -101,11 +101,11 @@ def write_page(
     graphs = [graph] if other is None else [graph, other]
     if other is not None and other.config.shape != graph.config.shape:
         raise UserError(
-            f"two circuits are compared edge by edge, and these are of different models: "
+            f"two circuits are compared edge by edge, but these are of different models: "
             f"{graph.n_edges:,} and {other.n_edges:,} edges"
         )
     if other is not None and other.span_names != graph.span_names:
-        raise UserError("two circuits are compared pair by pair, and these have different spans")
+        raise UserError("two circuits are compared pair by pair, but these have different spans")
     content = _content(graphs, names, _offered(graphs, sizes), selection, by)
     content |= {
         "title": title or _title(graph),
@@ -122,7 +122,7 @@ def write_page(
 
 
 def _offered(graphs: list[Graph], sizes: Sequence[int] | None) -> list[int]:
-    """The sizes of the slider; none where not all edges have scores."""
+    """Sizes of the slider; empty if some edges have no score."""
     if any(graph.scores[graph.edge_exists].isnan().any() for graph in graphs):
         if sizes is not None:
             raise UserError("no sizes to choose from: some scores are NaN (never computed)")
@@ -138,10 +138,11 @@ def _offered(graphs: list[Graph], sizes: Sequence[int] | None) -> list[int]:
 def first_sizes(
     graph: Graph, sizes: Sequence[int], selection: Selection = "greedy", by: By = "magnitude"
 ) -> Int[np.ndarray, "*span n_forward n_backward"]:
-    """For every edge, the first of the ascending `sizes` whose pruned circuit has it; or -1.
+    """For every edge, the index of the first size whose pruned circuit contains the edge, or -1.
 
-    One number an edge says all circuits: a larger selection contains every smaller one, and so do
-    the pruned circuits, since what lies on a path from the input to the logits stays on it.
+    One number per edge describes the circuits of all (ascending) sizes: a larger selection contains
+    every smaller one. The same holds after pruning, because an edge on a path from the input to the
+    logits stays on that path.
     """
     if selection not in get_args(Selection):
         raise UserError(f"selection is 'greedy' or 'top_n', not {quoted(str(selection), 40)}")
@@ -155,7 +156,7 @@ def first_sizes(
 def _without_empty(
     sizes: list[int], firsts: list[Int[np.ndarray, "*span n_forward n_backward"]]
 ) -> tuple[list[int], list[Int[np.ndarray, "*span n_forward n_backward"]]]:
-    """Sizes from the first one whose circuit has an edge: so few may leave none after pruning."""
+    """Drop the smallest sizes whose circuits have no edge after pruning."""
     known = [first[first != NEVER] for first in firsts]
     start = min((int(each.min()) for each in known if each.size), default=len(sizes))
     return sizes[start:], [np.where(first == NEVER, NEVER, first - start) for first in firsts]
@@ -168,7 +169,7 @@ def _content(
     selection: Selection,
     by: By,
 ) -> dict[str, Any]:
-    """What the page knows of the graphs, as JSON has it."""
+    """The content of the page for the graphs, as JSON values."""
     config, span_names = graphs[0].config, graphs[0].span_names
     firsts = [first_sizes(graph, sizes, selection, by) for graph in graphs]
     sizes, firsts = _without_empty(sizes, firsts)
@@ -222,7 +223,7 @@ def _content(
 
 
 def _scores_of_nodes(graph: Graph) -> list[float | None] | None:
-    """Scores of all nodes in order; with spans, the logits have a place without a score at each."""
+    """Scores of all nodes in order; with spans, the logits have an empty score at each span."""
     scores = graph.node_scores
     if scores is None or not graph.span_names:
         return None if scores is None else _short(scores)
@@ -232,7 +233,7 @@ def _scores_of_nodes(graph: Graph) -> list[float | None] | None:
 def _best_first(
     graphs: list[Graph], shown: Bool[Tensor, "*span n_forward n_backward"]
 ) -> Int[np.ndarray, "n_edges axis"]:
-    """The edges that the page knows, those with the largest scores in any graph first."""
+    """The edges of the page, with the largest scores in any graph first."""
     rank = torch.zeros(shown.shape, dtype=torch.float64)
     for graph in graphs:
         size = graph.scores.double().abs().nan_to_num(0.0)
@@ -245,7 +246,7 @@ def _best_first(
 def _curve(
     curve: Mapping[int, float | tuple[float, float | None]],
 ) -> list[tuple[int, float, float | None]]:
-    """Size, faithfulness and its standard error (None: unknown), smallest circuits first."""
+    """Size, faithfulness and standard error (None: unknown), smallest circuits first."""
     rows = []
     for n, measured in sorted(curve.items()):
         value, error = measured if isinstance(measured, tuple) else (measured, None)
@@ -255,12 +256,12 @@ def _curve(
 
 
 def _patterns(graph: Graph, patterns: Patterns) -> dict[str, list[dict[str, Any]]]:
-    """Attention weights in whole per cent, by head and example."""
+    """Attention weights in whole percent, by head and example."""
     heads = set(graph.sender_names) - {"input"}
     content: dict[str, list[dict[str, Any]]] = {}
     for name, examples in patterns.items():
         if name not in heads or not name.startswith("a"):
-            raise UserError(f"attention patterns are of heads, and {quoted(name, 40)} is none")
+            raise UserError(f"attention patterns are of heads, but {quoted(name, 40)} is not one")
         content[name] = []
         for shown in examples:
             why = shown if isinstance(shown, HeadReasons) else None
@@ -282,7 +283,7 @@ def _patterns(graph: Graph, patterns: Patterns) -> dict[str, list[dict[str, Any]
 
 
 def _reasons(why: HeadReasons, texts: list[str]) -> dict[str, Any]:
-    """Why a head looks where it looks: numbers of four digits."""
+    """Reasons for a head's attention, with numbers of four significant digits."""
     answers = [
         [texts[key], sender, value]
         for key, _, sender, value in why.by_answers.itertuples(index=False)
@@ -306,12 +307,12 @@ def _rounded(value: float) -> float:
 
 
 def _short(values: Tensor) -> list[float | None]:
-    """Four digits, and null for what is not known: a page of 5,000 edges stays small."""
+    """Round to four significant digits, with None for unknown values, to keep the page small."""
     return [_rounded(value) if np.isfinite(value) else None for value in values.tolist()]
 
 
 def _facts(graph: Graph) -> list[list[str]]:
-    """Where the scores come from, as far as it is known."""
+    """Provenance of the scores, as far as it is known."""
     facts = []
     for key in FACTS:
         value = graph.provenance.get(key)
@@ -334,7 +335,7 @@ def _render(content: dict[str, Any]) -> str:
         loader=PackageLoader("eap.figures", "."), autoescape=True, undefined=StrictUndefined
     )
     files = resources.files("eap.figures")
-    # Inside a script element only "<" could end it or open another.
+    # Inside a script element, only "<" could end the element or open another one.
     data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return environment.get_template("viewer.html.j2").render(
         title=content["title"],

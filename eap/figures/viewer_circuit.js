@@ -2,8 +2,8 @@
 
 const drawing = find("drawing"), edgeLayer = find("edges"), nodeLayer = find("nodes");
 const frame = find("frame");
-const paths = new Map();  // edge -> its lines, made when it is first drawn
-const boxes = new Map();  // node -> its box, and in the second picture of two side by side
+const paths = new Map();  // edge -> lines, made when the edge is first drawn
+const boxes = new Map();  // node -> box, with a second box if pictures are side by side
 let live = new Map();     // nodes of the chosen circuit, with their numbers of edges
 
 const linesOf = (e) => {
@@ -11,7 +11,7 @@ const linesOf = (e) => {
     const lines = receivers[ends[e]].nodes.flatMap((node) => [0, 1].slice(0, circuits.length).map(
       (panel) => ({ line: make("path", { "data-edge": names[e] }), node, panel })));
     paths.set(e, lines);
-    // Large scores lie above small ones.
+    // Lines with large scores are above lines with small scores.
     for (const { line } of lines) edgeLayer.prepend(line);
   }
   return paths.get(e);
@@ -172,11 +172,11 @@ const update = () => {
   drawPatterns();
 };
 
-// Whether an edge is one of a node's, or of the chosen group's, and is searched for.
+// Whether an edge belongs to the node or the selected group, and matches the search.
 const isChosen = (e, node) => matches(e) && (node !== null ? touches(e, node)
   : state.group === null || [senders[e], ...reached(e)].some(isSelected));
 
-// Which lines stand out: those of the kept node or group, or those searched for.
+// Lines to highlight: those of the selected node or group, or those that match the search.
 const choose = (hovered = null) => {
   const node = hovered ?? state.node;
   const choosing = node !== null || state.group !== null || state.query.length > 0;
@@ -215,7 +215,7 @@ const report = (nNodes) => {
       + `both: ${only[2]}${opposite ? ` (${opposite} with opposite signs)` : ""}`);
   } else parts.push(faithfulnessText(present.length));
   if (present.length > MOST_DRAWN) {
-    parts.push(`only the ${MOST_DRAWN.toLocaleString("en")} best drawn`);
+    parts.push(`only the ${MOST_DRAWN.toLocaleString("en")} best are drawn`);
   }
   if (state.query.length) parts.push(`${count(present.filter(matches).length, "edge")} found`);
   find("status").textContent = parts.join("; ");

@@ -1,4 +1,4 @@
-// The content of the page: edges, the circuits that have them, and what the person has chosen.
+// The content of the page: edges, the circuits that contain them, and the user's selection.
 
 const MOST_DRAWN = 5000, ROWS = 100;
 const source = document.documentElement.outerHTML;  // as it was loaded, for "Save page"
@@ -45,19 +45,19 @@ const isIn = (c, e, position) => {
 const memberOf = (e, position) =>
   circuits.reduce((bits, c, i) => bits | (isIn(c, e, position) ? 1 << i : 0), 0);
 
-// Corrupting a helpful edge makes the metric worse: lowers it, unless low values are the better.
+// Corrupting a helpful edge makes the metric worse: lower, unless low values are better.
 const isHelpful = (c, e) => ((c.score[e] ?? 0) < 0) === (c.better !== false);
 const areOpposite = (e) => comparing && circuits.every((c) => c.score[e])
   && isHelpful(circuits[0], e) !== isHelpful(circuits[1], e);
 
-// ---- what is chosen --------------------------------------------------------------------------
+// ---- selection -------------------------------------------------------------------------------
 
 const measuredAt = (n) => content.curve.find((point) => point[0] === n);
 const doesTask = (p) => measuredAt(circuits[0].kept[p])?.[1] >= content.does_task;
 const fits = (p) => sizes[p] >= 100;
 
-// Open with the circuit as given, else with the smallest one known to do the task, else with about
-// 100 edges selected.
+// The page opens with the given circuit, else with the smallest circuit known to do the task, else
+// with about 100 selected edges.
 const opening = () => {
   if (hasGiven) return 0;
   const first = positions.findIndex(doesTask);
@@ -67,7 +67,7 @@ const state = {
   position: positions[opening()], query: [], sort: "score", down: true, rows: ROWS, node: null,
   group: null, members: new Set([1, 2, 3]), side: false,
 };
-let present = [];  // edges of the chosen circuit, the largest scores first
+let present = [];  // edges of the selected circuit, largest scores first
 let member = new Uint8Array(nEdges);
 let largest = circuits.map(() => 0);  // score in the chosen circuit
 const share = (e) => Math.max(
@@ -77,8 +77,9 @@ const matches = (e) => state.query.every((term) => names[e].toLowerCase().includ
 const membership = (e) => ["", `only ${circuits[0].name}`, `only ${circuits[1]?.name}`, "both"][
   member[e]] + (member[e] === 3 && areOpposite(e) ? ", opposite signs" : "");
 
-// Heads share keys and values: an edge into one goes to those that send in a circuit that has it.
-let sending = [];  // by circuit, the nodes that send
+// If heads share keys and values, an edge into these is drawn to the heads that send in a circuit
+// with that edge.
+let sending = [];  // sending nodes, by circuit
 const reached = (e) => {
   const all = receivers[ends[e]].nodes;
   const live = all.filter((n) => sending.some((set, i) => member[e] & (1 << i) && set.has(n)));

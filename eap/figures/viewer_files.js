@@ -1,5 +1,5 @@
-// What is saved: the picture, the rows, the page with its labels; and the address, which keeps what
-// is chosen over a reload.
+// Saving the picture, the rows, and the page with its labels; and the address, which keeps the
+// selection when the page is reloaded.
 
 const fileName = (suffix) =>
   `${content.title.replace(/[^\w.-]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 60) || "circuit"}`
@@ -16,7 +16,7 @@ const download = (blob, name) => {
 const STYLES = ["fill", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray",
   "stroke-linejoin", "opacity", "font-size", "font-weight", "text-anchor", "paint-order"];
 
-// A copy of an element with its looks written into it: other programs know no style sheet.
+// Copy an element with its styles inlined, because other programs have no style sheet.
 const plain = (element) => {
   if (element.getAttribute("display") === "none" || element.hasAttribute("hidden")) return null;
   const copy = make(element.tagName);
@@ -57,7 +57,7 @@ const legendOf = (width) => {
   return { group, height: y + 10 };
 };
 
-// The whole drawing, whatever part of it is seen, with its title and legend.
+// The whole drawing, not only the visible part, with title and legend.
 const picture = () => {
   const { width, height } = extent, looks = getComputedStyle(document.body);
   const wide = Math.max(width, 420);

@@ -1,5 +1,5 @@
-// Where a head looks, and why: its attention pattern, the senders that its logit is made of, and
-// what it moves.
+// Attention of a head: its pattern, the senders that its attention logit is composed of, and what
+// the head moves.
 
 let example = 0;  // which of a head's examples is shown
 
@@ -28,7 +28,7 @@ const patternOf = ({ tokens, weights }) => {
   return svg;
 };
 
-// A sender that is in the picture is a way to it.
+// A sender that is in the picture becomes a button that selects it.
 const senderCell = (name) => {
   const n = nodes.indexOf(name);
   if (!live.has(n)) return tag("td", { textContent: name });
@@ -37,7 +37,7 @@ const senderCell = (name) => {
   return tag("td", {}, button);
 };
 
-// Rows of [cells, value] with a bar each, from zero to the right or, if negative, to the left.
+// Rows of [cells, value], each with a bar from zero to the right or, if negative, to the left.
 const bars = (title, heads, rows) => {
   const most = Math.max(...rows.map((row) => Math.abs(row.at(-1))), 1e-12);
   const table = tag("table", { className: "bars" }, tag("caption", { textContent: title }));
@@ -69,8 +69,8 @@ const whyOf = (name, { tokens, why }) => {
     + "in logits, correct minus incorrect answer";
   return tag("section", { className: "why" }, tag("h2", { textContent: "Why it looks there" }),
     tag("p", { textContent: intro }),
-    bars(`Key side: sent to ${to}, which is looked at`, ["sender"], why.by_key),
-    bars(`Query side: sent to ${from}, which looks`, ["sender"], why.by_query),
+    bars(`Key side: senders at ${to}, the key token`, ["sender"], why.by_key),
+    bars(`Query side: senders at ${from}, the query token`, ["sender"], why.by_query),
     bars("Largest pairs", ["query side", "key side"], why.pairs),
     bars(moved, ["token read", "sender"], why.by_answers));
 };
@@ -81,8 +81,8 @@ const drawPatterns = () => {
   if (!shown) {
     const heads = Object.keys(content.patterns).filter(
       (name) => [...live.keys()].some((n) => component(n) === name));
-    const hint = `Attention patterns are known of ${heads.slice(0, 6).join(", ")}`
-      + `${heads.length > 6 ? " and others" : ""}: choose a head.`;
+    const hint = `Attention patterns are available for ${heads.slice(0, 6).join(", ")}`
+      + `${heads.length > 6 ? " and others" : ""}: select a head.`;
     panel.hidden = !heads.length;
     panel.replaceChildren(tag("figcaption", { className: "small", textContent: hint }));
     return;
@@ -90,7 +90,7 @@ const drawPatterns = () => {
   example = Math.min(example, shown.length - 1);
   const name = component(state.node);
   const caption = tag("figcaption", { className: "small",
-    textContent: `Where ${name} looks: rows read columns. ` });
+    textContent: `Attention of ${name}: rows are queries, columns are keys. ` });
   const choice = tag("select");
   choice.setAttribute("aria-label", "Example");
   choice.append(...shown.map((_, i) => tag("option", { value: i,

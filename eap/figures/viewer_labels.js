@@ -1,14 +1,14 @@
-// Labels and groups that people give to nodes. They are part of the page's content, so that
-// "Save page" keeps them, and `Graph.with_labels` and `eap view --labels` read them again.
+// Labels and groups that users give to nodes. Labels and groups are part of the page's content, so
+// that "Save page" keeps them, and `Graph.with_labels` and `eap view --labels` can read them.
 
 const noteOf = (n) => ({ label: labels[component(n)] ?? "", group: groups[component(n)] ?? "" });
 const groupNames = () => [...new Set(Object.values(groups))].sort();
-// A letter besides the colour: colours alone do not tell groups apart for everyone.
+// A letter in addition to the colour, for readers who cannot distinguish the colours.
 const markOf = (group) => String.fromCharCode(65 + (groupNames().indexOf(group) % 26));
 const N_COLOURS = 6;
 const groupColour = (group) => `var(--group${groupNames().indexOf(group) % N_COLOURS})`;
 
-// Above all boxes, at a node's place: its label and the badge of its group.
+// Label and group badge of a node, drawn above all boxes.
 const drawNote = (n, x, y) => {
   const { label, group } = noteOf(n), radius = between(4, pitch.tall * 0.24, 7);
   const note = make("g", { transform: `translate(${x} ${y})` });
@@ -48,7 +48,7 @@ const listGroups = () => {
   }));
 };
 
-// The panel in which a chosen node is given its label and group.
+// The panel for the label and the group of the selected node.
 const showNote = () => {
   find("note").hidden = state.node === null;
   if (state.node === null) return;
@@ -81,6 +81,6 @@ const listenToNotes = () => {
       event.stopPropagation();
     });
   }
-  // Leaving the page would lose what was typed.
+  // Warn before unsaved labels are lost.
   addEventListener("beforeunload", (event) => { if (isUnsaved) event.preventDefault(); });
 };

@@ -1,6 +1,6 @@
-// Where nodes and lines stand. `arrange` puts the nodes into rows, a row per layer; `place` gives
-// them coordinates for a frame, closer together where the frame is small, so that a deep model
-// fits a screen and a wide one a phone.
+// Layout of nodes and lines. `arrange` puts the nodes into rows, one row per layer; `place` gives
+// the nodes coordinates that depend on the size of the frame, so that a deep model fits a screen
+// and a wide model fits a phone.
 
 const FULL = { column: 92, row: 112 }, LEAST = { column: 25, row: 21 };
 const kindOf = (name) => (/^a\d/.test(name) ? "head" : /^m\d/.test(name) ? "mlp" : "end");
@@ -9,8 +9,8 @@ const layerOf = (name) => Number(/\d+/.exec(name)?.[0] ?? -1);
 const rowKey = (n) => ({ input: -1, logits: Infinity })[component(n)] ?? layerOf(nodes[n])
   + (content.spans.length && !content.parallel && isMlp(n) ? 0.5 : 0);
 
-const places = new Map();  // of the nodes in the chosen circuit
-let ordered = [];          // its rows, from the input up: heads, then the MLP
+const places = new Map();  // of the nodes in the selected circuit
+let ordered = [];          // rows, from the input up: heads, then the MLP
 let pitch = { ...FULL, wide: 58, tall: 32 };
 let extent = { width: 1, height: 1 };  // of the whole drawing
 let panels = [{ x: 0, y: 0 }];         // where each picture starts: two, side by side
@@ -103,7 +103,7 @@ const curveOf = (from, to, kind, e, panel) => {
   const x1 = b.x + panel.x + entryOf(kind), y1 = b.y + panel.y + pitch.tall / 2;
   const far = (a.y - b.y) / pitch.row, bend = Math.max(pitch.row * 0.24, (y0 - y1) * 0.45);
   let swing = 0;
-  // A line that would run straight up through boxes swings to a side: at the MLPs to the right.
+  // A line that would run straight up through boxes bends to one side, at MLPs to the right.
   if (Math.abs(x1 - x0) < pitch.wide && far > 1.2) {
     const right = panel.x + panel.width - x0, side = isMlp(from) || e % 2 ? 1 : -1;
     const room = (side > 0 ? right : x0 - panel.x) - 4;
@@ -113,7 +113,7 @@ const curveOf = (from, to, kind, e, panel) => {
     + `${(x1 + swing).toFixed(1)} ${(y1 + bend).toFixed(1)} ${x1.toFixed(1)} ${y1.toFixed(1)}`;
 };
 
-// The name in a box: the whole name where there is room, else without its layer.
+// The name in a box, without the layer if there is no room.
 const shownName = (name) => {
   if (pitch.wide >= 40) return name;
   return { input: "in", logits: "out" }[name] ?? name.replace(/^a\d+\./, "");

@@ -1,4 +1,4 @@
-// Beside the drawing: the table of edges and the curve of faithfulness.
+// Panels next to the drawing: the table of edges, and the faithfulness curve.
 
 // ---- table -----------------------------------------------------------------------------------
 
@@ -18,7 +18,7 @@ if (comparing) columns.push({ key: "in", title: "in", value: membership });
 const inOrder = () => {
   const { value, number: isNumber } = columns.find((c) => c.key === state.sort);
   const sign = state.down ? -1 : 1;
-  // Numbers by size: what matters of a score is how far it is from zero.
+  // Numbers are sorted by absolute value.
   const key = isNumber ? (e) => Math.abs(value(e) ?? -1) : (e) => value(e);
   const found = present.filter((e) => isChosen(e, state.node));
   return found.sort((a, b) => {

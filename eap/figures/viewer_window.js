@@ -8,7 +8,7 @@ let laidOut = "";
 
 const frameSize = () => ({ w: frame.clientWidth || 800, h: frame.clientHeight || 600 });
 
-// Set the part of the drawing that is seen; lay it out anew where its room has changed.
+// Set the visible part of the drawing, and repeat the layout if the available room has changed.
 const look = (isNew = true) => {
   const { w, h } = frameSize();
   place(w * view.zoom, h * view.zoom);
@@ -29,7 +29,7 @@ const look = (isNew = true) => {
   laidOut = layout;
 };
 
-// Zoom so that what is at a point of the frame (in pixels) stays there.
+// Zoom so that the drawing does not move at a given point of the frame (in pixels).
 const zoomAt = (factor, px, py) => {
   const { w, h } = frameSize();
   const [dx, dy] = [(px ?? w / 2) - w / 2, (py ?? h / 2) - h / 2];
@@ -50,7 +50,7 @@ const fit = () => {
   look(false);
 };
 
-// Bring a node into sight that was reached by keyboard or from the table.
+// Scroll to a node that was reached by keyboard or from the table.
 const reveal = (n) => {
   if (!places.has(n)) return;
   const { w, h } = frameSize(), { x, y } = places.get(n);
@@ -62,7 +62,7 @@ const reveal = (n) => {
 };
 
 const pointers = new Map();
-let wasDragged = false;  // a drag is no click
+let wasDragged = false;  // a drag is not a click
 
 const movePointer = (event) => {
   const before = pointers.get(event.pointerId);

@@ -42,9 +42,9 @@ def mean_of(graphs: Sequence[Graph], *, scaled: bool = True) -> Graph:
     first = graphs[0]
     for graph in graphs[1:]:
         if graph.config != first.config:
-            raise UserError(f"graphs of different shapes have no mean: {first} and {graph}")
+            raise UserError(f"graphs of different shapes have no common mean: {first} and {graph}")
         if graph.span_names != first.span_names:
-            raise UserError(f"graphs of different spans have no mean: {first} and {graph}")
+            raise UserError(f"graphs with different spans have no common mean: {first} and {graph}")
     at_nodes = first.node_scores is not None
     scores = [_towards_helpful(graph, at_nodes=at_nodes) for graph in graphs]
     _check_together(graphs)
@@ -62,10 +62,10 @@ def _towards_helpful(graph: Graph, *, at_nodes: bool) -> Tensor:
     """Scores with the sign turned so that positive means helpful (corruption hurts the metric)."""
     scores = graph.node_scores if at_nodes else graph.scores
     if scores is None or (graph.node_scores is not None) != at_nodes:
-        raise UserError("graphs of edge scores and graphs of node scores have no mean")
+        raise UserError("graphs of edge scores and graphs of node scores have no common mean")
     if graph.higher_is_better is None:
         raise UserError(
-            "a graph does not know whether high values of its metric are better; set "
+            "a graph does not record whether high values of its metric are better; set "
             "higher_is_better (dataclasses.replace) before taking a mean"
         )
     return -scores if graph.higher_is_better else scores
@@ -80,15 +80,15 @@ def _check_together(graphs: Sequence[Graph]) -> None:
     models = [graph.provenance.get("model") for graph in graphs]
     known = [model for model in models if model is not None]
     if any(model != known[0] for model in known):
-        raise UserError("graphs of different models have no mean")
+        raise UserError("graphs of different models have no common mean")
     signed = {
         bool(graph.provenance.get("signed", True)): graph.provenance.get("method", "?")
         for graph in graphs
     }
     if len(signed) > 1:
         raise UserError(
-            f"{signed[False]} scores importance and {signed[True]} signed changes of the metric: "
-            "they have no mean; take means of signed methods, or of importances, alone"
+            f"{signed[False]} gives importances and {signed[True]} signed changes of the metric, "
+            "which have no common mean; average only signed methods, or only importances"
         )
 
 

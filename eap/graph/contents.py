@@ -1,8 +1,9 @@
-"""What a graph holds: the scores of all edges, and which of them are kept.
+"""Contents of a graph: scores of all edges, and the circuit of the edges that are kept.
 
-Tensors are `[n_forward, n_backward]`, so that a graph of millions of edges is a few megabytes and
-every operation is a matrix operation. What is done with them is in `selection` (choosing edges),
-`files` (reading, writing) and `export` (tables and pictures of others); `graph.Graph` gathers it.
+Tensors are `[n_forward, n_backward]`, so that a graph of millions of edges takes a few megabytes
+and every operation is a matrix operation. The modules `selection` (choosing edges), `files`
+(reading and writing) and `export` (tables and pictures) work on these tensors; `graph.Graph`
+combines them.
 """
 
 from dataclasses import dataclass, field
@@ -21,19 +22,19 @@ from eap.runtime.other_names import GRAPH, unknown
 
 @lru_cache(maxsize=16)
 def edge_exists(config: GraphConfig) -> Bool[Tensor, "n_forward n_backward"]:
-    """Which (sender, receiver) pairs are edges; shared within this room, never to be written."""
+    """Mask of the (sender, receiver) pairs that are edges; shared, so it must not be modified."""
     return torch.from_numpy(numbering.edge_exists(config).copy())
 
 
 @lru_cache(maxsize=16)
 def receiver_of(config: GraphConfig) -> Int[Tensor, "n_forward 3"]:
-    """The q, k, v receivers of every sender, as `numbering.receiver_of`; never to be written."""
+    """q, k and v receivers of every sender, as in `numbering.receiver_of`; must not be modified."""
     return torch.from_numpy(numbering.receiver_of(config).copy())
 
 
 @lru_cache(maxsize=16)
 def reads_keys(config: GraphConfig) -> Bool[Tensor, " n_backward"]:
-    """Which receivers are k or v inputs, read at a key's position; never to be written."""
+    """Mask of the k and v receivers, which are read at a key's position; must not be modified."""
     reads = torch.zeros(config.n_backward, dtype=torch.bool, device="cpu")
     for layer in range(config.n_layers):
         reads[config.receivers(layer, "k").start : config.receivers(layer, "v").stop] = True
@@ -43,9 +44,10 @@ def reads_keys(config: GraphConfig) -> Bool[Tensor, " n_backward"]:
 def has_incoming(
     config: GraphConfig, in_graph: Bool[Tensor, "*span n_forward n_backward"]
 ) -> Bool[Tensor, "*span n_forward"]:
-    """Which senders have an edge into one of their inputs; the input node if it sends.
+    """Mask of the senders with an edge into one of their inputs, and of the input if it sends.
 
-    At a span, a head is reached by its q there, and by its k and v there and at earlier spans.
+    At a span, a head is reached by edges into its q there, and into its k and v there or at earlier
+    spans.
     """
     reached = in_graph.any(dim=-2)
     if reached.ndim > 1:
@@ -62,7 +64,7 @@ NODE_TENSORS = ("node_scores", "node_errors")
 
 @dataclass(frozen=True, eq=False)
 class GraphContents:
-    """The fields of a `Graph`, which describes them."""
+    """Fields of a `Graph`; see the documentation of `Graph`."""
 
     config: GraphConfig
     scores: Float[Tensor, "*span n_forward n_backward"]
@@ -90,10 +92,10 @@ class GraphContents:
                     f"{name} is {list(tensor.shape)}; a graph of this shape has {list(shape)}"
                 )
 
-    if not TYPE_CHECKING:  # where every other name would be known
+    if not TYPE_CHECKING:  # a type checker would accept every name
 
         def __getattr__(self, name: str) -> Any:
-            """Say what a name of the EAP-IG library is called here."""
+            """Raise an error that translates names of the EAP-IG library."""
             raise AttributeError(unknown("a graph", name, GRAPH), name=name, obj=self)
 
     @property
@@ -103,13 +105,13 @@ class GraphContents:
 
     @property
     def in_any_span(self) -> Bool[Tensor, "n_forward n_backward"]:
-        """Which edges are in the circuit at one span at least."""
+        """Mask of the edges that are in the circuit at one span at least."""
         return self.in_graph.any(dim=0) if self.span_names else self.in_graph
 
     def nodes_in_graph(self) -> set[str]:
-        """Names of the nodes that send along an edge of the circuit; `logits` if an edge enters it.
+        """Names of the nodes that send along an edge of the circuit, with `logits` if reached.
 
-        A head is not in the circuit for an edge into a key or value that it merely shares.
+        An edge into a shared key or value does not put every head that shares it in the circuit.
         """
         in_graph = self.in_any_span
         sending = in_graph.any(dim=1).nonzero().flatten().tolist()
@@ -118,10 +120,14 @@ class GraphContents:
 
 
 def check_plain(graph: GraphContents, what: str) -> None:
-    """Whether a graph is one that `what` is done with: without spans.
+    """Check that a graph has no spans.
+
+    Args:
+        graph: graph to check.
+        what: beginning of the message.
 
     Raises:
-        UserError: it has spans.
+        UserError: the graph has spans.
     """
     if graph.span_names:
         raise UserError(

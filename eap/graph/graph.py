@@ -326,7 +326,7 @@ class Graph(NamedEdges):
             *edges: names of edges: `circuit.add("m0->m1", "m1->logits")`.
 
         Raises:
-            UserError: the model has no edge of one of the names.
+            UserError: a name that is not the name of an edge of the model.
 
         Example:
             >>> "m0->m1" in circuit.add("m0->m1")
@@ -341,7 +341,7 @@ class Graph(NamedEdges):
             *edges: names of edges.
 
         Raises:
-            UserError: the model has no edge of one of the names.
+            UserError: a name that is not the name of an edge of the model.
 
         Example:
             >>> "m0->m1" in circuit.add("m0->m1").remove("m0->m1")
@@ -357,7 +357,7 @@ class Graph(NamedEdges):
 
     def _same_shape(self, other: "Graph") -> "Graph":
         if not isinstance(other, Graph):
-            raise UserError(f"a circuit goes with another circuit, not {type(other).__name__}")
+            raise UserError(f"a circuit combines with a circuit, not with {type(other).__name__}")
         if other.config.shape != self.config.shape:
             raise UserError(
                 f"these circuits are of different graphs, with {self.n_edges:,} and "

@@ -1,4 +1,4 @@
-"""Labels and groups that people give to nodes: what they may be, and pages that hold them."""
+"""Labels and groups that users give to nodes: checks, and reading them from saved pages."""
 
 import json
 import re
@@ -14,13 +14,13 @@ _CONTENT = re.compile(r'<script type="application/json" id="content">(.*?)</scri
 
 
 def check_labels(config: GraphConfig, texts: Any) -> None:
-    """Whether these are texts of nodes of the graph.
+    """Check that labels or groups are texts by node of the graph.
 
     Raises:
         UserError: they are not.
     """
     if not isinstance(texts, Mapping):
-        raise UserError(f"labels and groups are texts by node, not {type(texts).__name__}")
+        raise UserError(f"labels and groups must be texts by node, not {type(texts).__name__}")
     nodes = {*config.sender_names, "logits"}
     for node, text in texts.items():
         if node not in nodes:
@@ -33,10 +33,10 @@ def check_labels(config: GraphConfig, texts: Any) -> None:
 
 
 def read_labels(path: Path, groups: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The labels and groups of a page that "Save page" wrote; `groups` are added to its own.
+    """Read labels and groups from a page that was saved with "Save page", and add `groups`.
 
     Raises:
-        UserError: there is no such file, or it is no page of a circuit.
+        UserError: the file does not exist, or is not the page of a circuit.
     """
     try:
         content = _CONTENT.search(path.read_text(encoding="utf8"))
@@ -45,4 +45,4 @@ def read_labels(path: Path, groups: Mapping[str, str]) -> tuple[dict[str, str], 
     except OSError as error:
         raise UserError(f"cannot read labels from {path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is no page of a circuit with labels and groups") from None
+        raise UserError(f"{path} is not the page of a circuit with labels and groups") from None

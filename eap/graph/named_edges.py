@@ -1,4 +1,4 @@
-"""Edges of a graph by name: counted, looked up, iterated over, compared and shown."""
+"""Edges of a graph by name: counting, look-up, iteration, comparison and display."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from eap.graph.contents import GraphContents, edge_exists
 from eap.graph.numbering import edge_index
 from eap.runtime.notebooks import html_table
 
-N_ROWS = 10  # shown in a notebook
+N_ROWS = 10  # rows shown in a notebook
 
 
 class Edge(NamedTuple):
-    """One edge: its name, ends and score.
+    """Edge with its name, ends and score.
 
     Attributes:
         name: name of the edge, such as `a0.h3->a5.h1<q>`.
         sender: name of the sender.
         receiver: name of the receiver.
         score: score of the edge.
-        in_graph: whether the edge belongs to the circuit.
+        in_graph: whether the edge is in the circuit.
 
     Example:
         >>> next(graph.edges()).sender
@@ -40,7 +40,7 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class NamedEdges(GraphContents):
-    """What a `Graph` says of its edges; a circuit is read as the set of its edges' names."""
+    """Methods of a `Graph` that name edges; a circuit behaves as the set of its edges' names."""
 
     @property
     def n_forward(self) -> int:
@@ -64,7 +64,7 @@ class NamedEdges(GraphContents):
 
     @property
     def edge_exists(self) -> Bool[Tensor, "*span n_forward n_backward"]:
-        """Which (sender, receiver) pairs are edges at all; a tensor of the caller's own."""
+        """Mask of the (sender, receiver) pairs that are edges; a new tensor in every call."""
         return edge_exists(self.config).expand(self.in_graph.shape).clone()
 
     def count_edges(self) -> int:
@@ -72,7 +72,7 @@ class NamedEdges(GraphContents):
         return int(self.in_graph.sum())
 
     def count_nodes(self) -> int:
-        """Number of nodes that send along an edge of the circuit, and the logits if one enters."""
+        """Number of nodes that send along an edge of the circuit, plus the logits if reached."""
         return len(self.nodes_in_graph())
 
     def index(self, edge: str) -> tuple[int, int]:
@@ -82,7 +82,7 @@ class NamedEdges(GraphContents):
             edge: name of the edge, such as `a0.h3->a5.h1<q>`.
 
         Raises:
-            UserError: the model has no edge of that name.
+            UserError: the model has no edge with that name.
         """
         return edge_index(self.config, edge)
 
@@ -90,10 +90,10 @@ class NamedEdges(GraphContents):
         """Score of an edge.
 
         Args:
-            edge: name of the edge; with spans, `a0.h3->m2 @ subject` names the edge at one of them.
+            edge: name of the edge; with spans, `a0.h3->m2 @ subject` names an edge at a span.
 
         Raises:
-            UserError: the model has no edge of that name.
+            UserError: the model has no edge with that name.
 
         Example:
             >>> graph.score("m0->m1") == float(graph.scores[graph.index("m0->m1")])
@@ -106,17 +106,17 @@ class NamedEdges(GraphContents):
         return bool(self.in_graph[self._place(edge)])
 
     def _place(self, edge: str) -> tuple[int, ...]:
-        """Where the tensors have an edge of this name."""
+        """Indices of an edge in the tensors, by its name."""
         if not self.span_names:
             return self.index(edge)
         name, _, span = str(edge).partition(" @ ")
         return (spans.span_index(self, span), *self.index(name))
 
     def edges(self, *, in_graph_only: bool = True) -> Iterator[Edge]:
-        """Edges as objects, in the order of their senders.
+        """Iterate over edges as `Edge` objects, in the order of their senders.
 
         Args:
-            in_graph_only: whether to give the circuit's edges alone.
+            in_graph_only: whether to give only the edges of the circuit.
         """
         pairs = self.in_graph if in_graph_only else self.edge_exists
         senders, receivers = self.sender_names, self.receiver_names
@@ -131,7 +131,7 @@ class NamedEdges(GraphContents):
             )
 
     def edge_names(self) -> list[str]:
-        """Names of the circuit's edges; with spans, `a0.h3->m2 @ subject`."""
+        """Names of the circuit's edges; with spans, such as `a0.h3->m2 @ subject`."""
         return [self._name(*place) for place in self.in_graph.nonzero().tolist()]
 
     def _name(self, *place: int) -> str:
@@ -149,26 +149,26 @@ class NamedEdges(GraphContents):
     # ---- a circuit as a set of names -----------------------------------------------------------
 
     def __len__(self) -> int:
-        """Number of edges of the circuit, as `count_edges`."""
+        """Number of edges of the circuit, the same as `count_edges`."""
         return self.count_edges()
 
     def __iter__(self) -> Iterator[str]:
-        """The names of the circuit's edges, as `edge_names`."""
+        """Iterate over the names of the circuit's edges, as in `edge_names`."""
         return iter(self.edge_names())
 
     def __eq__(self, other: object) -> bool:
-        """Whether both keep the same edges of the same graph, whatever the scores."""
+        """Whether both circuits have the same edges of the same graph; scores do not matter."""
         if not isinstance(other, NamedEdges):
             return NotImplemented
         same_graph = (self.config.shape, self.span_names) == (other.config.shape, other.span_names)
         return same_graph and torch.equal(self.in_graph, other.in_graph)
 
     def __hash__(self) -> int:
-        """Equal for equal circuits."""
+        """Hash that is equal for equal circuits."""
         return hash((self.config.shape, self.span_names, self.in_graph.cpu().numpy().tobytes()))
 
     def _repr_html_(self) -> str:
-        """A short table for notebooks: the circuit's strongest edges."""
+        """Table of the circuit's strongest edges, for notebooks."""
         scores = self.scores[self.in_graph]
         most = min(N_ROWS, len(scores))
         best = scores.double().abs().nan_to_num(-1.0).topk(most).indices

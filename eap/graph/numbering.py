@@ -1,8 +1,8 @@
-"""Which senders, receivers and edges a model has, in which order, and what they are called.
+"""Numbering and names of the senders, receivers and edges of a model.
 
 Senders are the input embedding, every attention head and every MLP; receivers are the q, k and v
-input of every head, every MLP and the logits. Everything here follows from a model's shape alone,
-by arithmetic: no score, and no torch.
+input of every head, every MLP and the logits. Everything here follows from the shape of the model
+by arithmetic, without scores and without torch.
 """
 
 from dataclasses import dataclass, fields
@@ -15,15 +15,15 @@ from eap.runtime.errors import UserError, quoted
 from eap.runtime.ranges import Range, whole
 
 LARGEST = 10**10
-"""Pairs of a sender and a receiver that a graph may have: Llama 3.1 405B has 10^9."""
+"""Largest number of pairs of a sender and a receiver in a graph; Llama 3.1 405B has 10^9."""
 
 
 @dataclass(frozen=True)
 class GraphConfig:
-    """The shape of a graph: everything needed to number its senders and receivers.
+    """Shape of a graph, from which its senders and receivers are numbered.
 
-    On a model with grouped-query attention, k and v receivers belong to the key/value heads
-    (`a3.kv1<k>`); with `expanded_kv` there is one k and one v per query head, as in earlier work.
+    In a model with grouped-query attention, k and v receivers belong to the key/value heads
+    (`a3.kv1<k>`); with `expanded_kv`, there is one k and one v per query head, as in earlier work.
 
     Example:
         >>> model.config.n_edges == graph.full().count_edges()
@@ -40,7 +40,7 @@ class GraphConfig:
     def __post_init__(self) -> None:
         for part in fields(self):
             value = getattr(self, part.name)
-            least = 0 if part.name == "d_model" else 1  # files of the paper do not tell d_model
+            least = 0 if part.name == "d_model" else 1  # the paper's files do not record d_model
             if part.type is bool:
                 if not isinstance(value, bool):
                     raise UserError(f"{part.name} of a graph is true or false, not {value!r:.40}")
@@ -56,17 +56,17 @@ class GraphConfig:
         if (size := self.n_forward * self.n_backward) > LARGEST:
             raise UserError(
                 f"a graph of {self.n_layers:,} layers and {self.n_heads:,} heads has {size:,} "
-                f"pairs of nodes; at most {LARGEST:,} go"
+                f"pairs of nodes; at most {LARGEST:,} are supported"
             )
 
     @property
     def shape(self) -> tuple[int, int, int, bool]:
-        """What two graphs must agree on to have the same edges."""
+        """Properties that two graphs must share to have the same edges."""
         return self.n_layers, self.n_heads, self.n_kv_receivers, self.parallel_attn_mlp
 
     @property
     def n_kv_receivers(self) -> int:
-        """How many k (and how many v) receivers a layer has."""
+        """Number of k receivers (and of v receivers) in a layer."""
         return self.n_heads if self.expanded_kv else self.n_kv_heads
 
     @property
@@ -81,7 +81,7 @@ class GraphConfig:
 
     @property
     def n_edges(self) -> int:
-        """Number of edges of the whole graph, by arithmetic: nothing is allocated."""
+        """Number of edges of the whole graph, by arithmetic, so that nothing is allocated."""
         L, H = self.n_layers, self.n_heads
         # Senders before layer l: 1 + l (H + 1), summed over the layers.
         before = L + (H + 1) * L * (L - 1) // 2
@@ -93,20 +93,20 @@ class GraphConfig:
         return self.n_heads + 2 * self.n_kv_receivers + 1
 
     def heads(self, layer: int) -> slice:
-        """Senders: the heads of `layer`."""
+        """Indices of the heads of a layer among the senders."""
         first = 1 + layer * (self.n_heads + 1)
         return slice(first, first + self.n_heads)
 
     def mlp_sender(self, layer: int) -> int:
-        """Sender: the MLP of `layer`."""
+        """Index of the MLP of a layer among the senders."""
         return self.heads(layer).stop
 
     def n_receivers(self, kind: str) -> int:
-        """How many `kind` ('q', 'k' or 'v') receivers a layer has."""
+        """Number of receivers of a kind ('q', 'k' or 'v') in a layer."""
         return self.n_heads if kind == "q" else self.n_kv_receivers
 
     def receivers(self, layer: int, kind: str) -> slice:
-        """Receivers: the `kind` ('q', 'k' or 'v') inputs of the heads of `layer`."""
+        """Indices of the inputs of a kind ('q', 'k' or 'v') of a layer's heads."""
         first = layer * self._receivers_per_layer
         starts = {
             "q": first,
@@ -116,7 +116,7 @@ class GraphConfig:
         return slice(starts[kind], starts[kind] + self.n_receivers(kind))
 
     def mlp_receiver(self, layer: int) -> int:
-        """Receiver: the MLP of `layer`."""
+        """Index of the MLP of a layer among the receivers."""
         return (layer + 1) * self._receivers_per_layer - 1
 
     def layer_of_receiver(self, receiver: int) -> int:
@@ -125,13 +125,15 @@ class GraphConfig:
 
     @property
     def logits_receiver(self) -> int:
-        """Receiver: the logits."""
+        """Index of the logits among the receivers."""
         return self.n_backward - 1
 
     def senders_before(self, layer: int, kind: str) -> int:
-        """How many senders (from the first on) reach the receivers `kind` of `layer`.
+        """Number of senders, from the first on, that have edges into receivers of a layer.
 
-        `kind` is 'attention', 'mlp' or 'logits' (for which `layer` is ignored).
+        Args:
+            layer: layer of the receivers, ignored for the logits.
+            kind: kind of the receivers, 'attention', 'mlp' or 'logits'.
         """
         if kind == "logits":
             return self.n_forward
@@ -149,7 +151,7 @@ class GraphConfig:
         return _receiver_names(self)
 
     def kv_head(self, head: int) -> int:
-        """Which k (or v) receiver of its layer the query head `head` reads."""
+        """Number of the k (or v) receiver in a layer that the query head `head` reads."""
         return head * self.n_kv_receivers // self.n_heads
 
 
@@ -163,7 +165,7 @@ def _sender_names(config: GraphConfig) -> tuple[str, ...]:
 
 @lru_cache(maxsize=16)
 def _receiver_names(config: GraphConfig) -> tuple[str, ...]:
-    # A key/value head that several query heads share is a thing of its own, with its own name.
+    # A key/value head that several query heads share gets its own name.
     kv = "h" if config.n_kv_receivers == config.n_heads else "kv"
     names = []
     for layer in range(config.n_layers):
@@ -176,7 +178,7 @@ def _receiver_names(config: GraphConfig) -> tuple[str, ...]:
 
 @lru_cache(maxsize=16)
 def _reads(config: GraphConfig) -> Int[np.ndarray, " n_backward"]:
-    """How many senders, from the first on, each receiver reads: it has exactly those edges."""
+    """Number of senders, from the first on, that have an edge into each receiver."""
     reads = np.empty(config.n_backward, dtype=np.int64)
     for layer in range(config.n_layers):
         attention = slice(config.receivers(layer, "q").start, config.receivers(layer, "v").stop)
@@ -189,7 +191,7 @@ def _reads(config: GraphConfig) -> Int[np.ndarray, " n_backward"]:
 
 @lru_cache(maxsize=16)
 def edge_exists(config: GraphConfig) -> Bool[np.ndarray, "n_forward n_backward"]:
-    """Which (sender, receiver) pairs are edges at all; shared by all callers, so read-only."""
+    """Mask of the (sender, receiver) pairs that are edges; read-only, because callers share it."""
     exists = np.arange(config.n_forward)[:, None] < _reads(config)
     exists.setflags(write=False)
     return exists
@@ -197,7 +199,7 @@ def edge_exists(config: GraphConfig) -> Bool[np.ndarray, "n_forward n_backward"]
 
 @lru_cache(maxsize=16)
 def receiver_of(config: GraphConfig) -> Int[np.ndarray, "n_forward 3"]:
-    """The q, k, v receivers of every head; the one receiver of an MLP, three times; input: -1."""
+    """q, k and v receivers of every head; an MLP's receiver three times; -1 for the input."""
     table = np.full((config.n_forward, 3), -1, dtype=np.int64)
     kv_heads = np.array([config.kv_head(head) for head in range(config.n_heads)])
     for layer in range(config.n_layers):
@@ -212,21 +214,21 @@ def receiver_of(config: GraphConfig) -> Int[np.ndarray, "n_forward 3"]:
 
 @lru_cache(maxsize=16)
 def sender_index(config: GraphConfig) -> dict[str, int]:
-    """Index of each sender by name."""
+    """Index of each sender, by name."""
     return {name: i for i, name in enumerate(config.sender_names)}
 
 
 @lru_cache(maxsize=16)
 def receiver_index(config: GraphConfig) -> dict[str, int]:
-    """Index of each receiver by name."""
+    """Index of each receiver, by name."""
     return {name: j for j, name in enumerate(config.receiver_names)}
 
 
 def edge_index(config: GraphConfig, edge: str) -> tuple[int, int]:
-    """`(sender, receiver)` indices of an edge by name, e.g. `a0.h3->a5.h1<q>`.
+    """Indices `(sender, receiver)` of an edge by its name, such as `a0.h3->a5.h1<q>`.
 
     Raises:
-        UserError: this shape has no edge of that name.
+        UserError: a graph of this shape has no edge with that name.
     """
     sender, _, receiver = str(edge).partition("->")
     i, j = sender_index(config).get(sender), receiver_index(config).get(receiver)

@@ -1,16 +1,16 @@
-"""Choosing edges: by rank, from the logits down, by a threshold, by nodes; and pruning.
+"""Selection of edges by rank, by a threshold, greedily from the logits, or by nodes; and pruning.
 
-Every function returns which edges are kept, `[n_forward, n_backward]`, and changes nothing. Where
-scores have an axis of spans before these, what is chosen are pairs of a span and an edge, and nodes
-are pairs of a span and a node; the plain graph is the case of one span.
+Every function returns a mask of the kept edges, `[n_forward, n_backward]`, and modifies nothing. If
+scores have an axis of spans before these, pairs of a span and an edge are selected, and nodes are
+pairs of a span and a node; a graph without spans is treated like a graph with one span.
 
-Edges are ranked by `by`:
+The order of the edges is given by `by`:
 
-- `magnitude`: the size of the score, whatever its sign (the paper's);
+- `magnitude`: absolute value of the score (the choice of the paper);
 - `helpful`: how much worse the metric gets when the edge is corrupted;
-- `harmful`: how much better it gets.
+- `harmful`: how much better the metric gets when the edge is corrupted.
 
-A raw signed score is never ranked: what its sign means depends on the metric.
+Raw signed scores are never ranked, because the meaning of their sign depends on the metric.
 """
 
 import heapq
@@ -36,20 +36,20 @@ from eap.runtime.ranges import Range, is_whole, real, shown
 By = Literal["magnitude", "helpful", "harmful"]
 Edges = Bool[Tensor, "*span n_forward n_backward"]
 Order = Int[np.ndarray, "axis n"]
-"""Indices of edges, axis by axis of the scores: (span,) sender, receiver."""
+"""Indices of edges along each axis of the scores: (span,) sender, receiver."""
 
 
 def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
-    """The `n` edges that rank highest; ties go to the earlier edge.
+    """Select the `n` edges that rank highest; ties go to the earlier edge.
 
     Raises:
-        UserError: there are fewer edges, scores are unknown, or an unknown direction.
+        UserError: fewer than `n` edges, unknown scores, or an unknown order.
     """
     n = check_number(n, graph.n_edges)
     values = edge_ranks(graph, by)
     if n == 0:
         return torch.zeros_like(graph.in_graph)
-    last = torch.topk(values.flatten(), n, sorted=False).values.min()  # no sort of all edges
+    last = torch.topk(values.flatten(), n, sorted=False).values.min()  # faster than a full sort
     kept = values > last
     ties = (values == last).flatten().nonzero().flatten()
     kept.view(-1)[ties[: n - int(kept.sum())]] = True
@@ -57,10 +57,10 @@ def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
 
 
 def threshold(graph: GraphContents, minimum: float | Tensor, by: By = "magnitude") -> Edges:
-    """All edges whose rank is at least `minimum`, in units of the metric.
+    """Select all edges whose rank value is at least `minimum`, in units of the metric.
 
     Raises:
-        UserError: `minimum` is no number, scores are unknown, or an unknown direction.
+        UserError: `minimum` is not a number, scores are unknown, or an unknown order.
     """
     if isinstance(minimum, Tensor) and minimum.numel() == 1:
         minimum = minimum.item()
@@ -69,26 +69,26 @@ def threshold(graph: GraphContents, minimum: float | Tensor, by: By = "magnitude
 
 
 def greedy(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
-    """`n` times, add the best edge whose receiver's node is in the circuit, and its sender.
+    """Select greedily: `n` times, add the best edge whose receiver's node is in the circuit.
 
-    Starts from the logits alone (Hanna et al. 2024, section 4.1). Ties go to the earlier receiver,
-    then to the earlier sender.
+    The selection starts from the logits alone, and the sender of an added edge joins the circuit
+    (Hanna et al. 2024, section 4.1). Ties go to the earlier receiver, then to the earlier sender.
 
     Raises:
-        UserError: there are fewer edges, scores are unknown, or an unknown direction.
+        UserError: fewer than `n` edges, unknown scores, or an unknown order.
     """
     return first_edges(graph, greedy_order(graph, n, by))
 
 
 def first_edges(graph: GraphContents, order: Order) -> Edges:
-    """The edges of an order, or of the beginning of one."""
+    """Mask of the edges in an order, or in the beginning of one."""
     kept = torch.zeros_like(graph.in_graph)
     kept[tuple(torch.from_numpy(order))] = True
     return kept
 
 
 def greedy_order(graph: GraphContents, n: int, by: By = "magnitude") -> Order:
-    """Senders and receivers of the first `n` edges, in the order in which greedy adds them.
+    """Indices of the first `n` edges, in the order in which greedy selection adds them.
 
     The circuit of any smaller size is the beginning of this order, `order[:, :m]`.
     """
@@ -96,7 +96,7 @@ def greedy_order(graph: GraphContents, n: int, by: By = "magnitude") -> Order:
     config, values = graph.config, edge_ranks(graph, by)
     values = values if graph.span_names else values[None]
     inputs = values.transpose(1, 2).flatten(0, 1)  # [span and receiver, n_forward]
-    # Every receiver's edges in order of score; the heap holds the next one of each receiver.
+    # The edges of every receiver are sorted by score; the heap holds the next edge of each.
     sorted_values, order = (x.numpy() for x in torch.sort(inputs, descending=True, stable=True))
     n_incoming = edge_exists(config).sum(dim=0).tolist()
     receivers_of, at_keys = receiver_of(config).tolist(), reads_keys(config).tolist()
@@ -132,9 +132,9 @@ def greedy_order(graph: GraphContents, n: int, by: By = "magnitude") -> Order:
 
 
 def prune(config: GraphConfig, in_graph: Edges) -> Edges:
-    """Without the nodes that no path from the input, or none to the logits, runs through.
+    """Remove nodes that are on no path from the input to the logits, with their edges.
 
-    A head stays if any of its q, k and v inputs has an edge and its output has one.
+    A head stays if at least one of its q, k and v inputs has an edge and its output has one.
     """
     while True:
         alive = has_incoming(config, in_graph) & in_graph.any(dim=-1)
@@ -147,14 +147,14 @@ def prune(config: GraphConfig, in_graph: Edges) -> Edges:
 def top_n_nodes(
     graph: GraphContents, n: int, by: By = "magnitude", *, rank_input: bool = False
 ) -> Edges:
-    """All edges among the `n` heads and MLPs that rank highest by node score, input and logits.
+    """Select all edges among the input, the logits, and the `n` heads and MLPs that rank highest.
 
-    With `rank_input` the input is ranked and counted among them, and kept only if it is one of the
-    `n` (MIB's way). Ties go to the earlier node; a node without a score (NaN) is always kept and
-    not counted, as the EAP-IG library has it.
+    With `rank_input`, the input is ranked and counted too, and kept only if it is one of the `n`
+    (as in MIB). Ties go to the earlier node. A node without a score (NaN) is always kept and not
+    counted, as in the EAP-IG library.
 
     Raises:
-        UserError: the graph has no node scores, fewer than `n`, or an unknown direction.
+        UserError: a graph without node scores, fewer than `n` nodes, or an unknown order.
     """
     if graph.node_scores is None:
         raise UserError(
@@ -174,10 +174,10 @@ def top_n_nodes(
 
 
 def among(config: GraphConfig, nodes: Bool[Tensor, "*span n_forward"]) -> Edges:
-    """Which pairs have both ends among `nodes` (senders), the logits being always among them.
+    """Mask of the pairs with both ends among `nodes` (senders); the logits are always included.
 
-    A receiver that several heads share is among them while one of its heads is; a k or v input at a
-    span, while its head is there or at a later one.
+    A receiver that several heads share is included if one of the heads is. A k or v input at a span
+    is included if its head is included at that span or a later one.
     """
     inputs, readers = receiver_of(config)[1:].flatten(), nodes[..., 1:].repeat_interleave(3, dim=-1)
     reached = torch.zeros(
@@ -192,10 +192,10 @@ def among(config: GraphConfig, nodes: Bool[Tensor, "*span n_forward"]) -> Edges:
 
 
 def edge_ranks(graph: GraphContents, by: By) -> Float[Tensor, "*span n_forward n_backward"]:
-    """What edges are ranked by: minus infinity where there is no edge.
+    """Values by which edges are ranked; minus infinity for pairs that are not edges.
 
     Raises:
-        UserError: scores are unknown, or an unknown direction.
+        UserError: unknown scores, or an unknown order.
     """
     exists = edge_exists(graph.config)
     if (graph.scores.isnan() & exists).any():
@@ -204,7 +204,7 @@ def edge_ranks(graph: GraphContents, by: By) -> Float[Tensor, "*span n_forward n
 
 
 def _directed(graph: GraphContents, scores: Tensor, by: By) -> Tensor:
-    """`scores` turned so that a high one is what `by` looks for."""
+    """Scores with the sign turned so that high values come first in the order `by`."""
     if by not in get_args(By):
         names = ", ".join(map(repr, get_args(By)))
         raise UserError(f"edges are ranked by one of {names}, not by {quoted(str(by))}")
@@ -221,10 +221,10 @@ def _directed(graph: GraphContents, scores: Tensor, by: By) -> Tensor:
 
 
 def check_number(n: int, available: int, what: str = "edges") -> int:
-    """A number of edges, or of nodes, to select, as an int.
+    """Check a number of edges or nodes to select, and return it as an int.
 
     Raises:
-        UserError: it is no whole number from 0 to `available`.
+        UserError: the number is not a whole number from 0 to `available`.
     """
     if not is_whole(n) or not 0 <= n <= available:
         raise UserError(f"cannot select {shown(n)} {what}: this graph has {available:,}")

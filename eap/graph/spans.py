@@ -1,4 +1,4 @@
-"""Graphs with spans from plain ones, and back."""
+"""Conversion between graphs with spans and graphs without."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ AnyGraph = TypeVar("AnyGraph", bound=GraphContents)
 
 
 def span_index(graph: GraphContents, name: str) -> int:
-    """Number of a span by name.
+    """Number of a span, by its name.
 
     Raises:
         UserError: this graph has no such span.
@@ -28,7 +28,7 @@ def span_index(graph: GraphContents, name: str) -> int:
 
 
 def over_spans(graph: AnyGraph) -> AnyGraph:
-    """The plain graph; `Graph.over_spans` says more."""
+    """Graph without spans; see `Graph.over_spans`."""
     if not graph.span_names:
         return graph
     nodes = None if graph.node_scores is None else graph.node_scores.sum(dim=0)
@@ -40,7 +40,7 @@ def over_spans(graph: AnyGraph) -> AnyGraph:
 
 
 def at_span(graph: AnyGraph, name: str) -> AnyGraph:
-    """The plain graph of one span."""
+    """Graph of one span, without a span axis."""
     span, parts = span_index(graph, name), dict[str, Any](span_names=())
     for part in (*EDGE_TENSORS, *NODE_TENSORS):
         tensor = getattr(graph, part)
@@ -49,9 +49,9 @@ def at_span(graph: AnyGraph, name: str) -> AnyGraph:
 
 
 def at_all_spans(graph: AnyGraph, span_names: Sequence[str]) -> AnyGraph:
-    """The circuit with every edge at every span; `Graph.at_all_spans` says more."""
+    """Circuit with every edge at every span; see `Graph.at_all_spans`."""
     if graph.span_names or not span_names:
-        raise UserError("spans are given, at least one, to a graph that has none yet")
+        raise UserError("give at least one span name, for a graph that has no spans yet")
     in_graph = graph.in_graph.expand(len(span_names), -1, -1).clone()
     return replace(
         graph,

@@ -1,4 +1,4 @@
-"""What goes on inside a node: where heads look and why, and which parts and units matter."""
+"""Inside a node: attention patterns and their causes, and the effects of parts and hidden units."""
 
 import lazy_loader
 

@@ -1,13 +1,14 @@
-"""Where heads look, and why: attention patterns, and what their logits are made of.
+"""Attention patterns of heads, and their logits as sums over senders.
 
-The logit of a head from a query q to a key k is, with norms' scales at their values in the run at
-hand, a sum over pairs of senders: what u brings to the query, times what w brings to the key,
+The attention logit of a head from a query q to a key k is a sum over pairs of senders: the
+contribution of u to the query, times the contribution of w to the key, with the scales of the norms
+fixed at their values in the given run,
 
     sum over u, w of (a_u(q) W_Q R_q) . (a_w(k) W_K R_k) scale,
 
-and the same with what is no sender's: positions and biases. Query and key norms count as constant
-scales, too, and a clipped coordinate (OLMo) as one that is scaled down; so the sum is exact. A soft
-cap (Gemma 2) bends the sum, after it is made.
+plus the corresponding terms of positions and biases, which belong to no sender. Query and key norms
+count as constant scales, too, and a clipped coordinate (OLMo) as a coordinate that is scaled down;
+so the sum is exact. A soft cap (Gemma 2) is applied to the sum.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from eap.runtime.progress import progress_bar
 from eap.runtime.ranges import whole
 
 Pattern = tuple[list[str], Float[np.ndarray, "query key"]]
-"""The tokens of a prompt as text, and how much each (row) takes from each (column)."""
+"""Tokens of a prompt as text, and attention weights of each query (row) on each key (column)."""
 
 
 @verb
@@ -51,17 +52,17 @@ def attention_patterns(
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        heads: names of the heads (`a1.h3`); None: all.
+        heads: names of the heads (`a1.h3`); None: all heads.
         n_examples: number of examples, from the first on.
-        prompt: prompt that is read, `clean` or `corrupted`.
+        prompt: prompt of each pair to read, `clean` or `corrupted`.
         quiet: whether to hide the progress bar.
 
     Returns:
-        By head, per example its tokens as text and the weights [query, key], rows summing to 1:
-        what `Graph.to_html(..., patterns=...)` shows.
+        For each head, a list with one entry per example: its tokens as text, and the attention
+        weights [query, key], whose rows sum to 1. `Graph.to_html(..., patterns=...)` shows them.
 
     Raises:
-        UserError: the model has no such head, or examples that it cannot run.
+        UserError: a head that the model does not have, or an example that the model cannot run.
 
     Example:
         >>> patterns = eap.attention_patterns(model, dataset, heads=["a1.h3"], n_examples=1)
@@ -93,7 +94,7 @@ def attention_patterns(
 
 @torch.no_grad()
 def _patterns(model: Model, tokens: Sequence[int]) -> Iterator[Float[Tensor, "head query key"]]:
-    """Patterns of every layer on one prompt."""
+    """Attention patterns of every layer on one prompt."""
     n = len(tokens)
     ids = torch.tensor([list(tokens)], device=model.device)
     last = torch.tensor([n - 1], device=model.device)
@@ -103,10 +104,10 @@ def _patterns(model: Model, tokens: Sequence[int]) -> Iterator[Float[Tensor, "he
         yield pattern_of(model, layer, run, cache)
 
 
-# ---- why a head looks there ----------------------------------------------------------------------
+# ---- attention logits ----------------------------------------------------------------------------
 
 REST = "positions and biases"
-"""The last row and column of terms: what is no sender's."""
+"""Name of the last row and column of terms, for contributions that belong to no sender."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +115,13 @@ class LogitTerms:
     """An attention logit as a sum over pairs of senders.
 
     Attributes:
-        head, query, key: head, position that looks, and position that is looked at.
+        head, query, key: head, query position and key position.
         prompt: 'clean', 'corrupted', or 'difference' (clean minus corrupted).
         names: names of the rows and columns: the senders, then `REST`.
-        terms: terms by what the query reads (row) and what the key reads (column); their sum is the
+        terms: terms by sender on the query side (row) and on the key side (column); they sum to the
             logit before a soft cap.
-        softcap: the logit that attention uses is softcap * tanh(sum / softcap); None: the sum.
-        tokens: the prompt's, as text.
+        softcap: soft cap, with which the logit becomes softcap * tanh(sum / softcap); None: no cap.
+        tokens: tokens of the prompt, as text.
     """
 
     head: str
@@ -134,24 +135,26 @@ class LogitTerms:
 
     @property
     def logit(self) -> float:
-        """The sum of all terms: the logit before a soft cap, or the difference of two."""
+        """Sum of all terms: the logit before a soft cap, or the difference of two such logits."""
         return float(self.terms.sum())
 
     @property
     def by_query(self) -> pd.Series:
-        """The sum over the key's senders, by sender on the query side."""
+        """Sums over the senders on the key side, for each sender on the query side."""
         return pd.Series(self.terms.sum(1).numpy(), index=list(self.names), name="query side")
 
     @property
     def by_key(self) -> pd.Series:
-        """The sum over the query's senders, by sender on the key side."""
+        """Sums over the senders on the query side, for each sender on the key side."""
         return pd.Series(self.terms.sum(0).numpy(), index=list(self.names), name="key side")
 
     def to_frame(self, n: int | None = None) -> pd.DataFrame:
-        """A row per pair, largest magnitude first: query_sender, key_sender, term.
+        """Make a table with a row per pair of senders, largest magnitude first.
+
+        The columns are query_sender, key_sender and term.
 
         Args:
-            n: number of rows; None: all.
+            n: number of rows; None: all rows.
         """
         n = None if n is None else whole("n", n)
         order = self.terms.flatten().abs().argsort(descending=True, stable=True)[:n].tolist()
@@ -173,24 +176,24 @@ def logit_terms(
     example: int = 0,
     prompt: Literal["clean", "corrupted", "difference"] = "clean",
 ) -> LogitTerms:
-    """Why a head looks where it looks: its attention logit as a sum over pairs of senders.
+    """Explain where a head attends: its attention logit as a sum over pairs of senders.
 
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        head: name of the head, `a1.h3`.
-        query: position that looks; negative ones count from the prompt's last token.
-        key: position that is looked at; None: where the head looks most from the query.
-        example: number of the pair in the data set.
-        prompt: prompt of the logit, 'clean' or 'corrupted'; 'difference': the clean prompt's terms
-            minus the corrupted prompt's, whose positions must correspond.
+        head: name of the head, such as `a1.h3`.
+        query: query position; negative numbers count back from the last token of the prompt.
+        key: key position; None: the position with the largest attention weight for this query.
+        example: number of the example in the data set.
+        prompt: prompt of the logit, 'clean' or 'corrupted'; 'difference': terms on the clean prompt
+            minus terms on the corrupted prompt, whose positions must correspond.
 
     Returns:
         Terms [n_forward + 1, n_forward + 1] that sum to the logit (before a soft cap).
 
     Raises:
-        UserError: there is no such head, example or position, or the head does not see the key
-            from the query.
+        UserError: a head, example or position that does not exist, or a key that the head cannot
+            see from the query.
 
     Example:
         >>> terms = eap.attention.logit_terms(model, dataset, "a2.h0")
@@ -225,16 +228,16 @@ def _terms(run: HeadRun, query: int, key: int) -> LogitTerms:
 
 @dataclass(frozen=True, eq=False)
 class HeadResult:
-    """What a head moves to a query position, as a sum over keys and senders.
+    """Output of a head at a query position, as a sum over keys and senders.
 
     Attributes:
-        head, query: head, and position that it writes to.
+        head, query: head, and query position that it writes to.
         names: names of the senders, then `REST`.
-        values: pattern[query, key] times what each sender brings to the value at the key.
-        W_O: the head's own, with the weight of a norm after attention.
-        direction: what each d_model coordinate is worth to the answers, the final norm's scale at
-            the run's; correct minus incorrect.
-        tokens: the prompt's, as text.
+        values: pattern[query, key] times each sender's contribution to the value at the key.
+        W_O: output weights of the head, with the weight of a norm after attention.
+        direction: effect of each d_model coordinate on the logit difference (correct minus
+            incorrect answers), with the scale of the final norm fixed at its value in the run.
+        tokens: tokens of the prompt, as text.
     """
 
     head: str
@@ -247,19 +250,21 @@ class HeadResult:
 
     @property
     def moved(self) -> Float[Tensor, "key n_forward_and_rest d_model"]:
-        """What is moved, by key and sender; the sum is the head's result."""
+        """Vectors that the head moves, by key and sender; their sum is the output of the head."""
         return self.values @ self.W_O
 
     @property
     def by_answers(self) -> Float[Tensor, "key n_forward_and_rest"]:
-        """How much of what is moved points from the incorrect to the correct answers."""
+        """Components of the moved vectors along the direction from incorrect to correct answers."""
         return self.values @ (self.W_O @ self.direction)
 
     def to_frame(self, n: int | None = None) -> pd.DataFrame:
-        """A row per key and sender, largest first: key, token, sender, answers (a share of logits).
+        """Make a table with a row per key and sender, largest magnitude first.
+
+        The columns are key, token, sender and answers (contribution to the logit difference).
 
         Args:
-            n: number of rows; None: all.
+            n: number of rows; None: all rows.
         """
         n = None if n is None else whole("n", n)
         answers = self.by_answers.flatten()
@@ -281,21 +286,21 @@ def head_result(
     example: int = 0,
     prompt: Prompt = "clean",
 ) -> HeadResult:
-    """What a head moves: its result at a position as a sum over keys and senders.
+    """Decompose the output of a head at one position into a sum over keys and senders.
 
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        head: name of the head, `a1.h3`.
-        query: position that the result is added at; negative ones count from the last token.
-        example: number of the pair in the data set.
-        prompt: prompt that is read, `clean` or `corrupted`.
+        head: name of the head, such as `a1.h3`.
+        query: position of the output; negative numbers count back from the last token.
+        example: number of the example in the data set.
+        prompt: prompt of the pair to read, `clean` or `corrupted`.
 
     Returns:
-        The sum over keys and senders, as vectors and along the answers' direction.
+        Terms by key and sender, as vectors and along the direction of the answers.
 
     Raises:
-        UserError: there is no such head, example or position.
+        UserError: a head, example or position that does not exist.
 
     Example:
         >>> eap.attention.head_result(model, dataset, "a2.h0").to_frame(3).shape[0]
@@ -330,20 +335,20 @@ def _result(run: HeadRun, pair: Example, query: int) -> HeadResult:
 
 # ---- for the page of a circuit -------------------------------------------------------------------
 
-N_ROWS = 8  # of each sum
+N_ROWS = 8  # largest terms of each sum
 
 
 @dataclass(frozen=True, eq=False)
 class HeadReasons:
-    """Where a head looks on one prompt, and why it looks there from the last token.
+    """Attention pattern of a head on one prompt, with the reasons for it at the last token.
 
     Attributes:
-        tokens, weights: the prompt's tokens as text, and the pattern [query, key].
-        query, key: the last token, and the token that it looks at most.
-        logit, softcap: logit and soft cap, as `LogitTerms` has them.
-        by_key, by_query, pairs: the largest of `LogitTerms.by_key`, `by_query` and `to_frame`.
-        moved: what the head moves to the last token, in logits of the answers.
-        by_answers: the largest rows of `HeadResult.to_frame`.
+        tokens, weights: tokens of the prompt as text, and the attention pattern [query, key].
+        query, key: last token, and the token with its largest attention weight.
+        logit, softcap: logit and soft cap, as in `LogitTerms`.
+        by_key, by_query, pairs: largest rows of `LogitTerms.by_key`, `by_query` and `to_frame`.
+        moved: contribution of the head at the last token to the logit difference of the answers.
+        by_answers: largest rows of `HeadResult.to_frame`.
     """
 
     tokens: list[str]
@@ -369,20 +374,21 @@ def head_reasons(
     n_examples: int = 3,
     quiet: bool = True,
 ) -> dict[str, list[HeadReasons]]:
-    """Where heads look on the first few examples, and why: for the page of a circuit.
+    """Explain where heads attend on the first few examples, for the page of a circuit.
 
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        heads: names of heads (`a1.h3`); None: all heads.
+        heads: names of the heads (`a1.h3`); None: all heads.
         n_examples: number of examples, from the first on.
         quiet: whether to hide the progress bar.
 
     Returns:
-        By head, per example: what `Graph.to_html(..., patterns=...)` shows when it is clicked.
+        For each head, a list with one entry per example. `Graph.to_html(..., patterns=...)` shows
+        the entries of a head when the head is clicked.
 
     Raises:
-        UserError: the model has no such head, or examples that it cannot run.
+        UserError: a head that the model does not have, or an example that the model cannot run.
 
     Example:
         >>> reasons = eap.attention.head_reasons(model, dataset, heads=["a1.h0"], n_examples=1)

@@ -1,16 +1,17 @@
 """Crossing scores: how much a head moves from one span of the prompt to another.
 
-The residual stream carries at a position what is sent there; between positions only heads move
-things. With z(q) what head h averages at query q, A its pattern, and dM/dz(q) the metric's gradient
-there on the clean run, keys and values of the span s_key move to the span s_query
+The residual stream carries information along a position; only heads move information between
+positions. Let z(q) be the output of head h at query q (before W_O), A its attention pattern, and
+dM/dz(q) the gradient of the metric there on the clean run. The scores of what keys and values move
+from the span s_key to the span s_query are
 
     v: sum over q in s_query, p in s_key of A[q, p] dv(p) . dM/dz(q)
     k: sum over q in s_query of dz(q) . dM/dz(q)
 
-where dv(p) is the change of the value, to first order, when all that its input reads is ablated,
-and dz(q) the exact change of z when the keys in s_key are, so that the pattern changes (as in the
-QK fix of AtP*, arXiv 2403.00745). Summed over spans, v is the sum of the EAP scores of the edges
-into the head's v; k has no such sum, since a pattern is not linear.
+where dv(p) is the first-order change of the value when everything that its input reads is ablated,
+and dz(q) is the exact change of z when the keys in s_key are ablated, so that the pattern changes
+(as in the QK fix of AtP*, arXiv 2403.00745). Summed over spans, v equals the sum of the EAP scores
+of the edges into the head's v. There is no such sum for k, because a pattern is not linear.
 """
 
 from collections.abc import Iterator
@@ -48,12 +49,12 @@ KINDS = ("k", "v")
 
 @dataclass(frozen=True, eq=False)
 class CrossingScores:
-    """What every head moves from span to span, in units of the metric.
+    """Scores of every head for each pair of spans, in units of the metric.
 
     Attributes:
         heads: names of the heads.
         span_names: names of the spans.
-        scores: scores by input: of keys ('k') first, then of values ('v').
+        scores: scores by input: keys ('k') first, then values ('v').
         standard_errors: standard errors of the means over examples; None for one example.
         provenance: origin of the scores.
 
@@ -71,13 +72,13 @@ class CrossingScores:
     provenance: dict[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per head, input and pair of spans that a head can look across.
+        """Make a table with a row per head, input and pair of spans that the head can connect.
 
-        Columns: `head`, `input` ('k' or 'v'), `from` and `to` (spans), `score` and, where known,
-        `standard_error`; the largest magnitudes first.
+        The columns are `head`, `input` ('k' or 'v'), `from` and `to` (spans), `score` and, where
+        known, `standard_error`; rows with the largest magnitudes come first.
         """
         n = len(self.span_names)
-        backward = torch.ones(n, n, dtype=torch.bool).triu()  # a query looks back
+        backward = torch.ones(n, n, dtype=torch.bool).triu()  # a query sees only earlier keys
         kind, head, key, query = backward.expand_as(self.scores).nonzero(as_tuple=True)
         place = (kind, head, key, query)
         columns = {
@@ -104,20 +105,20 @@ def crossing_scores(
     ablation: str | Ablation | None = None,
     **resources: Unpack[ResourceOptions],
 ) -> CrossingScores:
-    """Scores of what every head moves from each span of the prompt to each other span.
+    """Score how much every head moves from each span of the prompt to each other span.
 
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts with spans (`eap.load_dataset(..., spans="roles")`).
-        metric: name in `eap.metrics.METRICS`, or an `eap.Metric`; None: `logit_diff`.
-        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
+        metric: name of a metric in `eap.metrics.METRICS`, or an `eap.Metric`; None: `logit_diff`.
+        ablation: activation that an ablated edge carries; None: that on the corrupted prompt.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        Scores [input, head, key span, query span], means over examples, and their standard errors.
+        Scores [input, head, key span, query span] (means over examples), and their standard errors.
 
     Raises:
-        UserError: data without spans, or a metric without gradient at the clean input.
+        UserError: data without spans, or a metric without a gradient at the clean input.
 
     Example:
         >>> with_spans = eap.load_dataset("ioi", model.tokenizer, spans="roles", head=8)
@@ -174,7 +175,7 @@ def _cross(
     changes: SenderOutputs,
     d_z: Float[Tensor, "batch query n_heads d_head"],
 ) -> Iterator[Float[Tensor, "batch head key_span query_span"]]:
-    """Scores of one layer's heads: what their keys move, then what their values move."""
+    """Scores of the heads of one layer: of their keys first, then of their values."""
     model, layout, cache = batch.work.model, batch.layout, batch.cache
     n_before = batch.work.config.senders_before(layer, "attention")
     change = changes.everywhere[:n_before].sum(0).to(clean.x.device)

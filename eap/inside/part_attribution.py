@@ -1,12 +1,13 @@
-"""Estimates of every part's effect: hidden units, channels, coordinates and features alike.
+"""Attribution of parts: first-order estimates of the effect of hidden units, channels and others.
 
-The effect of ablating one part of what a sender sends is estimated to first order,
+The effect of ablating one part of a sender's output is estimated to first order,
 
     score(j) = sum over positions of (c_j_ablated - c_j_clean) (w_j . g_u),
 
-with c the part's coefficient and w its direction (`eap.parts`), and g_u the metric's gradient at
-the sender's output, which is the sum of the gradients at all receivers behind it. Scores are means
-over examples. A sender's parts and its rest sum to the sender's node score, exactly.
+where c is the coefficient of the part, w its direction (`eap.parts`), and g_u the gradient of the
+metric at the sender's output, which is the sum of the gradients at all receivers after the sender.
+Scores are means over examples. The scores of a sender's parts and of its rest sum exactly to the
+node score of the sender.
 """
 
 import re
@@ -51,14 +52,14 @@ class PartScores:
     """Scores of the parts of senders, in units of the metric.
 
     Attributes:
-        parts: the basis.
-        layout: numbers and names of the parts; the last of a sender's is its rest.
-        receivers: names of the chosen receivers; None: of all receivers together.
-        scores: scores by part; by span before, where spans were scored, and by receiver after,
-            where receivers were chosen.
-        standard_errors: over examples; None for one example.
+        parts: basis that splits the senders' outputs into parts.
+        layout: numbers and names of the parts; the last part of each sender is its rest.
+        receivers: names of the chosen receivers; None: all receivers together.
+        scores: scores with an axis of parts, after an axis of spans if spans were scored, and
+            before an axis of receivers if receivers were chosen.
+        standard_errors: standard errors of the scores over examples; None for one example.
         provenance: origin of the scores.
-        higher_is_better: whether high values of the metric are good.
+        higher_is_better: whether high values of the metric are better; None: unknown.
         span_names: names of the spans of the prompt; empty without spans.
 
     Example:
@@ -76,11 +77,11 @@ class PartScores:
     span_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """Number of parts; with spans, of pairs of a part and a span."""
+        """Number of parts; with spans, number of pairs of a part and a span."""
         return len(self.layout) * max(1, len(self.span_names))
 
     def of_sender(self, sender: str) -> Float[Tensor, "*shape"]:
-        """Scores of one sender's parts, the rest last.
+        """Scores of the parts of one sender, with the rest last.
 
         Args:
             sender: name of the sender.
@@ -90,20 +91,20 @@ class PartScores:
 
     @property
     def _spans(self) -> tuple[int, ...]:
-        """Sizes of the axes before the parts'."""
+        """Sizes of the axes before the axis of parts."""
         return (len(self.span_names),) if self.span_names else ()
 
     @property
     def node_scores(self) -> dict[str, Float[Tensor, "*shape"]]:
-        """The sum over each sender's parts, which is its node score."""
+        """Sums over the parts of each sender, which are the senders' node scores."""
         return {name: self.of_sender(name).sum(len(self._spans)) for name in self.layout.names}
 
     @property
     def by_coordinate(self) -> Float[Tensor, "n_forward d_model"]:
-        """Scores of the coordinates of every sender, as `eap.save_neurons` takes them.
+        """Scores of the coordinates of every sender, in the form that `eap.save_neurons` takes.
 
         Raises:
-            UserError: the parts are others, or of some senders alone.
+            UserError: the parts are not coordinates, or not those of all senders.
         """
         sizes = {stop - start for start, stop in pairwise(self.layout.starts)}
         if self.parts.kind != "coordinates" or self.scores.ndim > 1 or len(sizes) > 1:
@@ -114,55 +115,59 @@ class PartScores:
         return self.scores.unflatten(0, (len(self.layout.senders), -1))[:, :-1]
 
     def name(self, number: int) -> str:
-        """Name of a part: `m3.u17`; with spans, `m3.u17 @ subject`.
+        """Full name of a part: `m3.u17`; with spans, `m3.u17 @ subject`.
 
         Args:
-            number: number of the part; those of the second span follow those of the first.
+            number: number of the part; the parts at the second span follow those at the first.
         """
         span, part = divmod(number, len(self.layout))
         name = self.layout.part_name(self.parts, part)
         return f"{name} @ {self.span_names[span]}" if self.span_names else name
 
     def ranking(self, by: str = "magnitude") -> list[int]:
-        """Numbers of all parts, best first; with spans, of a part at every span.
+        """Rank all parts; with spans, all pairs of a part and a span.
 
         Args:
-            by: 'magnitude', 'helpful' or 'harmful', as for `Graph.top_n`.
+            by: order of the parts: 'magnitude', 'helpful' or 'harmful', as for `Graph.top_n`.
+
+        Returns:
+            Numbers of the parts, best first.
 
         Raises:
-            UserError: another word; scores to several receivers; or a metric that does not say
-                whether high values are good, where the answer matters.
+            UserError: an unknown order, scores of several receivers, or an order that depends on
+                whether high values of the metric are better, if that is unknown.
         """
         if self.receivers is not None:
             raise UserError("parts are ranked by scores to all receivers; leave receivers= out")
         if by not in ("magnitude", "helpful", "harmful"):
-            raise UserError(f"by {by!r}: parts rank by 'magnitude', 'helpful' or 'harmful'")
+            raise UserError(f"by is {by!r}; it must be 'magnitude', 'helpful' or 'harmful'")
         scores = self.scores.flatten()
         if by == "magnitude":
             value = scores.abs()
         elif self.higher_is_better is None:
-            raise UserError(f"the metric does not say whether high is better, so nothing is {by}")
+            raise UserError(f"the metric does not say if high is better, so no part can be {by}")
         else:
             value = scores if (by == "helpful") != self.higher_is_better else -scores
         return torch.argsort(value, descending=True, stable=True).tolist()
 
     def top_n(self, n: int = 20, by: str = "magnitude") -> pd.DataFrame:
-        """The best parts, best first, as a table like that of `to_frame`.
+        """Make a table of the best parts, best first, with the columns of `to_frame`.
 
         Args:
             n: number of parts.
-            by: 'magnitude', 'helpful' or 'harmful', as for `Graph.top_n`.
+            by: order of the parts: 'magnitude', 'helpful' or 'harmful', as for `Graph.top_n`.
         """
         return self._frame(self.ranking(by)[: whole("n", n)])
 
     def keep(self, n: int, by: str = "magnitude") -> dict[str, Bool[Tensor, "*span part"]]:
-        """The best parts as a choice for `eap.PartCircuit`: a mask for every sender.
+        """Select the best parts for an `eap.PartCircuit`, as a mask for every sender.
 
-        With spans, the best pairs of a part and a span, as masks with a row for every span.
+        With spans, the best pairs of a part and a span are selected, and a mask has a row for every
+        span.
 
         Args:
             n: number of parts.
-            by: 'magnitude', 'helpful' or 'harmful', as for `Graph.top_n`.
+            by: order of the parts: 'magnitude', 'helpful' or 'harmful', as for `Graph.top_n`.
         """
         mask = torch.zeros(len(self), dtype=torch.bool)
         mask[self.ranking(by)[: whole("n", n, Range(0, len(self)))]] = True
@@ -170,9 +175,10 @@ class PartScores:
         return {name: mask[..., self.layout.of_sender(name)] for name in self.layout.names}
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per part (and span, and receiver), with the columns below.
+        """Make a table with a row per part (and span, and receiver).
 
-        sender, part, span (with spans), receiver (with receivers), score, standard_error.
+        The columns are sender, part, span (with spans), receiver (with receivers), score and
+        standard_error.
         """
         return self._frame(list(range(len(self))))
 
@@ -213,33 +219,38 @@ def part_scores(
     spans: bool = False,
     **resources: Unpack[ResourceOptions],
 ) -> PartScores:
-    """Score every part of what senders send: hidden units, channels, coordinates or features.
+    """Score the parts of senders' outputs: hidden units, channels, coordinates or features.
 
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        parts: a name of `eap.parts.PARTS`, features from `eap.load_features`, or `Parts`.
-        senders: names of the senders that are split; None: all that the basis splits.
-        receivers: names of receivers, for scores of edges from parts to each; None: the parts'
-            scores as nodes. Scores take memory for every pair of a part and a chosen receiver.
-        method: a method that is linear in what senders send; exact values, QK fix and GradDrop are
-            not.
-        metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
-        ablation: what an ablated part carries; None: its coefficient on the corrupted prompt.
-        steps: number of points, of methods that integrate alone; None: 5.
-        rule: rule of integration, a name of `eap.methods.RULES`; of methods that integrate alone.
-        expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        parts: name of a basis in `eap.parts.PARTS`, features from `eap.load_features`, or an object
+            with the members of `eap.parts.Parts`.
+        senders: names of the senders to split; None: all senders that the basis splits.
+        receivers: names of receivers, to score the edge from each part to each of them; None:
+            scores of the parts as nodes. Memory grows with the number of pairs of a part and a
+            receiver.
+        method: name of a method that is linear in the sender's output, or a `Method`; exact values,
+            QK fix and GradDrop are not linear.
+        metric: name of a metric in `eap.metrics.METRICS`, or an `eap.Metric`; None: `logit_diff`.
+        ablation: ablation that gives the coefficient of an ablated part; None: the coefficient on
+            the corrupted prompt.
+        steps: number of integration points, for methods that integrate; None: 5.
+        rule: name of an integration rule in `eap.methods.RULES`, for methods that integrate.
+        expanded_kv: whether every query head has its own k and v receiver, even where query heads
+            share key/value heads.
         spans: whether to score every part at every span of the data set's prompts.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        Scores [part], or [part, receiver], in units of the metric, with standard errors over
-        examples; spans come first. Parts of a sender and its rest sum to the sender's score by
-        `eap.attribute`, and spans to the scores without.
+        Scores [part] or [part, receiver] in units of the metric, with standard errors over
+        examples; with spans, an axis of spans comes first. The scores of a sender's parts and rest
+        sum to the sender's node score by `eap.attribute`, and the scores at all spans sum to the
+        scores without spans.
 
     Raises:
-        UserError: as `eap.attribute`; a method that is not linear, a sender that has no such parts,
-            or an unknown receiver.
+        UserError: as for `eap.attribute`; also for a method that is not linear, a sender that has
+            no such parts, or an unknown receiver.
 
     Example:
         >>> scores = eap.part_scores(model, dataset, parts="hidden units", method="EAP")
@@ -311,11 +322,11 @@ def linear_call(
     rule: str,
     steps: int | None,
 ) -> Call:
-    """What a call asks for, of a method whose scores split into those of parts."""
+    """Check the arguments of a call whose method must be linear, so that its scores split."""
     entry = get_method(method)
     if not entry.linear or entry.scorer not in PASSES:
         raise UserError(
-            f"scores by {entry.name} are not linear in what senders send, so they do not split "
+            f"scores by {entry.name} are not linear in the senders' outputs, so they do not split "
             "into scores of parts; use EAP, EAP-IG, CEAP, RelP or another linear method"
         )
     return Call.check(entry, metric, ablation, "edge", rule, steps=steps)
@@ -352,24 +363,25 @@ def part_activity(
     batch_size: int = 32,
     quiet: bool = True,
 ) -> pd.DataFrame:
-    """The examples and positions at which parts are most active.
+    """Find the examples and positions at which parts are most active.
 
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        names: names of parts, as `PartScores.top_n` gives them.
-        parts: the basis that they are of.
-        n: number of places for each part.
-        prompt: 'clean' or 'corrupted'.
-        batch_size: prompts at a time.
+        names: names of the parts, as in `PartScores.top_n`.
+        parts: basis of the parts, as for `eap.part_scores`.
+        n: number of places to list for each part.
+        prompt: prompt of each pair to read, 'clean' or 'corrupted'.
+        batch_size: number of prompts to run at a time.
         quiet: whether to hide the progress bar.
 
     Returns:
-        A row per place, largest magnitude first within a part: part, example (number in the data
-        set), position, token (as text, or its id where there is no tokenizer), coefficient.
+        Table with a row per place, for each part the largest magnitude first: part, example (its
+        number in the data set), position, token (as text, or its id without a tokenizer),
+        coefficient.
 
     Raises:
-        UserError: there is no such part, or examples that the model cannot run.
+        UserError: a part that does not exist, or an example that the model cannot run.
 
     Example:
         >>> eap.part_activity(model, dataset, ["m1.u7"], n=5).shape[0]
@@ -414,7 +426,7 @@ def part_activity(
 
 
 def _find(model: Model, parts: Parts, name: str) -> tuple[int, int]:
-    """Sender and number of a part by its name."""
+    """Sender and number of a part, from the name of the part."""
     sender, _, short = str(name).rpartition(".")
     known = sender in model.config.sender_names
     layout = PartLayout.of(model, parts, [sender]) if known else None

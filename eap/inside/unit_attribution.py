@@ -1,4 +1,4 @@
-"""Estimates of edges into hidden units: an edge into an MLP, split by what its units read."""
+"""Attribution of edges into hidden units: an edge into an MLP, split by the units that read it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,10 +38,10 @@ class UnitEdges:
 
     Attributes:
         mlp: name of the MLP.
-        senders: names of the senders before it.
-        inputs: inputs of a unit: ('in',), or ('in', 'gate') in a gated MLP.
-        scores: scores [sender, input, unit]; the sum over inputs and units is the score of the edge
-            into the MLP.
+        senders: names of the senders before the MLP.
+        inputs: names of the inputs of a unit: ('in',), or ('in', 'gate') in a gated MLP.
+        scores: scores [sender, input, unit]; summed over inputs and units, they are the scores of
+            the edges into the MLP.
         standard_errors: standard errors of the means over examples; None for one example.
         provenance: origin of the scores.
 
@@ -58,7 +58,9 @@ class UnitEdges:
     provenance: dict[str, Any]
 
     def top_n(self, n: int = 20) -> pd.DataFrame:
-        """The edges of largest magnitude: edge (`a0.h1->m1.u7<gate>`), score, standard_error.
+        """Make a table of the edges with the largest magnitude.
+
+        The columns are edge (its name, such as `a0.h1->m1.u7<gate>`), score and standard_error.
 
         Args:
             n: number of edges.
@@ -95,19 +97,19 @@ def unit_edges(
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
         mlp: name of the MLP, such as `m3`.
-        method: a method that is linear in what senders send; exact values, QK fix and GradDrop are
-            not.
-        metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff`.
-        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
-        steps: number of points, of methods that integrate alone; None: 5.
-        rule: rule of integration, a name of `eap.methods.RULES`; of methods that integrate alone.
+        method: name of a method that is linear in the sender's output, or a `Method`; exact values,
+            QK fix and GradDrop are not linear.
+        metric: name of a metric in `eap.metrics.METRICS`, or an `eap.Metric`; None: `logit_diff`.
+        ablation: activation that an ablated edge carries; None: that on the corrupted prompt.
+        steps: number of integration points, for methods that integrate; None: 5.
+        rule: name of an integration rule in `eap.methods.RULES`, for methods that integrate.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        Scores [sender, input, unit]; they sum to the scores of the edges into the MLP.
+        Scores [sender, input, unit], which sum to the scores of the edges into the MLP.
 
     Raises:
-        UserError: as `eap.part_scores`; no such MLP.
+        UserError: as for `eap.part_scores`; also for an MLP that does not exist.
 
     Example:
         >>> eap.unit_edges(model, dataset, "m1", method="EAP").top_n(10).shape[0]

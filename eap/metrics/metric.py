@@ -102,12 +102,12 @@ class Metric:
         if not callable(self.function):
             raise UserError(
                 f"metric {quoted(self.name, 40)} is made of {shown(self.function)}; make it of a "
-                "function of (logits, clean_logits, answers)"
+                "function that takes (logits, clean_logits, answers)"
             )
         if not (self.higher_is_better is None or isinstance(self.higher_is_better, bool)):
             raise UserError(
-                f"metric {quoted(str(self.name), 40)}: higher_is_better is True (as of a logit "
-                f"difference) or False (as of a loss), not {repr(self.higher_is_better)[:40]}"
+                f"metric {quoted(str(self.name), 40)}: higher_is_better is True (as for a logit "
+                f"difference) or False (as for a loss), not {repr(self.higher_is_better)[:40]}"
             )
 
     def direction(self, what: str) -> bool:
@@ -309,7 +309,7 @@ def get_metrics(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
         if names.count(name) > 1:
             raise UserError(
                 f"{names.count(name)} metrics are called {name!r}; results are kept by name, so "
-                "each needs its own"
+                "each needs its own name"
             )
     return chosen
 

@@ -115,7 +115,7 @@ def _check_position(
     shape = (TRIED_POSITIONS - 1, logits.shape[-1])
     noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(logits)
     refusal = (
-        f"metric {name!r} reads another position than the last token's, "
+        f"metric {name!r} reads logits at other positions than the last token's, "
         "logits[i, input_length[i] - 1]; only the logits there are computed"
     )
     try:

@@ -1,1 +1,1 @@
-"""A model's weights, what they compute, how families differ, and how one is loaded."""
+"""Models: weights, computations, differences between families, and loading."""

@@ -1,7 +1,7 @@
-"""LoRA adapters that lie beside a model's weights, as PEFT saves them (Hu et al. 2021).
+"""LoRA adapters in the directory of a model, as saved by PEFT (Hu et al. 2021).
 
-An adapter adds `lora_alpha / r * B A` to the weight of a linear layer. It is merged into that
-weight, so that what is measured is the model that a person has, with or without PEFT.
+An adapter adds `lora_alpha / r * B A` to the weight of a linear layer. The sum replaces the weight,
+so that the analysed model is the model with its adapter, whether or not PEFT is installed.
 """
 
 import re
@@ -20,7 +20,7 @@ from eap.runtime.errors import UserError, first_line, quoted
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 
-# Fields of an adapter's configuration that do not change what a merged layer computes.
+# Fields of an adapter's configuration that do not change the output of a merged layer.
 HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out",
     "inference_mode", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
@@ -35,15 +35,16 @@ def merge_adapter(name: str, model: nn.Module, config_file: Path, weights_file: 
 
     Args:
         name: name of the model, for messages.
-        model: the Hugging Face model beside which the adapter lies.
-        config_file: `adapter_config.json`.
-        weights_file: `adapter_model.safetensors`.
+        model: Hugging Face model that the adapter belongs to.
+        config_file: path of `adapter_config.json`.
+        weights_file: path of `adapter_model.safetensors`.
 
     Returns:
-        How many layers it changes.
+        Number of layers that the adapter changes.
 
     Raises:
-        UserError: it is no plain LoRA of this model's linear layers; names the field or tensor.
+        UserError: the adapter is not a plain LoRA of this model's linear layers; the message names
+            the field or tensor.
     """
     settings = read_json(config_file)
     refusal = f"{name} has an adapter beside its weights"
@@ -68,7 +69,7 @@ def merge_adapter(name: str, model: nn.Module, config_file: Path, weights_file: 
     for key, tensor in tensors.items():
         match = KEY.fullmatch(key)
         if match is None:
-            raise UserError(f"{refusal}; its tensor {quoted(key)} is no lora_A or lora_B")
+            raise UserError(f"{refusal}; its tensor {quoted(key)} is not a lora_A or lora_B")
         pairs.setdefault(match["path"], {})[match["side"]] = tensor
     layers = dict(model.named_modules())
     for path, pair in pairs.items():

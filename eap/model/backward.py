@@ -1,4 +1,4 @@
-"""The operations whose backward pass a rule replaces; their values are those of the plain ones."""
+"""Operations with a replaced backward pass; their forward pass is that of the plain operations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 def scale_gradient(x: Float[Tensor, "*shape"], factor: float) -> Float[Tensor, "*shape"]:
-    """`x`, whose gradient is multiplied by `factor`."""
+    """Return `x`, with its gradient multiplied by `factor`."""
     return x if factor == 1.0 else _ScaledGradient.apply(x, factor)
 
 
@@ -89,5 +89,5 @@ def frozen_norm(norm: Any, x: Float[Tensor, "*batch d_norm"]) -> Float[Tensor, "
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """The tanh-approximated GELU as one kernel; the hub's are chains of elementwise operations."""
+    """Tanh-approximated GELU in one kernel; in transformers it is a chain of elementwise steps."""
     return F.gelu(x, approximate="tanh")

@@ -1,7 +1,7 @@
-"""The parts of a transformer layer: their weights, and what they compute.
+"""Components of a transformer layer, with their weights and computations.
 
-Matrix products run in the dtype of their weights; residual streams and norms are float32 or wider.
-Every function takes the `BackwardRules` that say how gradients flow; values do not depend on them.
+Matrix products run in the dtype of the weights; residual streams and norms are float32 or wider.
+Every function takes `BackwardRules`, which change how gradients flow and leave values unchanged.
 """
 
 from collections.abc import Callable
@@ -23,18 +23,18 @@ RotaryTable = Callable[[int], tuple[Tensor, Tensor]]
 
 
 def residual_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What residual streams and norms are computed in: float32, or float64 for float64 weights."""
+    """Dtype of residual streams and norms: float32, or float64 for float64 weights."""
     return torch.promote_types(dtype, torch.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """A norm over the last dimension: LayerNorm, RMSNorm, or none at all.
+    """Norm over the last dimension: LayerNorm, RMSNorm, or none at all.
 
     Attributes:
-        weight, bias: None where the norm has none.
-        eps: added to the variance (or mean square).
-        kind: 'layer', 'rms', or 'none' (the identity: models whose circuit is known have no norm).
+        weight, bias: weight and bias; None if the norm has none.
+        eps: constant that is added to the variance (or mean square).
+        kind: 'layer', 'rms', or 'none' (the identity, for hand-made models without norms).
     """
 
     weight: Float[Tensor, " d_norm"] | None
@@ -55,17 +55,17 @@ class Norm:
         return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
 
     def centre(self, x: Float[Tensor, "*batch d_norm"]) -> Float[Tensor, "*batch d_norm"]:
-        """`x` without its mean, where the norm removes it."""
+        """`x` minus its mean if the norm removes the mean, else `x`."""
         return x - x.mean(dim=-1, keepdim=True) if self.kind == "layer" else x
 
     def scale(self, x: Float[Tensor, "*batch d_norm"]) -> Float[Tensor, "*batch 1"]:
-        """1 / sqrt(variance (or mean square) + eps): what the norm multiplies by."""
+        """Factor that the norm multiplies by: 1 / sqrt(variance (or mean square) + eps)."""
         if self.kind == "none":
             return torch.ones_like(x[..., :1])
         return torch.rsqrt(self.centre(x).square().mean(dim=-1, keepdim=True) + self.eps)
 
     def hat(self, x: Float[Tensor, "*batch d_norm"]) -> Float[Tensor, "*batch d_norm"]:
-        """The normalised `x` alone, without weight and bias."""
+        """The normalised `x`, without weight and bias."""
         if self.kind == "none":
             return x
         if self.kind == "layer":
@@ -75,15 +75,15 @@ class Norm:
     def pull_back_weights(
         self, W: Float[Tensor, "n d_norm d_out"]
     ) -> Float[Tensor, "n d_out d_norm"]:
-        """The transposed weights of a projection that follows, with the norm's linear part.
+        """Transposed weights of a projection that follows the norm, with the norm's linear part.
 
-        The gradient G at the norm's input, of the gradient g at a following projection's output y,
-        is (r = scale, x^ = hat, y_0 = the projection of the bias alone)
+        Let g be the gradient at the output y of the projection. The gradient G at the input of the
+        norm is then (with r = scale, x^ = hat, and y_0 the projection of the bias alone)
 
             G = (r g) @ pull_back_weights(W) - x^ c,    c = r / d_norm * sum(g * (y - y_0)).
 
-        The second term is the scale's own gradient: it is absent where the scale is frozen, or
-        where there is no norm.
+        The second term is the gradient of the scale; it is absent if the scale is frozen, or if
+        there is no norm.
         """
         back = rearrange(W, "n d_norm d_out -> n d_out d_norm").to(residual_dtype(W.dtype))
         if self.weight is not None:
@@ -93,7 +93,7 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """One attention layer: weights as `x @ W + b`, and how scores are made from q and k."""
+    """Attention of one layer: weights for `x @ W + b`, and how q and k give attention scores."""
 
     W_Q: Float[Tensor, "n_heads d_model d_head"]
     W_K: Float[Tensor, "n_kv_heads d_model d_head"]
@@ -104,13 +104,13 @@ class Attention:
     b_V: Float[Tensor, "n_kv_heads d_head"] | None
     b_O: Float[Tensor, " d_model"] | None
     scale: float
-    window: int | None  # a query sees its own position and the window - 1 before it
+    window: int | None  # number of positions that a query sees: its own and the ones before it
     softcap: float | None
     clip: float | None  # q, k and v are clamped to [-clip, clip] (OLMo)
     q_norm: Norm | None
     k_norm: Norm | None
     rotary: RotaryTable | None  # number of positions -> cos, sin [pos, d_rotary]
-    rotary_interleaved: bool  # pairs (0, 1), (2, 3), .. rather than (0, d/2), (1, d/2 + 1), ..
+    rotary_interleaved: bool  # pairs (0, 1), (2, 3), .. instead of (0, d/2), (1, d/2 + 1), ..
 
     def projection(self, kind: str) -> tuple[Tensor, Tensor | None]:
         """Weight [n, d_model, d_head] and bias [n, d_head] of the projection to 'q', 'k' or 'v'."""
@@ -120,9 +120,9 @@ class Attention:
     def project(
         self, kind: str, x: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos n d_head"]:
-        """'q', 'k' or 'v' (`kind`) of every head, from the normalised residual stream."""
+        """q, k or v (`kind`) of every head, from the normalised residual stream."""
         W, b = self.projection(kind)
-        flat = rearrange(W, "n d_model d_head -> d_model (n d_head)")  # a view: see families
+        flat = rearrange(W, "n d_model d_head -> d_model (n d_head)")  # a view (see `families`)
         out = rearrange(
             x.to(W.dtype) @ flat, "batch pos (n d_head) -> batch pos n d_head", n=len(W)
         )
@@ -134,12 +134,13 @@ class Attention:
         x: Float[Tensor, "n batch pos d_model"],
         heads: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "batch pos n d_head"]:
-        """q, k or v of some of the weights' heads, each from an input of its own.
+        """q, k or v of some heads, each from its own input.
 
         Args:
             kind: 'q', 'k' or 'v'.
             x: normalised inputs.
-            heads: heads whose weights; None: all, each with as many inputs in a row as share it.
+            heads: heads whose weights are used, one per input; None: all heads, each for several
+                consecutive inputs if there are more inputs than heads.
         """
         W, b = self.projection(kind)
         if heads is not None:
@@ -161,7 +162,7 @@ class Attention:
         )
 
     def output_at_zero(self, norm: Norm, kind: str) -> Float[Tensor, "n d_head"]:
-        """q, k or v where the normalised input is zero: what the biases make of it."""
+        """q, k or v for a normalised input of zero, which comes from the biases alone."""
         W, b = self.projection(kind)
         out = torch.zeros_like(W[:, 0]) if b is None else b
         return out if norm.bias is None else out + norm.bias.to(W.dtype) @ W
@@ -176,7 +177,7 @@ class Attention:
         last_only: bool,
         rules: BackwardRules = EXACT,
     ) -> Float[Tensor, "batch n pos d_head"]:
-        """Queries as attention uses them: clipped, normalised (in some families), turned."""
+        """Queries as attention uses them: clipped and normalised in some families, and rotated."""
         q = _normed_heads(self.q_norm, self._clipped(q), rules)
         return self.turned(q, cache, last_only=last_only).transpose(1, 2)
 
@@ -186,12 +187,12 @@ class Attention:
         cache: PrefixCache,
         rules: BackwardRules = EXACT,
     ) -> Float[Tensor, "batch n pos d_head"]:
-        """Keys as attention uses them: clipped, normalised (in some families), turned."""
+        """Keys as attention uses them: clipped and normalised in some families, and rotated."""
         k = _normed_heads(self.k_norm, self._clipped(k), rules)
         return self.turned(k, cache, last_only=False).transpose(1, 2)
 
     def values(self, v: Float[Tensor, "batch pos n d_head"]) -> Float[Tensor, "batch n pos d_head"]:
-        """Values as attention uses them: clipped where the family does so."""
+        """Values as attention uses them: clipped in some families."""
         return self._clipped(v).transpose(1, 2)
 
     def _clipped(self, x: Tensor) -> Tensor:
@@ -200,7 +201,7 @@ class Attention:
     def turned(
         self, x: Float[Tensor, "batch pos n d_head"], cache: PrefixCache, *, last_only: bool
     ) -> Float[Tensor, "batch pos n d_head"]:
-        """Rotary position embedding; `last_only`: x has the last tokens alone."""
+        """Apply the rotary position embedding; with `last_only`, x has only the last tokens."""
         if self.rotary is None:
             return x
         tables = self.rotary(cache.end)
@@ -228,7 +229,7 @@ class Attention:
         mask: Float[Tensor, "*rows query key"],
         rules: BackwardRules = EXACT,
     ) -> Float[Tensor, "rows n query key"]:
-        """Where every query looks; consecutive queries' heads share a key head when fewer."""
+        """Attention pattern of every head; if there are fewer key heads, query heads share them."""
         rows, n, n_queries, _ = q.shape
         n_kv, n_keys = k.shape[1], k.shape[2]
         q, k = scale_gradient(q, rules.query_key), scale_gradient(k, rules.query_key)
@@ -236,7 +237,7 @@ class Attention:
         scores = (grouped @ k.transpose(2, 3)).view(rows, n, n_queries, n_keys) * self.scale
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
-        if mask.ndim == 4:  # one row of it per example
+        if mask.ndim == 4:  # one mask per example
             mask = mask.repeat(rows // mask.shape[0], 1, 1, 1)
         scores = scores.to(residual_dtype(scores.dtype)) + mask
         return tempered_softmax(scores, rules.softmax_temperature)
@@ -247,7 +248,7 @@ class Attention:
         v: Float[Tensor, "rows n_kv key d_head"],
         rules: BackwardRules = EXACT,
     ) -> Float[Tensor, "rows query n d_head"]:
-        """Every head's average of values, z."""
+        """Average of the values for every head, z."""
         rows, n, n_queries, n_keys = pattern.shape
         n_kv, d_head = v.shape[1], v.shape[3]
         pattern = scale_gradient(pattern, rules.pattern_value).to(v.dtype)
@@ -266,7 +267,7 @@ class Attention:
         last_only: bool,
         rules: BackwardRules = EXACT,
     ) -> Float[Tensor, "rows query n_heads d_head"]:
-        """Z from the projections' outputs after the prefix, attending to the whole prompt."""
+        """Compute z from the projections after the prefix, with attention to the whole prompt."""
         queries = self.queries(q, cache, last_only=last_only, rules=rules)
         keys = cache.after_prefix(cache.keys[layer], self.keys(k, cache, rules))
         values = cache.after_prefix(cache.values[layer], self.values(v))
@@ -276,7 +277,7 @@ class Attention:
     def combine(
         self, z: Float[Tensor, "batch pos n_heads d_head"]
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The sum of all heads' outputs, and `b_O`."""
+        """Sum of the outputs of all heads and `b_O`."""
         out = z.flatten(2) @ self.W_O.flatten(0, 1)
         out = out.to(residual_dtype(out.dtype))
         return out if self.b_O is None else out + self.b_O
@@ -288,7 +289,7 @@ def _normed_heads(norm: Norm | None, x: Tensor, rules: BackwardRules) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class MLP:
-    """One MLP: weights as `F.linear` takes them; gated if `W_gate` is there."""
+    """MLP of one layer: weights in the form of `F.linear`; gated if there is a `W_gate`."""
 
     W_in: Float[Tensor, "d_mlp d_model"]
     b_in: Float[Tensor, " d_mlp"] | None
@@ -301,19 +302,19 @@ class MLP:
     def __call__(
         self, x: Float[Tensor, "batch pos d_model"], rules: BackwardRules = EXACT
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The output for normalised inputs, in the weights' dtype."""
+        """Output for normalised inputs, in the dtype of the weights."""
         return F.linear(self.hidden(x, rules), self.W_out, self.b_out)
 
     def hidden(
         self, x: Float[Tensor, "batch pos d_model"], rules: BackwardRules = EXACT
     ) -> Float[Tensor, "batch pos d_mlp"]:
-        """Activations of the hidden units: act(in), or in a gated MLP act(gate) * in."""
+        """Activations of the hidden units: act(in), or act(gate) * in for a gated MLP."""
         return self.activate(*self.inputs(x), rules=rules)
 
     def inputs(
         self, x: Float[Tensor, "batch pos d_model"]
     ) -> tuple[Float[Tensor, "batch pos d_mlp"], ...]:
-        """What the hidden units read: in, and in a gated MLP gate."""
+        """Inputs of the hidden units: in, and for a gated MLP also gate."""
         x = x.to(self.W_in.dtype)
         into = F.linear(x, self.W_in, self.b_in)
         return (into,) if self.W_gate is None else (into, F.linear(x, self.W_gate, self.b_gate))
@@ -321,7 +322,7 @@ class MLP:
     def activate(
         self, into: Tensor, gate: Tensor | None = None, *, rules: BackwardRules = EXACT
     ) -> Float[Tensor, "batch pos d_mlp"]:
-        """Activations of the hidden units from what they read."""
+        """Activations of the hidden units, from their inputs."""
         bent = into if gate is None else gate
         if rules.frozen_activations:
             bent = frozen_activation(bent, self.activation)
@@ -332,7 +333,7 @@ class MLP:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One layer: `ln1`, attention, `ln2`, MLP; norms after attention and MLP in Gemma 2 and 3."""
+    """One layer: `ln1`, attention, `ln2`, MLP; in Gemma 2 and 3 also norms after both sublayers."""
 
     ln1: Norm
     attention: Attention
@@ -343,28 +344,28 @@ class Block:
 
     @property
     def device(self) -> torch.device:
-        """Where the layer's weights are: with a device map, not all layers are in one place."""
+        """Device of the layer's weights; with a device map, layers may be on several devices."""
         return self.attention.W_Q.device
 
     def finish_attention(
         self, raw: Float[Tensor, "*n batch pos d_model"], rules: BackwardRules = EXACT
     ) -> Float[Tensor, "*n batch pos d_model"]:
-        """What attention adds to the residual stream: `raw`, normalised in Gemma 2 and 3."""
+        """Output of attention to the residual stream: `raw`, normalised in Gemma 2 and 3."""
         norm = self.post_attention_norm
         return raw if norm is None else norm(raw, rules)
 
     def run_mlp(
         self, x: Float[Tensor, "batch pos d_model"], rules: BackwardRules = EXACT
     ) -> Float[Tensor, "batch pos d_model"]:
-        """What the MLP adds to the residual stream when it reads `x` (norms included)."""
+        """Output of the MLP to the residual stream for the input `x` (including norms)."""
         out = self.mlp(self.ln2(x, rules), rules).to(x.dtype)
         return out if self.post_mlp_norm is None else self.post_mlp_norm(out, rules)
 
-    # ---- heads one by one ------------------------------------------------------------------------
+    # ---- single heads ----------------------------------------------------------------------------
 
     @cached_property
     def head_output_weights(self) -> Float[Tensor, "n_heads d_head d_model"]:
-        """`W_O`, with the weight of the norm that follows attention where there is one."""
+        """`W_O`, with the weight of the norm after attention, if there is one."""
         W_O, norm = self.attention.W_O, self.post_attention_norm
         return W_O if norm is None or norm.weight is None else (W_O * norm.weight).to(W_O.dtype)
 
@@ -373,9 +374,9 @@ class Block:
         z: Float[Tensor, "batch pos n_heads d_head"],
         raw: Float[Tensor, "batch pos d_model"],
     ) -> Float[Tensor, "batch pos n_heads d_head"]:
-        """Z such that `z @ head_output_weights` is what each head adds to the residual stream.
+        """z, scaled so that `z @ head_output_weights` is each head's output to the residual stream.
 
-        A norm after attention divides every head's output by the scale of their sum, `raw`.
+        A norm after attention divides the output of every head by the scale of their sum, `raw`.
         """
         norm = self.post_attention_norm
         return z if norm is None else z * norm.scale(raw)[..., None]
@@ -385,7 +386,7 @@ class Block:
         shares: Float[Tensor, "batch pos n_heads d_head"],
         heads: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n batch pos d_model"]:
-        """What each head (or each of `heads`) adds to the residual stream, biases apart."""
+        """Output of each head (or each of `heads`) to the residual stream, without biases."""
         W = self.head_output_weights
         if heads is not None:
             shares, W = shares[:, :, heads], W[heads]

@@ -1,4 +1,4 @@
-"""TransformerLens' bridge; importing it leaves the logging of transformers as it was."""
+"""The bridge of TransformerLens, imported without changing the logging of transformers."""
 
 from transformers.utils import logging as logs
 

@@ -1,4 +1,4 @@
-"""Whether the engine computes the model that was given: its own logits, before it is copied."""
+"""Checks that the engine computes the given model, by comparison with the model's own logits."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,25 +14,25 @@ from eap.model.plain import evaluating
 from eap.model.runs import run_tokens
 from eap.runtime.errors import UserError, first_line
 
-# Largest difference of logits, relative to their range, that rounding explains.
+# Largest difference of logits, relative to their range, that rounding can explain.
 LOGIT_TOLERANCE = {
-    torch.float64: 1e-5,  # Hugging Face computes parts in float32 whatever the weights
+    torch.float64: 1e-5,  # Hugging Face computes some parts in float32 even then
     torch.float32: 1e-4,
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
 
-# Prompts of the check have so many tokens; longer ones where an attention window of at most
-# `WIDEST` positions is to be seen (windows wider than that are not compared).
+# Number of tokens in the prompts of the check. Prompts are longer if the model has an attention
+# window of at most `WIDEST` positions; wider windows are not tested.
 CHECKED = 12
 WIDEST = 256
 
 
 def check_weights(name: str, hf: nn.Module) -> None:
-    """Whether all weights are there and finite.
+    """Check that all weights are present and finite.
 
     Raises:
-        UserError: some are offloaded, or hold NaN or infinity.
+        UserError: some weights are offloaded, or hold NaN or infinity.
     """
     for parameter_name, parameter in hf.named_parameters():
         if parameter.is_meta:
@@ -49,13 +49,13 @@ def check_weights(name: str, hf: nn.Module) -> None:
 def check_prompts(config: Any, family: Family, n_rows: int) -> Int[Tensor, "2 pos"]:
     """Two random prompts on which logits are compared.
 
-    They have `CHECKED` tokens, more than an attention window where it is narrow, and at most as
-    many as the model has positions.
+    The prompts have `CHECKED` tokens, or more than a narrow attention window, but not more than the
+    model has positions.
 
     Args:
-        config: config of the Hugging Face model.
-        family: the model's.
-        n_rows: number of rows of its embedding.
+        config: configuration of the Hugging Face model.
+        family: family of the model.
+        n_rows: number of rows of the embedding.
     """
     windows = [family.windows(config, layer) or 0 for layer in range(config.num_hidden_layers)]
     n_positions = max([CHECKED] + [window + 4 for window in windows if window <= WIDEST])
@@ -70,20 +70,20 @@ def check_prompts(config: Any, family: Family, n_rows: int) -> Int[Tensor, "2 po
 def last_logits(
     name: str, model: nn.Module, run: Callable[[], Tensor]
 ) -> Float[Tensor, "batch d_vocab"]:
-    """A model's own logits at the last position, without dropout.
+    """Logits of a model's own forward pass at the last position, without dropout.
 
     Args:
-        name: name for messages.
-        model: what is run; it is left as it was.
-        run: forward pass, to logits of all positions.
+        name: name of the model, for messages.
+        model: model that is run; its state is not changed.
+        run: function that runs the model and returns the logits at all positions.
 
     Raises:
-        UserError: it cannot be run.
+        UserError: the forward pass fails.
     """
     with evaluating(model):
         try:
             return run()[:, -1].detach()
-        except Exception as error:  # whatever a model's own code raises
+        except Exception as error:  # the model's code may raise any error
             raise UserError(f"{name}: its own forward pass fails: {first_line(error)}") from error
 
 
@@ -94,23 +94,23 @@ def check_logits(
     whose: str,
     dtype: torch.dtype,
 ) -> None:
-    """Compare the engine's logits at the last token with a model's own.
+    """Compare the engine's logits at the last token with the logits of the given model.
 
     Args:
         model: model as the engine computes it.
         tokens: two prompts.
-        expected: the model's own logits.
-        whose: owner of the names, for the message.
-        dtype: dtype of the model that they are of.
+        expected: logits of the given model.
+        whose: name of the owner of these logits, for the message.
+        dtype: dtype of the given model.
 
     Raises:
-        UserError: they differ by more than rounding, relative to the range of the logits.
+        UserError: the logits differ by more than rounding, relative to their range.
     """
     logits = run_tokens(model, tokens.to(model.device))
     expected = expected.to(logits)
     error = float((logits - expected).abs().max() / (expected.max() - expected.min()))
     tolerance = max(LOGIT_TOLERANCE.get(kind, 0.0) for kind in (model.dtype, dtype))
-    if not error <= tolerance:  # also when it is NaN
+    if not error <= tolerance:  # true also for NaN
         raise UserError(
             f"{model.name}: the engine's logits differ from {whose} by {error:.1e} of their range "
             f"(at most {tolerance:.0e} is rounding): the model computes something that its family "
@@ -119,7 +119,7 @@ def check_logits(
 
 
 def hash_parameters(hf: nn.Module) -> dict[str, str]:
-    """SHA-256 over the names and values of a model's parameters: where no file is known."""
+    """SHA-256 over the names and values of a model's parameters, for models without files."""
     digest = hashlib.sha256()
     for name, parameter in sorted(hf.named_parameters()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Model directories as people have them: what must be there, what is no file, what they hold."""
+"""Directories of models: required files, checks of their contents, configurations and hashes."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from eap.runtime.shipped import data_folder
 
 TOY_MODEL = data_folder() / "toy-model"
 
-# Of a configuration: numbers of layers, and sides of matrices.
+# Settings of a configuration that are numbers of layers or sizes of matrices.
 SIZES = (
     "num_hidden_layers",
     "num_attention_heads",
@@ -30,7 +30,7 @@ SIZES = (
 WEIGHTS = ("*.safetensors", "*.bin")
 SETTINGS = ("*.json", "*.model", "*.txt")
 ADAPTER = "adapter_config.json"
-# Settings that the libraries below read as JSON objects.
+# Settings files that the libraries read as JSON objects.
 OBJECTS = (
     "config.json",
     "generation_config.json",
@@ -47,20 +47,20 @@ NEEDED = {
 
 
 def find_directory(name: str) -> Path | None:
-    """The directory that a name means, `toy` included; None: it is a name of the hub.
+    """Directory that a name refers to, including `toy`; None: the name is of a model of the hub.
 
     Raises:
-        UserError: the name is empty, or looks like a path where there is no directory.
+        UserError: the name is empty, or looks like a path and there is no directory.
     """
     if not name.strip() or "\0" in name:
-        raise UserError(f"{quoted(name)} is no model: give a directory, a hub name or 'toy'")
+        raise UserError(f"{quoted(name)} is not a model: give a directory, a hub name or 'toy'")
     path = TOY_MODEL if name == "toy" else from_home(name)
     try:
         if path.is_dir():
             return path
         is_file = path.is_file()
     except (OSError, ValueError):
-        raise UserError(f"{quoted(name)} is no model: the name cannot be a path") from None
+        raise UserError(f"{quoted(name)} is not a model: the name cannot be a path") from None
     if is_file:
         raise UserError(f"{quoted(str(path))} is a file; give the model's directory")
     if name == "toy" or name.startswith((".", "/", "~")):
@@ -69,14 +69,14 @@ def find_directory(name: str) -> Path | None:
 
 
 def check_directory(path: Path, *, tokenizer: bool = True) -> None:
-    """Whether a directory has what a model needs, in regular files.
+    """Check that a directory has everything that a model needs, in regular files.
 
     Args:
-        path: the directory.
-        tokenizer: whether it needs one.
+        path: path of the directory.
+        tokenizer: whether a tokenizer is needed.
 
     Raises:
-        UserError: something is missing, or is a pipe or a device, which reading would wait on.
+        UserError: a file is missing, or is a pipe or a device, which would block reading.
     """
     for file in _matching(path, (*WEIGHTS, *SETTINGS)):
         if not file.is_file():
@@ -97,16 +97,17 @@ def check_directory(path: Path, *, tokenizer: bool = True) -> None:
 
 
 def read_config(name: str, path: Path | None, revision: str | None = None) -> Any:
-    """The configuration of a model, without running code that comes with it.
+    """Read the configuration of a model, without running code that comes with it.
 
     Raises:
-        UserError: there is none, or it describes no model that the weights could be.
+        UserError: there is no configuration, or the weights cannot be those of the model that it
+            describes.
     """
     try:
         config = AutoConfig.from_pretrained(
             str(path or name), revision=revision or "main", trust_remote_code=False
         )
-    except Exception as error:  # every library below raises its own kind
+    except Exception as error:  # every library raises its own kind of error
         raise UserError(f"cannot load model {quoted(name)}: {first_line(error)}") from None
     if getattr(config, "quantization_config", None):
         raise UserError(
@@ -124,8 +125,8 @@ def read_config(name: str, path: Path | None, revision: str | None = None) -> An
     if path is not None:
         n_bytes = sum(file.stat().st_size for file in _matching(path, WEIGHTS))
         width = sizes.get("hidden_size", 1)
-        # Each is a side of a matrix, whose other side is the width; a quarter of a byte a weight,
-        # a quarter of a square matrix a layer: far below any model.
+        # Each setting is one side of a matrix whose other side is the width. The limits, a quarter
+        # of a byte per weight and a quarter of a square matrix per layer, are far below any model.
         parts = {what: width * size // 4 for what, size in sizes.items()}
         parts["num_hidden_layers"] = sizes.get("num_hidden_layers", 1) * width * width // 16
         what = max(parts, key=lambda part: parts[part], default="")
@@ -138,7 +139,7 @@ def read_config(name: str, path: Path | None, revision: str | None = None) -> An
 
 
 def hash_directory(path: Path) -> dict[str, Any]:
-    """What identifies a directory: its name, a hash of its weights, and one of its settings."""
+    """Identity of a directory: its name, a hash of its weights, and a hash of its settings."""
     return {
         "directory": path.resolve().name,
         "weights_sha256": _hash_files(
@@ -149,7 +150,7 @@ def hash_directory(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is missing or is none."""
+    """Contents of a JSON file with an object; empty if the file is missing or has no object."""
     try:
         read = json.loads(path.read_text(encoding="utf8"))
     except (OSError, ValueError, RecursionError):
@@ -158,26 +159,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_settings(path: Path) -> None:
-    """Whether the settings are JSON objects; the libraries below fail on others far from here.
+    """Check that settings files hold JSON objects; for others, libraries raise unclear errors.
 
     Raises:
-        UserError: one is something else.
+        UserError: a file holds something else.
     """
     for name in OBJECTS:
         try:
             read = json.loads((path / name).read_text(encoding="utf8"))
         except (OSError, ValueError, RecursionError):
-            continue  # is said where it is read
+            continue  # reported where the file is read
         if not isinstance(read, dict):
             kind = "null" if read is None else type(read).__name__
             raise UserError(f"{path}: {name} holds {kind}, where a JSON object is needed")
 
 
 def _check_shards(path: Path) -> None:
-    """Whether the files that an index names lie in the directory, whose files are hashed.
+    """Check that the files named by an index are in the directory, because only these are hashed.
 
     Raises:
-        UserError: one lies elsewhere.
+        UserError: a file is outside the directory.
     """
     for shard in _shards(path):
         parts = Path(shard).parts
@@ -189,7 +190,7 @@ def _check_shards(path: Path) -> None:
 
 
 def _shards(path: Path) -> set[str]:
-    """Names of the files of weights that the directory's indices name."""
+    """Names of the weight files that the indices in a directory refer to."""
     maps = (read_json(index).get("weight_map") for index in path.glob("*.index.json"))
     return {str(name) for of_map in maps if isinstance(of_map, dict) for name in of_map.values()}
 
@@ -199,7 +200,7 @@ def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _hash_files(folder: Path, files: set[Path]) -> str:
-    """SHA-256 over the names and contents of some of a folder's files."""
+    """SHA-256 over the names and contents of some files in a folder."""
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(str(file.relative_to(folder)).encode())

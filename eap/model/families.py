@@ -1,8 +1,8 @@
-"""What differs between model families, in one table, and how their weights are read.
+"""Model families: a table of their differences, and how to read their weights.
 
-TransformerLens' bridge gives one set of module names across families (`blocks[i].ln1`,
-`.attn.q`, `.mlp.in`, ...). `read_blocks` reads the weights through them, without copying;
-`FAMILIES` says what the names do not: how activations, windows and rotary tables are to be found.
+The bridge of TransformerLens gives one set of module names across families (`blocks[i].ln1`,
+`.attn.q`, `.mlp.in`, ...). `read_blocks` reads the weights through these names, without copying.
+`FAMILIES` has what the names do not tell: how to find activations, windows and rotary tables.
 """
 
 import inspect
@@ -22,21 +22,21 @@ from eap.runtime.errors import UserError, quoted
 
 @dataclass(frozen=True)
 class Family:
-    """What the bridge's names do not say about one architecture."""
+    """Properties of one architecture that the names of the bridge do not tell."""
 
     label: str
     parallel: Callable[[Any], bool] = lambda config: False  # attention and MLP read the same input
     one_norm: bool = False  # attention and MLP share ln1
-    norm_offset: float = 0.0  # Gemma stores weight - 1
+    norm_offset: float = 0.0  # 1 for Gemma, which stores weight - 1
     rotary: str | None = "half"  # None, 'half' or 'interleaved'
-    position_offset: int = 0  # rows of the position table before position 0
-    scale: float | None = None  # of attention scores; None: the module's own
+    position_offset: int = 0  # number of rows in the position table before position 0
+    scale: float | None = None  # scale of attention scores; None: the module's own
     windows: Callable[[Any, int], int | None] = lambda config, layer: None
-    requires: tuple[tuple[str, Any], ...] = ()  # settings of the config that the engine relies on
+    requires: tuple[tuple[str, Any], ...] = ()  # settings of the config that the engine assumes
 
 
 def _sliding_window(config: Any, layer: int) -> int | None:
-    """The window of a layer where the config names its layers' types, or gives one for all."""
+    """Window of a layer, if the config has the type of each layer, or one window for all layers."""
     if getattr(config, "use_sliding_window", True) is False:
         return None
     types = getattr(config, "layer_types", None)
@@ -79,7 +79,11 @@ FAMILIES: dict[str, Family] = {
 
 
 def find_family(architecture: str, config: Any) -> Family:
-    """The family of a Hugging Face architecture name; a `UserError` names those that work."""
+    """Family of a Hugging Face architecture.
+
+    Raises:
+        UserError: the architecture is not supported; the message names those that are.
+    """
     family = FAMILIES.get(architecture)
     if family is None:
         known = ", ".join(family.label for family in FAMILIES.values())
@@ -101,7 +105,7 @@ def find_family(architecture: str, config: Any) -> Family:
 
 
 def read_blocks(bridge: Any, family: Family) -> tuple[Block, ...]:
-    """The weights of every layer as the engine uses them: views of the bridge's, nothing copied."""
+    """Weights of every layer in the form that the engine uses, as views of the bridge's weights."""
     config = bridge.original_model.config
     return tuple(
         _read_block(bridge, block, layer, family, config)
@@ -122,7 +126,7 @@ def _read_block(bridge: Any, block: Any, layer: int, family: Family, config: Any
 
 
 def read_norm(module: Any, family: Family) -> Norm:
-    """Weight (offset added), bias and epsilon of a norm; in float32 or wider, as norms compute."""
+    """Weight (with the offset), bias and epsilon of a norm, in float32 or wider."""
     inner = module.original_component
     eps = next(
         (getattr(inner, key) for key in ("eps", "variance_epsilon") if hasattr(inner, key)), 1e-5
@@ -180,7 +184,7 @@ def _read_attention(bridge: Any, attn: Any, layer: int, family: Family, config: 
 
 
 def _as_one_matrix(W: Tensor) -> Tensor:
-    """The same [n, d_model, d_head], laid out so that [d_model, n * d_head] is a view of it."""
+    """The same [n, d_model, d_head], in a layout of which [d_model, n * d_head] is a view."""
     n, d_model, d_head = W.shape
     return W.transpose(0, 1).reshape(d_model, n * d_head).view(d_model, n, d_head).transpose(0, 1)
 
@@ -216,7 +220,7 @@ def _frozen(tensor: Tensor | None) -> Tensor | None:
 
 
 def _rotary_of_module(bridge: Any, layer_type: str | None) -> RotaryTable:
-    """Rotary tables from the model's own module: configs are read in more than one way."""
+    """Rotary tables from the model's own module, because configs are read in several ways."""
     module = bridge.rotary_emb.original_component
     weight = bridge.embed.original_component.weight
     extra: Sequence[str] = (layer_type,) if layer_type and _takes_layer_type(module) else ()
@@ -238,7 +242,7 @@ def _takes_layer_type(module: Any) -> bool:
 
 
 def _gptj_rotary(bridge: Any) -> RotaryTable:
-    """GPT-J's own table: sines, then cosines, of every position it has."""
+    """Rotary table of GPT-J, which stores sines, then cosines, of all positions."""
     modules = bridge.original_model.modules()
     sincos = next(part.embed_positions for part in modules if hasattr(part, "embed_positions"))
     weight = bridge.embed.original_component.weight

@@ -1,8 +1,8 @@
-"""A model in one GGUF file, as llama.cpp's users have them: weights, settings and tokenizer.
+"""A model in one GGUF file, the format of llama.cpp: weights, settings and tokenizer.
 
-transformers dequantises the weights and builds the tokenizer; the settings are those of the file's
-own metadata (`gguf_config`, `gguf_tokenizer`). What the file says and transformers would not
-compute is refused: a setting, a tensor or a token that nothing reads.
+transformers dequantises the weights and builds the tokenizer; the settings come from the file's own
+metadata (`gguf_config`, `gguf_tokenizer`). A file is refused if it has a setting, a tensor or a
+token that transformers would ignore.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (needs `pip install gguf`).
 """
@@ -29,13 +29,13 @@ from eap.runtime.home import from_home
 
 @dataclass(frozen=True)
 class Stored:
-    """What a GGUF file holds.
+    """Contents of a GGUF file.
 
     Attributes:
         model: model with dequantised weights, in evaluation mode.
-        tokenizer: tokenizer with the ids of the file; its BOS is None where the file says that
-            prompts have none. None if it was not asked for.
-        source: the file's name and SHA-256, and how its weights are quantised.
+        tokenizer: tokenizer with the ids of the file, without a BOS token if the file says that
+            prompts have none; None: not requested.
+        source: name and SHA-256 of the file, and the quantisation of its weights.
     """
 
     model: PreTrainedModel
@@ -44,7 +44,7 @@ class Stored:
 
 
 def find_file(name: str) -> Path | None:
-    """The GGUF file that a model's name means; None: it is none.
+    """Path of the GGUF file that a model name refers to; None: the name is not of a GGUF file.
 
     Raises:
         UserError: the name ends in .gguf and there is no such file.
@@ -60,16 +60,16 @@ def find_file(name: str) -> Path | None:
 
 
 def read_file(path: Path, *, dtype: torch.dtype, tokenizer: bool = True) -> Stored:
-    """The model, the tokenizer and the provenance of a GGUF file.
+    """Read the model, the tokenizer and the provenance of a GGUF file.
 
     Args:
         path: path of the file.
         dtype: dtype of the dequantised weights.
-        tokenizer: whether to read it.
+        tokenizer: whether to read the tokenizer.
 
     Raises:
-        UserError: the package `gguf` is missing, the file is broken or not supported, or says of
-            itself what transformers would not compute.
+        UserError: the package `gguf` is missing, or the file is broken, not supported, or describes
+            something that transformers would not compute.
 
     Example:
         >>> stored = read_file(Path("gemma-3-270m-q4_k_m.gguf"), dtype=torch.float32)
@@ -83,13 +83,13 @@ def read_file(path: Path, *, dtype: torch.dtype, tokenizer: bool = True) -> Stor
             model, report = model_class.from_pretrained(
                 folder, gguf_file=path.name, config=config, dtype=dtype, output_loading_info=True
             )
-    except Exception as error:  # every library below raises its own kind
+    except Exception as error:  # every library raises its own kind of error
         raise header.refused(first_line(error)) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise header.refused(f"its weights lack {missing[0]} (of {len(missing)})")
     _check_norm(header, model)
-    # Dequantised, it is a model like any other.
+    # Once dequantised, this is a model like any other.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -105,10 +105,10 @@ def read_file(path: Path, *, dtype: torch.dtype, tokenizer: bool = True) -> Stor
 
 
 def _check_tensors(header: Header, config: Any) -> None:
-    """Whether every tensor of the file is a parameter of the model.
+    """Check that every tensor of the file is a parameter of the model.
 
     Raises:
-        UserError: one is not (factors of the rotary frequencies, a bias that the class has not).
+        UserError: a tensor is not (such as factors of the rotary frequencies, or an extra bias).
     """
     with torch.device("meta"):
         names = getattr(transformers, config.architectures[0])(config).state_dict()
@@ -128,10 +128,10 @@ def _check_tensors(header: Header, config: Any) -> None:
 
 
 def _check_norm(header: Header, model: Any) -> None:
-    """Whether the last norm's weight is the file's: Gemma's class stores it less one.
+    """Check that the weight of the last norm is that of the file; Gemma's class stores weight - 1.
 
     Raises:
-        UserError: it is not.
+        UserError: the weights differ.
     """
     weights = torch.from_numpy(header.tensors["output_norm.weight"].data.copy()).float()
     norm = model.get_submodule(
@@ -148,7 +148,7 @@ def _check_norm(header: Header, model: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's progress bar where no terminal shows it."""
+    """Hide the library's progress bar if there is no terminal."""
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
         yield
 
@@ -159,7 +159,7 @@ def _hash(path: Path) -> str:
 
 
 def _quantisation(header: Header) -> str:
-    """What llama.cpp calls the mixture (`Q4_K_M`), or the types of the tensors."""
+    """Name of the quantisation in llama.cpp (`Q4_K_M`), or the types of the tensors."""
     number = header.metadata.get("general.file_type")
     if number in set(library.LlamaFileType):
         name = library.LlamaFileType(number).name

@@ -1,9 +1,9 @@
-"""The configuration of a model in a GGUF file, by the file's own metadata.
+"""Configuration of a model in a GGUF file, from the file's own metadata.
 
-Where transformers knows no key for a setting it takes the default of its configuration class, which
-is one checkpoint's value: rotary base of Gemma's local layers, which layers have a window, scale of
-queries. Here the file's value is taken, or what llama.cpp assumes where the key is absent; a key
-that nothing here reads is refused.
+If transformers does not map a setting, it uses the default of its configuration class, which is
+the value of one particular checkpoint: the rotary base of Gemma's local layers, which layers have
+a window, the scale of queries. Here the value is taken from the file; if the key is absent, it is
+the value that llama.cpp assumes. A key that nothing here reads is refused.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from eap.model.gguf_header import PATTERN, Header
 from eap.runtime.errors import quoted
 
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-"""Special tokens: their names in transformers, and in tokenizer.ggml.<name>_token_id."""
+"""Special tokens by their name in transformers, with the name in tokenizer.ggml.<name>_token_id."""
 
 SIZES = {
     "block_count": "num_hidden_layers",
@@ -30,13 +30,13 @@ SIZES = {
 ROTARY = ("rope.freq_base", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor")
 HEADS = ("attention.key_length", "attention.value_length", "attention.scale", "attention.causal")
 GEMMA = ("attention.sliding_window", PATTERN, "final_logit_softcapping")
-# Do not change what is computed: the vocabulary's size is the embedding's, and llama.cpp's
-# quantiser notes what it did.
+# Settings that do not change results: the size of the vocabulary is that of the embedding, and the
+# quantiser of llama.cpp records what it did.
 UNUSED = ("vocab_size", "rope.scaling.finetuned")
 
 
 def _llama(header: Header) -> dict[str, Any]:
-    """Llama and what shares its blocks: rotary heads of one scale, RMS norms."""
+    """Configuration of Llama and of models with the same blocks: rotary heads, RMS norms."""
     d_head = _d_head(header)
     scale = header.setting("attention.scale") or d_head**-0.5
     if abs(scale - d_head**-0.5) > 1e-6:
@@ -54,7 +54,7 @@ def _llama(header: Header) -> dict[str, Any]:
 
 def _qwen2(header: Header) -> dict[str, Any]:
     settings = _llama(header)
-    del settings["attention_bias"]  # q, k and v have one, the output has none
+    del settings["attention_bias"]  # in Qwen2, q, k and v have a bias, and the output has none
     return settings
 
 
@@ -82,13 +82,13 @@ def _gemma3(header: Header) -> dict[str, Any]:
 
 
 def _gemma(header: Header, *, period: int, window: int, largest: int) -> dict[str, Any]:
-    """What Gemma 2 and 3 share.
+    """Settings that Gemma 2 and 3 share.
 
     Args:
         header: header of the file.
-        period: every so many-th layer sees everything, where the file does not say which.
-        window: window of the others, where the file does not say.
-        largest: layers of the one model whose queries are scaled by d_model / n_heads.
+        period: distance between layers with full attention, if the file does not give the pattern.
+        window: window of the other layers, if the file does not give it.
+        largest: number of layers of the model whose queries are scaled by d_model / n_heads.
     """
     sizes = {name: header.number(key) for key, name in SIZES.items()}
     n_layers, d_head = sizes["num_hidden_layers"], _d_head(header)
@@ -119,7 +119,7 @@ def _gemma(header: Header, *, period: int, window: int, largest: int) -> dict[st
 
 
 def _d_head(header: Header) -> int:
-    """Dimensions of a head, all of them rotated."""
+    """Width of a head, all of whose dimensions must be rotated."""
     d_head = header.setting("attention.key_length")
     if d_head is None:
         d_head = header.number("embedding_length") // header.number("attention.head_count")
@@ -144,12 +144,12 @@ def _rotary(header: Header, key: str, base: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one architecture of llama.cpp is written in transformers.
+    """Translation of an architecture of llama.cpp to transformers.
 
     Attributes:
-        name: name of the model's class; its configuration's is the same with `Config`.
-        config: the arguments of the configuration.
-        keys: what is read besides `SIZES`.
+        name: name of the model class; the configuration class has the same name with `Config`.
+        config: function that gives the arguments of the configuration.
+        keys: keys that are read in addition to `SIZES`.
     """
 
     name: str
@@ -171,10 +171,10 @@ ARCHITECTURES = {
 
 
 def read_config(header: Header) -> Any:
-    """The configuration that the file describes.
+    """Configuration that the file describes.
 
     Raises:
-        UserError: it describes something else than transformers' model computes.
+        UserError: the file describes something that the model in transformers would not compute.
     """
     form = ARCHITECTURES.get(header.architecture)
     if form is None:
@@ -192,7 +192,7 @@ def read_config(header: Header) -> Any:
     if header.metadata.get("split.count", 1) > 1:
         raise header.refused("it is one part of a model in several files; merge them first")
     if "token_embd.weight" not in header.tensors:
-        raise header.refused("it has no token_embd.weight: it is no language model")
+        raise header.refused("it has no token_embd.weight: it is not a language model")
     roles = {
         f"{role}_token_id": header.metadata.get(f"tokenizer.ggml.{key}_token_id")
         for role, key in ROLES.items()

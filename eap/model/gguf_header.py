@@ -1,4 +1,4 @@
-"""Metadata and tensors of a GGUF file, by name."""
+"""Header of a GGUF file: metadata and tensors by name."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ PATTERN = "attention.sliding_window_pattern"
 
 @dataclass(frozen=True)
 class Header:
-    """The metadata and the tensors of a file, by name; tensors are read when used."""
+    """Metadata and tensors of a file, by name; a tensor is read when it is used."""
 
     path: Path
     metadata: Mapping[str, Any]
@@ -26,18 +26,18 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """As llama.cpp calls it: `llama`, `gemma3`."""
+        """Name of the architecture in llama.cpp, such as `llama` or `gemma3`."""
         return str(self.metadata["general.architecture"])
 
     def setting(self, key: str, default: Any = None) -> Any:
-        """A setting of the architecture; one value a layer is one value if all are equal."""
+        """Setting of the architecture; a list with one value per layer is reduced if all agree."""
         value = self.metadata.get(f"{self.architecture}.{key}", default)
         if isinstance(value, list) and key != PATTERN and len(set(value)) == 1:
             return value[0]
         return value
 
     def number(self, key: str) -> Any:
-        """A number that the file must have."""
+        """Positive number that the file must have."""
         value = self.setting(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
             what = "missing" if value is None else quoted(str(value))
@@ -45,15 +45,15 @@ class Header:
         return value
 
     def refused(self, why: str) -> UserError:
-        """An error that names the file."""
+        """Error about the file, for the caller to raise."""
         return UserError(f"cannot load {self.path.name}: {why}")
 
 
 def read_header(path: Path) -> Header:
-    """Metadata and tensors of a file.
+    """Read the metadata and tensors of a file.
 
     Raises:
-        UserError: `gguf` is missing, or the file is no whole GGUF file.
+        UserError: the package `gguf` is missing, or the file is not a complete GGUF file.
     """
     try:
         reader_class = library.GGUFReader
@@ -65,16 +65,16 @@ def read_header(path: Path) -> Header:
         reader = reader_class(path)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
         metadata["general.architecture"]
-    except Exception as error:  # what numpy says of bytes that are not there
+    except Exception as error:  # numpy raises several kinds of errors for missing bytes
         raise UserError(
-            f"cannot load {path.name}: it is no whole GGUF file ({first_line(error)})"
+            f"cannot load {path.name}: it is not a complete GGUF file ({first_line(error)})"
         ) from None
     return Header(path, metadata, {tensor.name: tensor for tensor in reader.tensors})
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[str]:
-    """A folder with nothing but the file: settings that lie beside it are of another model."""
+    """Folder with the file alone, because settings beside the file may be of another model."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / path.name).symlink_to(path.resolve())
         yield folder

@@ -1,4 +1,4 @@
-"""The tokenizer in a GGUF file: its ids, its BOS, and how it splits text."""
+"""Tokenizer in a GGUF file: its ids, its BOS token, and how it splits text."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from eap.model.gguf_config import ROLES
 from eap.model.gguf_header import Header, alone
 from eap.runtime.errors import first_line, quoted
 
-CONTROL, USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type: never cut into pieces
+CONTROL, USER_DEFINED = 3, 4  # types in tokenizer.ggml.token_type that are never split
 
 _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -37,14 +37,14 @@ SPLITS: dict[str, Callable[[], Any]] = {
     "llama3": lambda: _split(_LLAMA3),
     "llama-v3": lambda: _split(_LLAMA3),
 }
-"""How byte-level vocabularies split text before merging, by tokenizer.ggml.pre."""
+"""Functions that make the pre-tokenizer of byte-level vocabularies, by tokenizer.ggml.pre."""
 
 
 def read_tokenizer(header: Header) -> Any:
-    """The tokenizer that the file describes, with its ids.
+    """Read the tokenizer that the file describes, with the ids of the file.
 
     Raises:
-        UserError: it splits text in a way that is not known, or transformers gives other ids.
+        UserError: an unknown way of splitting text, or other ids in transformers.
     """
     metadata = {key.removeprefix("tokenizer.ggml."): v for key, v in header.metadata.items()}
     kind, tokens = metadata.get("model"), metadata.get("tokens")
@@ -70,7 +70,7 @@ def read_tokenizer(header: Header) -> Any:
     try:
         with alone(header.path) as folder:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=header.path.name)
-    except Exception as error:  # every library below raises its own kind
+    except Exception as error:  # every library raises its own kind of error
         raise header.refused(f"no tokenizer: {first_line(error)}") from error
     if kind == "gpt2":
         tokenizer.backend_tokenizer.pre_tokenizer = SPLITS[split]()
@@ -85,7 +85,7 @@ def read_tokenizer(header: Header) -> Any:
 
 
 def _check_added_tokens(header: Header, tokenizer: Any, tokens: list, types: Any) -> None:
-    """Add the tokens that must stay whole and are cut into pieces; refuse what does not help."""
+    """Add tokens that must stay whole but are split; refuse the file if that does not help."""
     whole = [
         (number, token, kind == CONTROL)
         for number, (token, kind) in enumerate(zip(tokens, types, strict=False))
@@ -111,7 +111,7 @@ def _check_added_tokens(header: Header, tokenizer: Any, tokens: list, types: Any
 
 
 def _check_prefix_space(header: Header, tokenizer: Any, expected: bool) -> None:
-    """Whether a prompt begins with a space that it does not have, where the file says so."""
+    """Check that a space is added in front of a prompt if, and only if, the file says so."""
     letter = next(
         (token for token in header.metadata["tokenizer.ggml.tokens"] if token == "a"), "a"
     )

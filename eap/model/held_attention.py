@@ -1,8 +1,8 @@
-"""A layer's attention in a finished run, held still, so that another q, k or v can meet the rest.
+"""Attention of a layer in a finished run, for computing it again with another q, k or v.
 
-Exact values of edges into heads, AtP*'s QK fix and what heads move between spans all ask one layer
-many times what its heads would do if q (or k, or v) read another input. What the other two are is
-made here once.
+Exact values of edges into heads, the QK fix of AtP* and crossing scores ask many times how the
+heads of one layer would change if q (or k, or v) read another input. The other two are computed
+here once.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from eap.model.runs import LayerTrace
 
 @dataclass(frozen=True, eq=False)
 class HeldAttention:
-    """Queries, keys and values of a layer's heads in a run, as attention uses them.
+    """Queries, keys and values of a layer's heads in a run, in the form that attention uses.
 
     Attributes:
-        block: the layer's weights.
-        run: the layer in the run.
+        block: weights of the layer.
+        run: trace of the layer in the run.
         cache: keys and values of the prefix that the batch shares.
-        queries: of all positions that the run has queries at.
-        keys, values: of the whole prompt, the prefix's first.
-        mask: 0 where a query may look, minus infinity where not.
+        queries: queries at all positions at which the run has queries.
+        keys, values: keys and values of the whole prompt, the prefix first.
+        mask: mask of attention: 0 for keys that a query can see, minus infinity for others.
     """
 
     block: Block
@@ -41,7 +41,7 @@ class HeldAttention:
 
     @classmethod
     def of(cls, model: Model, layer: int, run: LayerTrace, cache: PrefixCache) -> "HeldAttention":
-        """The attention of a layer in a run."""
+        """Attention of a layer in a run."""
         block = model.blocks[layer]
         attention, last_only = block.attention, _last_only(run)
         return cls(
@@ -56,13 +56,13 @@ class HeldAttention:
 
     @cached_property
     def pattern(self) -> Float[Tensor, "batch n_heads query key"]:
-        """Where the heads look in the run."""
+        """Attention patterns of the heads in the run."""
         return self.block.attention.pattern(self.queries, self.keys, self.mask)
 
     def pattern_with(
         self, kind: str, changes: Float[Tensor, "n batch pos d_model"]
     ) -> Float[Tensor, "rows n_heads query key"]:
-        """Where they look if every q (or k: `kind`) reads an input that changed; n stacked."""
+        """Patterns if every q (or k: `kind`) reads a changed input; n changes, stacked."""
         attention, n = self.block.attention, len(changes)
         projected = self._projected(kind, changes)
         if kind == "q":
@@ -76,7 +76,7 @@ class HeldAttention:
     def change_of_z(
         self, kind: str, changes: Float[Tensor, "n batch pos d_model"]
     ) -> Float[Tensor, "n batch query n_heads d_head"]:
-        """How z changes if every q (or k, or v: `kind`) reads an input that changed."""
+        """Change of z if every q (or k, or v: `kind`) reads a changed input."""
         attention, n = self.block.attention, len(changes)
         if kind == "v":
             values = attention.values(self._projected(kind, changes))
@@ -97,20 +97,20 @@ class HeldAttention:
                 normed = self.cache.at_last(normed)
             return self.block.attention.project(kind, normed)
         projected = self.block.attention.project(kind, normed)
-        # Expanded grouped-query attention: several receivers share a weight.
+        # In expanded grouped-query attention, several receivers share a weight.
         return projected.repeat_interleave(self.run.k.shape[2] // projected.shape[2], dim=2)
 
     def _after_prefix(self, held: Tensor, x: Float[Tensor, "rows n pos d_head"]) -> Tensor:
-        """Keys or values of stacked rows: the prefix's as they are held, then others."""
+        """Keys or values of stacked rows: those of the prefix, followed by `x`."""
         prefix = held[:, :, : self.cache.start]
         return torch.cat([_repeated(prefix, len(x) // len(held)), x], dim=2)
 
 
 def _last_only(run: LayerTrace) -> bool:
-    """Whether the layer has queries at the last tokens alone."""
+    """Whether the layer has queries at the last tokens only."""
     return run.q.shape[1] < run.x.shape[1]
 
 
 def _repeated(x: Tensor, n: int) -> Tensor:
-    """The same rows, n times."""
+    """The rows of `x`, repeated n times."""
     return x if n == 1 else x.repeat(n, *[1] * (x.ndim - 1))

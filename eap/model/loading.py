@@ -57,9 +57,9 @@ def load_model(
 ) -> Model:
     """Load a model, and check the engine's logits against the model's own.
 
-    No code that comes with a model is run, and the special tokens are those that the author saved.
-    Low-rank layers (LoRA) are merged, with a warning: both those of a model in memory, and those of
-    an adapter in the directory of its base model.
+    No code that comes with a model is run. The tokenizer keeps the ids and the BOS token that its
+    author saved. Low-rank layers (LoRA) are merged, with a warning: both those of a model in
+    memory, and those of an adapter in the directory of its base model.
 
     Args:
         model: `toy`, a directory, a GGUF file, a hub name such as `gpt2` or
@@ -92,7 +92,7 @@ def load_model(
     if isinstance(inner, PreTrainedModel):
         if device_map is not None or revision is not None:
             what = "revision" if device_map is None else "device map"
-            raise UserError(f"a model in memory is what and where it is: give no {what}")
+            raise UserError(f"a model in memory keeps its weights and place: give no {what}")
         target = inner.device if device is None else find_device(device)
         with _LOADING, said_when_long(f"reading {type(inner).__name__}"):
             kind = inner.dtype if dtype is None else numbers
@@ -117,7 +117,7 @@ def load_model(
     path = find_directory(name)
     if path is not None:
         if revision is not None:
-            raise UserError(f"{quoted(name)} is a directory: a revision is of a model of the hub")
+            raise UserError(f"{quoted(name)} is a directory: only models of the hub have revisions")
         check_directory(path, tokenizer=tokenizer is None)
     with _LOADING, said_when_long(f"loading {quoted(name)}"):
         config = read_config(name, path, revision)
@@ -136,7 +136,7 @@ def load_model(
 def _load_object(
     model: nn.Module, tokenizer: Any, device: torch.device, dtype: torch.dtype
 ) -> Model:
-    """Wrap a model in memory; its layers, which a bridge replaces, are copied, its weights not."""
+    """Wrap a model in memory; its layers, which a bridge replaces, are copied; weights are not."""
     given = unwrapped(model)
     architecture = architecture_of(given.config) or type(given).__name__
     family = find_family(architecture, given.config)

@@ -1,4 +1,4 @@
-"""Where a loaded model's weights come from, and whether they changed since they were read."""
+"""Origin of a loaded model's weights, and detection of later changes."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -10,18 +10,18 @@ from weakref import ReferenceType
 import torch
 from torch import Tensor, nn
 
-# Numbers that are summed together: small enough to see where in a tensor a change is.
+# Numbers that are summed together, few enough to locate a change within a tensor.
 CHUNK = 64
 
 
 @dataclass(frozen=True)
 class State:
-    """Which tensors a module has and what they hold, to be compared with a later state.
+    """Fingerprint of a module's weights, to be compared with a later one.
 
     Attributes:
-        tensors: name, place in memory, type, shape and number of writes of every weight.
-        sums: checksum of the memory that they are in: sees writes through `.data`, too.
-        n_hooks: forward hooks, which the engine would not run.
+        tensors: name, address, dtype, shape and number of in-place writes of every weight.
+        sums: checksum of the memory of the weights, which detects writes through `.data`, too.
+        n_hooks: number of forward hooks, which the engine would not run.
     """
 
     tensors: tuple[tuple[Any, ...], ...]
@@ -30,16 +30,16 @@ class State:
 
 
 def state_of(module: nn.Module, known: dict[int, bytes] | None = None) -> State:
-    """The state of a module's weights now.
+    """Current state of a module's weights.
 
     Args:
-        module: a model, or a bridge around one.
-        known: checksums of memory that was read just now, by its address; is added to. To read
-            500 MB takes 40 ms on one core.
+        module: model, or bridge around a model.
+        known: checksums of memory that has just been read, by address; new checksums are added.
+            Reading 500 MB takes 40 ms on one core.
     """
     known = {} if known is None else known
     tensors, storages = [], {}
-    weights = getattr(module, "original_model", module)  # of a bridge
+    weights = getattr(module, "original_model", module)  # the model inside a bridge
     named: Iterable[tuple[str, Tensor]] = chain(weights.named_parameters(), weights.named_buffers())
     for name, tensor in named:
         storage = tensor.untyped_storage()
@@ -57,7 +57,7 @@ def state_of(module: nn.Module, known: dict[int, bytes] | None = None) -> State:
 
 def _count_hooks(module: nn.Module) -> int:
     points = getattr(module, "hook_dict", None)
-    if points is not None:  # of a bridge, whose own modules have hooks of the library
+    if points is not None:  # in a bridge, only hook points count: its modules have their own hooks
         return sum(len(point.fwd_hooks) for point in points.values())
     parts = module.modules()
     return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts)
@@ -73,17 +73,17 @@ def _sums(storage: torch.UntypedStorage) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """The modules that a model's weights were read from.
+    """Modules that a model's weights were read from.
 
     Attributes:
-        sources: sources of each, a weak reference, its state when it was read, and how to read it
-            anew.
+        sources: weak reference to each module, with its state when it was read and a function that
+            reads it again.
     """
 
     sources: tuple[tuple[ReferenceType[nn.Module], State, Callable[[], Any]], ...]
 
     def anew(self) -> Any:
-        """The model read again if its weights changed; None if they did not."""
+        """The model, read again, if its weights have changed; None if not."""
         known: dict[int, bytes] = {}
         for reference, state, read in self.sources:
             module = reference()

@@ -1,8 +1,8 @@
-"""A model in memory as its Hugging Face class describes it: layers that were put in are merged.
+"""Plain copies of models in memory, with inserted layers merged into the weights.
 
-People add low-rank layers, masks and parametrizations to a model. Whatever stands in the place of a
+Users add low-rank layers, masks and parametrizations to models. A module that takes the place of a
 linear layer or an embedding and computes an affine map is replaced by that map, whichever library
-made it. Everything else that the class does not describe is refused, by name.
+made it. Every other part that the model's Hugging Face class does not describe is refused by name.
 """
 
 import copy
@@ -19,16 +19,16 @@ from transformers.pytorch_utils import Conv1D
 
 from eap.runtime.errors import UserError, first_line, quoted
 
-# Rows of the identity that are sent through a layer at a time.
+# Number of rows of the identity matrix that are sent through a layer at a time.
 ROWS = 1024
 
-# Largest difference from an affine map, relative to the largest output, that rounding explains.
+# Largest deviation from an affine map, relative to the largest output, that rounding can explain.
 AFFINE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 AFFINE_TOLERANCE_ELSEWHERE = 3e-2
 
 
 def unwrapped(model: Any) -> Any:
-    """The Hugging Face model within a compiled, parallel or PEFT model; or what was given."""
+    """The Hugging Face model inside a compiled, parallel or PEFT model; other values unchanged."""
     inner = model
     while isinstance(inner, nn.Module) and not isinstance(inner, PreTrainedModel):
         kind: type = type(inner)
@@ -41,7 +41,7 @@ def unwrapped(model: Any) -> Any:
             if getattr(learned, "is_prompt_learning", False):
                 raise UserError(
                     f"the model has prompts that PEFT learned ({type(learned).__name__}), which "
-                    "are no weights of its layers: the engine cannot run them"
+                    "are not weights of its layers: the engine cannot run them"
                 )
             base: Any = inner.base_model
             inner = getattr(base, "model", base)
@@ -52,7 +52,7 @@ def unwrapped(model: Any) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off; every module is as it was afterwards, and no `train` method is called."""
+    """Turn dropout off, and restore every module afterwards, without calling `train` methods."""
     before = [(module, module.training) for module in model.modules()]
     for module, _ in before:
         module.training = False
@@ -71,14 +71,14 @@ def plain_copy(
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model of the architecture's own layers that computes what `given` does.
+    """Model of the architecture's own layers that computes the same as `given`.
 
-    Weights are shared with `given` where device and dtype are its own; `given` is not changed. Its
-    forward pass must have been run once (masks of `torch.nn.utils.prune` are applied by it).
+    Weights are shared with `given` if device and dtype stay the same; `given` is not modified. Its
+    forward pass must have been run once, because that applies masks of `torch.nn.utils.prune`.
 
     Args:
         name: name of the model, for messages.
-        given: the model, with its training mode off.
+        given: model to copy, in evaluation mode.
         architecture: name of its Hugging Face class.
         device, dtype: device and dtype of the copy's weights.
 
@@ -86,11 +86,11 @@ def plain_copy(
         The copy, and the names and types of the layers that were merged.
 
     Raises:
-        UserError: a part of the model is not what the class describes; names it.
+        UserError: a part of the model that the class does not describe; the message names it.
     """
     config = copy.deepcopy(given.config)
     lists = (module for module in given.modules() if isinstance(module, nn.ModuleList))
-    config.num_hidden_layers = len(next(lists, ()))  # layers may have been taken out
+    config.num_hidden_layers = len(next(lists, ()))  # layers may have been removed
     with torch.device("meta"):  # the class's own layers, without their weights
         plain = getattr(transformers, architecture)(config)
     parts = dict(given.named_modules(remove_duplicate=False))
@@ -103,7 +103,7 @@ def plain_copy(
             raise UserError(f"{name} has no {path}, which a {architecture} has")
         _check_calls(name, path, module)
         if type(module) is type(expected) or path == "":
-            if not set(expected._parameters) <= set(module._parameters):  # a mask makes them
+            if not set(expected._parameters) <= set(module._parameters):  # masked weights
                 replaced[path] = _with_weights(expected, module)
         elif parametrize.is_parametrized(module) and isinstance(module, type(expected)):
             replaced[path] = _with_weights(expected, module)
@@ -120,14 +120,14 @@ def plain_copy(
         within = any(path.startswith(f"{prefix}.") for prefix in replaced)
         if path not in known and not within and any(True for _ in module.parameters(recurse=False)):
             raise UserError(
-                f"{name}: {path} ({type(module).__name__}) is no part of {architecture}, and the "
+                f"{name}: {path} ({type(module).__name__}) is not part of {architecture}, and the "
                 "engine cannot compute it; merge or remove it"
             )
     return _copied(given, config, parts, replaced, device, dtype), merged
 
 
 def _check_shared(name: str, given: nn.Module) -> None:
-    """Whether every module stands in one place alone.
+    """Check that no module is used in two places.
 
     Raises:
         UserError: two places share one module.
@@ -143,10 +143,10 @@ def _check_shared(name: str, given: nn.Module) -> None:
 
 
 def _check_calls(name: str, path: str, module: nn.Module) -> None:
-    """Whether calling a module does what its class says, and nothing else."""
+    """Check that no hook or replaced method changes what calling a module does."""
     place = path or "the model"
     for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-        if not type(hook).__module__.startswith("torch.nn.utils."):  # masks and weight norms
+        if not type(hook).__module__.startswith("torch.nn.utils."):  # except masks, weight norms
             raise UserError(
                 f"{name}: there is a forward hook on {place}, which the engine would not run; "
                 "remove it (handle.remove()) before the model is loaded"
@@ -159,7 +159,7 @@ def _check_calls(name: str, path: str, module: nn.Module) -> None:
 
 
 def _with_weights(expected: nn.Module, module: nn.Module) -> nn.Module:
-    """The expected layer, with the weights that a mask or parametrization makes of others."""
+    """The expected layer, with the weights that a mask or parametrization computes."""
     plain = copy.deepcopy(expected)
     for key in expected._parameters:
         value = getattr(module, key)
@@ -169,10 +169,10 @@ def _with_weights(expected: nn.Module, module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _merged(name: str, path: str, module: nn.Module, expected: nn.Module) -> nn.Module:
-    """The linear layer or embedding that computes what `module` does.
+    """Linear layer or embedding that computes the same as `module`.
 
     Raises:
-        UserError: it is no affine map, or cannot be run alone.
+        UserError: the module is not an affine map, or cannot be run alone.
     """
     what = f"{path} ({type(module).__name__})"
     plain = copy.deepcopy(expected)
@@ -202,14 +202,14 @@ def _merged(name: str, path: str, module: nn.Module, expected: nn.Module) -> nn.
         ) from failure
     if not error <= AFFINE_TOLERANCE.get(like.dtype, AFFINE_TOLERANCE_ELSEWHERE):
         raise UserError(
-            f"{name}: {what} stands where a linear layer should be and is not linear, so the "
+            f"{name}: {what} takes the place of a linear layer and is not linear, so the "
             "engine cannot compute it"
         )
     plain._parameters["weight"] = nn.Parameter(W if isinstance(expected, Conv1D) else W.T, False)
     if plain._parameters["bias"] is not None:
         plain._parameters["bias"] = nn.Parameter(bias, False)
     elif float(bias.abs().max()) > 0:
-        raise UserError(f"{name}: {what} adds a bias, which {path} has not in this family")
+        raise UserError(f"{name}: {what} adds a bias, which {path} does not have in this family")
     return plain
 
 
@@ -227,7 +227,7 @@ def _copied(
     device: torch.device,
     dtype: torch.dtype,
 ) -> PreTrainedModel:
-    """`given` with some parts replaced: modules are copied, weights shared where they can be."""
+    """Copy of `given` with some parts replaced; modules are copied, weights shared if possible."""
 
     def as_weight(parameter: Tensor) -> nn.Parameter:
         values = parameter.detach()
@@ -249,6 +249,6 @@ def _copied(
             memo[id(buffer)] = buffer.detach().to(device, copy=True)
     try:
         copied = copy.deepcopy(given, memo)
-    except RuntimeError as error:  # tensors that are results of a computation
+    except RuntimeError as error:  # tensors that result from a computation cannot be copied
         raise UserError(f"{quoted(type(given).__name__)}: {first_line(error, 150)}") from error
     return copied.eval()

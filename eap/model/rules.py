@@ -1,7 +1,7 @@
-"""Backward rules: what a method changes in the backward pass while all values stay what they are.
+"""Backward rules: changes that a method makes to the backward pass, with values left unchanged.
 
-A rule is a set of switches given to the forward pass. Methods that replace gradients by relevance
-(RelP, AttnLRP, GIM) differ in these switches alone.
+A rule is a set of switches for the forward pass. Methods that replace gradients by relevance (RelP,
+AttnLRP, GIM) differ only in these switches.
 """
 
 from dataclasses import dataclass
@@ -9,15 +9,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BackwardRules:
-    """How gradients flow; the defaults are the exact gradient.
+    """Switches for the flow of gradients; the defaults give the exact gradient.
 
     Attributes:
-        frozen_norms: the scale that a norm divides by counts as a constant.
-        frozen_activations: `act(x)` counts as `x` times the constant `act(x) / x`.
+        frozen_norms: whether the scale that a norm divides by counts as a constant.
+        frozen_activations: whether `act(x)` counts as `x` times the constant `act(x) / x`.
         gate_product: factor on the gradient of a gated MLP's product.
         query_key: factor on the gradients of q and of k from their product.
         pattern_value: factor on the gradients of pattern and of v from their product.
-        softmax_temperature: T: the pattern's backward uses softmax(scores / T), times T / T.
+        softmax_temperature: temperature T of the pattern's backward pass, which uses
+            softmax(scores / T), times T / T.
     """
 
     frozen_norms: bool = False
@@ -29,4 +30,4 @@ class BackwardRules:
 
 
 EXACT = BackwardRules()
-"""The gradient itself."""
+"""Rules of the exact gradient."""

@@ -1,13 +1,14 @@
-"""The one forward pass that attribution, evaluation and patching share.
+"""The forward pass that attribution, evaluation and patching share.
 
-It is the plain forward pass of the model, with two savings that are exact:
+It is the plain forward pass of the model, with two exact savings:
 
-* Runs of one batch share a prefix (the tokens before the first one in which they can differ). Its
-  keys and values are computed once; everything else runs on what follows (`PrefixCache`).
+* Runs of one batch share a prefix (the tokens before the first token at which they can differ). Its
+  keys and values are computed once; everything else runs on the positions after it (`PrefixCache`).
 * Only the logits at the last token are read, so the last layer computes its queries, its attention
-  output and its MLP at that position alone (unless a run is asked for every position).
+  output and its MLP at that position only (unless a run asks for every position).
 
-Rows may be stacked: any tensor whose batch is a multiple of the cache's (copies outermost) will do.
+Rows may be stacked: functions accept any tensor whose batch is a multiple of the cache's (copies
+outermost).
 """
 
 from collections.abc import Sequence
@@ -24,18 +25,18 @@ from eap.model.rules import EXACT, BackwardRules
 
 @dataclass(frozen=True, eq=False)
 class LayerTrace:
-    """What one layer computed, for those who need more than its output.
+    """Activations of one layer.
 
-    `query` are the positions whose queries are computed: all (`pos`), or in the last layer the last
-    token's alone.
+    In the shapes, `query` stands for the positions whose queries are computed: all positions
+    (`pos`), or in the last layer the last token only.
 
     Attributes:
-        x: residual stream at the layer's input.
+        x: residual stream at the input of the layer.
         q, k, v: outputs of the projections, before norms and rotation.
-        z: each head's average of values, before `W_O`.
-        attention_raw: sum of the heads and `b_O`, before a norm after attention.
-        mlp_in: residual stream at the MLP's input.
-        mlp_out: what the MLP adds to the residual stream.
+        z: average of the values for each head, before `W_O`.
+        attention_raw: sum of the heads' outputs and `b_O`, before a norm after attention.
+        mlp_in: residual stream at the input of the MLP.
+        mlp_out: output of the MLP to the residual stream.
     """
 
     x: Float[Tensor, "batch pos d_model"]
@@ -48,15 +49,15 @@ class LayerTrace:
     mlp_out: Float[Tensor, "batch query d_model"]
 
     def rows(self, rows: slice) -> "LayerTrace":
-        """The same of some rows alone."""
+        """Trace of some rows."""
         return LayerTrace(*(getattr(self, part.name)[rows] for part in fields(self)))
 
     def first_rows(self, n: int) -> "LayerTrace":
-        """The same of the first `n` rows alone."""
+        """Trace of the first `n` rows."""
         return self.rows(slice(0, n))
 
     def detached(self, *, copy: bool = False) -> "LayerTrace":
-        """The same without its autograd graph; a copy, if it is to outlive what it is a part of."""
+        """Trace without its autograd graph; with `copy`, in memory of its own."""
         parts = [getattr(self, part.name).detach() for part in fields(self)]
         return LayerTrace(*(part.clone() if copy else part for part in parts))
 
@@ -75,14 +76,18 @@ def run_block(
     rules: BackwardRules = EXACT,
     everywhere: bool = False,
 ) -> Float[Tensor, "batch query d_model"]:
-    """One layer of the residual stream; the last layer returns the last token's position alone.
+    """Run one layer; the last layer returns the position of the last token only.
 
     Args:
-        trace: what the layer computed is appended to it.
-        expanded_kv: whether to give every query head a k and a v of its own (copies), so that a
-            gradient can be taken at each.
+        model: model that is run.
+        layer: number of the layer.
+        x: residual stream at the input of the layer.
+        cache: cache of the prefix.
+        trace: list to which the activations of the layer are appended.
+        expanded_kv: whether to give every query head its own k and v (copies), so that a gradient
+            can be taken at each.
         rules: backward rules.
-        everywhere: compute every position in the last layer, too.
+        everywhere: whether to compute every position in the last layer, too.
     """
     block, last_only = model.blocks[layer], layer == len(model.blocks) - 1 and not everywhere
     x = x.to(block.device)
@@ -92,7 +97,7 @@ def run_block(
     before = cache.at_last(x) if last_only else x
     after = before + block.finish_attention(raw, rules)
     mlp_reads = before if model.config.parallel_attn_mlp else after
-    # A node of its own in the autograd graph: its gradient is that of the MLP's input alone.
+    # A separate node of the autograd graph, whose gradient is that of the MLP's input alone.
     mlp_in = mlp_reads.view_as(mlp_reads)
     mlp_out = block.run_mlp(mlp_in, rules)
     if trace is not None:
@@ -116,7 +121,7 @@ def run_attention(
     Float[Tensor, "batch query n_heads d_head"],
     Float[Tensor, "batch query d_model"],
 ]:
-    """q, k, v, z and their sum `attention_raw` of one layer (see `LayerTrace`), from its input."""
+    """q, k, v, z and `attention_raw` of one layer (see `LayerTrace`), from the layer's input."""
     block = model.blocks[layer]
     attention, normed = block.attention, block.ln1(x, rules)
     q = attention.project("q", cache.at_last(normed) if last_only else normed)
@@ -139,9 +144,9 @@ def run_layers(
     rules: BackwardRules = EXACT,
     everywhere: bool = False,
 ) -> Float[Tensor, "batch query d_model"]:
-    """The residual stream after all layers, from `first_layer`'s input.
+    """Residual stream after all layers, from the input of `first_layer`.
 
-    At the last token alone (one `query`), unless `everywhere`.
+    The result has the last token only (one `query`), unless `everywhere`.
     """
     for layer in range(first_layer, len(model.blocks)):
         x = run_block(
@@ -164,7 +169,7 @@ def run_prefix(
     last: Int[Tensor, " batch"],
     n_positions: int,
 ) -> PrefixCache:
-    """Run the prefix once and keep its keys and values, for runs of what follows it."""
+    """Run the prefix once, and keep its keys and values for runs of the positions after it."""
     batch, start = prefix.shape
     empty = tuple(
         torch.empty(batch, len(W_K), 0, W_K.shape[2], dtype=W_K.dtype, device=W_K.device)
@@ -190,7 +195,7 @@ def run_prefix(
 
 @torch.no_grad()
 def run_tokens(model: Model, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch d_vocab"]:
-    """Logits at the last position of prompts of one length."""
+    """Logits at the last position, for prompts of one length."""
     batch, n_positions = tokens.shape
     last = torch.full((batch,), n_positions - 1, device=tokens.device)
     cache = run_prefix(model, tokens[:, :0], last, n_positions)
@@ -198,12 +203,12 @@ def run_tokens(model: Model, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, 
     return model.unembed(run_layers(model, x, cache)[:, 0])
 
 
-# ---- what senders send ---------------------------------------------------------------------------
+# ---- outputs of senders --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class SenderOutputs:
-    """What every sender adds to the residual stream, or a change of it.
+    """Outputs of every sender to the residual stream, or changes of the outputs.
 
     Attributes:
         everywhere: outputs of the senders before the last layer.
@@ -222,11 +227,13 @@ def sender_changes(
     after: Sequence[LayerTrace],
     cache: PrefixCache,
 ) -> SenderOutputs:
-    """What every sender adds to the residual stream in one run, minus what it adds in another.
+    """Outputs of every sender in the run `after`, minus its outputs in the run `before`.
 
     Args:
-        embedding_change: embedding change of the token embeddings (position embeddings cancel).
-        before, after: the layers of the two runs.
+        model: model that was run.
+        embedding_change: change of the token embeddings (position embeddings cancel).
+        before, after: traces of the layers of the two runs.
+        cache: cache of the prefix.
     """
     shares, mlps = [], []
     for block, first, second in zip(model.blocks, before, after, strict=True):
@@ -246,7 +253,7 @@ def collect_outputs(
     mlps: Sequence[Float[Tensor, "batch _query d_model"]],
     cache: PrefixCache,
 ) -> SenderOutputs:
-    """Outputs (or changes) of all senders: the embedding, each layer's head shares and MLP."""
+    """Outputs (or changes) of all senders, from the embedding, the head shares and the MLPs."""
     config, last_layer = model.config, len(model.blocks) - 1
     batch, n_positions, d_model = embedding.shape
     everywhere = embedding.new_empty(config.heads(last_layer).start, batch, n_positions, d_model)
@@ -270,7 +277,10 @@ def outputs_everywhere(
     list[LayerTrace],
     Float[Tensor, "batch pos d_model"],
 ]:
-    """What every sender sends at every position of whole prompts; the run's layers and its end."""
+    """Outputs of all senders at all positions of whole prompts, with layer traces and final stream.
+
+    The final stream is the residual stream after the last layer.
+    """
     n_positions = tokens.shape[1]
     cache = run_prefix(model, tokens[:, :0], last, n_positions)
     embedding = model.embed(tokens)

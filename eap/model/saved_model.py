@@ -1,4 +1,4 @@
-"""The Hugging Face model of a directory or of the hub: whole, quietly, its adapter merged."""
+"""Hugging Face models from a directory or the hub, complete and with adapters merged."""
 
 import re
 import sys
@@ -27,18 +27,18 @@ def load_files(
     device: torch.device | None,
     device_map: str | dict[str, str | int] | None,
 ) -> PreTrainedModel:
-    """The Hugging Face model of a directory or of the hub, with all of its weights.
+    """Load the Hugging Face model of a directory or of the hub, with all of its weights.
 
     Args:
-        name: name as it was passed to `eap.load_model`.
+        name: name that was given to `eap.load_model`.
         path: path of a directory; None: a model of the hub.
-        revision: revision of the hub's; None: its main branch.
+        revision: revision on the hub; None: the main branch.
         dtype: dtype of the weights.
-        device: where to; None: as `device_map` says.
-        device_map: placement of layers, as transformers has it.
+        device: device of the weights; None: as given by `device_map`.
+        device_map: placement of layers, as in transformers.
 
     Raises:
-        UserError: it cannot be loaded, or its weights are not those of its configuration.
+        UserError: the model cannot be loaded, or its weights do not fit its configuration.
     """
     hf: PreTrainedModel
     source = str(path or name)
@@ -50,11 +50,11 @@ def load_files(
                 ignore_mismatched_sizes=True,
             )  # fmt: skip
             hf, report = loaded
-            for parameter in hf.parameters():  # some are kept in float32
+            for parameter in hf.parameters():  # the library keeps some in float32
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.to(dtype)
             hf = hf if device is None else cast(Any, hf).to(device)
-    except Exception as error:  # every library below raises its own kind
+    except Exception as error:  # every library raises its own kind of error
         raise UserError(f"cannot load model {quoted(name)}: {first_line(error)}") from error
     hf.requires_grad_(False)
     if isinstance(device_map, dict):
@@ -72,7 +72,7 @@ def load_files(
             f"and its model_type, {hf.config.model_type}, makes it a {type(hf).__name__}"
         )
     _check_report(name, hf, report)
-    if getattr(hf, "_hf_peft_config_loaded", False):  # by PEFT, where it is installed
+    if getattr(hf, "_hf_peft_config_loaded", False):  # an adapter loaded by PEFT, if installed
         with evaluating(hf):
             hf, merged = plain_copy(
                 name, hf, architecture_of(hf.config), device=hf.device, dtype=dtype
@@ -87,15 +87,16 @@ def load_files(
         if files[1] is None:
             raise UserError(f"{name} has {adapters.CONFIG} but no {adapters.WEIGHTS} beside it")
         n_layers = adapters.merge_adapter(name, hf, files[0], files[1])
-        say_merged(name, [f"the adapter beside the weights, of {n_layers} layers"])
+        say_merged(name, [f"the adapter in the same folder, of {n_layers} layers"])
     return hf
 
 
 def _check_report(name: str, hf: PreTrainedModel, report: dict[str, Any]) -> None:
-    """Whether the weights of a directory are those of its configuration.
+    """Check that the weights of a directory fit its configuration.
 
     Raises:
-        UserError: some are missing, of another size, or of layers that the configuration has not.
+        UserError: some weights are missing, of another size, or of layers that the configuration
+            does not have.
     """
     refusal = f"cannot load model {quoted(name)}: its"
     sizes = sorted(report["mismatched_keys"])
@@ -128,12 +129,12 @@ def _check_report(name: str, hf: PreTrainedModel, report: dict[str, Any]) -> Non
 
 
 def and_more(names: list[Any]) -> str:
-    """How many more names than the first there are, in brackets."""
+    """Number of further names after the first, in brackets."""
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def say_merged(name: str, merged: list[str]) -> None:
-    """Warn that layers which were put into a model are part of its weights from here on."""
+    """Warn that layers which were added to a model have been merged into its weights."""
     if merged:
         warnings.warn(
             f"{name}: merged into the weights: {merged[0]}{and_more(merged)}", stacklevel=2
@@ -141,7 +142,7 @@ def say_merged(name: str, merged: list[str]) -> None:
 
 
 def architecture_of(config: Any) -> str:
-    """Name of the class that a configuration is for: as it says, or of its `model_type`."""
+    """Name of the model class of a configuration, from the configuration or its `model_type`."""
     names = getattr(config, "architectures", None)
     if names:
         return str(names[0]) if isinstance(names, (list, tuple)) else str(names)
@@ -150,9 +151,9 @@ def architecture_of(config: Any) -> str:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No report of the library's own (`_check_report` has one), and bars on terminals alone.
+    """Silence the library's report (`_check_report` replaces it), and bars without a terminal.
 
-    Both settings are the whole process's: entered under a lock, and restored.
+    Both settings are process-wide, so the caller must hold a lock; they are restored afterwards.
     """
     verbosity, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
     logs.set_verbosity_error()

@@ -1,8 +1,9 @@
-"""The tokenizer as the model's author saved it.
+"""The tokenizer of a model, as its author saved it.
 
-The libraries below change tokenizers on the way: transformers rebuilds some from their parts, with
-other ids where the parts are not what their class expects, and TransformerLens declares the EOS
-token the BOS where there is none. Both change what a model is asked, so neither is taken over.
+The libraries change tokenizers when they load them: transformers rebuilds some tokenizers from
+their parts, with other ids if the parts are not what their class expects, and TransformerLens makes
+the EOS token the BOS token if there is none. Both change the tokens that a model reads, so both are
+undone here.
 """
 
 import copy
@@ -20,11 +21,11 @@ from eap.runtime.errors import UserError, first_line, quoted
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 
-# Highest id of a vocabulary, as a multiple of its number of tokens.
+# Limit for the highest id of a vocabulary, as a multiple of its number of tokens.
 ROOM_FOR_IDS = 100
 LARGE_NUMBER = re.compile(rb":\s*\d{6,}")
 
-# Texts that tokenizers of different kinds split differently.
+# Texts that different kinds of tokenizers split differently.
 PROBES = (
     "The war lasted from the year 1732 to the year 17",
     " Paris, the capital of\n\n\tdef f(x):  return x_1+23  # don't",
@@ -33,10 +34,10 @@ PROBES = (
 
 
 def load_tokenizer(name: str, path: Path | None, revision: str | None = None) -> Any:
-    """The tokenizer of a directory or of the hub, with the ids and the BOS that were saved.
+    """Load the tokenizer of a directory or of the hub, with the ids and the BOS that were saved.
 
     Raises:
-        UserError: there is none that can be read.
+        UserError: there is no tokenizer that can be read.
     """
     source = str(path or name)
     for part in ("tokenizer.json", "vocab.json", "added_tokens.json"):
@@ -47,11 +48,11 @@ def load_tokenizer(name: str, path: Path | None, revision: str | None = None) ->
         )
         file = saved_file(source, "tokenizer.json", revision)
         saved = None if file is None else Tokenizer.from_file(str(file))
-    except Exception as error:  # every library below raises its own kind
+    except Exception as error:  # every library raises its own kind of error
         raise UserError(
             f"cannot load the tokenizer of {quoted(name)}: {first_line(error)}"
         ) from None
-    if saved is None:  # a SentencePiece model, or vocabulary and merges: read by their class alone
+    if saved is None:  # SentencePiece, or vocabulary and merges: only their class can read them
         return tokenizer
     settings = _saved_settings(source, revision)
     vocabulary = saved.get_vocab(with_added_tokens=True)
@@ -67,15 +68,15 @@ def load_tokenizer(name: str, path: Path | None, revision: str | None = None) ->
 
 
 def _check_ids(name: str, file: Path | None) -> None:
-    """Whether a vocabulary's ids are such that a table of them fits in memory.
+    """Check that the ids of a vocabulary are small enough for a table of all ids.
 
-    The libraries below make a table as long as the highest id.
+    The libraries make a table as long as the highest id.
 
     Raises:
-        UserError: one is far beyond the number of tokens.
+        UserError: an id is far beyond the number of tokens.
     """
     content = b"" if file is None else file.read_bytes()
-    if not LARGE_NUMBER.search(content):  # or a vocabulary of megabytes would be read twice
+    if not LARGE_NUMBER.search(content):  # avoid parsing a vocabulary of megabytes twice
         return
     try:
         read = json.loads(content)
@@ -84,7 +85,7 @@ def _check_ids(name: str, file: Path | None) -> None:
         ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
         ids += [token["id"] for token in read.get("added_tokens", [])]
     except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
-        return  # no vocabulary: is said where it is read
+        return  # not a vocabulary: reported where the file is read
     largest = max((token for token in ids if isinstance(token, int)), default=0)
     if largest > ROOM_FOR_IDS * max(len(ids), 1000):
         raise UserError(
@@ -94,7 +95,7 @@ def _check_ids(name: str, file: Path | None) -> None:
 
 
 def for_bridge(tokenizer: Any) -> Any:
-    """A copy that TransformerLens may change, marked so that it does not load it anew."""
+    """Copy that TransformerLens may change, marked so that TransformerLens does not reload it."""
     changed = copy.deepcopy(tokenizer)
     changed.init_kwargs.setdefault("name_or_path", "tokenizer")
     changed.init_kwargs["add_bos_token"] = True
@@ -102,7 +103,7 @@ def for_bridge(tokenizer: Any) -> Any:
 
 
 def placeholder() -> Any:
-    """A tokenizer for a bridge that needs none: without one TransformerLens asks the hub."""
+    """Tokenizer for the bridge of a model without one; otherwise TransformerLens asks the hub."""
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(
             '{"model": {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}}'
@@ -114,10 +115,10 @@ def placeholder() -> Any:
 
 
 def of_bridge(tokenizer: Any) -> Any:
-    """The tokenizer that was given to a bridge: without the BOS and EOS that it declared itself.
+    """Tokenizer that was given to a bridge, without a BOS and EOS token that the bridge declared.
 
-    What was declared at the tokenizer's making is kept; a BOS that is the EOS and was declared
-    nowhere is the bridge's.
+    Tokens that were declared when the tokenizer was made are kept. A BOS token that equals the EOS
+    token and was not declared comes from the bridge.
     """
     if tokenizer is None or not hasattr(tokenizer, "init_kwargs"):
         return tokenizer
@@ -138,7 +139,7 @@ def of_bridge(tokenizer: Any) -> Any:
 
 
 def without_foreign_bos(tokenizer: Any, d_vocab: int) -> Any:
-    """The tokenizer, without a BOS that the weights have no row for (its class made it up)."""
+    """Tokenizer without a BOS token that the weights have no row for, which its class made up."""
     bos = getattr(tokenizer, "bos_token_id", None)
     if bos is None or bos < d_vocab:
         return tokenizer
@@ -148,7 +149,7 @@ def without_foreign_bos(tokenizer: Any, d_vocab: int) -> Any:
 
 
 def saved_file(source: str, name: str, revision: str | None = None) -> Path | None:
-    """A file of a directory or of a model of the hub; None where there is none."""
+    """File of a directory or of a model of the hub; None if there is none."""
     if Path(source).is_dir():
         file = Path(source) / name
         return file if file.is_file() else None
@@ -164,7 +165,7 @@ def saved_file(source: str, name: str, revision: str | None = None) -> Path | No
 
 
 def _saved_settings(source: str, revision: str | None) -> dict[str, str | None]:
-    """Texts of the special tokens as `tokenizer_config.json` and its older companion name them."""
+    """Texts of the special tokens in `tokenizer_config.json` and `special_tokens_map.json`."""
     settings: dict[str, str | None] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         file = saved_file(source, name, revision)
@@ -175,12 +176,12 @@ def _saved_settings(source: str, revision: str | None) -> dict[str, str | None]:
 
 
 def _same_ids(tokenizer: Any, saved: Tokenizer) -> bool:
-    """Whether a tokenizer as the library made it has the saved ids."""
+    """Whether a tokenizer that the library made has the saved ids."""
     saved.no_truncation()
     saved.no_padding()
     try:
         expected = [saved.encode(text, add_special_tokens=False).ids for text in PROBES]
-    except Exception:  # the library below raises plain Exceptions
+    except Exception:  # the library raises plain Exceptions
         expected = None
     try:
         ids = [tokenizer.encode(text, add_special_tokens=False) for text in PROBES]

@@ -1,4 +1,4 @@
-"""The sizes of a loaded model: those that memory and time depend on, and its graph's."""
+"""Sizes of a loaded model that memory and time depend on, and the shape of its graph."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from eap.runtime.memory import Shapes
 
 
 def shapes_of(model: Model) -> Shapes:
-    """Sizes of a model; widths of heads and MLPs are those of the weights, whatever d_model is."""
+    """Sizes of a model; the widths of heads and MLPs come from the weights, not from d_model."""
     config, block = model.config, model.blocks[0]
     return Shapes(
         n_layers=config.n_layers,
@@ -28,10 +28,10 @@ def shapes_of(model: Model) -> Shapes:
 
 
 def graph_config(model: Model, *, expanded_kv: bool = False) -> GraphConfig:
-    """The shape of a model's graph.
+    """Shape of a model's graph.
 
     Raises:
-        UserError: the model is something else (a name, a model of another library).
+        UserError: the argument is not a model (a name, or a model of another library).
     """
     if not isinstance(model, Model):
         raise UserError(f"the model is {type(model).__name__}; give what eap.load_model returns")

@@ -1,4 +1,4 @@
-"""What every function that people call with a model begins with."""
+"""Decorator of all verbs, the public functions that take a model."""
 
 import threading
 from collections.abc import Callable
@@ -17,11 +17,11 @@ _CALL = threading.local()
 
 
 def verb(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """A function whose numbers do not depend on when and where it is called.
+    """Decorator of verbs, which makes results independent of the context of the call.
 
-    A call with a wrong argument, or a value of another kind than its annotation, is refused in one
-    line. The function runs outside autocast, inference mode and a default device, and a model whose
-    weights changed since they were read is read again. A verb within a verb does neither again.
+    A call with a wrong argument, or a value of a wrong type, is refused with one line. The function
+    runs outside autocast, inference mode and a default device, and a model whose weights have
+    changed since they were read is read again. A verb within a verb skips the last two steps.
 
     Example:
         >>> @verb

@@ -1,4 +1,4 @@
-"""What a node's output is made of: hidden units, channels, features, or a basis of one's own."""
+"""Parts of a node's output: hidden units, channels, features, or a basis of your own."""
 
 import lazy_loader
 

@@ -1,15 +1,15 @@
-"""What a sender's output is made of: hidden units, channels, coordinates, or a basis of one's own.
+"""Parts of a sender's output: hidden units, channels, coordinates, or a basis of your own.
 
 A basis writes the output of a sender u at every position as a sum over its parts,
 
     a_u(p) = sum over j of c_j(p) w_j + rest(p),
 
-with directions w_j that are fixed and coefficients c_j that a run makes. Scores, circuits and
-pictures of parts know no more than that: `Parts` is the seam, and features of a transcoder or a
-sparse autoencoder (`eap.parts.features`) are another row of the same table.
+with fixed directions w_j, and coefficients c_j that depend on the run. Scores, circuits and figures
+of parts use only the interface `Parts`; features of a transcoder or a sparse autoencoder
+(`eap.parts.features`) are one more basis with this interface.
 
-Where a norm follows the MLP or the attention (Gemma 2 and 3), its scale counts as a constant, the
-one that it has in the run at hand: coefficients include the scale, directions the norm's weight.
+If a norm follows the MLP or the attention (Gemma 2 and 3), its scale counts as a constant, fixed at
+its value in the given run: coefficients include the scale, and directions the weight of the norm.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,15 +32,15 @@ from eap.runtime.kinds import shown
 
 @dataclass(frozen=True, eq=False)
 class SenderRun:
-    """What one sender computed in one run, at the positions `query` that it was run at.
+    """Activations of one sender in one run, at the positions that the sender was run at.
 
     Attributes:
         sender: index of the sender.
         block: layer of the sender; None for the input.
-        mlp_in: what an MLP reads, before the norm; None for other senders.
-        share: a head's z, with the scale of a norm that follows; None for other senders.
-        head: the head's number in its layer.
-        sent: what the sender adds to the residual stream; None for a head (see `output`).
+        mlp_in: input of an MLP, before the norm; None for other senders.
+        share: z of a head, with the scale of a norm that follows; None for other senders.
+        head: number of the head in its layer.
+        sent: output that is added to the residual stream; None for a head (see `output`).
     """
 
     sender: int
@@ -52,12 +52,12 @@ class SenderRun:
 
     @property
     def n_queries(self) -> int:
-        """How many positions the sender was run at."""
+        """Number of positions that the sender was run at."""
         return next(x.shape[1] for x in (self.sent, self.share) if x is not None)
 
     @cached_property
     def output(self) -> Float[Tensor, "batch query d_model"]:
-        """What the sender adds to the residual stream; of a head without the layer's biases."""
+        """Output that is added to the residual stream; for a head, without the layer's biases."""
         if self.sent is not None:
             return self.sent
         assert self.block is not None
@@ -67,49 +67,49 @@ class SenderRun:
 
 
 class Parts(Protocol):
-    """A basis of senders' outputs. One of your own is an object with these members."""
+    """Interface of a basis of senders' outputs; write an object with its members for your own."""
 
     @property
     def kind(self) -> str:
-        """What the parts are, as provenance and figures have it: 'hidden units'."""
+        """Name of the kind of parts in provenance and figures, such as 'hidden units'."""
         ...
 
     @property
     def rest(self) -> str:
-        """Name of what a sender's output has beside its parts: 'rest', or 'error' of features."""
+        """Name of the remainder of a sender's output: 'rest', or 'error' for features."""
         ...
 
     def count(self, model: Model, sender: int) -> int:
-        """How many parts a sender has; 0: the basis does not split it."""
+        """Number of parts of a sender; 0: the basis does not split it."""
         ...
 
     def name(self, number: int) -> str:
-        """Short name of a sender's part: 'u17'. The whole name is 'm3.u17'."""
+        """Short name of a part of a sender, such as 'u17'; the full name is 'm3.u17'."""
         ...
 
     def coefficients(self, model: Model, run: SenderRun) -> Float[Tensor, "batch query n"]:
-        """c: how much of each part the sender's output has in a run."""
+        """Coefficients c of the parts of the sender's output in a run."""
         ...
 
     def directions(self, model: Model, sender: int) -> Float[Tensor, "n d_model"] | None:
-        """w: what one unit of each part adds to the residual stream; None: the unit vectors."""
+        """Directions w of the parts in the residual stream; None: the unit vectors."""
         ...
 
 
 @dataclass(frozen=True)
 class HiddenUnits:
-    """Hidden units of the MLPs: activations (gated: act(gate) * in) and the rows of W_out."""
+    """Hidden units of MLPs: activations (gated: act(gate) * in), with the rows of W_out."""
 
     kind: str = "hidden units"
     rest: str = "rest"
 
     def count(self, model: Model, sender: int) -> int:
-        """The width of an MLP."""
+        """Width of an MLP; 0 for other senders."""
         layer, head = place_of(model.config, sender)
         return model.blocks[layer].mlp.W_out.shape[1] if layer >= 0 and head is None else 0
 
     def name(self, number: int) -> str:
-        """`u17`."""
+        """Short name of a unit, such as `u17`."""
         return f"u{number}"
 
     def coefficients(self, model: Model, run: SenderRun) -> Float[Tensor, "batch query n"]:
@@ -135,22 +135,22 @@ class HiddenUnits:
 
 @dataclass(frozen=True)
 class Channels:
-    """Channels of the heads: z and the rows of each head's W_O."""
+    """Channels of heads: the coordinates of z, with the rows of the head's W_O."""
 
     kind: str = "channels"
     rest: str = "rest"
 
     def count(self, model: Model, sender: int) -> int:
-        """d_head."""
+        """Width d_head of a head; 0 for other senders."""
         layer, head = place_of(model.config, sender)
         return 0 if head is None else model.blocks[layer].attention.W_O.shape[1]
 
     def name(self, number: int) -> str:
-        """`c17`."""
+        """Short name of a channel, such as `c17`."""
         return f"c{number}"
 
     def coefficients(self, model: Model, run: SenderRun) -> Float[Tensor, "batch query n"]:
-        """Z, times the scale of a norm after attention."""
+        """Coordinates of z, times the scale of a norm after attention."""
         assert run.share is not None
         return run.share
 
@@ -162,25 +162,25 @@ class Channels:
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Coordinates of the residual stream, of every sender: what EAP-IG and MIB call neurons."""
+    """Coordinates of the residual stream, for every sender; EAP-IG and MIB call them neurons."""
 
     kind: str = "coordinates"
     rest: str = "rest"
 
     def count(self, model: Model, sender: int) -> int:
-        """d_model."""
+        """Width d_model of the residual stream."""
         return model.config.d_model
 
     def name(self, number: int) -> str:
-        """`d17`."""
+        """Short name of a coordinate, such as `d17`."""
         return f"d{number}"
 
     def coefficients(self, model: Model, run: SenderRun) -> Float[Tensor, "batch query n"]:
-        """What the sender sends."""
+        """Output of the sender."""
         return run.output
 
     def directions(self, model: Model, sender: int) -> None:
-        """The unit vectors."""
+        """None, which stands for the unit vectors."""
         return
 
 
@@ -193,7 +193,7 @@ PARTS: dict[str, Callable[[], Parts]] = {
 
 
 def get_parts(parts: str | Parts) -> Parts:
-    """A basis by name (an object with the members of `Parts` is returned as it is)."""
+    """Look up a basis by name; an object with the members of `Parts` is returned unchanged."""
     if not isinstance(parts, str):
         if isinstance(parts, type) or not callable(getattr(parts, "coefficients", None)):
             raise UserError(
@@ -210,22 +210,22 @@ def get_parts(parts: str | Parts) -> Parts:
 
 
 def place_of(config: GraphConfig, sender: int) -> tuple[int, int | None]:
-    """Layer and head of a sender: the input is in layer -1, an MLP has no head."""
+    """Layer and head of a sender; the input is in layer -1, and an MLP has no head."""
     layer, within = divmod(sender - 1, config.n_heads + 1)
     return layer, None if sender == 0 or within == config.n_heads else within
 
 
-# ---- which parts there are -----------------------------------------------------------------------
+# ---- numbering of parts --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PartLayout:
-    """Numbers of the parts of some senders, one after the other; each sender's rest is its last.
+    """Numbering of the parts of some senders, sender by sender; a sender's last part is its rest.
 
     Attributes:
         senders: indices of the senders in the graph.
         names: names of the senders.
-        starts: number of each sender's first part, and at the end the number of all parts.
+        starts: number of each sender's first part, followed by the number of all parts.
     """
 
     senders: tuple[int, ...]
@@ -234,15 +234,15 @@ class PartLayout:
 
     @classmethod
     def of(cls, model: Model, parts: Parts, senders: Sequence[str] | None = None) -> "PartLayout":
-        """The layout of a basis.
+        """Make the layout of a basis.
 
         Args:
             model: model of the senders.
-            parts: the basis.
-            senders: names of senders; None: all that the basis splits.
+            parts: basis to lay out.
+            senders: names of the senders; None: all senders that the basis splits.
 
         Raises:
-            UserError: the model has no such sender, or the basis does not split it.
+            UserError: a sender that the model does not have, or that the basis does not split.
         """
         index = sender_index(model.config)
         for name in () if senders is None else senders:
@@ -262,11 +262,11 @@ class PartLayout:
         return cls(tuple(row[0] for row in counts), tuple(row[1] for row in counts), tuple(starts))
 
     def __len__(self) -> int:
-        """Number of all parts, the rests included."""
+        """Number of all parts, including the rests."""
         return self.starts[-1]
 
     def of_sender(self, sender: int | str) -> slice:
-        """The numbers of a sender's parts, its rest last."""
+        """Numbers of a sender's parts, with the rest last."""
         senders = self.names if isinstance(sender, str) else self.senders
         if sender not in senders:
             raise UserError(f"{quoted(str(sender), 40)} is not among the senders that are split")
@@ -274,12 +274,12 @@ class PartLayout:
         return slice(self.starts[at], self.starts[at + 1])
 
     def locate(self, number: int) -> tuple[int, int]:
-        """Place of the sender among `senders`, and the part's number within it."""
+        """Index of the sender in `senders`, and number of the part within the sender."""
         at = int(torch.searchsorted(torch.tensor(self.starts), number, right=True)) - 1
         return at, number - self.starts[at]
 
     def part_name(self, parts: Parts, number: int) -> str:
-        """A part's whole name: `m3.u17`, `a0.h1.c5`, `m3.rest`."""
+        """Full name of a part: `m3.u17`, `a0.h1.c5`, `m3.rest`."""
         at, within = self.locate(number)
         last = self.starts[at + 1] - self.starts[at] - 1
         return f"{self.names[at]}.{parts.rest if within == last else parts.name(within)}"
@@ -287,16 +287,17 @@ class PartLayout:
 
 @dataclass(frozen=True, eq=False)
 class PartCircuit:
-    """A circuit some of whose senders keep only some of their parts.
+    """Circuit in which some senders keep only some of their parts.
 
-    What such a sender sends is what its ablated edges carry, and the changes of the parts that are
-    kept. With all parts and the rest kept it sends what it computes; with none, it is ablated.
+    Such a sender sends the activation of its ablated edges, plus the changes of the kept parts. If
+    all parts and the rest are kept, it sends its own output; if none are, it is ablated.
 
     Attributes:
-        graph: the circuit's edges.
-        parts: the basis, or its name.
-        kept: masks by sender's name, True for the parts that are kept, the rest last; other senders
-            keep all parts. In a circuit at spans a mask may have a row for each span.
+        graph: graph with the edges of the circuit.
+        parts: basis of the parts, or its name.
+        kept: masks by name of the sender, True for the parts that are kept, with the rest last;
+            senders without a mask keep all parts. In a circuit with spans, a mask may have a row
+            for each span.
 
     Example:
         >>> kept = eap.part_scores(model, dataset, method="EAP").keep(50)
@@ -314,14 +315,14 @@ class PartCircuit:
 
     @property
     def n_parts(self) -> int:
-        """How many parts are kept, rests included; with masks by span, a part at every span."""
+        """Number of kept parts, including rests; with masks by span, of pairs of part and span."""
         return sum(int(mask.sum()) for mask in self.kept.values())
 
     def masks(self, model: Model) -> dict[int, Bool[Tensor, "_span _part"]]:
-        """`kept` by index of the sender, checked; one row where it is the same at all spans.
+        """Checked masks by index of the sender, with one row if they are the same at all spans.
 
         Raises:
-            UserError: a sender that the basis does not split, or a mask of another length or kind.
+            UserError: a sender that the basis does not split, or a mask of another shape or dtype.
         """
         basis, index = get_parts(self.parts), sender_index(model.config)
         layout = PartLayout.of(model, basis, list(self.kept)) if self.kept else None
@@ -348,14 +349,14 @@ def sender_run(
     trace: Sequence[LayerTrace],
     shares: "dict[int, Tensor] | None" = None,
 ) -> SenderRun:
-    """What a sender computed in a run whose layers are traced.
+    """Activations of one sender, from the layer traces of a run.
 
     Args:
         model: model that was run.
         sender: index of the sender.
-        embedding: what the input sent.
-        trace: the run's layers.
-        shares: keeps what a layer's heads share from one call of a run to the next.
+        embedding: output of the input node.
+        trace: traces of the layers.
+        shares: cache of the head shares of each layer, for several calls on one run.
     """
     layer, head = place_of(model.config, sender)
     if layer < 0:

@@ -1,13 +1,12 @@
-"""Features of transcoders and sparse autoencoders as parts of what MLPs send.
+"""Features of transcoders and sparse autoencoders as parts of MLP outputs.
 
-A feature's coefficient is what the encoder makes of its input, its direction is its row of the
-decoder. What the output has beside them is the error part: it is a part like others (`m3.error`),
-it is scored, ranked and kept or left out, and never hidden. Skip connections and decoder biases
-belong to it.
+The coefficient of a feature is the encoder's activation, and its direction is its row of the
+decoder. The remainder of the MLP's output is the error part. The error is a part like the others
+(`m3.error`): it is scored, ranked, and kept or left out, and never hidden. Skip connections and
+decoder biases belong to the error.
 
-Read are transcoders as circuit-tracer writes them (`config.yaml`, `layer_<n>.safetensors`), and
-transcoders and autoencoders of MLP outputs as SAELens writes them (`cfg.json`,
-`sae_weights.safetensors`).
+Supported files are transcoders from circuit-tracer (`config.yaml`, `layer_<n>.safetensors`), and
+transcoders and autoencoders of MLP outputs from SAELens (`cfg.json`, `sae_weights.safetensors`).
 """
 
 import json
@@ -33,8 +32,8 @@ from eap.runtime.errors import UserError, first_line, quoted
 yaml = lazy_loader.load("yaml", error_on_import=False)
 
 Reads = Literal["normalised", "hat", "residual", "output"]
-"""What an encoder reads of an MLP: its input after the norm, or before the norm's weight and bias,
-or before the norm; or what the MLP sends."""
+"""Input of an encoder: the MLP's input after the norm ('normalised'), before the norm's weight and
+bias ('hat') or before the norm ('residual'); or the MLP's output ('output')."""
 
 INPUT_HOOKS: dict[str, Reads] = {
     "mlp.hook_in": "normalised",
@@ -43,7 +42,7 @@ INPUT_HOOKS: dict[str, Reads] = {
     "hook_mlp_in": "residual",
 }
 TOY = DATA / "toy-transcoders"
-"""Transcoders of the toy model, trained by `train.py` beside them."""
+"""Transcoders of the toy model, trained by `train.py` in the same folder."""
 
 OUTPUT_HOOKS = ("hook_mlp_out", "mlp.hook_out")
 
@@ -54,10 +53,10 @@ class Dictionary:
 
     Attributes:
         W_enc, b_enc: weights and biases of the encoder.
-        W_dec: directions.
-        reads: what the encoder reads.
-        activation: activation of the encoder.
-        input_bias: bias that is subtracted from what is read; None: none.
+        W_dec: directions of the features (rows of the decoder).
+        reads: activation that the encoder reads.
+        activation: activation function of the encoder.
+        input_bias: bias that is subtracted from the encoder's input; None: no bias.
     """
 
     W_enc: Float[Tensor, "n d_model"]
@@ -70,10 +69,10 @@ class Dictionary:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features as parts of MLPs (see `eap.parts.Parts`).
+    """Features as parts of MLP outputs (a basis, see `eap.parts.basis.Parts`).
 
     Attributes:
-        dictionaries: dictionaries by layer.
+        dictionaries: features of each MLP, by layer.
 
     Example:
         >>> sorted(eap.load_features("toy", model).dictionaries)
@@ -85,7 +84,7 @@ class Features:
     rest: str = "error"
 
     def count(self, model: Model, sender: int) -> int:
-        """How many features an MLP has."""
+        """Number of features of an MLP; 0 for other senders."""
         layer, head = place_of(model.config, sender)
         return len(self.dictionaries[layer].W_dec) if self._has(layer, head) else 0
 
@@ -93,7 +92,7 @@ class Features:
         return head is None and layer in self.dictionaries
 
     def name(self, number: int) -> str:
-        """`f17`."""
+        """Short name of a feature, such as `f17`."""
         return f"f{number}"
 
     def coefficients(self, model: Model, run: SenderRun) -> Float[Tensor, "batch query n"]:
@@ -120,15 +119,15 @@ class Features:
 
 @verb
 def load_features(path: str | Path | Sequence[str | Path], model: Model) -> Features:
-    """Features from files of circuit-tracer or SAELens.
+    """Load features from files of circuit-tracer or SAELens.
 
     Args:
-        path: a folder of circuit-tracer (`config.yaml`), or one or several folders of SAELens
-            (`cfg.json`), each of one MLP; `toy`: the transcoders of the toy model.
-        model: model whose MLPs the features are of.
+        path: path of a circuit-tracer folder (with `config.yaml`), or of one or several SAELens
+            folders (with `cfg.json`), each for one MLP; `toy`: the transcoders of the toy model.
+        model: model whose MLPs the features belong to.
 
     Raises:
-        UserError: there are no such files, or shapes and hooks that do not fit the model.
+        UserError: files that are missing, or whose shapes or hooks do not fit the model.
 
     Example:
         >>> features = eap.load_features("toy", model)
@@ -173,7 +172,7 @@ def _read_circuit_tracer(folder: Path, model: Model) -> dict[int, Dictionary]:
 
 
 def _read_yaml(folder: Path) -> dict[str, Any]:
-    """The object in a folder's config.yaml; JSON is YAML, too, and needs no library."""
+    """Contents of a folder's config.yaml; JSON, which is also YAML, is read without a library."""
     content = (folder / "config.yaml").read_bytes()
     try:
         config = json.loads(content)
@@ -199,7 +198,7 @@ def _read_sae_lens(folder: Path, model: Model) -> tuple[int, Dictionary]:
         raise UserError(f"{quoted(str(folder))}: cfg.json: {first_line(error)}") from None
     if not isinstance(config, dict):
         raise UserError(f"{quoted(str(folder))}: cfg.json is not an object")
-    config = {**config, **(config.get("metadata") or {})}  # older files have all at the top
+    config = {**config, **(config.get("metadata") or {})}  # older files have no `metadata`
     hook = str(config.get("hook_name") or config.get("hook_point"))
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook)
     if match is None:
@@ -222,7 +221,7 @@ def _read_sae_lens(folder: Path, model: Model) -> tuple[int, Dictionary]:
     if kind not in ("standard", "jumprelu", "topk"):
         raise UserError(f"{quoted(str(folder))}: architecture {quoted(kind, 40)} is not supported")
     if kind == "jumprelu" and "threshold" not in weights:
-        raise UserError(f"{quoted(str(folder))}: a jumprelu encoder has a threshold; it is missing")
+        raise UserError(f"{quoted(str(folder))}: the threshold of the jumprelu encoder is missing")
     activation = _activation(
         weights["threshold"] if kind == "jumprelu" else None,
         int(config["k"]) if kind == "topk" else None,
@@ -253,7 +252,7 @@ def _check_output(folder: Path, hook: Any, model: Model) -> None:
     if hook == "mlp.hook_out" and any(block.post_mlp_norm for block in model.blocks):
         raise UserError(
             f"{quoted(str(folder))}: features of mlp.hook_out are before {model.name}'s norm after "
-            "the MLP; those of hook_mlp_out are parts of what it sends"
+            "the MLP; only those of hook_mlp_out are parts of its output"
         )
 
 
@@ -291,7 +290,7 @@ def _checked(
     activation: Callable[[Tensor], Tensor],
     input_bias: Tensor | None = None,
 ) -> Dictionary:
-    """Features whose shapes fit the model, on its device and in its residual stream's dtype."""
+    """Features with shapes that fit the model, on its device and in the residual stream's dtype."""
     d_model, n_layers = model.config.d_model, model.config.n_layers
     if layer >= n_layers:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Memory, processes, files and progress: what computing needs and no number depends on."""
+"""Infrastructure of computations that no result depends on: memory, processes, files, progress."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""Calls that a function does not understand: one line that names the right argument.
+"""Checks of the arguments of calls, with one line that names the argument that was meant.
 
-People who come from another library, or from another verb, type the name that they know. Python's
-own message names a function inside the package, and never the argument that was meant.
+Users who come from another library, or from another verb, use the names that they know. Python's
+own message would name a function inside the package, and never the right argument.
 """
 
 import inspect
@@ -38,12 +38,12 @@ MEANT = {
     "prune_method": ("selection",),
     "split": ("head", "data"),
 }
-"""Names that other libraries, or other verbs, use, and what the same thing is called here."""
+"""Names of arguments in other libraries, or of other verbs, with the names to use here."""
 
 
 @cache
 def _signature(function: Callable[..., Any]) -> tuple[inspect.Signature, tuple[str, ...], bool]:
-    """The signature, all keywords, and whether keywords go on to another function unseen."""
+    """Signature, names of all keywords, and whether unknown keywords go on to another function."""
     signature = inspect.signature(function)
     names: list[str] = []
     passes_on = False
@@ -59,7 +59,7 @@ def _signature(function: Callable[..., Any]) -> tuple[inspect.Signature, tuple[s
 def check_call(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
-    """Check that a call has the arguments of the function, before anything is computed.
+    """Check that a call fits the arguments of the function, before anything is computed.
 
     Args:
         function: function that is called.
@@ -67,8 +67,8 @@ def check_call(
         kwargs: arguments by keyword.
 
     Raises:
-        UserError: an argument that the function does not have, one that is missing, or too many by
-            position.
+        UserError: an argument that the function does not have, a missing argument, or too many
+            arguments by position.
     """
     signature, names, passes_on = _signature(function)
     name = f"{function.__name__}()"
@@ -96,7 +96,7 @@ def check_call(
 
 
 def meant(keyword: str, names: Iterable[str]) -> str:
-    """The part of a message that names the argument which a person probably meant.
+    """Part of a message that names the argument that the user probably meant.
 
     Args:
         keyword: name that was given.

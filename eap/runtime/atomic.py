@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what cannot be written is named."""
+"""Atomic writing: files are written whole or not at all, and errors name the file."""
 
 import errno
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eap.runtime.errors import UserError, quoted
 
-# .<name>.<machine>.<process>.<random>.tmp: hidden, and with an ending that no reader looks for.
+# .<name>.<machine>.<process>.<random>.tmp: hidden, and with a suffix that no reader looks for.
 _TEMPORARY = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d+)\.[^.]*\.tmp")
 
 
@@ -21,17 +21,18 @@ _TEMPORARY = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d+)\.[^.]
 def write_atomically(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends without an error.
 
-    Missing parent directories are made. After an error or Ctrl-C the temporary file is removed and
-    an earlier `path` is untouched. What a killed process left in the folder is removed. The block
-    must write to the path itself: what it renames there (as safetensors' `save_file` does) could be
-    left behind under a name that nobody knows.
+    Missing parent folders are created. After an error or Ctrl-C, the temporary file is removed, and
+    an earlier `path` is untouched. Temporary files of killed processes in the same folder are
+    removed, too. The block must write to the temporary path itself: a file that it renames there
+    (as safetensors' `save_file` does) could be left behind under an unknown name.
 
     Raises:
-        OSError: the disk is full, the folder read-only, `path` a directory; it names `path`.
+        OSError: the disk is full, the folder is read-only, or `path` is a folder; the error names
+            `path`.
     """
     path = Path(path)
     if "\0" in str(path) or re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
-        raise UserError(f"{quoted(str(path))} cannot be written: it is no path of a file system")
+        raise UserError(f"{quoted(str(path))} cannot be written: it is not a path in a file system")
     with _naming(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -44,7 +45,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     try:
         with _naming(path, temporary):
             yield temporary
-            with temporary.open("rb") as file:  # on the disk before it has its name
+            with temporary.open("rb") as file:  # reach the disk before the file gets its name
                 os.fsync(file.fileno())
             # mkstemp makes files private; results are meant to be shared like any other file.
             umask = os.umask(0)
@@ -57,7 +58,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the temporary files in a folder whose processes, on this machine, are gone."""
+    """Remove the temporary files in a folder whose processes, on this machine, have ended."""
     for path in folder.glob(".*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)
         if match and match["machine"] == _machine() and not _alive(int(match["process"])):
@@ -67,9 +68,9 @@ def remove_stale(folder: Path) -> None:
 
 @contextmanager
 def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Let errors of the system say which file could not be written.
+    """Make errors of the operating system name the file that could not be written.
 
-    An error that already names another file than the temporary one is left as it is.
+    An error that already names a file other than the temporary one is left unchanged.
     """
     try:
         yield
@@ -82,7 +83,7 @@ def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 @cache
 def _machine() -> str:
-    """Where the numbers of processes mean something: host, boot and process namespace."""
+    """Identity of the place where process numbers are valid: host, boot and process namespace."""
     parts = [platform.node()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
@@ -95,6 +96,6 @@ def _alive(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is another person's
+    except OSError:  # the process belongs to another user
         return True
     return True

@@ -1,8 +1,8 @@
-"""Progress of a long run, kept on disk so that the run can be stopped at any moment and go on.
+"""Checkpoints: progress of a long run on disk, so that the run can stop and resume at any time.
 
-A checkpoint is one file: the sums so far, how many units of work they hold, what the run is, and a
-hash of all that. Units are worked on in one fixed order and sums are kept in float64, so a
-continued run ends with the very numbers of an undisturbed one.
+A checkpoint is one file with the sums so far, the number of units of work in the sums, the identity
+of the run, and a hash of these. Units are processed in a fixed order and sums are kept in float64,
+so a resumed run gives exactly the numbers of an uninterrupted one.
 """
 
 import hashlib
@@ -22,24 +22,24 @@ from eap.runtime import distributed
 from eap.runtime.atomic import write_atomically
 from eap.runtime.errors import UserError
 
-ANEW = "delete it, or give --overwrite, to begin anew"
+ANEW = "delete it, or give --overwrite, to start again"
 
 
 def checkpoint_file(folder: Path, name: str, identity: Mapping[str, Any]) -> Path:
-    """`<folder>/<name>-<hash of what the run is>.part.safetensors`: each run has its own."""
+    """Path `<folder>/<name>-<hash of the identity>.part.safetensors`, different for every run."""
     text = json.dumps(identity, sort_keys=True, default=str)
     return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.part.safetensors"
 
 
 @dataclass
 class Checkpoint:
-    """Where progress is kept and what it belongs to.
+    """File that keeps the progress of a run, with the identity of the run.
 
     Attributes:
-        path: path of the file; each process has its own, with its rank in the name.
-        identity: what the run is (model, task, data, settings, versions); must be JSON.
+        path: path of the file; each process has its own file, with its rank in the name.
+        identity: identity of the run (model, task, data, settings, versions) as JSON values.
         seconds: shortest time between two writes.
-        overwrite: a damaged file is removed, where otherwise it is an error.
+        overwrite: whether to remove a damaged file, instead of raising an error.
     """
 
     path: Path
@@ -50,27 +50,28 @@ class Checkpoint:
 
     @property
     def own_path(self) -> Path:
-        """The file of this process."""
+        """Path of the file of this process."""
         if distributed.count() == 1:
             return self.path
         name = f"{self.path.stem}-{distributed.rank()}of{distributed.count()}{self.path.suffix}"
         return self.path.with_name(name)
 
     def setting(self, name: str) -> int | None:
-        """A number of the interrupted run (on any process): what depended on its free memory."""
+        """Setting of the interrupted run (in any process) that depended on free memory, or None."""
         header = self._header()
         number = 0 if header is None else header["identity"].get(name, 0)
         return distributed.largest(number, f"setting {name}") or None
 
     def resume(self, totals: Float64[Tensor, "..."], n_units: int | None = None) -> int:
-        """Fill `totals` from the file and return how many units it holds; 0 if there is none.
+        """Fill `totals` from the file and return the number of units in them; 0 without a file.
 
         Args:
             totals: sums over units, on the CPU.
-            n_units: number of units in all.
+            n_units: number of all units.
 
         Raises:
-            UserError: the file is damaged, or belongs to another run; says what differs.
+            UserError: the file is damaged, or belongs to another run; the message says what
+                differs.
         """
         path, header = self.own_path, self._header()
         if header is None:
@@ -84,12 +85,12 @@ class Checkpoint:
             )
             raise UserError(
                 f"{path} holds the progress of another run: {differing[:250]}; finish it, or "
-                "delete the file to start this one anew"
+                "delete the file to start this run again"
             )
         saved = self._totals()
         problem = None
         if saved is None or saved.shape != totals.shape or header["sha256"] != _hash(header, saved):
-            problem = "what it holds is not what was written"
+            problem = "its contents are not what was written"
         elif not 0 <= header["done"] <= (header["done"] if n_units is None else n_units):
             problem = f"{header['done']} of {n_units} units done"
         elif not saved.isfinite().all():
@@ -101,10 +102,10 @@ class Checkpoint:
         return header["done"]
 
     def save(self, totals: Float64[Tensor, "..."], done: int) -> None:
-        """Write the progress, unless the last time was less than `seconds` ago.
+        """Write the progress, unless the last write was less than `seconds` ago.
 
         Raises:
-            UserError: another run keeps its progress there, or a sum is not finite.
+            UserError: another run keeps its progress in the file, or a sum is not finite.
         """
         if time.monotonic() - self._written < self.seconds:
             return
@@ -126,14 +127,14 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def delete(self) -> None:
-        """Remove the file, if it is this run's: its results are written."""
+        """Remove the file of a finished run, unless it belongs to another run."""
         if not self._is_of_another():
             self.own_path.unlink(missing_ok=True)
 
     # ---- the file --------------------------------------------------------------------------------
 
     def _header(self) -> dict[str, Any] | None:
-        """What the file says of itself; None if there is no file."""
+        """Header of the file; None if there is no file."""
         if not self.own_path.exists():
             return None
         try:
@@ -159,16 +160,16 @@ class Checkpoint:
             return None
 
     def _refuse(self, reason: str) -> None:
-        """A damaged file is an error, or, with `overwrite`, removed."""
+        """Raise an error about a damaged file; with `overwrite`, remove the file instead."""
         if self.overwrite and self.own_path.is_file():
             self.own_path.unlink()
             return
         raise UserError(f"{self.own_path} is not a checkpoint ({reason[:150]}); {ANEW}")
 
     def _is_of_another(self) -> bool:
-        """Whether another run, which goes on or can, keeps its progress in the file.
+        """Whether another run keeps its progress in the file, now or to resume later.
 
-        What is written says more than we may know: how the work was divided.
+        The comparison ignores keys of the file that this run does not set.
         """
         try:
             with safe_open(self.own_path, framework="pt") as file:
@@ -179,7 +180,7 @@ class Checkpoint:
             return False
 
     def _identity(self) -> dict[str, Any]:
-        # As it comes back from a file (tuples become lists).
+        # Compare in the form that a file gives back (tuples become lists).
         return json.loads(json.dumps({**self.identity, "processes": distributed.count()}))
 
 

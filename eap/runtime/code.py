@@ -1,10 +1,12 @@
-"""What a result says about how it was made: code, libraries, command. Loads no torch.
+"""Provenance of results: code, libraries and command. Does not import torch.
 
-Two keys say which code a number depends on, by rooms, so that a new file needs no entry in a list:
+Two keys identify the code that a number depends on. They are hashes over folders of the package
+(here called rooms), so that a new file needs no entry in a list:
 
-* `score_code`, of graphs: the rooms that a score goes through, so that a change elsewhere does not
-  throw exact values away;
-* `package_code`, of everything made of scores (curves, areas, verdicts): all but what only draws.
+* `score_code`, for graphs: the rooms that compute scores, so that a change elsewhere does not
+  invalidate exact values;
+* `package_code`, for everything computed from scores (curves, areas, verdicts): all rooms except
+  those that only draw.
 """
 
 import ast
@@ -19,39 +21,39 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# By name, the distribution that brings it.
+# Distribution of each library, by name of the library.
 LIBRARIES = {"eap": "eap-circuits"} | {
     name: name for name in ("numpy", "torch", "transformer_lens", "transformers")
 }
 
 SCORE_ROOMS = ("", "data", "engine", "graph", "metrics", "model", "parts", "soft")
-"""Rooms that a score goes through, without the rooms inside them; "" is the top of the package.
+"""Folders of the package that compute scores, without their subfolders; "" is the top folder.
 
-The rows that tasks and readers make are known by the hash of their tokens.
+The rows that tasks and readers produce are identified by the hash of their tokens instead.
 """
 
 DRAWING_ROOMS = ("figures",)
-"""Rooms that only draw."""
+"""Folders that only draw."""
 
 SHIPPED = ("_data", "_scripts")
-"""Folders of a wheel that are the repository's, not the package's."""
+"""Folders of a wheel that belong to the repository, not to the package."""
 
 
 @cache
 def score_code() -> str:
-    """A hash of the code that scores go through: another one means that graphs are made anew."""
+    """Hash of the code that computes scores; if it changes, graphs are computed again."""
     return hash_of(path for path in _sources() if _room(path) in SCORE_ROOMS)
 
 
 @cache
 def package_code() -> str:
-    """A hash of all code that a number may depend on: the package without what only draws."""
+    """Hash of all code that a number may depend on: the package without the drawing code."""
     return hash_of(path for path in _sources() if path.parts[0] not in DRAWING_ROOMS)
 
 
 @cache
 def drawing_code() -> str:
-    """A hash of what figures are drawn by: the rooms that draw, and all that they import."""
+    """Hash of the code that draws figures: the folders that draw, and everything they import."""
     sources = set(_sources())
     drawing = [path for path in sources if path.parts[0] in DRAWING_ROOMS]
     reached: set[Path] = set()
@@ -64,12 +66,12 @@ def drawing_code() -> str:
 
 
 def hash_of(paths: Iterable[Path]) -> str:
-    """A hash of the syntax trees of files of the package.
+    """Hash of the syntax trees of files of the package.
 
-    Comments, docstrings and layout change no number.
+    Comments, docstrings and layout do not count, because no number depends on them.
 
     Args:
-        paths: relative to the package.
+        paths: paths relative to the package.
     """
     digest = hashlib.sha256()
     for path in sorted(paths):
@@ -79,7 +81,7 @@ def hash_of(paths: Iterable[Path]) -> str:
 
 @cache
 def _tree_hash(source: bytes) -> str:
-    """Hash of a file's syntax tree. Parsing takes long, and three keys hash most files."""
+    """Hash of a file's syntax tree; cached, as parsing is slow and most files are in three keys."""
     tree = ast.parse(source)
     _drop_docstrings(tree)
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
@@ -96,7 +98,7 @@ def _room(path: Path) -> str:
 
 
 def _imported(path: Path, sources: set[Path]) -> list[Path]:
-    """Files of the package that a file imports at its top."""
+    """Files of the package that a file imports at its top level."""
     modules = _modules_of((PACKAGE / path).read_bytes())
     files = [Path(*module.split(".")[1:]) for module in modules if module.startswith("eap.")]
     candidates = [
@@ -107,7 +109,7 @@ def _imported(path: Path, sources: set[Path]) -> list[Path]:
 
 @cache
 def _modules_of(source: bytes) -> frozenset[str]:
-    """What a file imports from, and each name there, which may be a module, too."""
+    """Modules that a file imports from, and the imported names, which may be modules, too."""
     modules: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -116,7 +118,7 @@ def _modules_of(source: bytes) -> frozenset[str]:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that compute."""
+    """Versions of Python and of the libraries that results depend on."""
     versions = {"python": platform.python_version()}
     for name, distribution in LIBRARIES.items():
         try:
@@ -127,9 +129,9 @@ def library_versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command as it was typed; paths below the working directory relative to it.
+    """The command as it was typed, with paths relative to the working directory where possible.
 
-    Two people, or two folders, that run the same command get the same bytes.
+    So the same command in two folders, or by two people, gives the same bytes.
     """
     return shlex.join([*Path(sys.argv[0]).name.split(), *map(_relative, sys.argv[1:])])
 

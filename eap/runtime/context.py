@@ -1,4 +1,4 @@
-"""The settings of torch that a caller may have left on, and that a verb must not depend on."""
+"""Reset of torch settings that a caller may have left on, so that verbs do not depend on them."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,10 +10,11 @@ AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 @contextmanager
 def plain_torch() -> Iterator[None]:
-    """Outside autocast and inference mode, with new tensors on the CPU unless a device is named.
+    """Leave autocast and inference mode, and make new tensors on the CPU unless a device is named.
 
-    All three belong to the calling thread, so no other thread sees a change. The default dtype is
-    the whole process's: it is left alone, and this package names the dtype of what it makes.
+    All three settings belong to the calling thread, so no other thread sees a change. The default
+    dtype belongs to the whole process and is left alone; this package names the dtype of every
+    tensor that it makes.
     """
     with ExitStack() as stack:
         for device in AUTOCAST_DEVICES:

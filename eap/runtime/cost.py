@@ -1,10 +1,10 @@
-"""How many multiply-adds of matrix products a run takes, from plain sizes."""
+"""Number of multiply-adds of the matrix products in a run, from the sizes of model and batch."""
 
 from eap.runtime.memory import Extent, Shapes
 
 
 def layer_operations(shapes: Shapes, extent: Extent, *, n_queries: int) -> int:
-    """Operations of a layer on an example: all keys and values, `n_queries` queries and MLPs."""
+    """Operations of one layer on one example: all keys and values, `n_queries` queries and MLPs."""
     keys_and_values = 2 * extent.n_positions * shapes.d_model * shapes.d_kv
     heads = 2 * n_queries * shapes.d_heads * (shapes.d_model + extent.n_keys)
     return keys_and_values + heads + n_queries * mlp_operations(shapes)
@@ -16,7 +16,7 @@ def mlp_operations(shapes: Shapes) -> int:
 
 
 def run_operations(shapes: Shapes, extent: Extent, *, first_layer: int = 0) -> int:
-    """Operations of the layers from `first_layer` on; the last one runs at one position alone."""
+    """Operations of the layers from `first_layer` on; the last layer runs at one position only."""
     total = 0
     for layer in range(first_layer, shapes.n_layers):
         n_queries = 1 if layer == shapes.n_layers - 1 else extent.n_positions

@@ -1,12 +1,13 @@
 """Work shared by several processes (`torchrun --nproc_per_node N script.py ...`).
 
-With one process nothing here does anything. With several, each works on its share of the batches,
-and sums or lists are combined, so that every process ends with the numbers of one.
+With one process, nothing here has an effect. With several, each process works on its share of the
+batches, and sums or lists are combined, so that every process ends with the results of a single
+process.
 
-Processes first meet: who does not come within five minutes is named, and any of them can be ended
-by a signal meanwhile. Whatever they do together afterwards carries a tag that says what it is, so
-that processes that went different ways stop instead of adding up different things; they wait in
-Python, where signals are noticed.
+The processes first wait for each other: a process that does not come within five minutes is named
+in the error, and any process can be ended by a signal while it waits. Every later collective
+operation carries a tag that names it, so that processes at different steps stop instead of adding
+up different things. Processes wait in Python code, where signals are noticed.
 """
 
 import os
@@ -33,38 +34,38 @@ __all__ = [
 
 T = TypeVar("T")
 
-# How long to wait for the others to come, and, once all are here, for their work.
+# How long to wait for the other processes to start, and, once all are here, for their work.
 MEETING = timedelta(minutes=5)
 WORKING = timedelta(days=7)
 
-# Bytes of a tag.
+# Length of a tag in bytes.
 TAG = 200
 
 
-# ---- meeting -------------------------------------------------------------------------------------
+# ---- start and stop ------------------------------------------------------------------------------
 
 
 def start(patience: timedelta = MEETING) -> None:
     """Join the other processes, if `torchrun` started more than one.
 
     Raises:
-        ProcessError: somebody did not come; says who.
+        ProcessError: a process did not come; the message says which.
     """
     if expected() == 1 or dist.is_initialized():
         return
     number = int(os.environ["RANK"])
     with _ended_by_signals():
         store = _meet(number, patience)
-        # What is exchanged is on the CPU. A process may have to wait long for the others' work.
+        # Exchanged tensors are on the CPU. A process may have to wait long for the others' work.
         dist.init_process_group(
             "gloo", store=store, rank=number, world_size=expected(), timeout=WORKING
         )
 
 
 def _meet(number: int, patience: timedelta) -> dist.Store:
-    """The store that all processes share, once all are there."""
+    """Store shared by all processes, returned once all of them have come."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    # torchrun keeps the store itself; processes started by hand ask the first of them to.
+    # torchrun keeps the store itself; of processes started by hand, the first keeps it.
     keeps_store = number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     waited = f"waited {patience.total_seconds():.0f} s at {host}:{port}"
     try:
@@ -72,7 +73,7 @@ def _meet(number: int, patience: timedelta) -> dist.Store:
             host, port, is_master=keeps_store, timeout=patience, wait_for_workers=False
         )
     except RuntimeError:
-        raise ProcessError(f"{waited}: nobody keeps the meeting place") from None
+        raise ProcessError(f"{waited}: no process keeps the meeting place") from None
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"eap/{attempt}", shared)
     places = [f"here/{other}" for other in range(expected())]
@@ -84,7 +85,7 @@ def _meet(number: int, patience: timedelta) -> dist.Store:
                 raise ProcessError(f"{waited}: {_absent(store, places)} did not come")
             time.sleep(0.05)
     except dist.DistError:
-        raise ProcessError("whoever kept the meeting place is gone") from None
+        raise ProcessError("the process that kept the meeting place has ended") from None
     return store
 
 
@@ -95,7 +96,7 @@ def _absent(store: dist.Store, places: list[str]) -> str:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Within, SIGTERM and Ctrl-C end the process at once: no Python runs that could notice them."""
+    """Context in which SIGTERM and Ctrl-C end the process at once, as no Python code is running."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -114,11 +115,11 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-# ---- together ------------------------------------------------------------------------------------
+# ---- collective operations -----------------------------------------------------------------------
 
 
 def sum_over_processes(tensor: Tensor, what: str = "sum") -> Tensor:
-    """The sum of a CPU tensor over all processes, in place; `what` says of what it is."""
+    """Sum a CPU tensor over all processes, in place; `what` names the sum in error messages."""
     if count() > 1:
         _agree(f"{what} {tensor.dtype} {list(tensor.shape)}")
         _finish(lambda: dist.all_reduce(tensor, async_op=True))
@@ -126,12 +127,12 @@ def sum_over_processes(tensor: Tensor, what: str = "sum") -> Tensor:
 
 
 def smallest(number: int, what: str = "smallest") -> int:
-    """The smallest of the processes' numbers: what depends on free memory must be agreed on."""
+    """Smallest number of all processes, for settings that depend on each one's free memory."""
     return -largest(-number, what)
 
 
 def largest(number: int, what: str = "largest") -> int:
-    """The largest of the processes' numbers."""
+    """Largest number of all processes."""
     if count() == 1:
         return number
     _agree(what)
@@ -141,9 +142,9 @@ def largest(number: int, what: str = "largest") -> int:
 
 
 def decided_by_first(decide: Callable[[], T], what: str) -> T:
-    """What `decide` returns in the first process, in all: what files are there can change.
+    """Result of `decide` in the first process, for all processes, because files can change.
 
-    A `UserError` or an error of the system that it meets is raised in all of them.
+    A `UserError` or an `OSError` in the first process is raised in all of them.
     """
     if count() == 1:
         return decide()
@@ -160,23 +161,23 @@ def decided_by_first(decide: Callable[[], T], what: str) -> T:
 
 
 def wait_for_all(what: str = "wait") -> None:
-    """Until every process is here."""
+    """Wait until every process is here."""
     if count() > 1:
         _agree(what)
 
 
 def is_first_to_fail() -> bool:
-    """Whether no other process has failed before: an error that all meet is said once."""
+    """Whether no other process has failed before, so that a common error is printed only once."""
     if not dist.is_initialized():
         return True
     try:
         return dist.distributed_c10d._get_default_store().add("failures", 1) == 1
-    except RuntimeError:  # who kept the count is gone
+    except RuntimeError:  # the process that kept the count has ended
         return False
 
 
 def _from_first(value: Any, what: str) -> Any:
-    """A Python object of the first process (of this very run: nothing is read from a file)."""
+    """A Python object of the first process (of this same run: nothing is read from a file)."""
     _agree(what)
     content = pickle.dumps(value) if is_first() else b""
     length = torch.tensor(len(content))
@@ -189,10 +190,10 @@ def _from_first(value: Any, what: str) -> Any:
 
 
 def _agree(what: str) -> None:
-    """Wait for all, and see that all are at the same step.
+    """Wait for all processes, and check that they are at the same step.
 
     Raises:
-        ProcessError: they are not; says where each is.
+        ProcessError: they are not; the message says where each is.
     """
     mine = torch.frombuffer(bytearray(what.encode()[:TAG].ljust(TAG)), dtype=torch.uint8)
     tags = [torch.empty_like(mine) for _ in range(count())]
@@ -200,14 +201,14 @@ def _agree(what: str) -> None:
     names = [bytes(tag.tolist()).decode(errors="replace").strip() for tag in tags]
     if len(set(names)) > 1:
         paths = "; ".join(f"{number}: {name}" for number, name in enumerate(names))
-        raise ProcessError(f"the processes went different ways ({paths[:200]}); start them again")
+        raise ProcessError(f"the processes are at different steps ({paths[:200]}); restart them")
 
 
 def _finish(begin: Callable[[], Any]) -> None:
-    """Do something together, waiting in Python: a signal ends the wait.
+    """Run a collective operation, waiting in Python code so that a signal can end the wait.
 
     Raises:
-        ProcessError: another process ended meanwhile.
+        ProcessError: another process has ended.
     """
     try:
         work, pause = begin(), 0.0005

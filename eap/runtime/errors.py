@@ -1,8 +1,8 @@
-"""The one exception for input that a person can correct, and what its message quotes."""
+"""The exception for input that a user can correct, and functions that quote values in messages."""
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line: what is wrong, and what would be right.
+    """Invalid input. The message is one line that says what is wrong, and what would be right.
 
     Scripts print the message as ``error: ...`` and exit with status 2; in a notebook it is a
     ``ValueError``.
@@ -16,16 +16,16 @@ class UserError(ValueError):
 
 
 def quoted(text: object, most: int = 100) -> str:
-    """A person's text as a message shows it: on one line, at most `most` characters of it.
+    """Text of a user for a message, on one line and cut to about `most` characters.
 
-    Characters that are shown as escapes count as what is shown; a few more may stand.
+    Escaped characters count with the length of the escape, so the result may be a little longer.
     """
     shown = repr(text if len(str(text)) <= most else f"{str(text)[: most - 3]}...")
     return shown if len(shown) <= most + 20 else f"{shown[: most + 17]}..."
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
-    """Kind and first line of another library's error, without its advice to run foreign code."""
+    """Kind and first line of another library's error, without advice to run foreign code."""
     lines = str(error).strip().splitlines()
     line = lines[0] if lines else ""
     if "weights_only" in line:

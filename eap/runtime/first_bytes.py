@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, for messages that say what was given."""
+"""Kind of a file by its first bytes, for messages about files of a wrong kind."""
 
 KINDS = {
     b"\x1f\x8b": "a gzip file",
@@ -12,9 +12,9 @@ KINDS = {
     b"{": "JSON",
     b"[": "JSON",
 }
-"""Kinds of files by how they begin."""
+"""Kinds of files, by their first bytes."""
 
 
 def kind_of(content: bytes) -> str:
-    """The kind of a file that begins so; '' if nobody knows."""
+    """Kind of a file that begins with these bytes; '' if unknown."""
     return next((kind for first, kind in KINDS.items() if content.startswith(first)), "")

@@ -1,12 +1,12 @@
-"""Paths below a person's home folder."""
+"""Paths that begin with a user's home folder."""
 
 import os
 from pathlib import Path
 
 
 def from_home(text: str | os.PathLike[str]) -> Path:
-    """A path, where `~` and `~name` are home folders.
+    """Path with `~` and `~name` replaced by home folders.
 
-    Whoever is unknown, or homeless, has none: then the text stands as it is.
+    The text is left unchanged if the user is unknown or has no home folder.
     """
     return Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib raises for unknown users

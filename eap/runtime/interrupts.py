@@ -1,4 +1,4 @@
-"""How Ctrl-C and a plain `kill` end a run: temporary files are removed on the way out."""
+"""Handling of Ctrl-C and `kill`: a run that is ended removes its temporary files."""
 
 import os
 import signal
@@ -6,13 +6,13 @@ import threading
 from types import FrameType
 
 LATER = 0.02
-"""Seconds until a signal that came during an import is tried again."""
+"""Seconds after which a signal that came during an import is sent again."""
 
 
 def end_between_imports() -> None:
-    """Let SIGINT raise KeyboardInterrupt and SIGTERM SystemExit(143), but not while importing.
+    """Make SIGINT raise KeyboardInterrupt and SIGTERM raise SystemExit(143), except in imports.
 
-    An exception that is raised while a C++ library starts aborts the whole process.
+    An exception that is raised while a C++ library loads would abort the whole process.
     """
     for number, error in (
         (signal.SIGINT, KeyboardInterrupt()),

@@ -1,8 +1,8 @@
-"""What kind of value each argument of a public function takes, read from its annotations.
+"""Checks that the arguments of a public function have the types of its annotations.
 
-A value of another kind (a name where a model belongs, a generator where a list does, None, a string
-for a switch) is refused in one line before anything is done with it. Numbers are left to
-`eap.runtime.ranges`, which knows their ranges.
+A value of another type (a name instead of a model, a generator instead of a list, None, a string
+for a switch) is refused with one line before anything is computed. Numbers are left to
+`eap.runtime.ranges`, which checks their ranges.
 """
 
 import inspect
@@ -40,7 +40,7 @@ NAMES = {
 
 
 def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """A function whose arguments are those that it has, of the kinds that its annotations name.
+    """Decorator that checks the names and types of the arguments of every call.
 
     Example:
         >>> @checked
@@ -60,7 +60,7 @@ def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
 def check_kinds(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
-    """Check the arguments of one call.
+    """Check the types of the arguments of one call.
 
     Args:
         function: function that is called.
@@ -68,7 +68,7 @@ def check_kinds(
         kwargs: arguments by keyword.
 
     Raises:
-        UserError: one is of another kind.
+        UserError: an argument of another type.
     """
     names, kinds = _kinds_of(function)
     for name, value in (*zip(names, args, strict=False), *kwargs.items()):
@@ -93,7 +93,7 @@ def _kinds_of(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, 
 
 
 def is_of(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotation's kind; numbers, and what cannot be told, always are."""
+    """Whether a value has an annotated type; True for numbers and for what cannot be checked."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         numbers = [part for part in parts if part in (int, float)]
@@ -115,7 +115,7 @@ def is_of(value: Any, kind: Any) -> bool:
 
 
 def _is_list(value: Any) -> bool:
-    """Whether a value has a length and an order: no text, no mapping, no generator."""
+    """Whether a value has a length and an order, and is not text, a mapping or a generator."""
     if isinstance(value, str | bytes | Mapping) or getattr(value, "ndim", 1) == 0:
         return False
     return hasattr(value, "__len__") and hasattr(value, "__getitem__")
@@ -128,7 +128,7 @@ def _is_instance(value: Any, kind: type) -> bool:
         return isinstance(value, kind)
     if issubclass(kind, Path) or kind is os.PathLike:
         return isinstance(value, os.PathLike)
-    array = getattr(kind, "array_type", None)  # of jaxtyping
+    array = getattr(kind, "array_type", None)  # annotation of jaxtyping
     if inspect.isclass(array):
         return isinstance(value, array)
     if getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False):
@@ -137,7 +137,7 @@ def _is_instance(value: Any, kind: type) -> bool:
 
 
 def described(kind: Any) -> str:
-    """An annotation's kind in words, for a message."""
+    """Annotated type in words, for a message."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         listed = {part for part in parts if get_origin(part) in (abc.Sequence, list)}
@@ -153,7 +153,7 @@ def described(kind: Any) -> str:
     if origin in (abc.Sequence, list, tuple):
         if not parts or parts[0] is Any:
             return "a list"
-        # "a list of strings", and "a list whose items are a string or a Metric".
+        # "a list of strings", or "a list whose items are a string or a Metric".
         kinds = get_args(parts[0]) if get_origin(parts[0]) in (Union, types.UnionType) else ()
         one = described(parts[0])
         return f"a list whose items are {one}" if kinds else f"a list of {_plural(one)}"
@@ -168,12 +168,12 @@ def described(kind: Any) -> str:
 
 
 def _plural(kind: str) -> str:
-    """`a Graph (eap.attribute makes one)` as `Graphs`."""
+    """Plural of a described type: `Graphs` for `a Graph (eap.attribute makes one)`."""
     return f"{kind.partition(' (')[0].partition(' ')[2]}s"
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: short things as they are, others by their type."""
+    """Value for a message: short values as they are, others by their type."""
     if value is None or isinstance(value, SWITCHES):
         return str(value)
     if isinstance(value, str | bytes | int | float | complex):

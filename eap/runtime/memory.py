@@ -1,10 +1,10 @@
-"""The one owner of the memory budget: how many bytes a verb takes, and so how much runs at a time.
+"""The memory budget: how many bytes a verb takes, and how many examples and runs fit at a time.
 
-What a verb takes is a sum of two parts: what is *kept* for an example as long as its batch is
-worked on, and what *each* run of it takes while runs are stacked (a point of a path, a patched
-edge, a circuit). Batch size and number of stacked runs come out of that one sum, so that together
-they stay within the budget. Sums count the large tensors of each part of the package and are meant
-to be a little high; nothing here knows a model, only sizes.
+The memory of a verb has two parts: values that are *kept* for each example while its batch is
+processed, and values for *each* of the runs that are stacked (points of a path, patched edges,
+circuits). Batch size and number of stacked runs follow from their sum, so that together they stay
+within the budget. The estimates count the large tensors of each part of the package and are meant
+to be a little high. This module knows only sizes, not models.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ import torch
 from eap.runtime import distributed
 from eap.runtime.errors import UserError
 
-# An allocator holds more than the tensors that are alive: for every byte of those, this many. On
-# CPUs measured as growth of the resident set (`benchmarks/run.py --only memory`); most is lost
-# between batches of different sizes, which an accelerator's allocator returns to the device.
+# Bytes that an allocator holds for every byte of live tensors. For CPUs, the factor was measured as
+# growth of the resident set (`benchmarks/run.py --only memory`); most is lost between batches of
+# different sizes, which an accelerator's allocator returns to the device.
 HELD = {"cpu": 1.75}
 HELD_ELSEWHERE = 1.4
 
-# Beyond this many tokens a run gains nothing from being larger, by type of device.
+# Number of tokens beyond which a larger run is not more efficient, by type of device.
 ENOUGH_TOKENS = {"cpu": 2048, "mps": 8192}
 ENOUGH_TOKENS_ELSEWHERE = 32768
 
@@ -32,7 +32,7 @@ ENOUGH_TOKENS_ELSEWHERE = 32768
 
 @dataclass(frozen=True)
 class Shapes:
-    """The sizes of a model that memory and time depend on."""
+    """Sizes of a model that memory and time depend on."""
 
     n_layers: int
     n_heads: int
@@ -43,31 +43,31 @@ class Shapes:
     d_vocab: int
     gated: bool  # the MLP has a third matrix
     parallel: bool  # attention and MLP read the same input
-    bytes: int = 4  # of a number of a residual stream
+    bytes: int = 4  # bytes of a number in a residual stream
 
     @property
     def n_forward(self) -> int:
-        """Senders."""
+        """Number of senders."""
         return 1 + self.n_layers * (self.n_heads + 1)
 
     @property
     def n_receivers_per_layer(self) -> int:
-        """At the most: one q, k and v per head, and the MLP."""
+        """Largest number of receivers in a layer: one q, k and v per head, and the MLP."""
         return 3 * self.n_heads + 1
 
     @property
     def d_heads(self) -> int:
-        """Width of all heads' queries; in some families it is not d_model."""
+        """Width of the queries of all heads, which in some families is not d_model."""
         return self.n_heads * self.d_head
 
     @property
     def d_kv(self) -> int:
-        """Width of all heads' keys."""
+        """Width of the keys of all heads."""
         return self.n_kv_heads * self.d_head
 
     @property
     def mlp_width(self) -> int:
-        """Numbers that an MLP's first products make of a token."""
+        """Width of the first products of an MLP."""
         return self.d_mlp * (2 if self.gated else 1)
 
 
@@ -82,29 +82,29 @@ class Extent:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that a verb takes of one example.
+    """Bytes that a verb takes for one example.
 
     Attributes:
-        kept: values as long as its batch is worked on.
-        each: beside that, for each of the runs that are stacked.
+        kept: bytes kept while the batch of the example is processed.
+        each: further bytes for each of the stacked runs.
     """
 
     kept: int
     each: int
 
 
-# ---- what verbs need -----------------------------------------------------------------------------
+# ---- memory of verbs -----------------------------------------------------------------------------
 
 
 def _trace(shapes: Shapes, extent: Extent) -> int:
-    """Numbers that one run keeps when every layer's internals are kept; the prefix's keys, too."""
+    """Numbers of one run that keeps the internals of every layer, with the keys of the prefix."""
     per_token = 5 * shapes.d_model + 2 * shapes.d_heads + 2 * shapes.d_kv
     layer = extent.n_positions * per_token + 2 * extent.n_keys * shapes.d_kv
     return shapes.n_layers * layer
 
 
 def _run(shapes: Shapes, extent: Extent, n_columns: int) -> int:
-    """Numbers alive at once in a run that keeps nothing, logits and their metrics included."""
+    """Numbers alive at once in a run that keeps nothing, including logits and their metrics."""
     attention = 4 * shapes.n_heads * extent.n_keys
     per_token = 8 * shapes.d_model + 6 * shapes.d_heads + 3 * shapes.mlp_width + attention
     return extent.n_positions * per_token + 6 * extent.n_keys * shapes.d_heads + 2 * n_columns
@@ -113,10 +113,10 @@ def _run(shapes: Shapes, extent: Extent, n_columns: int) -> int:
 def attribution_need(
     shapes: Shapes, extent: Extent, n_points: int, n_columns: int, n_spans: int = 1
 ) -> Need:
-    """Memory of `eap.attribute`: gradients at `n_points` inputs, logits of `n_columns` tokens."""
+    """Memory of `eap.attribute`, with gradients at `n_points` inputs and logits of `n_columns`."""
     n, layers = extent.n_positions, shapes.n_layers
     changes = n * shapes.n_forward * shapes.d_model
-    # Of one layer: gradients at its receivers' inputs, twice, and the scores in float64.
+    # For one layer: gradients at its receivers' inputs, twice, and the scores in float64.
     gradients = 2 * n * shapes.n_receivers_per_layer * shapes.d_model
     scores = 8 * n_spans * shapes.n_forward * shapes.n_receivers_per_layer
     whole = n_spans * shapes.n_forward * layers * shapes.n_receivers_per_layer
@@ -124,7 +124,7 @@ def attribution_need(
     sums = 2 * layers * n * (shapes.d_model + 3 * shapes.d_heads)
     points = n_points * (layers + 2) * n * (shapes.d_model + 3 * shapes.n_heads)
     kept = 3 * _trace(shapes, extent) + changes + gradients + scores + whole + sums + points
-    # What autograd keeps, and the gradients that it makes.
+    # Values that autograd keeps, and the gradients.
     per_token = 14 * shapes.d_model + 10 * shapes.d_heads + 4 * shapes.mlp_width
     per_token += 5 * shapes.n_heads * extent.n_keys
     layer = n * per_token + 4 * extent.n_keys * shapes.d_heads
@@ -133,7 +133,7 @@ def attribution_need(
 
 
 def evaluation_need(shapes: Shapes, extent: Extent, n_circuits: int, n_columns: int) -> Need:
-    """Memory of `eap.evaluate`: the ablated run, and one circuit at a time."""
+    """Memory of `eap.evaluate`, with the ablated run and one circuit at a time."""
     n = extent.n_positions
     ends = (2 + n_circuits) * shapes.d_model
     kept = 3 * _trace(shapes, extent) + ends + 16 * n_columns
@@ -144,22 +144,22 @@ def evaluation_need(shapes: Shapes, extent: Extent, n_circuits: int, n_columns: 
 
 
 def patching_need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
-    """Memory of `eap.patch_edges`: the clean run, senders' changes, and stacked edges."""
+    """Memory of `eap.patch_edges`, with the clean run, the senders' changes, and stacked edges."""
     changes = extent.n_positions * shapes.n_forward * shapes.d_model
     kept = 3 * _trace(shapes, extent) + changes + 16 * n_columns
-    # Heads are changed for as many senders as edges are stacked.
+    # The heads' changes are held for as many senders as edges are stacked.
     heads = extent.n_positions * (4 * shapes.d_heads + shapes.d_model)
     each = _run(shapes, extent, n_columns) + heads
     return Need(kept * shapes.bytes, each * shapes.bytes)
 
 
 def mean_need(shapes: Shapes, extent: Extent, n_parts: int = 0) -> Need:
-    """Memory of a mean over prompts: all senders' outputs, or `n_parts` coefficients a token."""
-    # What senders send is there twice while it is put together.
+    """Memory of a mean over prompts: of all senders' outputs, or of `n_parts` coefficients."""
+    # The senders' outputs are in memory twice while they are collected.
     n = extent.n_positions
     outputs = 2 * n * (shapes.n_forward + 2) * shapes.d_model + 3 * n * n_parts
     kept = _trace(shapes, extent) + outputs
-    # Of one sender: its outputs without padding, in float64.
+    # For one sender: its outputs without padding, in float64.
     each = _run(shapes, extent, 0) + 5 * n * max(shapes.d_model, n_parts)
     return Need(kept * shapes.bytes, each * shapes.bytes)
 
@@ -168,9 +168,9 @@ def mean_need(shapes: Shapes, extent: Extent, n_parts: int = 0) -> Need:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of `device` that is free for this process's tensors.
+    """Free memory of `device` for tensors of this process.
 
-    What an accelerator's allocator has taken from the device and does not use is free.
+    Memory that an accelerator's allocator has reserved and does not use counts as free.
     """
     if device.type in ("cuda", "xpu"):
         backend = getattr(torch, device.type)
@@ -180,7 +180,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def sharing(device: torch.device) -> int:
-    """How many processes share one device's memory."""
+    """Number of processes that share the memory of one device."""
     if device.type in ("cuda", "xpu"):
         return -(-distributed.count() // max(1, getattr(torch, device.type).device_count()))
     return distributed.count()
@@ -188,14 +188,14 @@ def sharing(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes beside the weights, and how much to run at a time with them.
+    """Memory budget, not counting the weights, and how much to run at a time within it.
 
     Attributes:
-        n_bytes: number of bytes that may be taken.
-        enough_tokens: beyond which a run gains nothing from being larger.
-        reserved: reserved of those bytes, what results take, whatever the batch.
-        is_given: a person said how many; then what does not fit is refused.
-        held: bytes that the allocator holds for every byte that is alive.
+        n_bytes: number of bytes that may be used.
+        enough_tokens: number of tokens beyond which a larger run is not more efficient.
+        reserved: bytes of the budget that results take, whatever the batch size.
+        is_given: whether the user gave the budget; if so, work that does not fit is refused.
+        held: bytes that the allocator holds for every byte of live tensors.
     """
 
     n_bytes: int
@@ -206,7 +206,7 @@ class Budget:
 
     @classmethod
     def of(cls, device: torch.device, n_bytes: int | None = None, reserved: int = 0) -> "Budget":
-        """The bytes that a person gave; None: half of what is free (a process's share of it)."""
+        """Budget that the user gave; None: half of the free memory (of this process's share)."""
         enough = ENOUGH_TOKENS.get(device.type, ENOUGH_TOKENS_ELSEWHERE)
         held = HELD.get(device.type, HELD_ELSEWHERE)
         if n_bytes is not None:
@@ -217,15 +217,15 @@ class Budget:
     def batch_size(
         self, extents: Sequence[Extent], need_of: Callable[[Extent], Need], what: str
     ) -> int:
-        """The largest batch of which one run at least fits (the same in every process).
+        """Largest batch size with which at least one run fits, the same in every process.
 
         Args:
-            extents: extents of the groups of examples that batches are cut from.
-            need_of: memory of an example of a group.
-            what: name of what is run, for the message.
+            extents: extents of the groups of examples that batches are taken from.
+            need_of: function that gives the memory of one example of a group.
+            what: name of the work, for the message.
 
         Raises:
-            UserError: a batch of one does not fit.
+            UserError: a batch of one example does not fit.
         """
         largest = 1
         limits = []
@@ -247,10 +247,10 @@ class Budget:
         return distributed.smallest(min([largest, *limits]))
 
     def runs_at_once(self, extent: Extent, need: Need, what: str) -> int:
-        """How many runs of a batch are stacked: enough for efficiency, within the budget.
+        """Number of runs of a batch to stack: enough for efficiency, within the budget.
 
         Raises:
-            UserError: not even one fits in a budget that a person gave.
+            UserError: not even one run fits in a budget that the user gave.
         """
         kept, each = (self._held(part * extent.n_rows) for part in (need.kept, need.each))
         kept += self.reserved
@@ -263,7 +263,7 @@ class Budget:
         return max(1, min(enough, (self.n_bytes - kept) // max(1, each)))
 
     def bytes_of(self, extent: Extent, need: Need, n_runs: int) -> int:
-        """What a batch takes with that many stacked runs, results included."""
+        """Memory of a batch with `n_runs` stacked runs, including results."""
         return self.reserved + self._held(extent.n_rows * (need.kept + n_runs * need.each))
 
     def _held(self, n_bytes: int) -> int:
@@ -271,6 +271,6 @@ class Budget:
 
 
 def _mib(n_bytes: int) -> str:
-    """In MiB, rounded up, with two digits at least."""
+    """Bytes in MiB, rounded up, with at least two digits."""
     mib = n_bytes / 2**20
     return f"{-(-mib // 1):,.0f} MiB" if mib >= 10 else f"{-(-mib * 10 // 1) / 10:,.1f} MiB"

@@ -1,11 +1,11 @@
-"""What a notebook shows of a result that is the last line of a cell."""
+"""HTML that a notebook shows for a result on the last line of a cell."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
 
 
 def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A small HTML table; texts are escaped."""
+    """Small HTML table, with texts escaped."""
     cells = ["".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows]
     names = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(f"<tr>{row}</tr>" for row in cells)
@@ -16,6 +16,6 @@ def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]
 
 
 def listed(values: Sequence[object], most: int = 5) -> str:
-    """Values in a row, only the first of many."""
+    """Values separated by commas; only the first ones if there are many."""
     shown = ", ".join(str(value) for value in values[:most])
     return shown if len(values) <= most else f"{shown}, ..."

@@ -1,7 +1,7 @@
-"""Names of the EAP-IG library and of MIB's code, and what is written here (docs/switching.md).
+"""Names in the EAP-IG library and in MIB's code, and their replacements here (docs/switching.md).
 
-People bring notebooks from there, whose package is imported as `eap`, too. Where a name is unknown
-here, the error says the name that is known.
+Users bring notebooks from these libraries, whose package is also imported as `eap`. If a name is
+unknown here, the error names the replacement.
 """
 
 from importlib.abc import MetaPathFinder
@@ -25,7 +25,7 @@ GRAPH = {
     "to_pt": "graph.save('graph.pt')",
     "weighted_edge_count": "graph.count_edges()",
 }
-"""Members of a graph there, and the same here."""
+"""Members of a graph in these libraries, and their replacements."""
 
 PACKAGE = {
     "EAPDataset": "eap.load_dataset('my-task', model.tokenizer, data='pairs.csv')",
@@ -33,7 +33,7 @@ PACKAGE = {
     "evaluate_baseline": "eap.evaluate_baselines(model, dataset)",
     "evaluate_graph": "eap.evaluate(model, circuit, dataset)",
 }
-"""Functions and classes there, and the same here."""
+"""Functions and classes in these libraries, and their replacements."""
 
 MODULES = {
     "eap.attribute": "eap.attribute(model, dataset, method='EAP-IG')",
@@ -43,19 +43,19 @@ MODULES = {
     "eap.utils": PACKAGE["EAPDataset"],
     "eap.visualization": GRAPH["to_image"],
 }
-"""Modules there, and what they are imported for, here."""
+"""Modules in these libraries, and replacements for their main function."""
 
 
 def unknown(what: str, name: str, known: dict[str, str]) -> str:
-    """What the error about a name says."""
+    """Error message for an unknown name, with its replacement if there is one."""
     equivalent = f"; here that is {known[name]} (docs/switching.md)" if name in known else ""
     return f"{what} has no {name!r}{equivalent}"
 
 
 class OtherModules(MetaPathFinder):
-    """Stands last among the finders of modules: what it is asked for is nowhere."""
+    """Last finder of modules, which is asked only for modules that no other finder has."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
-        """Find nothing; a module of the EAP-IG library is refused with what is written here."""
+        """Find nothing; for a module of the EAP-IG library, raise an error with a replacement."""
         if fullname in MODULES:
             raise ModuleNotFoundError(unknown("the package eap", fullname, MODULES), name=fullname)

@@ -1,7 +1,7 @@
-"""Which of several processes this one is (`torchrun --nproc_per_node N script.py ...`).
+"""Number of this process among several (`torchrun --nproc_per_node N script.py ...`).
 
-Loads no torch: a process that is alone needs to know nothing more. What processes tell each other
-is in `eap.runtime.distributed`.
+Does not import torch: a single process needs nothing more. Communication between processes is in
+`eap.runtime.distributed`.
 """
 
 import os
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class ProcessError(RuntimeError):
-    """Processes that work together lost each other. The message is one line."""
+    """Loss of contact between processes that work together. The message is one line."""
 
 
 def expected() -> int:
-    """How many processes `torchrun` started, whether or not they have met."""
+    """Number of processes that `torchrun` started, whether or not they have joined."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -40,14 +40,15 @@ def count() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes files and speaks."""
+    """Whether this process is the one that writes files and prints."""
     return rank() == 0
 
 
 def own_share(items: Sequence[T], costs: Sequence[int] | None = None) -> Sequence[T]:
-    """This process's items, in their order: every process has as many, or (`costs`) as much to do.
+    """Items of this process, in order; every process has equally many, or (`costs`) equal work.
 
-    The dearest items are dealt first, each to the process that has least so far.
+    With costs, the most expensive items are assigned first, each to the process with the least work
+    so far.
     """
     if costs is None or count() == 1:
         return items[rank() :: count()]

@@ -1,4 +1,4 @@
-"""What a run says while it works: a bar on a terminal or in a notebook, elsewhere a few lines."""
+"""Progress of a run: a bar in a terminal or a notebook, and a few lines elsewhere."""
 
 import sys
 import threading
@@ -15,21 +15,21 @@ from eap.runtime import processes
 
 T = TypeVar("T")
 
-# Where there is no terminal, no more than one line in so many seconds, however many bars there are.
+# Without a terminal, at most one line is printed in this many seconds, for all bars together.
 SECONDS_PER_LINE = 30.0
 LONG = 10.0
-"""Seconds after which work that has no bar says that it goes on."""
+"""Seconds after which work without a bar prints that it is still running."""
 _last_line = -SECONDS_PER_LINE
 
 
 def say(message: str = "") -> None:
-    """Print, from the first process only."""
+    """Print a message, from the first process only."""
     if processes.is_first():
         print(message, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it."""
+    """Duration in words, with a suitable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -43,16 +43,16 @@ def progress_bar(
     done: int = 0,
     note: Callable[[], str] | None = None,
 ) -> Iterable[T]:
-    """`items`, with how far they are, the rate and the end on standard error.
+    """Iterate over `items`, with progress, rate and remaining time on standard error.
 
-    Nothing is said if `quiet`, nor by another process than the first.
+    Nothing is printed if `quiet`, or in any process but the first.
 
     Args:
-        items: items to go through.
+        items: items to iterate over.
         what: name of the items.
-        quiet: whether to say nothing.
-        done: number of came before these, in an earlier run.
-        note: what else to say, asked each time that something is said (a loss).
+        quiet: whether to print nothing.
+        done: number of items that an earlier run has finished before these.
+        note: function that returns further text (such as the loss), called at every print.
     """
     if quiet or not processes.is_first() or sys.stderr is None:
         return items
@@ -66,14 +66,14 @@ def progress_bar(
         total=done + len(items),
         file=sys.stderr,
         dynamic_ncols=True,
-        leave=None,  # the outermost stays; those inside it are taken away
+        leave=None,  # the outermost bar stays; bars inside it are removed
     )
     return bar if note is None else _with_note(bar, note)
 
 
 @contextmanager
 def said_when_long(what: str) -> Iterator[None]:
-    """Say that work goes on, and how long it took, if it takes more than `LONG` seconds."""
+    """Print that work goes on, and how long it took, if it takes more than `LONG` seconds."""
 
     def tell(words: str) -> None:
         if sys.stderr is not None:
@@ -93,7 +93,7 @@ def said_when_long(what: str) -> Iterator[None]:
 
 
 def _bar_of(stream: Any) -> "type[tqdm[Any]] | None":
-    """The bar for where a person reads: in a notebook a widget, if there are any."""
+    """Class of the bar for a stream; in a notebook, a widget if widgets are installed."""
     if stream.isatty():
         return tqdm
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
@@ -101,12 +101,12 @@ def _bar_of(stream: Any) -> "type[tqdm[Any]] | None":
         return None
     if find_spec("ipywidgets") is None:
         return tqdm
-    widget: type[tqdm[Any]] = import_module("tqdm.notebook").tqdm  # its libraries take a second
+    widget: type[tqdm[Any]] = import_module("tqdm.notebook").tqdm  # this import takes a second
     return widget
 
 
 def _with_note(bar: "tqdm[T]", note: Callable[[], str]) -> Iterator[T]:
-    """The items of a bar that says something more."""
+    """Iterate over a bar, and show a note after every item."""
     for item in bar:
         yield item
         bar.set_postfix_str(note(), refresh=False)
@@ -115,13 +115,13 @@ def _with_note(bar: "tqdm[T]", note: Callable[[], str]) -> Iterator[T]:
 def _with_lines(
     items: Sequence[T], what: str, done: int, note: Callable[[], str] | None
 ) -> Iterator[T]:
-    """As a bar, in plain lines: for logs."""
+    """Iterate with progress in plain lines, for logs."""
     global _last_line
     begun, total, spoken = time.monotonic(), done + len(items), False
     for number, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        long = now - begun >= SECONDS_PER_LINE / 2  # nothing is said of what is short
+        long = now - begun >= SECONDS_PER_LINE / 2  # short work prints nothing
         ends = spoken and number == len(items)
         if ends or (long and now - _last_line >= SECONDS_PER_LINE):
             rate = number / max(now - begun, 1e-9)

@@ -1,8 +1,8 @@
-"""The range of every number that the interface takes, said here and nowhere else.
+"""Ranges of all numbers in the public interface, defined in one place.
 
-A verb passes each number that it is given through `whole` or `real`, under the argument's name.
-numpy's numbers become Python's; booleans are not numbers; a number out of range is refused in one
-line that says what would be in range.
+A verb passes each number that it is given through `whole` or `real`, with the argument's name.
+Numbers of numpy become Python numbers; booleans do not count as numbers; a number out of range is
+refused with one line that gives the range.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from eap.runtime.errors import UserError, quoted
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `least` to `most`.
+    """Range of numbers from `least` to `most`.
 
     Attributes:
-        least, most: the ends.
-        open: whether both ends are out of range.
-        above: whether `least` alone is out of range.
+        least, most: ends of the range.
+        open: whether both ends are excluded.
+        above: whether only `least` is excluded.
     """
 
     least: float
@@ -46,12 +46,12 @@ COUNT = Range(1, 10**9)
 BYTES = Range(1, 2**50)
 FRACTION = Range(0, 1, open=True)
 SEED = Range(0, 2**32 - 1)
-"""Seeds are 32 bits wide in numpy."""
+"""Seeds have 32 bits in numpy."""
 STEPS = Range(1, 1000)
-"""Points of integration: more are a slip of the keyboard."""
+"""Numbers of integration points; a larger number is probably a typing error."""
 
 ALPHA = 0.05
-"""Significance level unless said otherwise."""
+"""Default significance level."""
 
 RANGES = {
     # Counts.
@@ -85,19 +85,19 @@ RANGES = {
     # Seeds.
     "seed": SEED,
 }
-"""Range of each argument. `learning_steps` are the `steps` of `learn_ranking`."""
+"""Range of each argument; `learning_steps` is for the argument `steps` of `eap.Recipe`."""
 
 
 def whole(name: str, value: object, within: Range | None = None) -> int:
-    """A whole number of the range of its name, as an int.
+    """Check that a value is a whole number in its range, and return it as an int.
 
     Args:
         name: name of the argument, for the message.
-        value: value as it was given.
-        within: range; None: that of `RANGES`.
+        value: value that was given.
+        within: range; None: the range of `name` in `RANGES`.
 
     Raises:
-        UserError: another kind of value, or one out of range.
+        UserError: a value that is not a whole number, or that is out of range.
     """
     within = within or RANGES[name]
     if not is_whole(value) or int(value) not in within:
@@ -111,7 +111,7 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def real(name: str, value: object, within: Range | None = None) -> float:
-    """A real number of the range of its name, as a float; otherwise as `whole`."""
+    """Check that a value is a real number in its range, like `whole`, and return it as a float."""
     within = within or RANGES[name]
     if isinstance(value, bool) or not isinstance(value, Real) or value not in within:
         raise UserError(f"{name} is {shown(value)}; it must be a number {within}")
@@ -119,12 +119,12 @@ def real(name: str, value: object, within: Range | None = None) -> float:
 
 
 def enough_random(n_random: int, alpha: float) -> int:
-    """The number of random circuits, if a p-value among so many can be as low as `alpha`.
+    """Check that a p-value among `n_random` random circuits can be as low as `alpha`.
 
     The p-value of the best of n + 1 circuits is 1 / (n + 1).
 
     Raises:
-        UserError: it cannot, or a number is out of range.
+        UserError: the p-value cannot be as low, or a number is out of range.
     """
     n_random, alpha = whole("n_random", n_random), real("alpha", alpha)
     if 1 / (n_random + 1) > alpha:
@@ -141,7 +141,7 @@ def _fewest(alpha: float) -> int:
 
 
 def shown(value: object) -> str:
-    """A number as a message shows it."""
+    """Number for a message."""
     if isinstance(value, int) and value.bit_length() > 300:
         return "a number of more than 90 digits"
     return str(value) if isinstance(value, Real) else quoted(value, 60)

@@ -1,4 +1,4 @@
-"""What a run may use: batch size, memory and quietness, which travel together."""
+"""Resources of a run, passed together: batch size, memory and whether to be quiet."""
 
 from dataclasses import dataclass
 from typing import TypedDict
@@ -7,7 +7,7 @@ from eap.runtime.ranges import whole
 
 
 class ResourceOptions(TypedDict, total=False):
-    """The keywords that every verb takes (see `Resources`)."""
+    """Keyword arguments that every verb takes (see `Resources`)."""
 
     batch_size: int | None
     memory_budget: int | None
@@ -16,12 +16,13 @@ class ResourceOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run may use.
+    """Resources that a run may use.
 
     Attributes:
-        batch_size: examples at a time; None: as many as the budget allows, and at most a process's
-            share of all.
-        memory_budget: memory budget in bytes, beside the weights; None: half of what is free.
+        batch_size: number of examples at a time; None: as many as the budget allows, and at most
+            this process's share of the data set.
+        memory_budget: memory budget in bytes, not counting the weights; None: half of the free
+            memory.
         quiet: whether to hide the progress bar.
 
     Raises:

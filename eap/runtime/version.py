@@ -1,4 +1,4 @@
-"""The version of the package, which is written in pyproject.toml only."""
+"""Version of the package, which is defined in pyproject.toml only."""
 
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +9,7 @@ DISTRIBUTION = "eap-circuits"
 
 
 def _version() -> str:
-    """What the checkout says that this is imported from, else what was installed."""
+    """Version in the checkout that the package is imported from, else the installed version."""
     project = CHECKOUT / "pyproject.toml"
     if project.is_file():
         return str(tomllib.loads(project.read_text(encoding="utf8"))["project"]["version"])

@@ -1,4 +1,4 @@
-"""Circuits whose edges are in by degrees, and rankings of edges learned with them."""
+"""Soft circuits, whose edges are kept to a degree, and rankings of edges learned with them."""
 
 import lazy_loader
 

@@ -1,13 +1,13 @@
-"""Soft circuits: edges that are in a circuit to a degree, differentiable in the degrees.
+"""Soft circuits: circuits that keep each edge to a degree, and are differentiable in the degrees.
 
-The general case of a circuit has a real number m_uv for every edge,
+A soft circuit has a real number m_uv for every edge,
 
     input of v = ablated input of v + sum over u of m_uv (a_u - a_u_ablated),
 
-where a_u is what u sends in this very run. Zeros and ones are the circuits of `eap.circuits`, which
-run their own nodes alone; here every node runs. With spans of the prompt, an edge has one number at
-each of them. All ones is the clean run, and there the metric's gradient with respect to m_uv is
-minus the edge's EAP score (Syed, Rager and Conmy 2023).
+where a_u is the output of u in this same run. With zeros and ones, these are the circuits of
+`eap.circuits`, which run only their own nodes; here every node is run. With spans of the prompt, an
+edge has one number at each span. With all ones, the run is the clean run, at which the gradient of
+the metric with respect to m_uv is minus the EAP score of the edge (Syed, Rager and Conmy 2023).
 """
 
 from collections.abc import Sequence
@@ -44,26 +44,27 @@ def evaluate_soft(
     spans: bool = False,
     **resources: Unpack[ResourceOptions],
 ) -> dict[str, Float[Tensor, "*circuit example"]]:
-    """Metrics on every example when every edge keeps a share of what its sender changed.
+    """Evaluate metrics on every example of soft circuits, which keep each edge to a degree.
 
     Args:
         model: loaded model (`eap.load_model`).
-        masks: the shares, of one soft circuit or of several; 1 keeps an edge, 0 ablates it, and
-            any other finite number goes. With as many columns as the graph with one k and v per
-            query head has, edges are those of that graph (`expanded_kv`). Where there is no edge,
-            they are not read. With `spans`, [span, n_forward, n_backward] of each circuit.
+        masks: degrees of all edges, for one soft circuit or several; 1 keeps an edge, 0 ablates it,
+            and any other finite number is allowed. Entries that are not edges are not read. If
+            masks have the shape of the graph with one k and v receiver per query head, they are for
+            that graph (`expanded_kv`). With `spans`, the mask of each circuit has the shape
+            [span, n_forward, n_backward].
         dataset: pairs of prompts (`eap.load_dataset`).
-        metrics: names of `eap.metrics.METRICS`, or `Metric` objects; kl and js are against the
-            clean run.
-        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
-        spans: whether an edge has a share at every span of the data set's prompts.
+        metrics: names of metrics in `eap.metrics.METRICS`, or `eap.Metric` objects; kl and js
+            compare with the clean run.
+        ablation: activation that an ablated edge carries; None: that on the corrupted prompt.
+        spans: whether an edge has one degree at every span of the data set's prompts.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Returns:
-        By metric name, values [example] for one soft circuit or [circuit, example] for several.
+        Values by metric name: [example] for one soft circuit, [circuit, example] for several.
 
     Raises:
-        UserError: masks of another shape than the model's graph, or that are not finite.
+        UserError: masks of another shape than the model's graph, or masks that are not finite.
 
     Example:
         >>> masks = 0.5 * graph.full().in_graph.double()
@@ -93,7 +94,7 @@ def evaluate_soft(
 
 
 def _config_of(model: Model, masks: Tensor, n_spans: int) -> GraphConfig:
-    """The shape of the graph that the masks are of."""
+    """Shape of the graph that the masks are for."""
     configs = [graph_config(model, expanded_kv=expanded) for expanded in (False, True)]
     of_spans = [n_spans] if n_spans else []
     shapes = [[*of_spans, config.n_forward, config.n_backward] for config in configs]

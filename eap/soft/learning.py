@@ -1,19 +1,19 @@
-"""Rankings that are learned: scores of edges or nodes under which soft circuits of every size work.
+"""Learned rankings: scores of edges or nodes with which soft circuits of every size work well.
 
 MAttr (arXiv 2609.25518) starts from scores s that are all 0. Each step draws a size k and some
 pairs, and finds the threshold tau at which the masks (with n edges, or nodes)
 
     m_j = sigmoid((s_j - tau) / T),    sum over j of m_j = k,
 
-add up to it. It runs the soft circuit of those masks (`eap.soft.circuits`), and descends the
-gradient of the loss. tau depends on the scores, so with g = dL/dm and a_j = m_j (1 - m_j)
+sum to k. It runs the soft circuit of these masks (`eap.soft.circuits`), and takes a step of
+gradient descent on the loss. tau depends on the scores, so with g = dL/dm and a_j = m_j (1 - m_j)
 
     dL/ds_j = a_j / T (g_j - sum_i g_i a_i / sum_i a_i).
 
-A constant added to all scores changes no mask: only differences mean something. What is returned is
-shifted so that the least important edge has 0, and signed as the scores of every other method are
-for helpful edges, so that `magnitude` and `helpful` both rank by importance and no edge is harmful.
-The size of a score is not in units of the metric.
+A constant added to all scores changes no mask, so only differences of scores have a meaning. The
+returned scores are shifted so that the least important edge has 0, and have the sign that other
+methods give to helpful edges. So `magnitude` and `helpful` both rank by importance, and no edge is
+harmful. The scores are not in units of the metric.
 """
 
 import warnings
@@ -46,7 +46,7 @@ from eap.runtime.resources import ResourceOptions, Resources
 
 
 def _takes_former_keywords(function: Callable[..., Graph]) -> Callable[..., Graph]:
-    """What is a recipe's now was a keyword of the verb: such calls go on working, with a line."""
+    """Accept the keywords of earlier versions that are now in `Recipe`, with a warning."""
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Graph:
@@ -83,31 +83,36 @@ def learn_ranking(
 ) -> Graph:
     """Learn scores of all edges, or nodes, that rank them for circuits of every size (MAttr).
 
-    Judge such a ranking on other examples than it was learned on.
+    Evaluate such a ranking on examples that it was not learned on.
 
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of prompts (`eap.load_dataset`).
-        metric: a name of `eap.metrics.METRICS`, or a `Metric`; None: `logit_diff` (kl if it is the
-            loss). Its `higher_is_better` says which way to go.
+        metric: name of a metric in `eap.metrics.METRICS`, or an `eap.Metric`; None: `logit_diff`
+            (`kl` if the loss is 'kl'). The metric's `higher_is_better` must be known.
         level: 'edge' or 'node'; the input node is always kept, and its node score is NaN.
         recipe: loss, optimizer, steps and sizes; None: `eap.Recipe()`.
-        prices: what a whole edge adds to the loss, such as to keep edges out of a circuit.
-        ablation: activation that an ablated edge carries; None: that of the corrupted prompt.
-        expanded_kv: one k and v receiver per query head where key/value heads are shared.
-        spans: rank pairs of an edge (or a node) and a span of the data set's prompts.
-        checkpoint: where progress is kept; a run that was stopped goes on there, to the same end.
-        **resources: batch_size (at the most; rounding apart, it changes nothing), memory_budget
-            (bytes, half of it for runs that are kept), quiet; see `eap.runtime.resources`.
+        prices: cost of each edge that is added to the loss in proportion to its mask, for instance
+            to keep edges out of a circuit; None: no costs.
+        ablation: activation that an ablated edge carries; None: that on the corrupted prompt.
+        expanded_kv: whether every query head has its own k and v receiver, even where query heads
+            share key/value heads.
+        spans: whether to rank pairs of an edge (or a node) and a span of the data set's prompts.
+        checkpoint: `Checkpoint` in which progress is kept; an interrupted run resumes from it, with
+            the same result.
+        **resources: batch_size (an upper limit; it changes the result only by rounding),
+            memory_budget (bytes; half of it for runs that are kept), quiet; see
+            `eap.runtime.resources`.
 
     Returns:
-        The whole graph with `scores` (or `node_scores`), of which only order and differences mean
-        something: see the module. Provenance has the mean loss of the first and last tenth of the
-        steps.
+        The whole graph with `scores` (or `node_scores`), of which only the order and the
+        differences have a meaning. Provenance has the mean loss of the first and of the last tenth
+        of the steps.
 
     Raises:
-        UserError: unknown names, numbers out of range, a metric without gradient or one beside the
-            loss 'kl', or the loss 'faithfulness' where the ablated model is as good as the clean.
+        UserError: unknown names, numbers out of range, a metric without a gradient, a metric other
+            than `kl` with the loss 'kl', or the loss 'faithfulness' if the means of the clean and
+            the ablated model are equal.
 
     Example:
         >>> recipe = eap.Recipe(steps=3, loss="kl")
@@ -155,44 +160,44 @@ def learn_ranking(
 
 
 def _check_prices(prices: Tensor, level: str, shape: list[int]) -> str:
-    """What identifies prices, if they are one finite number for every edge of a graph."""
+    """Hash of prices, after checking that they are one finite number for every edge of a graph."""
     if level != "edge" or list(prices.shape) != shape or not bool(prices.isfinite().all()):
-        raise UserError(f"prices are finite numbers of edges, in a tensor {shape}")
+        raise UserError(f"prices must be finite numbers for every edge, in a tensor {shape}")
     return sha256(prices.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]
 
 
 def _difference(
     model: Model, dataset: Dataset, metric: Metric, ablation: Ablation, limits: Resources
 ) -> float:
-    """The metric's mean in the clean model minus that in the ablated one."""
+    """Mean metric of the clean model minus that of the ablated model."""
     baselines = evaluate_baselines(
         model, dataset, metrics=[metric], ablation=ablation, **asdict(limits)
     )
     clean, ablated = (float(values[metric.name].double().mean()) for values in baselines)
     if clean == ablated:
         raise UserError(
-            f"{metric.name} is {clean:.4g} in the clean and in the ablated model, so no "
-            "faithfulness is defined; take the loss 'metric' or 'kl'"
+            f"{metric.name} is {clean:.4g} in the clean and in the ablated model, so faithfulness "
+            "is not defined; use the loss 'metric' or 'kl'"
         )
     return clean - ablated
 
 
 def _metric_of(metric: str | Metric | None, loss: str) -> Metric:
-    """The metric that the loss is made of."""
+    """Metric that the loss is computed from."""
     if loss == "kl":
         if metric is not None and get_metric(metric).name != "kl":
             name = get_metric(metric).name
-            raise UserError(f"the loss 'kl' asks for no metric; leave {name!r} out")
+            raise UserError(f"the loss 'kl' uses no other metric; leave {name!r} out")
         return METRICS["kl"]
     chosen = get_metric("logit_diff" if metric is None else metric)
     if not chosen.differentiable:
         raise UserError(f"{chosen.name} has no gradient, so nothing can be learned from it")
-    chosen.direction("learned rankings")  # asked before anything is run
+    chosen.direction("learned rankings")  # fails early, before anything is run
     return chosen
 
 
 def _to_graph(training: Training, state: State, provenance: dict[str, Any]) -> Graph:
-    """Scores as those of helpful edges are signed, the least important 0."""
+    """Graph of the learned scores, with the sign of helpful edges; the least important has 0."""
     work = training.work
     higher_is_better = work.metrics[0].direction("learned rankings")
     importance = (state.scores - state.scores.min()).to(work.model.residual_dtype)

@@ -1,4 +1,4 @@
-"""Numbers in, numbers out: measures, intervals and tests. No model is read here."""
+"""Statistics on arrays: measures, intervals and tests. No model is read here."""
 
 import lazy_loader
 

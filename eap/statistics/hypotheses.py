@@ -1,6 +1,6 @@
-"""p-values that verdicts on a circuit rest on: arrays in, numbers out.
+"""p-values for the verdicts on a circuit, computed from arrays.
 
-Each controls false positives under its null: a test simulates it.
+Each p-value controls false positives under its null hypothesis, as a test checks by simulation.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from eap.runtime.ranges import whole
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a test rests on, and the lowest p-value that it could give, whatever the values.
+    """Evidence of a test: its amount, and the lowest p-value that the test could give with it.
 
     Attributes:
-        lowest_p: the p-value if every comparison spoke against the null hypothesis.
-        text: what there is of it, such as "10 random circuits".
+        lowest_p: p-value if every comparison spoke against the null hypothesis.
+        text: amount of evidence in words, such as "10 random circuits".
     """
 
     lowest_p: float
@@ -29,28 +29,28 @@ class Evidence:
 
     @classmethod
     def of_ranks(cls, n: int, what: str) -> "Evidence":
-        """A rank among n exchangeable things."""
+        """Evidence of a rank among n exchangeable items."""
         return cls(1 / (n + 1), f"{n} {what}")
 
     @classmethod
     def of_signs(cls, n_examples: int) -> "Evidence":
-        """A two-sided sign test."""
+        """Evidence of a two-sided sign test."""
         return cls(2.0 ** (1 - n_examples), f"{n_examples} examples")
 
     @classmethod
     def of_resamples(cls, n_examples: int, n_resamples: int) -> "Evidence":
-        """Resamples of examples that all lie on one side of a bound: one side of a sign test."""
+        """Evidence of resamples that all lie on one side of a bound (one side of a sign test)."""
         return cls.least(n_examples, 2.0**-n_examples, n_resamples, "resamples")
 
     @classmethod
     def of_permutations(cls, n_examples: int, n_permutations: int) -> "Evidence":
-        """Permutations of examples, of which there are n! at the most."""
+        """Evidence of permutations of examples, of which there are at most n!."""
         exact = 1 / factorial(min(n_examples, 20))
         return cls.least(n_examples, exact, n_permutations, "permutations")
 
     @classmethod
     def least(cls, n_examples: int, exact: float, n_draws: int, draws: str) -> "Evidence":
-        """The higher of two bounds: by the examples, and by the draws made of them."""
+        """The higher of two bounds: from the number of examples, and from the number of draws."""
         by_draws = 1 / (n_draws + 1)
         return (
             cls(exact, f"{n_examples} examples")
@@ -59,14 +59,14 @@ class Evidence:
         )
 
     def word(self, p_value: float, alpha: float, yes: str, no: str) -> str:
-        """`yes` up to a significance level, `no` above it; no claim that could not be refuted."""
+        """`yes` if significant, else `no`; "inconclusive" if the test could not be significant."""
         if self.lowest_p > alpha:
             return f"inconclusive with {self.text}"
         return yes if p_value <= alpha else no
 
 
 def holm(p_values: Any) -> Float[np.ndarray, " test"]:
-    """p-values corrected for their number (Holm 1979): the chance of any false positive is kept."""
+    """p-values with Holm's correction (1979), which controls the chance of any false positive."""
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     steps = p[order] * np.arange(len(p), 0, -1)
@@ -76,15 +76,15 @@ def holm(p_values: Any) -> Float[np.ndarray, " test"]:
 
 
 def rank_p(value: float, reference: Any) -> float:
-    """P(a value as large as this) among exchangeable ones, itself included; ties count against."""
+    """P-value of a value's rank among exchangeable ones, itself included; ties count against it."""
     others = np.asarray(reference, dtype=np.float64)
     return float((1 + (others >= value).sum()) / (1 + len(others)))
 
 
 def sign_test(changes: Any) -> tuple[float, float]:
-    """The share of positive changes, and the p-value that they are as often negative.
+    """Share of positive changes, and p-value of the null that signs are equally likely.
 
-    Changes of 0 say neither, and count half in the share; with nothing else p is 1.
+    Changes of 0 have no sign, and count half in the share; if all changes are 0, p is 1.
     """
     values = np.asarray(changes, dtype=np.float64)
     up, down = int((values > 0).sum()), int((values < 0).sum())
@@ -94,9 +94,9 @@ def sign_test(changes: Any) -> tuple[float, float]:
 
 
 def mean_p(changes: Float[np.ndarray, "*test example"]) -> Float[np.ndarray, "*test"]:
-    """The p-value that changes are 0 on average (a two-sided t test over examples).
+    """p-values of the null that changes are 0 on average (two-sided t test over examples).
 
-    Where all are equal there is no spread to compare with: then that of a sign test.
+    If all changes of a test are equal, they have no spread, and the p-value is that of a sign test.
     """
     values = np.asarray(changes, dtype=np.float64)
     n = values.shape[-1]
@@ -111,7 +111,7 @@ def mean_p(changes: Float[np.ndarray, "*test example"]) -> Float[np.ndarray, "*t
 def hsic_p(x: Any, y: Any, *, n_permutations: int = 499, seed: int = 0) -> tuple[float, float]:
     """Dependence of two series (HSIC, Gretton et al. 2007), and its p-value by permutation.
 
-    Gaussian kernels as wide as the median distance. A series that never changes depends on nothing.
+    The kernels are Gaussian, as wide as the median distance. A constant series depends on nothing.
     """
     n_permutations, seed = whole("n_permutations", n_permutations), whole("seed", seed)
     kernels = [_centred_kernel(np.asarray(sample, dtype=np.float64)) for sample in (x, y)]
@@ -137,6 +137,6 @@ def _centred_kernel(values: Float[np.ndarray, " example"]) -> Float[np.ndarray, 
 
 
 def beyond_tolerance_p(distances: Sequence[float] | np.ndarray, tolerance: float) -> float:
-    """The p-value that a distance is not within a tolerance: the share of resamples beyond it."""
+    """p-value of the null that a distance exceeds a tolerance, by the share of such resamples."""
     beyond = np.asarray(distances) >= tolerance
     return float((1 + beyond.sum()) / (1 + len(beyond)))

@@ -1,7 +1,7 @@
-"""Intervals over examples and over tasks: arrays in, numbers out.
+"""Intervals over examples and over tasks, computed from arrays.
 
-The coverage of each is simulated under a known truth, at the sizes of samples that are common here:
-`benchmarks/coverage.py` writes the table, and a test holds it.
+The coverage of each interval was simulated under a known truth, at sample sizes that are common
+here: `benchmarks/coverage.py` writes the table, and a test checks it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,18 +16,18 @@ from eap.runtime.ranges import real, whole
 from eap.statistics.measures import normalised
 
 FEWEST = 5
-"""Examples below which no interval is given: resamples of fewer are too much alike."""
+"""Fewest examples for an interval; resamples of fewer examples are too similar."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A measured number, and an interval for its value over all examples of the task.
+    """Measured number, with an interval for its value over all examples of the task.
 
     Attributes:
-        value: value of the examples at hand.
-        low, high: ends of the interval (95%, unless said otherwise); NaN where there is none:
-            fewer than `FEWEST` examples, or resamples whose clean and ablated means do not keep
-            their order, so that there is nothing to normalise by.
+        value: value over the given examples.
+        low, high: ends of the interval (by default 95%). NaN if there is no interval: fewer than
+            `FEWEST` examples, or resamples whose clean and ablated means do not keep their order,
+            so that faithfulness cannot be normalised.
     """
 
     value: float
@@ -43,7 +43,7 @@ class Interval:
 def resampled_counts(
     n_examples: int, n_resamples: int, seed: int
 ) -> Float[np.ndarray, "resample example"]:
-    """How often each example is drawn in resamples of `n_examples`, with replacement."""
+    """Counts of each example in bootstrap resamples of `n_examples`, drawn with replacement."""
     even = np.full(n_examples, 1 / n_examples)
     n_resamples, seed = whole("n_resamples", n_resamples), whole("seed", seed)
     draws = np.random.default_rng(seed).multinomial(n_examples, even, size=n_resamples)
@@ -60,18 +60,18 @@ def interval_of_shares(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """A smooth measure of normalised faithfulness, and its percentile interval over examples.
+    """Percentile interval over examples for a smooth measure of normalised faithfulness.
 
-    The means over a resample's examples come first and then the ratio, as for the number itself;
-    clean, ablated and circuit values of an example are drawn together, as they vary together.
-    For distances, such as |1 - f|, use `interval_of_distances`.
+    In each resample, means over examples are taken first and then the ratio, as for the number
+    itself. The clean, ablated and circuit values of an example are drawn together, because they
+    vary together. For distances, such as |1 - f|, use `interval_of_distances`.
 
     Args:
-        values: the metric, per circuit and example.
-        clean, ablated: the metric of the two runs.
-        measure: measure of normalised faithfulness [.., *size] a number [..], such as `area`.
+        values: metric of each circuit on each example.
+        clean, ablated: metric of the clean and of the ablated run on each example.
+        measure: function from normalised faithfulness [.., *size] to numbers [..], such as `area`.
         n_resamples: number of bootstrap resamples.
-        confidence: probability that the interval holds the true value.
+        confidence: probability that the interval contains the true value.
         seed: seed of the resamples.
     """
     confidence = real("confidence", confidence)
@@ -92,17 +92,17 @@ def interval_of_distances(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """The mean distance of normalised faithfulness f from 1, and its interval over examples.
+    """Interval over examples for the mean distance of normalised faithfulness f from 1.
 
     A mean of |1 - f| is biased upwards where f is near 1, and resamples are biased once more: their
-    percentiles may lie above the true value in every data set. So the interval rests on the
-    triangle inequality: the measured mean of |1 - f| is no further from the true one than the mean
-    of |f - true f|, whose distribution over resamples has no such bias.
+    percentiles may lie above the true value in every data set. So the interval uses the triangle
+    inequality: the measured mean of |1 - f| differs from the true one by at most the mean of
+    |f - true f|, whose distribution over resamples has no such bias.
 
     Args:
-        values, clean, ablated, n_resamples, confidence, seed: values and options as of
+        values, clean, ablated, n_resamples, confidence, seed: values and options, as for
             `interval_of_shares`.
-        mean: the weighted mean of distances [.., size], such as `area`.
+        mean: function that takes a weighted mean of distances [.., size], such as `area`.
     """
     confidence = real("confidence", confidence)
     share, resampled = _resampled_shares(values, clean, ablated, n_resamples, seed)
@@ -110,7 +110,7 @@ def interval_of_distances(
     if resampled is None:
         return Interval(value, float("nan"), float("nan"))
     n = values.shape[-1]
-    # Resamples of n examples spread as if there were n - 1 of them.
+    # Resamples of n examples vary as if there were n - 1 of them.
     reach = np.quantile(mean(np.abs(resampled - share)), confidence) * np.sqrt(n / (n - 1))
     return Interval(value, max(0.0, value - float(reach)), value + float(reach))
 
@@ -122,7 +122,7 @@ def _resampled_shares(
     n_resamples: int,
     seed: int,
 ) -> tuple[Any, Any]:
-    """Normalised faithfulness [*size], and that of resamples [resample, *size] (None: no sense)."""
+    """Normalised faithfulness [*size], and its resamples [resample, *size] (None: undefined)."""
     values, clean, ablated = (np.asarray(run, dtype=np.float64) for run in (values, clean, ablated))
     share = normalised(values.mean(axis=-1), float(clean.mean()), float(ablated.mean()))
     counts = resampled_counts(values.shape[-1], n_resamples, seed) / values.shape[-1]
@@ -141,16 +141,16 @@ def interval_of_means(
     *,
     confidence: float = 0.95,
 ) -> Interval:
-    """A mean over sizes of means over examples of numbers from 0 to 1, such as of decisions.
+    """Interval for a mean over sizes of means over examples of numbers from 0 to 1.
 
-    Student's interval of the logit, whose ends stay within 0 and 1 and reach further to the middle
-    where the mean is near an end. Where all examples have 0, or all 1, the other end is Clopper and
-    Pearson's (1934).
+    This is Student's interval of the logit, whose ends stay within 0 and 1, and which reaches
+    further towards the middle if the mean is near an end. If all examples have 0, or all have 1,
+    the other end is that of Clopper and Pearson (1934).
 
     Args:
-        values: values from 0 to 1, per circuit and example.
-        measure: measure of means [.., *size] a number [..] from 0 to 1, linear in them.
-        confidence: probability that the interval holds the true value.
+        values: values from 0 to 1 of each circuit on each example, such as decisions.
+        measure: linear function from means [.., *size] to numbers [..] from 0 to 1.
+        confidence: probability that the interval contains the true value.
     """
     confidence = real("confidence", confidence)
     each = np.asarray(measure(np.moveaxis(np.asarray(values, dtype=np.float64), -1, 0)))
@@ -169,10 +169,11 @@ def interval_of_means(
 def _percentiles(
     resampled: Float[np.ndarray, " resample"], confidence: float, n_examples: int
 ) -> tuple[float, float]:
-    """Ends of the percentile interval, as much wider as Student's is (Hesterberg 2015).
+    """Ends of the percentile interval, widened as much as Student's interval (Hesterberg 2015).
 
-    Percentiles of a bootstrap are as narrow as if the spread of n examples were known, and of n
-    and not n - 1 degrees of freedom: in samples of ten they would hold nine in ten, not 95%.
+    Bootstrap percentiles are too narrow, because they treat the spread of the n examples as known
+    and have n instead of n - 1 degrees of freedom. In samples of ten, they would contain the true
+    value nine times in ten instead of 95%.
     """
     reach = special.stdtrit(n_examples - 1, (1 + confidence) / 2)
     tail = float(special.ndtr(-reach * np.sqrt(n_examples / (n_examples - 1))))
@@ -184,11 +185,11 @@ def _percentiles(
 
 
 def interval_of_tasks(values: Any, *, confidence: float = 0.95) -> Interval:
-    """The mean over tasks and Student's interval: tasks are the sample.
+    """Student's interval for the mean over tasks, with the tasks as the sample.
 
     Args:
-        values: one number for every task; of a single task there is no interval.
-        confidence: probability that the interval holds the true mean.
+        values: one number for every task; a single task has no interval.
+        confidence: probability that the interval contains the true mean.
     """
     numbers, confidence = np.asarray(values, dtype=np.float64), real("confidence", confidence)
     n, value = len(numbers), float(numbers.mean())
@@ -202,13 +203,14 @@ def interval_of_tasks(values: Any, *, confidence: float = 0.95) -> Interval:
 def pseudo_values(
     statistic: Callable[[Int[np.ndarray, " kept"]], float], groups: Sequence[str]
 ) -> Float[np.ndarray, " group"]:
-    """The jackknife's pseudo-values of a statistic of tasks (Tukey 1958).
+    """Pseudo-values of the jackknife for a statistic of tasks (Tukey 1958).
 
-    Their mean is the statistic less its bias to first order, and Student's interval of them is the
-    jackknife's: for a statistic of pairs of tasks, which are not independent of each other.
+    Their mean is the statistic without its first-order bias, and their Student's interval is that
+    of the jackknife. Use them for a statistic of pairs of tasks, because the pairs are not
+    independent.
 
     Args:
-        statistic: statistic of the numbers of the tasks that are kept.
+        statistic: function from the numbers of the kept tasks to the statistic.
         groups: group of every task; tasks of one group are left out together.
     """
     of_task = np.asarray(groups)

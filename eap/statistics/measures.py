@@ -1,7 +1,7 @@
-"""What a circuit's values amount to: faithfulness as a share, areas, AUROC.
+"""Measures of circuits: normalised faithfulness, areas and AUROC.
 
-Arrays only, so that figures use it without a model. The formula of normalised faithfulness stands
-here and nowhere else.
+The functions use arrays only, so figures can use them without a model. The formula of normalised
+faithfulness is defined here and nowhere else.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from eap.runtime.ranges import Range, real
 
 
 def normalised(values: Any, clean: Any, ablated: Any) -> Any:
-    """Faithfulness as a share: 1 is the clean run, 0 the ablated one (numbers or columns).
+    """Normalised faithfulness of numbers or columns: 1 is the clean run, 0 the ablated run.
 
     Raises:
-        UserError: the two are equal.
+        UserError: the clean and the ablated value are equal.
     """
     if np.any(np.equal(clean, ablated)):
         raise UserError(
@@ -35,10 +35,10 @@ def share_errors(
     clean: Float[np.ndarray, " example"],
     ablated: Float[np.ndarray, " example"],
 ) -> Float[np.ndarray, "*circuit"]:
-    """Standard error of `normalised` means, as that of a ratio; NaN for one example.
+    """Standard errors of normalised means, as of a ratio; NaN for one example.
 
-    Circuit, clean and ablated run vary together over the same examples, so to first order (the
-    delta method) the share s varies as the mean of `v - c - s (b - c)` over the gap.
+    Circuit, clean and ablated run vary together over the same examples. So to first order (delta
+    method) the share s varies as the mean of `v - c - s (b - c)` divided by the gap.
     """
     values, clean, ablated = (np.asarray(x, dtype=np.float64) for x in (values, clean, ablated))
     n = values.shape[-1]
@@ -53,31 +53,34 @@ def share_errors(
 # ---- areas under a curve of sizes ----------------------------------------------------------------
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Sizes of circuits, as shares of all edges, over which MIB takes its areas (arXiv 2504.13151)."""
+"""Circuit sizes, as shares of all edges, over which MIB computes areas (arXiv 2504.13151)."""
 
 
 def circuit_sizes(n_edges: int, shares: Sequence[float] = SHARES) -> list[int]:
-    """How many edges MIB selects for every share of `n_edges`: rounded down, before pruning."""
+    """Numbers of edges that MIB selects for every share of `n_edges`, rounded down, unpruned."""
     return [int(share * n_edges) for share in check_shares(shares)]
 
 
 def area(values: Any, shares: Sequence[float] = SHARES, *, log: bool = False) -> Any:
-    """Area under a curve of sizes, by trapezoids between the nominal shares (Mueller et al. 2025).
+    """Area under a curve over circuit sizes, by the trapezoidal rule (Mueller et al. 2025).
 
-    Nothing is added below the first share, so that a curve that is 1 everywhere has .999 over
-    MIB's shares, and one that is 0 except at the whole model .25.
+    The rule uses the nominal shares. Nothing is added below the first share, so over MIB's shares a
+    curve that is 1 everywhere has the area .999, and a curve that is 0 except at the whole model
+    .25.
 
     Args:
-        values: [.., share], such as faithfulness (whose area is CPR), or |1 - faithfulness| (CMD).
-        shares: where they were measured, growing, above 0 and at most 1.
-        log: over log share, divided by its range: the mean height of a curve with a logarithmic
-            axis. A curve that is 1 everywhere has 1.
+        values: heights [.., share] of the curve, such as faithfulness (whose area is CPR) or
+            |1 - faithfulness| (CMD).
+        shares: shares at which the heights were measured, increasing, above 0 and at most 1.
+        log: whether to integrate over log share and divide by its range, which gives the mean
+            height on a logarithmic axis; a curve that is 1 everywhere then has 1.
 
     Returns:
-        A number, or an array [..] of them.
+        Area as a number, or an array [..] of areas.
 
     Raises:
-        UserError: as many shares as values are needed, at least two, and they must grow.
+        UserError: numbers of shares and values that differ, fewer than two shares, or shares that
+            do not increase.
     """
     heights = np.asarray(values, dtype=np.float64)
     x = np.asarray(check_shares(shares))
@@ -90,16 +93,16 @@ def area(values: Any, shares: Sequence[float] = SHARES, *, log: bool = False) ->
 
 
 def check_shares(shares: Sequence[float]) -> list[float]:
-    """The shares as a list.
+    """Check circuit sizes given as shares of all edges, and return them as a list.
 
     Raises:
-        UserError: fewer than two, or not growing from above 0 to at most 1.
+        UserError: fewer than two shares, or shares that do not increase from above 0 to at most 1.
     """
     checked = [real("a share of all edges", share, Range(-inf, inf)) for share in shares]
     growing = all(a < b for a, b in pairwise(checked))
     if len(checked) < 2 or not growing or checked[0] <= 0 or checked[-1] > 1:
         raise UserError(
-            "sizes of circuits are at least two shares of all edges, growing, above 0 and at most "
+            "circuit sizes must be at least two shares of all edges, growing, above 0 and at most "
             f"1, not {', '.join(map(str, checked[:10]))}"
         )
     return checked
@@ -109,7 +112,7 @@ def check_shares(shares: Sequence[float]) -> list[float]:
 
 
 def auroc(scores: Any, truth: Any) -> float:
-    """P(a true edge scores above a false one), ties half: the area under the ROC curve, exactly.
+    """Exact area under the ROC curve: P(a true edge scores above a false one), ties counting half.
 
     Args:
         scores: scores of all edges; take absolute values first, if their sign is not to count.
@@ -131,6 +134,6 @@ def auroc(scores: Any, truth: Any) -> float:
         )
     _, level, counts = np.unique(flat, return_inverse=True, return_counts=True)
     below = np.cumsum(counts) - counts
-    rank = below + (counts - 1) / 2  # of each level, from 0: ties share the middle of theirs
+    rank = below + (counts - 1) / 2  # rank of each level from 0; ties share their mean rank
     won = rank[level][true].sum() - n_true * (n_true - 1) / 2
     return float(won / (n_true * n_false))

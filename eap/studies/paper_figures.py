@@ -29,15 +29,14 @@ class Figure:
 
 
 BANDS = (
-    "Bands: 95% confidence of the share over examples; grey: from the lowest to the highest of a "
-    "few circuits of the same size that were selected by random scores, averaged over three "
-    "neighbouring sizes."
+    "Bands: 95% confidence interval over examples. Grey: range (lowest to highest) of a few "
+    "circuits of the same size selected by random scores, averaged over three neighbouring sizes."
 )
 
 FIGURES: tuple[Figure, ...] = (
     Figure(
         "Figure 1", "Why integrated gradients",
-        "Left: where a GELU is flat at the clean input, the gradient there (EAP) predicts no "
+        "Left: if a GELU is flat at the clean input, the gradient at that point (EAP) predicts no "
         "change; the mean gradient along the path (EAP-IG) predicts the change better. Right: "
         "the effect on the faithfulness of circuits.",
         "results/first_figure/first_figure.py", "first_figure", ("first_figure",),
@@ -45,9 +44,9 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "Figure 2", "A circuit",
         "The smallest measured circuit that does the task. If that circuit is too large to read, "
-        "the picture shows a smaller one that does not do the task, and says so. Layers run "
-        "upwards. Lines into a head end at the q, k or v in its box; the wider a line, the "
-        "larger the edge's score.",
+        "the picture shows a smaller circuit that does not do the task, and says so. The first "
+        "layer is at the bottom. Edges into a head end at the q, k or v in the head's box; the "
+        "wider a line, the larger the edge's score.",
         "results/circuit/plot_circuit.py", "circuit", ("{task}_circuit",),
     ),
     Figure(
@@ -59,29 +58,29 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "Figure 4", "Agreement of estimates with exact values",
-        "How the estimates' absolute scores agree with exact ones: the correlation over all "
-        "edges (where only a choice of edges has exact values, its random sample stands for the "
-        "others), and the average overlap of the edges that rank highest.",
+        "Agreement of the absolute scores of estimates with exact values: the correlation over "
+        "all edges, and the average overlap of the edges that rank highest. If only some edges "
+        "have exact values, the random sample represents the edges that were not chosen.",
         "results/real_rank/plot_overlap.py", "real_rank", ("correlation_overlap",),
         ("all-overlap",),
     ),
     Figure(
         "Figure 5", "One task's circuit on another task",
-        "The overlap of the tasks' circuits beside the faithfulness of each circuit (column) on "
-        "each task (row): first as a share of the whole model's faithfulness, then as a share of "
-        "that of the task's own circuit.",
+        "The overlap of the tasks' circuits, and the faithfulness of each circuit (column) on each "
+        "task (row): first as a share of the whole model's faithfulness, then as a share of the "
+        "faithfulness of the task's own circuit.",
         "results/cross-task/make_all_heatmaps.py", "cross-task", ("cross_task", "cross_task_own"),
         ("faithfulness",),
     ),
     Figure(
         "Figure 6", "Circuits found by hand",
-        "The edges that rank highest against circuits that people found by hand.",
+        "Precision and recall of the highest-ranking edges, compared with circuits found by hand.",
         "results/manual_overlap/ioi_overlap.py", "manual_overlap", ("{task}_precision_recall",),
         ("{task}_node_edge_precision_recall",),
     ),
     Figure(
         "Figure 7", "Points of integrated gradients",
-        "Normalised faithfulness by the number of points of integrated gradients.",
+        "Normalised faithfulness by number of integration points.",
         "results/ig_test/plot_ig_test.py", "ig_test", ("ig_test",), ("{task}_{metric}_ig_test",),
     ),
     Figure(
@@ -97,24 +96,25 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "Figure 10", "Faithfulness of single tasks' circuits",
-        "As Figure 3 without the exact curves, for single tasks: in the paper the variants of "
+        "Figure 3 without the exact curves, for single tasks; in the paper, for the variants of "
         f"greater-than. {BANDS}",
         "results/pareto/plot_pareto_normalized_single.py", "pareto", ("pareto_normalized_{tasks}",),
     ),
     Figure(
         "Figure 11", "Other models",
-        "As Figure 3 without the exact curves; large models have sizes up to a share of all edges. "
+        "Figure 3 without the exact curves; on large models, sizes go up to a share of all edges. "
         f"{BANDS}",
         "results/pareto/plot_pareto_normalized.py", "pareto", ("pareto_normalized", "pareto_big"),
     ),
     Figure(
         "The metrics themselves", "Metrics of circuits by size",
-        "As Figure 3, not normalised: solid line the clean run, dotted line the corrupted one.",
+        "Figure 3 without normalisation. Solid line: clean run; dotted line: corrupted run.",
         "results/pareto/plot_pareto.py", "pareto", ("pareto",), ("{task}",),
     ),
     Figure(
         "Appendix I", "Recall of circuits across tasks",
-        "The share of a task's circuit (row) that another's (column) has, beside faithfulness.",
+        "The share of one task's circuit (row) that is in another task's circuit (column), and "
+        "the faithfulness of the circuits.",
         "results/cross-task/recall_heatmaps.py", "cross-task", ("recall",),
     ),
     Figure(
@@ -125,17 +125,18 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "Positions", "Edges at spans of the prompt",
-        "Normalised faithfulness of circuits that consist of pairs of an edge and a span of the "
-        "prompt, and of circuits whose edges are everywhere, against what they keep: pairs, and "
-        "their share of all pairs that can change something. Bands: 95% confidence of the share.",
+        "Normalised faithfulness of circuits made of pairs of an edge and a span of the prompt, "
+        "and of circuits with edges at all positions, against the number of pairs kept, and "
+        "against its share of all pairs that can change the metric. Bands: 95% confidence "
+        "interval.",
         "results/positions/plot_positions.py", "positions", ("pairs", "shares"), ("{task}",),
     ),
     Figure(
         "Stability", "How far the circuits can be trusted",
-        "Mean Jaccard similarity of circuits found on resampled examples, beside that of random "
-        "circuits and of a null task, whose answers are shuffled: a similarity that the null "
-        "task reaches, too, is no evidence for a circuit. The tables: areas of the ranking with "
-        "95% intervals over examples (CPR above 1 is overshoot, CMD 0 is best), verdicts on one "
+        "Mean Jaccard similarity of circuits found on resampled examples, compared with random "
+        "circuits and with a null task, whose answers are shuffled. A similarity that the null "
+        "task also reaches is no evidence for a circuit. Tables: areas of the ranking with 95% "
+        "intervals over examples (CPR above 1 is overshoot, CMD 0 is best), verdicts on one "
         "circuit with their p-values, and the similarities.",
         "results/stability/plot_stability.py", "stability", ("edges", "nodes"),
         ("{task}_areas", "{task}_verdicts", "{task}"),
@@ -143,20 +144,20 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "Parts", "How many parts of a circuit's nodes it needs",
         "Normalised faithfulness of a circuit whose MLPs keep only their best hidden units, or "
-        "whose heads keep only their best channels, by the share that is kept, with 95% confidence "
-        "over examples; dashed: as many that are drawn by chance.",
+        "whose heads keep only their best channels, by the share of parts kept, with 95% "
+        "confidence intervals over examples. Dashed: the same number of parts drawn at random.",
         "results/parts/plot_parts.py", "parts", ("parts",), ("{task}", "{task}_top"),
     ),
     Figure(
         "Claims", "The paper's claims, asked of this model",
-        "The quantity behind each claim, averaged over tasks, and its 95% interval over tasks: a "
-        "claim holds if the whole interval lies above holds_above, does not hold if it lies below, "
-        "and is inconclusive otherwise.",
+        "The quantity behind each claim, averaged over tasks, and its 95% interval over tasks. A "
+        "claim holds if the whole interval lies above holds_above, does not hold if the whole "
+        "interval lies below, and is inconclusive otherwise.",
         "results/claims/claims.py", "claims", (), ("claims",),
     ),
     Figure(
         "Exact values", "Circuits from exact values",
-        "The curves of Figure 3 from exact values.",
+        "The curves of Figure 3 for circuits selected by exact values.",
         "", "real", (), ("{task}",),
     ),
 )  # fmt: skip

@@ -70,7 +70,7 @@ def part_study(
 
     Args:
         model: loaded model (`eap.load_model`).
-        dataset: at least two pairs of the task.
+        dataset: pairs of the task, two or more.
         metric: metric of scores and faithfulness.
         size: number of edges of the circuit before pruning.
         steps: number of points of integrated gradients.

@@ -85,8 +85,7 @@ def _component(name: str, what: str, given: str) -> str:
 
 
 def graph_file(output: Path, model: str, name: str, *, n_edges: int = 0) -> Path:
-    """`graphs/<model>/<name>.json`, or `.safetensors` for a graph of more than `JSON_EDGES` edges.
-    """
+    """`graphs/<model>/<name>.json`, or `.safetensors` for more than `JSON_EDGES` edges."""
     suffix = ".safetensors" if n_edges > JSON_EDGES else ".json"
     return output / "graphs" / model_name(model) / f"{name}{suffix}"
 

@@ -1,4 +1,4 @@
-"""Are circuits whose edges are at spans of the prompt smaller than those with edges everywhere?"""
+"""Faithfulness of circuits with edges at spans of the prompt, and of circuits without spans."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from eap.studies.scoring import attributed, describe, next_command
 from eap.studies.settings import Settings
 
 SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
-"""Shares of all pairs (or edges) that are selected, unless others are given."""
+"""Default shares of all pairs (or edges) to select."""
 
 
 def positions_study(
@@ -32,10 +32,10 @@ def positions_study(
 ) -> pd.DataFrame:
     """Score every edge at every span once, and measure circuits with and without spans.
 
-    Both kinds are selected greedily by absolute score and pruned: pairs of an edge and a span by
-    their own scores, edges by the sums over spans. What both keep is counted in pairs; a pair whose
-    score is exactly 0 can change nothing (before the first difference; where the last layer is not
-    read) and is not counted.
+    Circuits of both kinds are selected greedily by absolute score and pruned: pairs of an edge and
+    a span by their own scores, edges by the sums of scores over spans. The size of both kinds is
+    counted in pairs. A pair whose score is exactly 0 cannot change the metric (for example before
+    the first token that differs, or where the last layer is not read) and is not counted.
 
     Writes graphs/<model>/<task>_spans.safetensors and results/positions/<model>/csv/<task>.csv.
 
@@ -44,15 +44,16 @@ def positions_study(
         model: model of `load_model_of`.
         dataset: dataset with spans, from `load_task`.
         metric: metric of the scores and of faithfulness.
-        shares: shares that are selected, of all pairs (or edges) that can change something.
-        verify: number of the highest pairs that get exact values, whose circuits are measured too;
-            None: circuits of estimates alone.
-        sample: number of other pairs whose exact values say what estimates miss.
+        shares: shares to select of all pairs (or edges) that can change the metric.
+        verify: number of best pairs to patch exactly, whose circuits are also measured; None:
+            circuits by estimates only.
+        sample: number of other pairs to patch, which show what the estimates miss.
 
     Returns:
-        A row per circuit: `circuits` ('pairs', 'edges' or 'verified'), `share` (selected), after
-        pruning `n_edges`, `n_pairs` and `share_pairs` of all that count, `loss` (mean of the
-        metric), `stderr`, `normalised` and `stderr_share`; `baseline` and `corrupted_baseline`.
+        One row per circuit: `circuits` ('pairs', 'edges' or 'verified'), `share` (selected), the
+        size after pruning (`n_edges`, `n_pairs` and `share_pairs` of all pairs that count), `loss`
+        (mean of the metric), `stderr`, `normalised`, `stderr_share`, `baseline` and
+        `corrupted_baseline`.
     """
     task = dataset.task
     if verify is not None:
@@ -92,9 +93,9 @@ def measure_circuits(
     shares: Sequence[float],
     resources: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """The table of `positions_study`, of graphs by name: 'pairs', and others with spans or without.
+    """The table of `positions_study` for rankings by name, with or without spans.
 
-    What counts is what has a score in 'pairs'.
+    The ranking 'pairs' is required: only pairs with a nonzero score in that ranking are counted.
     """
     pairs = rankings["pairs"]
     counts = pairs.scores != 0

@@ -1,14 +1,14 @@
-"""Where results come from: written beside tables, and compared. Loads no torch.
+"""Provenance of results: written next to tables, and compared. Loads no torch.
 
-Every graph and table says what made it: model, data, metric, method, settings, code, versions of
-libraries, command. This is the one module that decides whether two of them are
+Every graph and table records how it was made: model, data, metric, method, settings, code, versions
+of libraries, and command. This module alone decides whether two results are
 
-* the *same* work: the one that is there can be used in place of making it again;
-* *comparable*: they may stand in one figure or table;
-* *different*, and in what.
+* the *same*: an existing result can be reused instead of computed again;
+* *comparable*: both may be shown in one figure or table;
+* *different*, and in which respects.
 
-A table's provenance is in `<name>.csv-metadata.json` beside it, in the form of the W3C's "CSV on
-the Web". It holds the table's SHA-256: what does not belong to the table beside it is not believed.
+The provenance of `<name>.csv` is in `<name>.csv-metadata.json`, in the format of the W3C's "CSV on
+the Web". The metadata contains the SHA-256 of the table; metadata with another hash is ignored.
 """
 
 import hashlib
@@ -27,12 +27,11 @@ from eap.studies.paths import shown
 
 Provenance = Mapping[str, Any]
 
-# What does not tell one result from another: how it was asked for, what came out of it, and where
-# the weights lie.
+# Entries that do not distinguish results: command, outcome, and location of the weights.
 _NOT_COMPARED = ("command", "completeness")
 _NOT_OF_A_MODEL = ("name", "directory", "file")
 
-# What must agree in one figure or table, beside the model; the first is what is said.
+# Entries that must agree in one figure or table, besides the model, with their names in messages.
 _OF_A_TASK = {
     "metric": "metrics",
     "ablation": "ablations",
@@ -41,7 +40,7 @@ _OF_A_TASK = {
 }
 _DEFAULTS = {"ablation": "resample", "level": "edge", "expanded_kv": False}
 
-# The metadata's keys: Dublin Core's and schema.org's names, as CSV on the Web wants them.
+# Keys of the metadata: names from Dublin Core and schema.org, as CSV on the Web recommends.
 _PROVENANCE, _HASH = "dc:provenance", "schema:sha256"
 
 
@@ -49,28 +48,28 @@ _PROVENANCE, _HASH = "dc:provenance", "schema:sha256"
 
 
 def same(a: Provenance, b: Provenance) -> bool:
-    """Whether two provenances are of the same work: one result can stand for the other."""
+    """Whether two provenances describe the same work, so that one result can replace the other."""
     return not differences(a, b)
 
 
 def differences(a: Provenance, b: Provenance) -> list[str]:
-    """What differs, by name (`model`, `data`, `settings.steps`, `versions.torch`); empty if same.
+    """Names of the entries that differ, such as `model`, `settings.steps` or `versions.torch`.
 
-    The command, and where the model's files lie, do not count.
+    The command and the location of the model's files are not compared.
     """
     return sorted(_differing(_comparable_form(a), _comparable_form(b)))
 
 
 def tells_origin(provenance: Provenance) -> bool:
-    """Whether it says what made the numbers; another program's graph tells how it was read."""
+    """Whether a provenance says how the numbers were made, not only how a file was read."""
     return bool(set(provenance) - {"read_from"})
 
 
 def comparable(*provenances: Provenance | None) -> str | None:
-    """None if results may stand in one figure or table, else one line that says why not.
+    """None if results may be shown in one figure or table, otherwise one line that says why not.
 
-    All must be of one model, and those of the same task of the same tokens, metric and ablation.
-    None among them (other people's files say nothing of where they come from) is passed over.
+    All results must be of one model, and results on the same task must have the same tokens, metric
+    and ablation. None (the provenance of files from other programs) is ignored.
     """
     known = [provenance for provenance in provenances if provenance and tells_origin(provenance)]
     if not known:
@@ -97,7 +96,7 @@ def comparable(*provenances: Provenance | None) -> str | None:
 
 
 def _of_tasks(provenance: Provenance) -> Iterator[Provenance]:
-    """The provenance itself, or that of every task that a table of several tasks has."""
+    """The provenance itself or, for a table of several tasks, the provenance of every task."""
     tasks = provenance.get("tasks")
     if not isinstance(tasks, Mapping):
         yield provenance
@@ -114,7 +113,7 @@ def _comparable_form(provenance: Provenance) -> dict[str, Any]:
 
 
 def _model_identity(model: Any) -> Any:
-    """A model's hashes or revision, and dtype; by its name only where there is nothing else."""
+    """A model's hashes or revision, and dtype; the name only if nothing else is known."""
     if not isinstance(model, Mapping):
         return model
     kept = {key: value for key, value in model.items() if key not in _NOT_OF_A_MODEL}
@@ -122,7 +121,7 @@ def _model_identity(model: Any) -> Any:
 
 
 def _same_tokens(a: Any, b: Any) -> bool:
-    """Whether the same pairs were measured on, in the same order."""
+    """Whether two results use the same pairs in the same order."""
     if not isinstance(a, Mapping) or not isinstance(b, Mapping):
         return _equal(a, b)
     if "tokens_sha256" not in a or "tokens_sha256" not in b:
@@ -135,7 +134,7 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> 
     for key in {*a, *b}:
         first, second = a.get(key), b.get(key)
         if isinstance(first, Mapping) and isinstance(second, Mapping) and not prefix:
-            if key in ("model", "data"):  # their parts are hashes, which say nothing to a person
+            if key in ("model", "data"):  # entries are hashes, which are not readable
                 if not _equal(first, second):
                     yield key
             else:
@@ -145,7 +144,7 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> 
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """As JSON has it: tuples are lists, and the order of keys does not matter."""
+    """Whether two values are equal as JSON: tuples are lists, and the order of keys is ignored."""
     first, second = (json.dumps(value, sort_keys=True, default=str) for value in (a, b))
     return first == second
 
@@ -176,20 +175,20 @@ def _data_line(provenance: Provenance) -> str:
 
 
 def metadata_path(path: Path) -> Path:
-    """`<name>.csv-metadata.json` beside `<name>.csv`."""
+    """`<name>.csv-metadata.json` in the folder of `<name>.csv`."""
     return path.with_name(f"{path.name}-metadata.json")
 
 
 def write_table(
     frame: pd.DataFrame, path: Path, provenance: Provenance, *, index: bool = False
 ) -> None:
-    """Write a table as CSV, and its provenance beside it.
+    """Write a table as CSV, and its provenance in the same folder.
 
     Args:
-        frame: the table.
-        path: path of the CSV.
+        frame: table to write.
+        path: path of the CSV file.
         provenance: provenance of the numbers.
-        index: whether the rows' names are the first column.
+        index: whether to write the row names as the first column.
     """
     with write_atomically(path) as temporary:
         frame.to_csv(temporary, index=index)
@@ -210,7 +209,7 @@ def write_table(
         _HASH: digest,
         _PROVENANCE: dict(provenance),
     }
-    # A kill before this leaves metadata of the earlier table, which has another hash.
+    # A process killed here leaves the metadata of the earlier table, which has another hash.
     with write_atomically(metadata_path(path)) as temporary:
         temporary.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf8")
 
@@ -218,9 +217,9 @@ def write_table(
 def save_csv(
     frame: pd.DataFrame, path: Path, provenance: Provenance | None = None, *, index: bool = False
 ) -> None:
-    """Write a table, whole or not at all (from the first process), and say where.
+    """Write a table atomically (in the first process), and print its path.
 
-    Where `provenance` is given, it is written beside the table.
+    If `provenance` is given, it is written in the same folder.
     """
     if processes.is_first():
         if provenance is None:
@@ -232,8 +231,8 @@ def save_csv(
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """The provenance of the table at `path`; None if none is there that belongs to it."""
-    if not metadata_path(path).is_file():  # a pipe would be waited for
+    """The provenance of the table at `path`; None if the file is missing or of another table."""
+    if not metadata_path(path).is_file():  # reading a pipe would block
         return None
     try:
         document = json.loads(metadata_path(path).read_text(encoding="utf8"))
@@ -246,7 +245,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 
 
 def _datatype(kind: Any) -> str:
-    """The name that CSV on the Web has for a column's type."""
+    """The name of a column's type in CSV on the Web."""
     if pd.api.types.is_bool_dtype(kind):
         return "boolean"
     if pd.api.types.is_integer_dtype(kind):

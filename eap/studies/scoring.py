@@ -1,4 +1,4 @@
-"""What every experiment works with: the model, the pairs, and scored graphs, reused if finished."""
+"""Model, pairs and scored graphs of an experiment; finished graphs are reused."""
 
 import shlex
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ from eap.studies.settings import Settings, default_metric
 
 
 def load_model_of(settings: Settings) -> Model:
-    """The model that the settings name.
+    """Load the model that the settings name.
 
-    What can be looked at without it is looked at first: the columns of the data, and the folders.
+    The columns of the data and the folders are checked first, because this needs no model.
 
     Raises:
-        UserError: the data or the folders will not do, the model cannot be loaded, or its folders
-            hold results of another model.
+        UserError: the data or the folders cannot be used, the model cannot be loaded, or the
+            model's folders have results of another model.
     """
     check_folders(settings.output, settings.model)
     if settings.data is not None:
@@ -50,24 +50,24 @@ def load_model_of(settings: Settings) -> Model:
 
 
 def check_pairs_file(task: str, path: Path) -> None:
-    """Whether a file has the columns of pairs: what experiments ablate by is the corrupted prompt.
+    """Check that a file has the columns of pairs, with the corrupted prompts that ablation needs.
 
     Raises:
-        UserError: it cannot be read, or lacks a column.
+        UserError: the file cannot be read, or lacks a column.
     """
     columns = check_data(task, path)
     if not {"corrupted", "corrupted_idx"} & columns:
         raise UserError(
-            f"{path} has no column corrupted, which experiments ablate by: make pairs with eap "
-            f"check-data --corrupt, or use ablation='zero' in Python, which needs none"
+            f"{path} has no column corrupted, which experiments need for ablation: make corrupted "
+            f"prompts with eap check-data --corrupt, or use ablation='zero' in Python"
         )
 
 
 def keep_folders(settings: Settings, model: Model, *, write: bool = True) -> None:
-    """See that the folders of results are this model's, and (before a first result) say so there.
+    """Check that the folders of results belong to this model; with `write`, mark them as its own.
 
     Raises:
-        UserError: they hold results of another model of the same last name.
+        UserError: the folders have results of another model with the same folder name.
     """
     distributed.decided_by_first(
         lambda: claim(settings.output, settings.model, model.source, write=write), "whose folders"
@@ -75,7 +75,7 @@ def keep_folders(settings: Settings, model: Model, *, write: bool = True) -> Non
 
 
 def load_task(settings: Settings, model: Model, task: str, *, spans: str | None = None) -> Dataset:
-    """The pairs of one task, for a model, with spans of a kind if asked; says how many."""
+    """Load the pairs of one task, with spans if `spans` is given, and print a summary."""
     dataset = load_dataset(
         task,
         model.tokenizer,
@@ -91,10 +91,10 @@ def load_task(settings: Settings, model: Model, task: str, *, spans: str | None 
 
 
 def load_tasks(settings: Settings, model: Model) -> dict[str, Dataset]:
-    """The pairs of all tasks of the settings; tasks that this tokenizer cannot express are named.
+    """Load the pairs of all tasks; print the tasks that the tokenizer cannot express.
 
     Raises:
-        UserError: none can.
+        UserError: the tokenizer can express none of the tasks.
     """
     datasets = {}
     for task in settings.tasks:
@@ -109,17 +109,17 @@ def load_tasks(settings: Settings, model: Model) -> dict[str, Dataset]:
 
 
 def metric_name(metric: str | None, task: str) -> str:
-    """A metric by name, or the task's own; a `UserError` lists the known ones."""
+    """Name of a known metric; None: the task's metric."""
     return get_metric(metric or default_metric(task)).name
 
 
 def count_edges(settings: Settings, model: Model) -> int:
-    """How many edges the model's graph has, in the form that the settings ask for."""
+    """Number of edges in the model's graph, given the settings."""
     return Graph.from_model(model, expanded_kv=settings.expanded_kv).n_edges
 
 
 def is_flat(metric: str) -> bool:
-    """Whether the metric's gradient is zero at the clean input, so that EAP has nothing to say."""
+    """Whether the metric's gradient is zero at the clean input, so that all EAP scores are zero."""
     return get_metric(metric).flat_at_clean
 
 
@@ -136,16 +136,16 @@ def describe(
     options: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Where a result on one task, or on several, comes from; see `eap.engine.signature.sign`.
+    """Provenance of a result on one task or on several; see `eap.engine.signature.sign`.
 
     Args:
         settings: settings of the experiment.
         model: model of `load_model_of`.
-        data: data set of `load_task`, or from `load_tasks`.
-        metric: name of the metric; None where there is none, or one for every task.
+        data: data set of `load_task`, or data sets of `load_tasks`.
+        metric: name of the metric; None if there is no metric, or a different one per task.
         method: name of the method.
         options: settings of the method.
-        more: `code`, `by_task`, and what else is to be said of the result.
+        more: `code`, `by_task`, and further entries of the provenance.
     """
     no_metric = metric is None and isinstance(data, Dataset)
     return sign(
@@ -168,17 +168,17 @@ def attributed(
     settings: Settings, model: Model, dataset: Dataset, name: str, *,
     method: str, metric: str, steps: int | None = None, spans: bool = False,
 ) -> Graph:  # fmt: skip
-    """The graph called `name` if it is there and of the same provenance; else score and save it.
+    """Load the graph called `name` if it has the same provenance; otherwise score and save it.
 
     Args:
         settings: settings of the experiment.
         model: model of `load_model_of`.
         dataset: data set of `load_task`.
         name: name of the file below `graphs/<model>`.
-        method: a name of `eap.methods.METHODS`.
-        metric: name of the metric (which a method may not ask for).
-        steps: steps of integrated gradients, if other than the settings'.
-        spans: whether to score every span of the data set's prompts.
+        method: name from `eap.methods.METHODS`.
+        metric: name of the metric; ignored if the method uses no metric.
+        steps: number of steps of integrated gradients; None: steps of the settings.
+        spans: whether to score every edge at every span of the data set's prompts.
     """
     spec = get_method(method)
     used_metric = metric if spec.uses_metric else None
@@ -219,34 +219,35 @@ def scored_curves(
     metric: str,
     curves: Mapping[str, tuple[str, str, str | None]],
 ) -> dict[str, Graph]:
-    """Scored graphs by the names of their curves; without those whose gradient is zero.
+    """Scored graphs by the names of their curves, without curves whose gradient is zero.
 
     Args:
         settings: settings of the experiment.
         model: model of `load_model_of`.
         dataset: data set of `load_task`.
         metric: metric of the scores.
-        curves: curves by name: the graph's file, the method, and its metric if it is not `metric`.
+        curves: file, method, and metric (None: `metric`) of the graph, by the name of the curve.
 
     Raises:
-        UserError: none is left.
+        UserError: the gradient is zero for all curves.
     """
     graphs = {}
     for name, (file, method, other) in curves.items():
         used_metric, spec = other or metric, get_method(method)
         if is_flat(used_metric) and spec.points is at_clean and spec.uses_metric:
-            say(f"no {name}: the gradient of {used_metric} is zero at the clean input")
+            say(f"skipped {name}: the gradient of {used_metric} is zero at the clean input")
             continue
         graphs[name] = attributed(settings, model, dataset, file, method=method, metric=used_metric)
     if not graphs:
-        raise UserError(f"no method is left; with {metric}, give --methods EAP-IG")
+        raise UserError(f"no method is left to run; with {metric}, use --methods EAP-IG")
     return graphs
 
 
 def reusable(path: Path, origin: Mapping[str, Any], *, overwrite: bool) -> Graph | None:
-    """The finished graph at `path`, if it is of the same work; says so, or what differs.
+    """The finished graph at `path` if its provenance is the same; otherwise None.
 
-    With several processes the first decides, and the others are given the graph that it read.
+    Prints whether the graph is reused, or what differs. With several processes, the first process
+    decides and sends the graph to the others.
 
     Raises:
         UserError: the file is damaged.
@@ -258,21 +259,21 @@ def reusable(path: Path, origin: Mapping[str, Any], *, overwrite: bool) -> Graph
         try:
             graph = Graph.load(path)
         except UserError as error:
-            raise UserError(f"{error}; delete it, or give --overwrite, to make it anew") from None
+            raise UserError(f"{error}; delete the file, or give --overwrite") from None
         if differing := origins.differences(graph.provenance, origin):
-            say(f"making {shown(path)} anew: the one there has another {', '.join(differing)}")
+            say(f"recomputing {shown(path)}: the saved graph has another {', '.join(differing)}")
             return None
-        say(f"reusing {shown(path)} (--overwrite makes it anew)")
+        say(f"reusing {shown(path)} (--overwrite recomputes it)")
         return graph
 
     return distributed.decided_by_first(decide, f"reuse {path.name}")
 
 
 def save_graph(graph: Graph, path: Path) -> None:
-    """Write a graph (from the first process), and say where.
+    """Write a graph (in the first process), and print its path.
 
     Raises:
-        UserError: a score is infinite or NaN: nothing is written that could be reused.
+        UserError: a score is infinite or NaN, so that the graph is not written.
     """
     check_finite({path.name: graph})
     if distributed.is_first():
@@ -282,21 +283,21 @@ def save_graph(graph: Graph, path: Path) -> None:
 
 
 def check_finite(graphs: Mapping[str, Graph]) -> None:
-    """Whether all scores are finite.
+    """Check that all scores are finite.
 
     Raises:
-        UserError: they are not.
+        UserError: a score is infinite or NaN.
     """
     for name, graph in graphs.items():
         if not graph.scores[graph.edge_exists].isfinite().all():
             raise UserError(
-                f"{name}: some scores are infinite or NaN, so nothing is saved; look at the "
-                "weights, or give another --dtype or metric"
+                f"{name}: some scores are infinite or NaN, so nothing is saved; check the "
+                "weights, or use another --dtype or metric"
             )
 
 
 def next_command(script: str, *options: str, settings: Settings) -> str:
-    """The command that goes on with what was written."""
+    """The command to run next, with the model and the output folder of the settings."""
     words = [*as_typed(script), *options, "--model", settings.model]
     if settings.revision is not None:
         words += ["--revision", settings.revision]

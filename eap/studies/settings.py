@@ -1,4 +1,4 @@
-"""What a person asks of an experiment, as the library takes it: no command line, no torch."""
+"""Settings of an experiment, independent of the command line. Loads no torch."""
 
 import re
 from collections.abc import Mapping
@@ -17,50 +17,49 @@ PAPER_CURVES = {
     "EAP-IG": ("task", "EAP-IG", None),
     "EAP-IG-KL": ("kl", "EAP-IG", "kl"),
 }
-"""The Pareto study's curves in the paper: suffix of the file, method, and metric if not the task's.
-"""
+"""Curves of the paper's Pareto study: file suffix, method, and metric (None: the task's metric)."""
 
 EXACT_CURVES = {
     "EAP-IG": ("{metric}_ig", "EAP-IG", None),
     "EAP-IG-KL": ("kl_ig", "EAP-IG", "kl"),
     "EAP": ("{metric}_vanilla", "EAP", None),
 }
-"""The same for the estimates beside exact values, in their order there."""
+"""The same entries for the estimates that are compared with exact values, in plotting order."""
 
 CURVES = (*PAPER_CURVES, *(name for name in METHODS if name not in (*PAPER_CURVES, "exact")))
-"""All curves that the Pareto study can have; exact values have a study of their own."""
+"""All curves of the Pareto study; exact values have a separate study."""
 
 
 def file_suffix(method: str) -> str:
-    """What a method is called in names of files: AtP*-QK -> AtP-QK."""
+    """Name of a method in file names, such as AtP-QK for AtP*-QK."""
     return re.sub(r"[^\w.-]", "", method)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that the experiments have in common.
+    """Settings that the experiments have in common.
 
     Attributes:
         model: `toy`, a Hugging Face directory, a GGUF file, or a hub name.
-        tasks: what is studied; most experiments have one.
-        data: a file of pairs of one's own, instead of the task's.
-        drop_unfit: rows of it that do not fit the tokenizer are left out; otherwise they are an
-            error.
-        revision: branch, tag or commit of a model of the hub; None: its main branch.
-        prepend_bos: whether to begin prompts with the BOS token; None: if the saved tokenizer has
-            one.
-        head: number of pairs of a task; None: all.
-        seed: seed of drawn data and random circuits.
-        device, device_map, dtype: device, device map and dtype as `eap.load_model` has them.
-        batch_size: pairs at a time; None: what the memory allows.
-        memory: bytes beside the weights; None: half of what is free.
-        expanded_kv: one k and v per query head where key/value heads are shared.
-        ig_steps, ig_rule: ig steps and ig rule of EAP-IG.
-        output: folder in which results/ and graphs/ are.
-        overwrite: do not use finished graphs, but make them anew.
+        tasks: names of the tasks; most experiments have one task.
+        data: file of pairs that replaces the task's own pairs.
+        drop_unfit: whether to skip rows of `data` that do not fit the tokenizer; otherwise such
+            rows are an error.
+        revision: branch, tag or commit of a hub model; None: the main branch.
+        prepend_bos: whether to begin prompts with the BOS token; None: only if the saved tokenizer
+            has a BOS token.
+        head: number of pairs per task; None: all.
+        seed: random seed of generated data and random circuits.
+        device, device_map, dtype: arguments of `eap.load_model`.
+        batch_size: number of pairs per batch; None: as many as memory allows.
+        memory: memory budget in bytes, besides the weights; None: half of the free memory.
+        expanded_kv: whether each query head has its own k and v where heads share them.
+        ig_steps, ig_rule: number of points and integration rule of EAP-IG.
+        output: folder of results/ and graphs/.
+        overwrite: whether to recompute finished graphs instead of reusing them.
 
     Raises:
-        UserError: a name that cannot name files, or a number outside of what is possible.
+        UserError: a name is not valid in file names, or a number is out of range.
     """
 
     model: str = "toy"
@@ -83,7 +82,7 @@ class Settings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Check what can be checked before a model is loaded."""
+        """Check the settings, as far as possible without a model."""
         self._check_kinds()
         model_name(self.model)
         if not self.tasks:
@@ -95,10 +94,10 @@ class Settings:
             if self.data is None:
                 get_task(task)
         if self.drop_unfit and self.data is None:
-            raise UserError("--drop_unfit is about rows of --data, and there is no --data")
+            raise UserError("--drop_unfit needs --data")
 
     def _check_kinds(self) -> None:
-        """Texts, whole numbers, names of tasks: what a command line cannot get wrong."""
+        """Check types and ranges that the command line already guarantees."""
         texts = {"model": self.model, "dtype": self.dtype, "ig_rule": self.ig_rule}
         if self.revision is not None:
             texts["revision"] = self.revision
@@ -122,16 +121,16 @@ class Settings:
 
     @property
     def task(self) -> str:
-        """The task of an experiment that has one."""
+        """The task of an experiment with exactly one task."""
         (task,) = self.tasks
         return task
 
     @property
     def resources(self) -> Mapping[str, Any]:
-        """How much at a time, as the verbs have it: batch_size and memory_budget."""
+        """Arguments batch_size and memory_budget of the functions that run a model."""
         return {"batch_size": self.batch_size, "memory_budget": self.memory}
 
 
 def default_metric(task: str) -> str:
-    """The metric of the Pareto study for a task; a task of one's own has `logit_diff`."""
+    """The metric of the Pareto study for a task; `logit_diff` for user-defined tasks."""
     return TASKS[task].metric if task in TASKS else "logit_diff"

@@ -1,6 +1,6 @@
-"""The command line: arguments, running a script, and how it ends. Loads no torch.
+"""The command line: arguments, running a script, and exit status. Loads no torch.
 
-Only this module and the scripts know argparse; the library takes `Settings`.
+Only this module and the scripts use argparse; the library takes `Settings`.
 """
 
 import argparse
@@ -38,18 +38,18 @@ __all__ = [
 
 T = TypeVar("T")
 
-# No machine has more memory than this.
+# Upper limit of --memory, more than any machine has.
 MOST_GIGABYTES = 2**20
 
 LONGEST_NUMBER = 30
-"""Characters; a longer text is no number that anybody means."""
+"""Maximum length, in characters, of a number on the command line."""
 
 
 # ---- arguments -----------------------------------------------------------------------------------
 
 
 class DefaultsOnce(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that says the default of an option once, and none where there is none."""
+    """Help formatter that shows the default of an option once, and only if it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         nothing = action.default is None or action.default is False or action.default in ("", [])
@@ -62,17 +62,17 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and exit with status 2; of long words only how they begin."""
+        """Print the error with long words shortened, and exit with status 2."""
         words = [word if len(word) <= 80 else f"{word[:77]}..." for word in message.split()]
         fail(f"{' '.join(words)[:300]} (see {self.prog[:40]} --help)")
 
     def print_help(self, file: Any = None) -> None:
-        """Print the help; an output that takes nothing is an error, as everywhere."""
+        """Print the help; unlike argparse, do not ignore a failure to write it."""
         print(self.format_help(), end="", file=file or sys.stdout, flush=True)
 
 
 def make_parser(description: str | None, *, tasks: bool = False) -> argparse.ArgumentParser:
-    """A parser with the arguments that every experiment has, for one task or for several."""
+    """Make a parser with the arguments of every experiment, for one task or for several."""
     parser = OneLineParser(description=description, formatter_class=DefaultsOnce)
     add = parser.add_argument
     add_model_arguments(parser)
@@ -81,43 +81,52 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
     else:
         add(
             "-t", "--task", type=named_task, default="ioi",
-            help=f"one of {', '.join(TASKS)}, or a name of your own",
+            help=f"one of {', '.join(TASKS)}, or any name for your own --data",
         )  # fmt: skip
-        add("--data", type=data_file, help="pairs of your own to use instead of the task's")
+        add("--data", type=data_file, help="file of your own pairs, to use instead of the task's")
         add(
             "--drop_unfit",
             action="store_true",
-            help="leave out rows of --data that do not fit the tokenizer (default: an error)",
+            help="skip rows of --data that do not fit the tokenizer (default: an error)",
         )
     add(
         "--prepend_bos",
         action=argparse.BooleanOptionalAction,
-        help="begin prompts with the BOS token (default: if the tokenizer has one)",
+        help="begin prompts with the BOS token (default: only if the tokenizer has one)",
     )
     head, batch_size, seed = (number_of(name) for name in ("head", "batch_size", "seed"))
-    add("--head", type=head, help="use only this many pairs of the task (default: all)")
-    add("--batch_size", type=batch_size, help="pairs at a time (default: what the memory allows)")
+    add("--head", type=head, help="number of pairs to use per task (default: all)")
+    add(
+        "--batch_size",
+        type=batch_size,
+        help="batch size in pairs (default: what memory allows)",
+    )
     add("--seed", type=seed, default=0, help="random seed of generated data and random circuits")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    add("--device_map", help="layers on several devices instead: auto, balanced, sequential")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
+    add("--device_map", help="split layers over several devices: auto, balanced, sequential")
     add(
         "--dtype",
         default="float32",
         help="data type of the weights: float32, bfloat16, float16, float64",
     )
-    add("--memory", type=gigabytes, metavar="GB", help="budget beside the weights (default: half)")
+    add(
+        "--memory",
+        type=gigabytes,
+        metavar="GB",
+        help="memory budget besides the weights (default: half of free memory)",
+    )
     add(
         "--expanded_kv",
         action="store_true",
-        help="one k and v per query head where heads share them, as earlier work has it",
+        help="give each query head its own k and v where heads share them, as in earlier work",
     )
     add(
         "--output",
         type=output_folder,
         default=ROOT,
-        help="folder in which results/ and graphs/ are made",
+        help="folder for results/ and graphs/",
     )
-    add("--overwrite", action="store_true", help="do not reuse finished graphs")
+    add("--overwrite", action="store_true", help="recompute finished graphs")
     return parser
 
 
@@ -127,49 +136,58 @@ def add_model_arguments(
     default: str | None = "toy",
     what: str = "toy, a directory, a GGUF file, or a hub name",
 ) -> None:
-    """The model, and which revision of one of the hub."""
+    """Add the arguments for the model and, for a hub model, its revision."""
     parser.add_argument("-m", "--model", default=default, help=what)
-    parser.add_argument(
-        "--revision", help="branch, tag or commit of a model of the hub (default: main)"
-    )
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model (default: main)")
 
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
-    """The sizes of circuits that a curve has."""
+    """Add the arguments for the circuit sizes of a curve."""
     add = parser.add_argument
-    add("--end", type=positive, default=1001, help="sizes go from 30 to below this")
-    add("--sizes", type=positive, nargs="+", metavar="N", help="these sizes instead, in edges")
+    add(
+        "--end",
+        type=positive,
+        default=1001,
+        help="upper limit of circuit sizes, exclusive",
+    )
+    add(
+        "--sizes",
+        type=positive,
+        nargs="+",
+        metavar="N",
+        help="circuit sizes in edges (default: 30 to --end)",
+    )
 
 
 def add_ig_arguments(parser: argparse.ArgumentParser, *, steps: bool = True) -> None:
-    """The arguments of integrated gradients."""
+    """Add the arguments of integrated gradients."""
     add = parser.add_argument
     if steps:
-        add("--ig_steps", type=number_of("steps"), default=5, help="points of EAP-IG")
-    add("--ig_rule", choices=RULES, default="paper", help="rule of integration")
+        add("--ig_steps", type=number_of("steps"), default=5, help="number of EAP-IG steps")
+    add("--ig_rule", choices=RULES, default="paper", help="integration rule")
 
 
 def figure_parser(
     description: str | None, *, tasks: Sequence[str] = PARETO_TASKS, sizes: bool = False
 ) -> argparse.ArgumentParser:
-    """A parser with the arguments that every figure script has, and `--linear` for sizes."""
+    """Make a parser with the arguments of every figure script; with `sizes`, also `--linear`."""
     parser = OneLineParser(description=description, formatter_class=DefaultsOnce)
     add = parser.add_argument
-    add("-m", "--model", default="toy", help="the model whose results to draw")
-    add("--tasks", nargs="+", type=named_task, default=list(tasks), help="those present are drawn")
+    add("-m", "--model", default="toy", help="model whose results are drawn")
+    add("--tasks", nargs="+", type=named_task, default=list(tasks), help="tasks to draw")
     add("--output", type=output_folder, default=ROOT, help="folder with results/ and graphs/")
     if sizes:
         add(
             "--linear",
             action="store_true",
-            help="linear axes of sizes, as in the paper (default: logarithmic where most sizes "
+            help="draw linear size axes, as in the paper (default: logarithmic axes if most sizes "
             "would crowd at the left)",
         )
     return parser
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """What the arguments of `make_parser` ask for, as the library takes it."""
+    """Convert the arguments of `make_parser` to settings of the library."""
     given = vars(args)
     names = {field.name for field in fields(Settings)} & set(given)
     tasks = tuple(given["tasks"]) if "tasks" in given else (given["task"],)
@@ -181,12 +199,12 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 @dataclass(frozen=True)
 class Number:
-    """A number of some range as the type of an option.
+    """Type of an option that takes a number in a range.
 
     Attributes:
-        within: the range (see `eap.runtime.ranges`).
+        within: range of the number (see `eap.runtime.ranges`).
         kind: `int` or `float`.
-        what: what the number is, for the message.
+        what: description of the number for error messages.
     """
 
     within: Range
@@ -194,7 +212,7 @@ class Number:
     what: str = "a whole number"
 
     def __call__(self, text: str) -> Any:
-        """The number that a text is; one out of range is refused with the range."""
+        """Parse a number; an error names the range."""
         try:
             number = self.kind(text) if len(text) <= LONGEST_NUMBER else math.nan
         except ValueError:
@@ -205,15 +223,15 @@ class Number:
 
 
 def number_of(name: str) -> Number:
-    """The type of an option that is given to the argument of this name, whose range it has."""
+    """Type of an option, with the range of the library's argument of this name."""
     return Number(RANGES[name])
 
 
 positive = Number(COUNT)
-"""A count of at least 1."""
+"""Type of a count of at least 1."""
 
 not_negative = Number(Range(0, COUNT.most))
-"""A count that may be 0."""
+"""Type of a count of at least 0."""
 
 share = Number(Range(0, 1, above=True), float, "a share")
 
@@ -221,28 +239,28 @@ seconds = Number(Range(0, 10**9), float, "a number of seconds")
 
 
 def gigabytes(text: str) -> int:
-    """A number of gigabytes, in bytes."""
+    """Parse a number of gigabytes, and convert it to bytes."""
     within = Range(0, MOST_GIGABYTES, above=True)
     return math.ceil(Number(within, float, "a number of gigabytes")(text) * 2**30)
 
 
 def known_task(text: str) -> str:
-    """The name of one of the package's tasks."""
+    """Parse the name of one of the package's tasks."""
     return _checked(lambda: get_task(text).name)
 
 
 def named_task(text: str) -> str:
-    """A name that files can have."""
+    """Parse a task name that is valid in file names."""
     return _checked(lambda: task_name(text))
 
 
 def data_file(text: str) -> Path:
-    """A file of pairs that is there."""
+    """Parse the path of an existing file of pairs."""
     return _checked(lambda: find_file(text))
 
 
 def folder(text: str) -> Path:
-    """A folder that is there and can be written to, or can be made."""
+    """Parse the path of a folder that is writable or can be made."""
     path = from_home(text)
     try:
         existing = next(
@@ -261,7 +279,7 @@ def folder(text: str) -> Path:
 
 
 def output_folder(text: str) -> Path:
-    """A folder in which results/ and graphs/ are or can be made."""
+    """Parse the path of a folder in which results/ and graphs/ exist or can be made."""
     path = folder(text)
     _checked(lambda: check_folders(path))
     return path
@@ -278,12 +296,12 @@ def _checked(check: Callable[[], T]) -> T:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`: alone or as one of `torchrun`'s processes; errors end in one line."""
+    """Run a script's `main`, alone or as one of `torchrun`'s processes; errors are one line."""
     try:
         if sys.stdout is None:
             fail("standard output is closed; give it a file, or /dev/null", status=1)
-        # Python searches for unused cycles among the half a million objects that the libraries of
-        # models make and keep: a quarter of the time that loading them takes. Here, rarely.
+        # The model libraries create and keep half a million objects. Searching them for reference
+        # cycles takes a quarter of the loading time, so collect garbage rarely.
         gc.set_threshold(100_000, 50, 100)
         _print_anything()
         if processes.expected() > 1:
@@ -293,8 +311,7 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
     except KeyboardInterrupt:
         fail(
-            "interrupted; finished files are whole, and exact patching goes on where it was with "
-            "the same command",
+            "interrupted; finished files are complete, and the same command resumes exact patching",
             status=130,
         )
     except BrokenPipeError:
@@ -312,14 +329,14 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _print_anything() -> None:
-    """Write what a terminal's encoding lacks as escapes: work is not lost for a letter."""
+    """Print characters that the terminal cannot encode as escapes, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def explain(error: Exception) -> tuple[str | None, int]:
-    """One line for an error that a person can do something about, and the status to end with."""
+    """One-line message for an error that the user can act on (else None), and the exit status."""
     torch = sys.modules.get("torch")  # what is not loaded has not failed
     if isinstance(error, UserError):
         return str(error), 2
@@ -329,7 +346,7 @@ def explain(error: Exception) -> tuple[str | None, int]:
         return "out of memory; give a smaller --memory or --batch_size", 1
     if isinstance(error, OSError):
         place = error.filename
-        if place is None:  # files say their names: it is what is printed to
+        if place is None:  # errors of files name them, so this is the output
             _close_output()
             place = "while writing to the output"
         return f"{error.strerror or error}: {place}", 1
@@ -347,7 +364,7 @@ def fail(message: str, status: int = 2) -> NoReturn:
 
 
 def _leave(status: object) -> NoReturn:
-    """Exit; one of several at once, for the others may never come to where it would wait."""
+    """Exit; with several processes, do so at once, because the others may never join a wait."""
     number = status if isinstance(status, int) else int(status is not None)
     try:
         if sys.stdout is not None:
@@ -363,7 +380,7 @@ def _leave(status: object) -> NoReturn:
 
 
 def _close_output() -> None:
-    """Write what remains to nowhere: Python would try again when it ends, and say so."""
+    """Discard buffered output, which Python would otherwise try to write again at exit."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

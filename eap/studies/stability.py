@@ -1,8 +1,8 @@
-"""How far a task's circuit can be trusted: areas, stability and verdicts, as four tables.
+"""How far a task's circuit can be trusted: areas, stability and verdicts, in four tables.
 
-Edges are scored, and their stability measured, on every other pair of the task; areas and verdicts
-are measured on the pairs between them, which the circuit has not seen. Fewer than four pairs cannot
-be halved: then both are all of them.
+Edges are scored, and their stability is measured, on one half of the task's pairs (every other
+pair). Areas and verdicts are measured on the other half, which was not used to find the circuit.
+With fewer than four pairs, all pairs are used for both.
 """
 
 from collections.abc import Sequence
@@ -23,24 +23,23 @@ from eap.runtime.errors import UserError
 from eap.runtime.ranges import ALPHA, enough_random
 from eap.runtime.resources import ResourceOptions
 
-# The circuit that is judged has at most so many edges, and at most this share of all.
+# Largest circuit to judge: number of edges, and share of all edges.
 LARGEST_JUDGED, JUDGED_SHARE = 200, 0.1
 
-# An edge that is in fewer circuits than this is not listed.
+# Smallest share of circuits that contain an edge for the edge to be listed.
 RAREST = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class StabilityStudy:
-    """What is known of one task's ranking and circuit.
+    """Stability, areas and verdicts of one task's ranking and circuit.
 
     Attributes:
         found_on, measured_on: the two halves of the pairs.
-        stability: stability of the ranking, and of a null task's.
+        stability: stability of the ranking, and of the ranking of a null task.
         areas: areas of the ranking.
-        verdicts: verdicts on the consensus circuit, or (where there is none) the ranking's own.
-        certificate: certificate of the greedy circuit of the size that was judged; None if not
-            asked for.
+        verdicts: verdicts on the consensus circuit or, if there is none, on the ranking's circuit.
+        certificate: certificate of the greedy circuit of the judged size; None if not requested.
     """
 
     found_on: Dataset
@@ -51,7 +50,7 @@ class StabilityStudy:
     certificate: Certificate | None = None
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Tables by the end of their files' names: "", "_edges", "_areas", "_verdicts".
+        """Tables by suffix of the file name: "", "_edges", "_areas", "_verdicts".
 
         With a certificate, also "_certified".
         """
@@ -81,29 +80,29 @@ def stability_study(
     expanded_kv: bool = False,
     **resources: Unpack[ResourceOptions],
 ) -> StabilityStudy:
-    """Score a task's edges with error bars, and measure what comes of it on other pairs.
+    """Score a task's edges with error bars, and measure areas and verdicts on other pairs.
 
     Args:
         model: loaded model (`eap.load_model`).
-        dataset: the task's pairs, two at least.
+        dataset: pairs of the task, two or more.
         metric: metric of scores, areas and verdicts.
-        method: method of `eap.attribute`, one that scores by gradients.
-        steps: points of integrated gradients.
-        rule: rule of integration.
-        sizes: sizes of circuits whose stability is measured; None: 1, 2, 5 and 10% of all edges.
-        n_resamples: number of resamples of the examples.
-        n_random: number of random circuits that the verdicts compare with, at least 19.
-        n_subsets: random subsets of the examples by which edges are certified (`eap.certify`); 0:
-            no certificate. It takes a second attribution.
-        seed: seed of all that is drawn.
-        expanded_kv: one k and v receiver per query head where key/value heads are shared.
+        method: gradient-based method of `eap.attribute`.
+        steps: number of points of integrated gradients.
+        rule: integration rule.
+        sizes: circuit sizes at which stability is measured; None: 1, 2, 5 and 10% of all edges.
+        n_resamples: number of bootstrap resamples of the examples.
+        n_random: number of random circuits to compare with in the verdicts, at least 19.
+        n_subsets: number of random subsets of the examples for certifying edges (`eap.certify`),
+            which needs a second attribution; 0: no certificate.
+        seed: random seed of resamples, random circuits and subsets.
+        expanded_kv: whether each query head has its own k and v where heads share them.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Raises:
-        UserError: too few pairs, or what the verbs refuse.
+        UserError: there are too few pairs, or one of the functions refuses its arguments.
     """
     if len(dataset) < 2:
-        raise UserError("one pair says nothing of how sure a circuit is; use more")
+        raise UserError("one pair is not enough to measure stability; use more pairs")
     n_random = enough_random(n_random, ALPHA)  # before the edges are scored
     halves = [dataset, dataset]
     if len(dataset) >= 4:
@@ -120,7 +119,7 @@ def stability_study(
         **integration,
         sizes=sizes,
         n_resamples=n_resamples,
-        selection="greedy",  # small circuits of the highest scores alone are often not connected
+        selection="greedy",  # small circuits selected by top-n are often disconnected
         seed=seed,
         expanded_kv=expanded_kv,
         **resources,
@@ -155,14 +154,14 @@ def stability_study(
 
 
 def _judged_size(stability: Stability) -> int:
-    """The largest of the sizes within limits, or the first."""
+    """The largest size within the limits, or the first size if none is."""
     limit = min(LARGEST_JUDGED, int(JUDGED_SHARE * stability.graph.n_edges))
     sizes = [each.size for each in stability.sizes]
     return max((size for size in sizes if size <= limit), default=sizes[0])
 
 
 def _to_be_judged(stability: Stability) -> Graph:
-    """The largest consensus circuit within limits; where none is, the ranking's own circuit."""
+    """The largest consensus circuit within the limits, or the ranking's circuit if it is empty."""
     graph, size = stability.graph, _judged_size(stability)
     stable = next(each for each in stability.sizes if each.size == size)
     if stable.consensus.count_edges():
@@ -177,7 +176,7 @@ def _to_be_judged(stability: Stability) -> Graph:
 
 
 def edge_table(stability: Stability) -> pd.DataFrame:
-    """Edges by how sure they are: edge, score, standard_error, and P_<size> for every size."""
+    """Edges by frequency in circuits: edge, score, standard_error, and P_<size> for every size."""
     graph, largest = stability.graph, stability.sizes[-1]
     errors = stability.resamples.standard_errors
     rows = []

@@ -1,4 +1,4 @@
-"""Faithfulness curves: the metric of circuits of many sizes, from several methods' scores."""
+"""Faithfulness curves: the metric of circuits of many sizes, selected by several methods."""
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ from eap.model.model import Model
 from eap.runtime.errors import UserError
 from eap.statistics.measures import normalised, share_errors
 
-# A band of random circuits needs no more pairs than this.
+# Number of pairs that suffices for the band of random circuits.
 RANDOM_PAIRS = 200
 
 
 def pareto_sizes(end: int, n_edges: int, sizes: Sequence[int] | None = None) -> list[int]:
-    """Edges to select: 30 to 90 by 10, then by 100 to below `end`; or the `sizes` given, in order.
+    """Circuit sizes: 30 to 90 in steps of 10, then in steps of 100 to below `end`; or `sizes`.
 
     Raises:
-        UserError: a size that was given is above `n_edges`, or there is none to measure.
+        UserError: a given size is above `n_edges`, or there is no size to measure.
     """
     if sizes:
         if max(sizes) > n_edges:
@@ -44,7 +44,7 @@ def pareto_sizes(end: int, n_edges: int, sizes: Sequence[int] | None = None) -> 
 
 
 def proportional_sizes(proportion: float, n_steps: int, n_edges: int) -> list[int]:
-    """Up to `n_steps` sizes, evenly spaced, up to a share of all `n_edges`."""
+    """At most `n_steps` evenly spaced sizes, up to a share of all `n_edges`."""
     largest = max(1, int(proportion * n_edges))
     return sorted({max(1, largest * step // n_steps) for step in range(1, n_steps + 1)})
 
@@ -52,9 +52,9 @@ def proportional_sizes(proportion: float, n_steps: int, n_edges: int) -> list[in
 def greedy_by_random_scores(
     graph: Graph, sizes: Sequence[int], count: int, *, seed: int
 ) -> list[list[Graph]]:
-    """For every size, `count` circuits of so many edges (or few more) after pruning.
+    """For every size, `count` circuits with at least that many edges after pruning.
 
-    They are selected greedily by random scores; those of one order of edges are nested.
+    Circuits are selected greedily by random scores; circuits of one random ranking are nested.
     """
     generator = torch.Generator().manual_seed(seed)
     of_sizes: list[list[Graph]] = [[] for _ in sizes]
@@ -67,12 +67,12 @@ def greedy_by_random_scores(
 
 
 def _smallest_pruned(graph: Graph, order: selection.Order, n: int) -> Graph:
-    """Smallest pruned beginning of an order that has at least `n` edges."""
+    """The smallest circuit of an order's first edges with at least `n` edges after pruning."""
 
     def beginning(m: int) -> Graph:
         return graph.with_edges(selection.first_edges(graph, order[:, :m])).prune()
 
-    # They are nested, so their sizes grow.
+    # The circuits are nested, so their sizes increase with m.
     select = bisect_left(range(graph.n_edges), n, key=lambda m: beginning(m).count_edges())
     return beginning(select)
 
@@ -90,29 +90,29 @@ def faithfulness_curves(
     memory_budget: int | None = None,
     quiet: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The metric of each method's circuits: greedy selection on absolute scores, then pruning.
+    """Measure each method's circuits, selected greedily by absolute score and pruned.
 
     Args:
         model: loaded model (`eap.load_model`).
         graphs: scored graphs by method name.
         dataset: pairs of prompts (`eap.load_dataset`).
         metric: name of the metric.
-        sizes: edges to select; a row each.
-        n_random: circuits with random scores per size.
-        seed: seed of those, and of the pairs that they are measured on.
-        batch_size: pairs at a time; None: what the budget allows.
-        memory_budget: memory budget in bytes, beside the weights; None: half of what is free.
+        sizes: numbers of edges to select, one table row each.
+        n_random: number of circuits with random scores per size.
+        seed: random seed of the random circuits, and of the sample of pairs to measure them on.
+        batch_size: number of pairs per batch; None: as many as the budget allows.
+        memory_budget: memory budget in bytes, besides the weights; None: half of the free memory.
         quiet: whether to hide the progress bar.
 
     Returns:
-        Two tables with a row per size. The curves, in the published schema: baseline,
+        Two tables with one row per size. The curves, in the published schema: baseline and
         corrupted_baseline (means of the metric on the clean and the corrupted run), edges
-        (selected), then for each method X edges_X (after pruning) and loss_X (mean of the metric).
-        What surrounds them: edges, total_edges, and for each method stderr_X (of loss_X, over
-        examples) and stderr_share_X (of the normalised faithfulness, a ratio). With random
-        circuits, edges_random and loss_random (means over circuits, on a sample of 200 pairs),
-        loss_random_low and _high (the lowest and the highest of them), and baseline_random and
-        corrupted_baseline_random, of the same pairs.
+        (selected), and for each method X edges_X (after pruning) and loss_X (mean of the metric).
+        The bands: edges, total_edges, and for each method stderr_X (standard error of loss_X over
+        examples) and stderr_share_X (standard error of the normalised faithfulness, a ratio). With
+        random circuits, the bands also have edges_random and loss_random (means over circuits, on a
+        sample of 200 pairs), loss_random_low and loss_random_high (minimum and maximum over
+        circuits), and baseline_random and corrupted_baseline_random (on the same sample).
     """
     by_method = {
         name: [circuit.prune() for circuit in graph.greedy_circuits(sizes)]
@@ -168,10 +168,10 @@ def _standard_error(values: np.ndarray) -> np.ndarray:
 
 
 def curve_summary(frame: pd.DataFrame, methods: Sequence[str]) -> str:
-    """Edges against normalised faithfulness, as a table to read."""
+    """Normalised faithfulness by number of edges, as a printable table."""
     clean, corrupted = frame["baseline"].iloc[0], frame["corrupted_baseline"].iloc[0]
     if clean == corrupted:
-        return "nothing to normalise by: the clean and the corrupted run have the same mean"
+        return "cannot normalise: the clean and the corrupted run have the same mean"
     table = pd.DataFrame({"edges": frame["edges"]})
     for name in methods:
         table[name] = normalised(frame[f"loss_{name}"], clean, corrupted).round(3)
@@ -179,7 +179,7 @@ def curve_summary(frame: pd.DataFrame, methods: Sequence[str]) -> str:
 
 
 def baseline_note(frame: pd.DataFrame, metric: str) -> str | None:
-    """What to know of the baselines before a curve is read; None if nothing."""
+    """A warning about the baselines of a curve, or None."""
     clean, corrupted = frame["baseline"].iloc[0], frame["corrupted_baseline"].iloc[0]
     if clean == corrupted:
         return None

@@ -16,23 +16,23 @@ from eap.studies.paths import model_name
 from eap.studies.scoring import attributed, graph_path, reusable, save_graph
 from eap.studies.settings import Settings
 
-# The share of the clean run's metric that a circuit must keep.
+# Normalised faithfulness that a circuit must reach.
 FAITHFUL = 0.85
 
-# Whose circuits have a published number of edges.
+# Shape of GPT-2 small, for which circuit sizes are published.
 GPT2_SHAPE = {"n_layers": 12, "n_heads": 12, "d_model": 768}
 
 
 def circuit_sizes(graph: Graph) -> list[int]:
-    """Sizes that are tried, from 30 edges to all of them."""
+    """Circuit sizes to try, from 30 edges to all edges."""
     sizes = [*range(30, 100, 10), *range(100, 2000, 100)]
-    while sizes[-1] < graph.n_edges:  # by a tenth
+    while sizes[-1] < graph.n_edges:  # in steps of 10%
         sizes.append(sizes[-1] * 11 // 10)
     return [*(size for size in sizes if size < graph.n_edges), graph.n_edges]
 
 
 def has_published_sizes(model: Model) -> bool:
-    """Whether a model called gpt2 has GPT-2 small's shape."""
+    """Whether a model is called gpt2 and has the shape of GPT-2 small."""
     shape = {name: getattr(model.config, name) for name in GPT2_SHAPE}
     return model_name(model.name) == "gpt2" and shape == GPT2_SHAPE
 
@@ -40,10 +40,10 @@ def has_published_sizes(model: Model) -> bool:
 def find_circuits(
     settings: Settings, model: Model, datasets: Mapping[str, Dataset]
 ) -> dict[str, Graph]:
-    """The circuit of every task; says how their sizes are chosen."""
+    """The circuit of every task; prints a note if the published sizes do not apply."""
     if model_name(model.name) == "gpt2" and not has_published_sizes(model):
         say(
-            "note: this model is called gpt2 but has another shape than GPT-2 small: its circuits "
+            "note: this model is called gpt2 but does not have GPT-2 small's shape: its circuits "
             f"are the smallest that are {FAITHFUL:.0%} faithful, not of the published sizes"
         )
     return {
@@ -54,9 +54,9 @@ def find_circuits(
 def task_circuit(settings: Settings, model: Model, task: str, dataset: Dataset) -> Graph:
     """The circuit of a task: greedily selected by EAP-IG and pruned.
 
-    On GPT-2 small it has the published number of edges; on other models it is the smallest that
-    reaches 85% normalised faithfulness by the cross-task metric. Kept as
-    `graphs/<model>/<task>_circuit.json`.
+    On GPT-2 small, the circuit has the published number of edges; on other models, it is the
+    smallest circuit that reaches 85% normalised faithfulness by the cross-task metric. The circuit
+    is saved as `graphs/<model>/<task>_circuit.json`.
     """
     spec = get_task(task)
     graph = attributed(
@@ -90,12 +90,12 @@ def smallest_faithful(
     options: dict[str, Any] = {"metrics": [metric], **settings.resources}
     clean, corrupted = evaluate_baselines(model, dataset, **options)
     low, high = corrupted[metric].mean(), clean[metric].mean()
-    # A few sizes at a time: most tasks need no large circuit.
+    # Try a few sizes at a time, because most tasks need no large circuit.
     for first in range(0, len(sizes), 8):
         pruned = [circuit.prune() for circuit in graph.greedy_circuits(sizes[first : first + 8])]
         values = evaluate(model, pruned, dataset, quiet=False, **options)[metric].mean(1)
         for circuit, value in zip(pruned, values, strict=True):
             if normalised(float(value), float(high), float(low)) >= FAITHFUL:
                 return circuit
-    say(f"no smaller circuit of {dataset.task} is {FAITHFUL:.0%} faithful: taking all edges")
+    say(f"no smaller circuit of {dataset.task} is {FAITHFUL:.0%} faithful: using all edges")
     return graph.full()

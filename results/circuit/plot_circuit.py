@@ -1,8 +1,8 @@
-"""Figure 2: a small circuit drawn as a graph, layers upwards.
+"""Figure 2: a small circuit drawn as a graph, with the first layer at the bottom.
 
-The smallest circuit that does the task, by the curve that pareto.py measured, or one of a size of
-your own; the picture says how faithful it is. The width of a line is the size of an edge's score,
-its colour the sign. Lines into a head end at the q, k or v that is written in its box.
+Draws the smallest circuit that does the task, according to the curve that pareto.py measured, or a
+circuit of a given size, with its faithfulness. The width of a line shows the size of an edge's
+score, and its colour the sign. Lines into a head end at the q, k or v in the head's box.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from eap.runtime.errors import UserError
 from eap.runtime.ranges import Range
 from eap.studies import shell
 
-READABLE_EDGES = 200  # of a picture in which single lines can be told apart
-UNMEASURED_EDGES = 40  # selected where no circuit was measured
+READABLE_EDGES = 200  # largest circuit whose lines can be distinguished in a picture
+UNMEASURED_EDGES = 40  # size of the circuit if none was measured
 
 
 def main() -> None:
@@ -25,11 +25,11 @@ def main() -> None:
     size.add_argument(
         "--faithfulness",
         type=shell.Number(Range(0, 10), float, "a faithfulness"),
-        help="least faithfulness, of which the smallest measured circuit is drawn (default: "
-        f"{tables.DOES_TASK}, if a circuit of up to {READABLE_EDGES} edges has it)",
+        help="draw the smallest measured circuit of at least this faithfulness (default: "
+        f"{tables.DOES_TASK}, if a circuit of up to {READABLE_EDGES} edges reaches it)",
     )
-    size.add_argument("--edges", type=shell.positive, help="number of edges to select instead")
-    parser.add_argument("--graph", default="task", help="scores: vanilla, task or kl")
+    size.add_argument("--edges", type=shell.positive, help="number of edges to select")
+    parser.add_argument("--graph", default="task", help="graph of scores: vanilla, task or kl")
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)
     for task in args.tasks:
@@ -60,20 +60,20 @@ def main() -> None:
 def size_of(
     circuits: "Mapping[int, figures.measured.Measured]", task: str, faithfulness: float | None
 ) -> int:
-    """Edges to select for the smallest circuit that is faithful enough.
+    """Number of edges to select for the smallest circuit that is faithful enough.
 
-    If no faithfulness is asked for, and no circuit that does the task is small enough to be read,
-    the largest measured one that is.
+    If `faithfulness` is None and no readable circuit does the task, the number is that of the
+    largest readable circuit that was measured.
 
     Raises:
-        UserError: a faithfulness is asked for that no measured circuit has.
+        UserError: no measured circuit has the requested faithfulness.
     """
     minimum = tables.DOES_TASK if faithfulness is None else faithfulness
     n = figures.measured.smallest_faithful(circuits, minimum)
     if n is not None and (faithfulness is not None or circuits[n].n_edges <= READABLE_EDGES):
         return n
     largest = max(circuits.values(), key=lambda circuit: circuit.value, default=None)
-    known = "none was measured" if largest is None else f"the most has {largest}"
+    known = "none was measured" if largest is None else f"the best has {largest}"
     if faithfulness is not None:
         raise UserError(
             f"no circuit of {task} with a faithfulness of {minimum:g} is known ({known}); give "

@@ -1,9 +1,9 @@
-"""The paper's claims, asked of a model's results, beside the published values of GPT-2 small.
+"""The paper's claims, tested on a model's results and compared with values for GPT-2 small.
 
-Reads what the experiments and compare_real.py have written, as far as it is there, and writes
-results/claims/<model>/csv/claims.csv: the quantity behind each claim, its 95% interval over tasks,
-and the verdict; then the published value and whether it replicates: *replicates*, *differs*,
-*inconclusive*, or *new* where the paper says nothing.
+Reads all available results of the experiments and of compare_real.py, and writes
+results/claims/<model>/csv/claims.csv: for each claim, the measured quantity, its 95% interval over
+tasks, the verdict, the published value, and whether the result replicates it (*replicates*,
+*differs*, *inconclusive*, or *new* if the paper does not report the quantity).
 """
 
 import eap_circuits
@@ -20,7 +20,7 @@ from eap.studies.catalogue import POINTS_TASKS
 
 
 def main() -> None:
-    """Write the table, and say it."""
+    """Write the table, and print it."""
     args = shell.figure_parser(__doc__).parse_args()
     results = tables.Results(args.output, args.model)
     answered: list[claims.Claim] = []
@@ -29,7 +29,7 @@ def main() -> None:
     undone: set[str] = set()
 
     def posed(tables: Mapping[str, Table]) -> dict[str, Table]:
-        """Tables of tasks that the model does."""
+        """Keep the tables of tasks that the model does."""
         undone.update(task for task, table in tables.items() if not claims.does_task(table))
         return {task: table for task, table in tables.items() if task not in undone}
 
@@ -87,10 +87,10 @@ def main() -> None:
             f"left out: {', '.join(sorted(undone))}, where the clean run is no better than the "
             "corrupted one"
         )
-    # Exact values may be of fewer pairs than the curves: only the model must be one.
+    # Exact values may use fewer pairs than the curves, so only the model must be the same.
     tables.check_one_model(sources)
     if not answered:
-        shell.say(f"the results of {args.model} say nothing of any claim: the table has no row")
+        shell.say(f"the results of {args.model} do not test any claim: the table has no rows")
     frame = replication.beside(claims.to_frame(answered))
     path = results.csv("claims", "claims")
     origin = tables.origin_of(sources, results, method="claims of the paper", others=others)

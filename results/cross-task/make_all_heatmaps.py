@@ -1,7 +1,8 @@
-"""Figure 5: overlap of the tasks' circuits beside how well each does the other tasks.
+"""Figure 5: overlap of the tasks' circuits, and their faithfulness on the other tasks.
 
-Draws cross_task (faithfulness as a share of the whole model's) and cross_task_own (as a share of
-the task's own circuit's), and says how well overlap tells the latter.
+Draws cross_task (faithfulness as a share of the whole model's faithfulness) and cross_task_own (as
+a share of the faithfulness of the task's own circuit), and prints how well overlap predicts the
+second share.
 """
 
 import eap_circuits

@@ -1,6 +1,6 @@
-"""Appendix I: recall of the tasks' circuits beside how well each does the other tasks.
+"""Appendix I: recall of the tasks' circuits, and their faithfulness on the other tasks.
 
-Recall: the share of a task's circuit (row) that is in another task's circuit (column).
+Recall is the share of one task's circuit (row) that is in another task's circuit (column).
 """
 
 import eap_circuits

@@ -1,7 +1,7 @@
-"""Figure 1: why integrated gradients help, and that they do, on Country-Capital.
+"""Figure 1: why integrated gradients help, with results on Country-Capital.
 
-Left: where GELU is flat at the clean input, its gradient there says that corrupting the input
-changes nothing (EAP); the mean gradient along the path says how much it does (EAP-IG). Right:
+Left: if GELU is flat at the clean input, the gradient at that input (EAP) predicts that corrupting
+the input changes nothing; the mean gradient along the path (EAP-IG) predicts the change. Right:
 faithfulness of circuits on Country-Capital (results of pareto.py).
 """
 
@@ -32,7 +32,7 @@ def main() -> None:
 
 @style.styled
 def draw(task: str, table: tables.Table, *, model: str, linear: bool) -> Figure:
-    """Both panels."""
+    """Draw both panels."""
     figure, (left, right) = style.panels(2, columns=2, height=2.6)
     draw_gelu(left)
     bands = tables.read_bands(table)
@@ -50,7 +50,7 @@ def draw(task: str, table: tables.Table, *, model: str, linear: bool) -> Figure:
 
 
 def draw_gelu(ax: Axes) -> None:
-    """GELU between a clean input where it is flat and a corrupted one, and both estimates."""
+    """Draw GELU from a clean input, where it is flat, to a corrupted input, and both estimates."""
     x = np.linspace(-4.2, 2.2, 200)
     ax.plot(x, gelu(x), color=style.BLACK, label="GELU")
     ends = np.array([CLEAN, CORRUPTED])
@@ -82,7 +82,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 
 def gelu_slope(x: np.ndarray) -> np.ndarray:
-    """Its derivative."""
+    """The derivative of the Gaussian error linear unit."""
     return ndtr(x) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
 
 

@@ -1,4 +1,4 @@
-"""Figure 7: what the number of steps of integrated gradients does to faithfulness."""
+"""Figure 7: faithfulness of circuits by the number of steps of integrated gradients."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +16,7 @@ from eap.studies import shell
 def main() -> None:
     """Draw results/ig_test/<model>/{png,pdf}/ig_test."""
     parser = shell.figure_parser(__doc__, tasks=["ioi", "greater-than", "gender-bias"], sizes=True)
-    parser.add_argument("--eval_metric", help="metric of faithfulness (default: each task's own)")
+    parser.add_argument("--eval_metric", help="metric of faithfulness (default: the task's metric)")
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)
 
@@ -42,9 +42,10 @@ def main() -> None:
 def with_baseline(
     results: tables.Results, task: str, metric: str, table: tables.Table
 ) -> tables.Table:
-    """The table with the corrupted run's metric; one of the published tables lacks it.
+    """Add the metric of the corrupted run, which one of the published tables lacks.
 
-    It is taken from the Pareto study's table, if that is of the same metric: its clean runs agree.
+    The value is taken from the table of the Pareto study, if that table has the same metric and the
+    same clean run.
 
     Raises:
         UserError: there is no such table.
@@ -67,7 +68,7 @@ def with_baseline(
 
 @style.styled
 def draw(found: dict[str, tables.Table], *, model: str, linear: bool) -> Figure:
-    """A panel per task."""
+    """Draw one panel per task."""
     figure, axes = style.panels(len(found), height=2.6)
     sizes: list[float] = []
     totals = []
@@ -89,9 +90,10 @@ MARKERS = "osD^vPX*<>"
 
 
 def draw_steps(ax: Axes, frame: pd.DataFrame, bands: pd.DataFrame | None) -> list[float]:
-    """A line per number of steps, from light to dark with more steps; and EAP.
+    """Draw EAP, and one line per number of steps, darker for more steps.
 
-    Bands are 95% confidence of EAP and of the most steps: of all they would cover one another.
+    Only EAP and the largest number of steps have 95% confidence bands, because more bands would
+    overlap.
 
     Returns:
         The sizes of the circuits.
@@ -100,7 +102,7 @@ def draw_steps(ax: Axes, frame: pd.DataFrame, bands: pd.DataFrame | None) -> lis
     columns = [name for name in map(str, frame) if name.startswith("results_")]
     names = [name.removeprefix("results_") for name in columns]
     steps = sorted((name for name in names if name.isdigit()), key=int)
-    # From yellow over green to dark blue: neighbours differ in hue, lightness and marker.
+    # From yellow through green to dark blue: neighbours differ in hue, lightness and marker.
     shades = plt.get_cmap("viridis_r")(np.linspace(0.08, 1, len(steps)))
     sizes: list[float] = []
     looks = [("vanilla", style.BLACK, ""), *zip(steps, shades, MARKERS, strict=False)]

@@ -1,6 +1,6 @@
-"""Figure 6: the edges that EAP and EAP-IG find, against the circuit of Hanna et al. (2023).
+"""Figure 6: edges found by EAP and EAP-IG, compared with the circuit of Hanna et al. (2023).
 
-Needs a model of GPT-2 small's shape. Writes
+Needs a model with GPT-2 small's shape. Writes
 results/manual_overlap/<model>/csv/greater-than_node_edge_precision_recall.csv and the figure.
 """
 

@@ -1,6 +1,6 @@
-"""Figure 6: the edges that EAP and EAP-IG find, against the circuit of Wang et al. (2022).
+"""Figure 6: edges found by EAP and EAP-IG, compared with the circuit of Wang et al. (2022).
 
-Needs a model of GPT-2 small's shape. Writes
+Needs a model with GPT-2 small's shape. Writes
 results/manual_overlap/<model>/csv/ioi_node_edge_precision_recall.csv and the figure.
 """
 

@@ -1,6 +1,6 @@
-"""Figure 6: precision and recall of circuits from scores against one that people found by hand.
+"""Figure 6: precision and recall of scored circuits, compared with a circuit found by hand.
 
-What ioi_overlap.py and greater_overlap.py share.
+Shared code of ioi_overlap.py and greater_overlap.py.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ COLUMNS = [
 
 
 def run(description: str | None, task: str) -> None:
-    """Write the table of one hand-made circuit, and the figure.
+    """Write the table and the figure of one circuit found by hand.
 
-    Where the graphs are not at hand the figure is drawn from the table that is there.
+    If the graphs are missing, the figure is drawn from the existing table.
     """
     parser = shell.figure_parser(description, tasks=[task])
     parser.add_argument(
         "--published_wiring",
         action="store_true",
-        help="compare with the circuit as the paper did, with the mistakes of its wiring",
+        help="compare with the circuit as wired in the paper, including the wiring's mistakes",
     )
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)
@@ -46,7 +46,7 @@ def run(description: str | None, task: str) -> None:
     except FileNotFoundError as error:
         if not path.exists():
             tables.required_table(path, f"{command} (there is no {error}), and this script")
-        shell.say(f"no {error}: drawing {shell.shown(path)} as it is")
+        shell.say(f"no {error}: drawing the existing {shell.shown(path)}")
     else:
         figures.graphs.check_comparable(graphs)
         origin = figures.graphs.origin_of(
@@ -76,13 +76,13 @@ def compare(graphs: dict[str, eap.Graph], task: str, published_wiring: bool) -> 
                 row[f"{method}_{kind}_precision"] = overlap.precision
                 row[f"{method}_{kind}_recall"] = overlap.recall
         rows.append(row)
-    shell.say(f"the hand-made circuit: {by_hand.source}")
+    shell.say(f"circuit found by hand: {by_hand.source}")
     return pd.DataFrame(rows)
 
 
 @style.styled
 def draw(table: tables.Table, task: str) -> Figure:
-    """Precision against recall, a line each for nodes and edges of each method."""
+    """Draw precision over recall, with one line for nodes and one for edges of each method."""
     frame = table.frame
     figure, (ax,) = style.panels(1, height=2.9)
     for method in GRAPHS:

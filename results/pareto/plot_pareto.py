@@ -1,4 +1,4 @@
-"""The metric of circuits against their size, a panel per task (results of pareto.py)."""
+"""Metric of circuits by size, with one panel per task (results of pareto.py)."""
 
 import eap_circuits
 from eap.figures import curves, style, tables

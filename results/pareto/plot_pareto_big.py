@@ -1,4 +1,4 @@
-"""Normalised faithfulness against the share of all edges, a panel per task (of pareto_big.py)."""
+"""Normalised faithfulness by share of all edges, one panel per task (results of pareto_big.py)."""
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MultipleLocator, PercentFormatter
@@ -9,7 +9,7 @@ from eap.studies import shell
 
 
 def show_shares(ax: Axes, total: int | None) -> None:
-    """The axis of edges in per cent of all edges, where their number is known."""
+    """Label the size axis in percent of all edges, if the number of all edges is known."""
     if total is not None:
         low, high = ax.get_xlim()
         steps = [digit * 10**power for power in range(-5, 2) for digit in (1, 2, 5)]

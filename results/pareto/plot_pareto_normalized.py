@@ -1,4 +1,4 @@
-"""Normalised faithfulness of circuits against their size, a panel per task (of pareto.py)."""
+"""Normalised faithfulness of circuits by size, with one panel per task (results of pareto.py)."""
 
 import eap_circuits
 from eap.figures import curves, published, style, tables
@@ -11,8 +11,8 @@ def main() -> None:
     parser.add_argument(
         "--compare-paper",
         action="store_true",
-        help="print the numbers beside the paper's of GPT-2 small, those of the comparison with "
-        "exact values included",
+        help="also print the numbers with the paper's numbers for GPT-2 small, including the "
+        "comparison with exact values",
     )
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)

@@ -1,4 +1,4 @@
-"""Figure 10: normalised faithfulness for a few tasks alone (default: greater-than variants)."""
+"""Figure 10: normalised faithfulness for a few tasks (default: variants of greater-than)."""
 
 import eap_circuits
 from eap.figures import curves, style, tables

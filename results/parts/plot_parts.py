@@ -1,4 +1,4 @@
-"""How faithful a circuit is whose nodes keep only their best hidden units, channels or features."""
+"""Faithfulness of circuits whose nodes keep only their best hidden units, channels or features."""
 
 from matplotlib.axes import Axes
 
@@ -17,7 +17,7 @@ LOOKS = {
 
 
 def draw(ax: Axes, table: tables.Table) -> None:
-    """Normalised faithfulness against the share of the parts of each kind that is kept."""
+    """Draw normalised faithfulness over the share of parts kept, for each kind of part."""
     if "parts" not in table.texts:
         raise UserError(f"{shell.shown(table.path)}: no column 'parts' that names kinds of parts")
     frame = table.frame.assign(parts=list(table.texts["parts"]))
@@ -32,7 +32,7 @@ def draw(ax: Axes, table: tables.Table) -> None:
         )  # fmt: skip
         ax.plot(
             100 * kept["share"], kept["random"], "--", color=colour, linewidth=0.8,
-            label=style.plain(f"as many {kind}, drawn by chance"),
+            label=style.plain(f"as many {kind}, drawn at random"),
         )  # fmt: skip
     ax.set_xscale("log")
     ax.set_xlabel("% of parts kept, log scale")

@@ -1,4 +1,4 @@
-"""Faithfulness of circuits whose edges are at spans of the prompt, and of those without spans."""
+"""Faithfulness of circuits with edges at spans of the prompt, and of circuits without spans."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ VERIFIED = {"verified": ("edges at spans, best exact", style.GREEN, ":^")}
 
 
 def draw(ax: Axes, table: tables.Table, *, x: str) -> None:
-    """Normalised faithfulness, with its 95% interval, against what a circuit keeps."""
+    """Draw normalised faithfulness, with its 95% interval, over the size of the circuit."""
     kinds = np.array(table.texts.get("circuits", ()))
     if not set(LINES) <= set(kinds):
         raise UserError(f"{shell.shown(table.path)} has no column circuits of pairs and edges")

@@ -1,7 +1,8 @@
 """Figures 3 and 11: normalised faithfulness of circuits from estimates and from exact values.
 
-EAP, EAP-IG and EAP-IG-KL come from pareto.py (or pareto_big.py), activation patching and its KL
-form from get_real_values.py; without the latter (large models) the estimates are drawn alone.
+EAP, EAP-IG and EAP-IG-KL are results of pareto.py (or pareto_big.py); activation patching and its
+KL form are results of get_real_values.py. Without exact values (large models), only the estimates
+are drawn.
 """
 
 import eap_circuits

@@ -1,14 +1,14 @@
-"""How well EAP and EAP-IG agree with exact values (graphs of get_real_values.py).
+"""Agreement of EAP and EAP-IG with exact values (graphs of get_real_values.py).
 
 Writes to results/real_rank/<model>/: csv/all-overlap.csv (average overlap of the top n edges, for n
 = 1 .. 400), csv/{node,edge}-overlap.csv (intersection over union of circuits of 25 to 600 selected
 edges) and correlations.json (Pearson's r and Kendall's tau of absolute scores, mean absolute
-difference of scores). "vanilla" is EAP, "ig" is EAP-IG, "real" is activation patching; other
+difference of scores). "vanilla" is EAP, "ig" is EAP-IG, and "real" is activation patching; other
 methods are called by their names.
 
-Of a task whose exact values are of a choice of edges (get_real_values.py --verify), the
-correlations are over all edges, for which the choice's sample stands; top edges are among those
-that have an exact value.
+If only some edges of a task have exact values (get_real_values.py --verify), correlations are
+estimated for all edges, with the random sample weighted to represent edges without exact values.
+The top n edges are then taken from the edges that have an exact value.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ CIRCUITS = range(25, 601)
 def read_graphs(
     results: tables.Results, task: str, metric: str, methods: list[str]
 ) -> dict[str, eap.Graph]:
-    """The exact values of a task's edges (of all, or else of a choice), and estimates of them.
+    """Read the exact values of a task's edges (of all edges or of some), and the estimates.
 
     Raises:
-        FileNotFoundError: one is not there.
-        UserError: they are of different models, data or metrics.
+        FileNotFoundError: a graph is missing.
+        UserError: the graphs are of different models, data or metrics.
     """
     name = f"real_test/{task}_{metric}"
     suffix = "real"
@@ -69,7 +69,7 @@ def read_graphs(
 def agreements(
     results: tables.Results, task: str, scored: dict[str, eap.Graph]
 ) -> dict[str, eap.compare.Agreement]:
-    """How well each estimate agrees with the exact values, over all edges."""
+    """Agreement of each estimate with the exact values, over all edges."""
     exact, weights = scored["real"], None
     if exact.is_exact is not None and not exact.is_exact.equal(exact.edge_exists):
         kl = figures.graphs.find_graph(results, f"real_test/{task}_kl_ig")
@@ -82,7 +82,7 @@ def agreements(
 
 
 def circuit_overlaps(scored: dict[str, eap.Graph], sizes: range) -> dict[str, list[list[float]]]:
-    """By pair of graphs (`real_EAP`, ..): node and edge IoU of their circuits of every size."""
+    """Node IoU and edge IoU of circuits of every size, by pair of graphs (such as `real_EAP`)."""
     pairs = list(combinations(scored, 2))
     table: dict[str, list[list[float]]] = {f"{a}_{b}": [] for a, b in pairs}
     for of_size in zip(*(graph.greedy_circuits(sizes) for graph in scored.values()), strict=True):
@@ -99,10 +99,10 @@ def circuit_overlaps(scored: dict[str, eap.Graph], sizes: range) -> dict[str, li
 def main() -> None:
     """Compare the graphs of every task that has them."""
     parser = shell.figure_parser(__doc__)
-    parser.add_argument("--metric", help="metric of the scores compared (default: each task's own)")
+    parser.add_argument("--metric", help="metric of the scores (default: each task's metric)")
     parser.add_argument(
         "--methods", nargs="+", choices=[name for name in METHODS if name != "exact"],
-        default=[], help="beside EAP and EAP-IG, if get_real_values.py was given them",
+        default=[], help="further methods to compare, if get_real_values.py has run them",
     )  # fmt: skip
     args = parser.parse_args()
     methods = list(dict.fromkeys(["EAP", "EAP-IG", *args.methods]))
@@ -144,7 +144,7 @@ def main() -> None:
             nodes[f"{task}_{pair}"] = [node for node, _ in values]
             edges[f"{task}_{pair}"] = [edge for _, edge in values]
 
-    # Of one model: tables of several would be mixed in the figures.
+    # All graphs must be of one model, because the figures combine the tables.
     figures.graphs.check_comparable({task: scored["real"] for task, scored in by_task.items()})
     origin = figures.graphs.origin_of(
         {task: list(scored.values()) for task, scored in by_task.items()},

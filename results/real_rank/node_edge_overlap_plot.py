@@ -1,7 +1,7 @@
-"""Figure 9: overlap of circuits from estimates with those from exact values, by size.
+"""Figure 9: overlap of circuits by estimates with circuits by exact values, by size.
 
-Results of compare_real.py: a row of panels for nodes and one for edges, a panel per task. A line
-begins where the first of the two circuits is not empty.
+Draws results of compare_real.py, with one row of panels for nodes, one row for edges, and one
+column per task. A line begins at the first size at which one of the two circuits is not empty.
 """
 
 from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def main() -> None:
 
 @style.styled
 def draw(found: dict[str, tables.Table], tasks: list[str]) -> Figure:
-    """Nodes above, edges below, in rows of three tasks."""
+    """Draw panels for nodes above panels for edges, with one column per task."""
     figure, axes = style.panels(
         2 * len(tasks), columns=len(tasks), height=1.5, sharex=True, sharey=True
     )

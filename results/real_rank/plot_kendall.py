@@ -1,4 +1,4 @@
-"""Figure 8: differences and rank agreement of estimates with exact values (of compare_real.py)."""
+"""Figure 8: difference and rank agreement of estimates and exact values (from compare_real.py)."""
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -11,7 +11,7 @@ from eap.studies import shell
 def main() -> None:
     """Draw results/real_rank/<model>/{png,pdf}/kendall_difference."""
     parser = shell.figure_parser(__doc__)
-    parser.add_argument("--metric", help="metric that was given to compare_real.py, if any")
+    parser.add_argument("--metric", help="value of --metric in compare_real.py, if given")
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)
     command = results.command("results/real_rank/compare_real.py")
@@ -24,7 +24,7 @@ def main() -> None:
 
 @style.styled
 def draw(correlations: dict[str, float], metrics: dict[str, str]) -> Figure:
-    """Differences of logits and of probabilities are no common scale: a panel for each metric."""
+    """Draw differences in one panel per metric, because the scales differ, and rank agreement."""
     tasks = list(metrics)
     by_metric: dict[str, list[str]] = {}
     for task, metric in metrics.items():

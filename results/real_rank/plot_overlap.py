@@ -1,4 +1,4 @@
-"""Figure 4: how EAP's and EAP-IG's scores agree with exact ones (results of compare_real.py)."""
+"""Figure 4: agreement of EAP and EAP-IG with exact values (results of compare_real.py)."""
 
 from matplotlib.figure import Figure
 
@@ -23,7 +23,7 @@ def main() -> None:
 
 @style.styled
 def draw(correlations: dict[str, float], overlaps: tables.Table, tasks: list[str]) -> Figure:
-    """Bars of correlations at the left, overlap by depth at the right."""
+    """Draw bars of correlations on the left, and overlap by depth on the right."""
     figure, (left, right) = style.panels(2, columns=2, height=2.9)
     bars.draw_method_bars(left, correlations, tasks, suffix="")
     left.set_ylabel("Pearson's r")

@@ -1,4 +1,4 @@
-"""How alike circuits of resampled examples are, by size: the task, a null task, and chance."""
+"""Similarity of circuits found on resampled examples, by size: task, null task, and chance."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ LINES = {
 
 
 def draw(ax: Axes, table: tables.Table, *, what: str) -> None:
-    """Mean Jaccard similarity of edges, or of nodes (`what`), against the size selected."""
+    """Draw the mean Jaccard similarity of edges or nodes (`what`) over the selected size."""
     frame = table.frame
     columns = {"jaccard": f"{what}_jaccard", "null": f"null_{what}_jaccard"}
     columns["chance"] = f"{what}_chance"

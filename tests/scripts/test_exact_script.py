@@ -216,7 +216,7 @@ def test_the_script_goes_on_after_a_kill_and_after_ctrl_c(run, tmp_path):
     process = start(*command, cwd=tmp_path)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert ("going on" in out) == unfinished
+    assert ("resuming" in out) == unfinished
     assert files_below(tmp_path) == files_below(run)
     for metric in METRICS:
         name = f"graphs/toy/real_test/ioi_{metric}_real.json"
@@ -256,7 +256,7 @@ def test_two_runs_in_one_folder_keep_their_own_progress(run, tmp_path, capfd):
     assert set(progress(tmp_path)) == {kept}
     assert (tmp_path / "graphs/toy/real_test" / kept).read_bytes() == saved
     assert call(*command) == 0
-    assert "going on where an earlier run was stopped" in capfd.readouterr().out
+    assert "resuming where an earlier run was stopped" in capfd.readouterr().out
     assert not progress(tmp_path)
     name = "graphs/toy/real_test/ioi_kl_real.json"
     found, expected = (eap.Graph.load(folder / name) for folder in (tmp_path, run))

@@ -10,7 +10,7 @@ import pytest
 from running import ROOT
 
 import eap
-from benchmarks import exam
+from benchmarks import evidence, exam
 from eap.analysis.compare import agreement
 from eap.data.collections import known_circuits
 from eap.data.tasks import PARETO_TASKS
@@ -72,3 +72,22 @@ def test_the_page_is_made_of_the_tables_and_says_where_they_come_from(table):
     assert exam.PAGE.read_text(encoding="utf8") == exam.page(table, exam.real_rows())
     origin = json.loads(exam.TABLE.with_name("exam.csv-metadata.json").read_text(encoding="utf8"))
     assert "exam.py" in json.dumps(origin)
+
+
+def test_evidence_is_written_task_by_task_and_not_again(tmp_path, monkeypatch):
+    path, measured, row_of = tmp_path / "evidence.csv", [], evidence.row_of
+
+    def noted(model, task, **settings):
+        measured.append(task)
+        return row_of(model, task, **settings)
+
+    monkeypatch.setattr(evidence, "row_of", noted)
+    options = "--pairs 8 --size 40 --subsets 30 --steps 2 --prices 0.5".split()
+    for tasks in (["ioi"], ["ioi", "sva"]):
+        arguments = ["evidence.py", *options, "--tasks", *tasks, "--csv", str(path)]
+        monkeypatch.setattr("sys.argv", arguments)
+        evidence.main()
+    assert measured == ["ioi", "sva"]
+    found = pd.read_csv(path)
+    assert list(found["task"]) == measured
+    assert found["plain"].to_list() == pytest.approx(found["first"].to_list())  # one circuit

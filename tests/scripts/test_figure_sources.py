@@ -137,7 +137,7 @@ def test_another_metric_than_the_papers_is_not_compared(tmp_path, capfd):
     frame = fabricated.curve_table(["EAP", "EAP-IG", "EAP-IG-KL"])
     signed(frame, results.csv("pareto", "ioi"), metric="prob_diff")
     assert draw(NORMALIZED, tmp_path, "--compare-paper", "--tasks", "ioi") == 2
-    assert "probability difference beside the paper's logit difference" in capfd.readouterr().err
+    assert "probability difference, the paper by logit difference" in capfd.readouterr().err
     signed(frame, results.csv("pareto", "sva"), task="sva", metric="prob_diff")
     assert draw(NORMALIZED, tmp_path, "--compare-paper", "--tasks", "ioi", "sva") == 0
     out = capfd.readouterr().out

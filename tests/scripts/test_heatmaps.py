@@ -47,7 +47,7 @@ def test_tables_are_put_into_one_order_and_what_one_lacks_is_named(tmp_path, cap
 
 def test_rows_of_other_tasks_than_the_columns_are_refused(tmp_path):
     frame = square(["ioi", "sva"]).set_axis(["ioi", "other"], axis="index")
-    with pytest.raises(UserError, match="row 'other' that fits no column"):
+    with pytest.raises(UserError, match="row 'other' without a column"):
         read_square(frame, tmp_path / "a.csv", index=True)
 
 

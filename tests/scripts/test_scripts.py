@@ -92,7 +92,7 @@ def test_finished_graphs_are_reused_and_others_made_anew(run, capfd):
     assert (run / "graphs/toy/ioi_task.json").stat().st_mtime_ns == written
     assert call("pareto.py", *PARETO, "--ig_steps", 3, "--output", run) == 0
     out = capfd.readouterr().out
-    assert "the one there has another settings.steps" in out
+    assert "the saved graph has another settings.steps" in out
     assert out.count("reusing ") == 1  # EAP's
     assert call("pareto.py", *PARETO, "--overwrite", "--output", run) == 0
     assert "reusing" not in capfd.readouterr().out

@@ -97,12 +97,12 @@ def test_an_argument_is_refused_without_loading_a_model_library():
         (("--model", ""), "cannot name files"),
         (("--model", "/"), "cannot name files"),
         (("--task", "mine"), "unknown task 'mine'"),
-        (("--drop_unfit",), "there is no --data"),
+        (("--drop_unfit",), "--drop_unfit needs --data"),
         (("--data", ""), "is empty"),
         (("--data", "/"), "'/' is a folder"),
         (("--data", "/dev/null"), "'/dev/null' is not a regular file"),
         (("--data", "x" * 300), "cannot be read"),
-        (("--data", "a\0b"), "is no file name"),
+        (("--data", "a\0b"), "is not a file name"),
         (("--data", "https://example.org/x.csv"), "is an address"),
         (("--output", "a\0b"), "is not the name of a folder"),
         (("--output", "/dev/null"), "is not a folder"),
@@ -366,7 +366,7 @@ def test_results_of_other_code_or_libraries_are_made_anew(tmp_path, capfd, monke
                     patched.setattr(module, name, lambda other=other: other)
             assert call("pareto.py", *QUICK, "--output", tmp_path) == 0
         out = capfd.readouterr().out
-        assert out.count("anew: the one there has another") == 3
+        assert out.count(": the saved graph has another") == 3
         assert "reusing" not in out
 
 

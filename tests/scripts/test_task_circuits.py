@@ -23,7 +23,7 @@ def test_a_directory_called_gpt2_with_another_model_has_no_published_sizes(toy, 
     assert not task_circuits.has_published_sizes(model)
     dataset = scoring.load_task(settings, model, "ioi")
     circuits = task_circuits.find_circuits(settings, model, {"ioi": dataset})
-    assert "called gpt2 but has another shape" in capsys.readouterr().out
+    assert "called gpt2 but does not have" in capsys.readouterr().out
     circuit = circuits["ioi"]
     share = eap.faithfulness(model, circuit, dataset).normalised[0]
     assert share >= task_circuits.FAITHFUL

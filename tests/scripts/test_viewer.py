@@ -79,7 +79,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
         (lambda: write_page(graph, path, sizes=[10**9]), "from 1 to"),
         (lambda: write_page(graph, path, selection="best"), "'greedy' or 'top_n'"),
         (lambda: write_page(graph, path, by="signed"), "'magnitude'"),
-        (lambda: write_page(graph, path, patterns={"m0": []}), "'m0' is none"),
+        (lambda: write_page(graph, path, patterns={"m0": []}), "'m0' is not one"),
         (lambda: write_page(graph, path, patterns={"a0.h1": [(["a"], [[1, 0]])]}), r"\[1, 1\]"),
         (lambda: write_page(unknown, path), "nothing to show"),
         (lambda: write_page(unknown.with_edges(graph.greedy(9).in_graph), path, sizes=[3]), "NaN"),

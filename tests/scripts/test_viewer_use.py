@@ -138,7 +138,7 @@ def test_labels_and_groups_are_given_saved_and_read_again(show, browser, tmp_pat
     ends = {e.name: {e.sender, e.receiver.split("<")[0]} for e in circuit.edges()}
     assert set(chosen) == {name for name, nodes in ends.items() if {one, two} & nodes}
     (tmp_path / "other.html").write_text("<p>no page of a circuit</p>")
-    with pytest.raises(UserError, match="no page of a circuit"):
+    with pytest.raises(UserError, match="not the page of a circuit"):
         graph.with_labels(tmp_path / "other.html")
 
 

@@ -276,7 +276,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(finished):
         process = start(finished, "claims")
         out, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "what is finished is kept, and the same command goes on" in out
+    assert "finished jobs are kept, and the same command continues" in out
     assert before
     assert before == {path: path.read_bytes() for path in before}
     assert "claims" in would_run(finished)

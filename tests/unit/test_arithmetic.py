@@ -58,7 +58,7 @@ def test_importances_beside_signed_scores_are_refused(importance, first):
         eap.attribute(known.model, known.dataset, method=method) for method in ("EAP", importance)
     ]
     pair = [graphs[first], graphs[1 - first]]
-    with pytest.raises(eap.UserError, match=r"scores importance and EAP signed changes"):
+    with pytest.raises(eap.UserError, match=r"gives importances and EAP signed changes"):
         eap.mean_of(pair)
 
 

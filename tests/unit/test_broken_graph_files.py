@@ -143,14 +143,14 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("x.json", b'{"cfg": ', "no whole JSON (line 1, column 9)"),
+        ("x.json", b'{"cfg": ', "not complete JSON (line 1, column 9)"),
         ("x.json", b"\x1f\x8b\x08", "it is a gzip file"),
         ("x.json", "{}".encode("utf-16"), "it is text in UTF-16"),
-        ("x.json", b"edge,score\n", "no whole JSON"),
+        ("x.json", b"edge,score\n", "not complete JSON"),
         ("x.safetensors", b'{"cfg": {}}', "it is JSON"),
-        ("x.safetensors", b"1234", "no whole safetensors file"),
-        ("x.pt", b"\x80\x04cos\nsystem\n.", "no file that torch.save wrote of tensors alone"),
-        ("x.pt", b"", "no file that torch.save wrote"),
+        ("x.safetensors", b"1234", "not a complete safetensors file"),
+        ("x.pt", b"\x80\x04cos\nsystem\n.", "not a file of tensors alone from torch.save"),
+        ("x.pt", b"", "not a file of tensors alone"),
     ],
 )
 def test_a_file_of_another_kind_is_named_and_no_library_speaks(name, content, says, tmp_path):

@@ -241,7 +241,7 @@ def test_tallies_pass_over_empty_subsets():
         ({"p_delete": float("nan")}, "p_delete is nan"),
         ({"alpha": 0.0}, "alpha is 0.0"),
         ({"seed": -1}, "seed is -1"),
-        ({"level": "node"}, "leave the level and spans out"),
+        ({"level": "node"}, "leave out level and spans"),
         ({"method": "exact"}, "no per-example scores"),
         ({"by": "best"}, "it must be 'magnitude' or 'helpful'"),
         ({"size": 10**6}, "cannot select"),

@@ -70,7 +70,7 @@ DAMAGE = {
 def test_a_damaged_file_says_how_to_begin_anew(damage, path):
     DAMAGE[damage](path)
     with pytest.raises(
-        eap.UserError, match="delete it, or give --overwrite, to begin anew"
+        eap.UserError, match="delete it, or give --overwrite, to start again"
     ) as told:
         resume(kept_at(path))
     assert len(str(told.value).replace(str(path), "")) < 250

@@ -136,7 +136,7 @@ def test_only_exact_and_known_scores_are_compared():
     assert len(compare.paired_scores(exact, estimate)[0]) == 7
     assert compare.agreement(estimate, replace(exact, is_exact=known)).mean_difference == 1
     nothing = scored(*[float("nan")] * 8)
-    with pytest.raises(UserError, match="no edge that both have"):
+    with pytest.raises(UserError, match="no edge with a score in both"):
         compare.paired_scores(exact, nothing)
 
 

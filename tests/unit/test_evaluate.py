@@ -321,7 +321,7 @@ def test_a_graph_of_another_shape_is_refused():
         with pytest.raises(eap.UserError, match="not a circuit of"):
             eap.evaluate(model, eap.Graph.from_config(other), dataset)
     native, expanded = graph_of("llama"), graph_of("llama", expanded=True)
-    with pytest.raises(eap.UserError, match="one shape"):
+    with pytest.raises(eap.UserError, match="the same shape"):
         eap.evaluate(model, [native, expanded], dataset)
 
 

@@ -74,7 +74,7 @@ def test_the_former_call_names_the_present_one():
     [
         ({"method": "exact"}, "no per-example scores"),
         ({"method": ["EAP", "EAP-IG"]}, "it must be a string or a Method"),
-        ({"level": "node"}, "are of edges"),
+        ({"level": "node"}, "are for edges only"),
         ({"edges": ["m0->m9"]}, "m0->m9"),
         ({"edges": 0, "method": "exact"}, "no per-example scores"),
     ],

@@ -240,7 +240,7 @@ def test_no_word_of_gpt2_is_taken_for_another_token(gpt2):
 
 
 def test_two_newlines_before_a_word_are_refused_and_one_is_not(gpt2):
-    assert "otherwise once 'Yes' follows" in refusal(gpt2, pair("A:\n\n", "B:\n\n", "Yes", "No"))
+    assert "differently once 'Yes' follows" in refusal(gpt2, pair("A:\n\n", "B:\n\n", "Yes", "No"))
     (example,) = load(gpt2, pair("A:\n", "B:\n", "Yes", "No")).examples
     assert gpt2.decode(list(example.correct)) == "Yes"
 

@@ -363,5 +363,5 @@ def test_metrics_that_pass_no_gradient_or_no_number_are_refused():
         with pytest.raises(UserError, match=says):
             learned(dtype=torch.float32, metric=eap.Metric("mine", function, higher_is_better=True))
     same = [replace(pair, corrupted=pair.clean) for pair in PAIRS]
-    with pytest.raises(UserError, match="no faithfulness is defined"):
+    with pytest.raises(UserError, match="faithfulness is not defined"):
         learned(dtype=torch.float32, loss="faithfulness", examples=same)

@@ -173,7 +173,7 @@ def test_areas_of_nodes_equal_the_benchmarks_which_ranks_the_input():
     assert found.n_ranked == graph.n_forward
     assert empty.magnitude.n_edges[:-1] == (0,) * 9
     assert empty.cmd.value == pytest.approx(0.749)
-    with pytest.raises(UserError, match="rank_input is of nodes"):
+    with pytest.raises(UserError, match="rank_input is for nodes"):
         areas(model, graph, DATASET, rank_input=True)
 
 

@@ -205,10 +205,10 @@ def test_equal_pairs_have_no_standard_error():
         ({"method": "ACDC"}, "unknown method 'ACDC'; known are EAP"),
         ({"method": "CEAP", "ablation": "zero"}, "CEAP needs a corrupted prompt"),
         ({"method": "clean-corrupted", "ablation": "zero"}, "needs a corrupted prompt"),
-        ({"method": "IFR", "metric": "kl"}, "asks for no metric; leave 'kl' out"),
+        ({"method": "IFR", "metric": "kl"}, "uses no metric; leave 'kl' out"),
         ({"method": "IFR", "ablation": "zero"}, "ablates nothing"),
-        ({"method": "IFR", "level": "node"}, "no scores of nodes"),
-        ({"method": "AtP*-QK", "level": "node"}, "no scores of nodes"),
+        ({"method": "IFR", "level": "node"}, "no node scores"),
+        ({"method": "AtP*-QK", "level": "node"}, "no node scores"),
         ({"method": "RelP", "metric": "kl"}, "zero at the clean input"),
         ({"metric": "accuracy"}, "accuracy has no gradient"),
         (

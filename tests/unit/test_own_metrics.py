@@ -285,7 +285,7 @@ def test_a_metric_that_reads_another_position_is_refused(name):
         lambda: eap.evaluate_baselines(model, dataset, metrics=[metric]),
         lambda: eap.patch_edges(model, dataset, metrics=[metric]),
     ):
-        with pytest.raises(eap.UserError, match="reads another position"):
+        with pytest.raises(eap.UserError, match="reads logits at other positions"):
             verb()
 
 

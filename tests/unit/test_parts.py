@@ -230,7 +230,7 @@ def test_numbers_of_parts_that_there_are_not_are_refused(n):
 
 def test_a_mean_over_another_models_activations_is_refused():
     mean = eap.Mean.over_dataset(twins.load("llama"), DATA)
-    with pytest.raises(eap.UserError, match="take it anew with this model"):
+    with pytest.raises(eap.UserError, match="compute it again with this model"):
         eap.part_scores(twins.load("gpt2"), DATA, method="EAP", ablation=mean)
 
 
@@ -258,7 +258,7 @@ class Silent(eap.Resample):
         ({"method": "EAP", "steps": 5}, "EAP does not integrate; leave steps=5 out"),
         ({"steps": 0}, "steps is 0; it must be a whole number from 1"),
         ({"ablation": Silent()}, "does not say what parts carry"),
-        ({"ablation": eap.Mean(torch.zeros(11, 1, 16), {})}, "eap.Mean.over_dataset made"),
+        ({"ablation": eap.Mean(torch.zeros(11, 1, 16), {})}, "made by eap.Mean.over_dataset"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(options, message):

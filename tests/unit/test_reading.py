@@ -103,7 +103,7 @@ def test_what_is_no_data_is_refused(data):
         ("The nurse ran, the man said,The king ran, the boy said, she, he", "line 2 has 6 cells"),
         ("The hat is,The cat is,!,?,", "line 2 has 5 cells and the header 4"),
         ("The hat is,The cat is,!", "line 2 has 3 cells and the header 4"),
-        ('"The hat is,The cat is,!,?', "line 2 is not that of a CSV"),
+        ('"The hat is,The cat is,!,?', "line 2 is not valid CSV"),
     ],
 )
 def test_cells_that_shift_the_columns_are_refused_by_that(row, message, tmp_path):
@@ -214,10 +214,10 @@ def test_what_is_no_file_is_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.csv.gz", b"clean,corrupted", "not a whole .gz"),
-        ("x.csv.gz", gzip.compress(b"clean" * 1000, mtime=0)[:20], "not a whole .gz"),
+        ("x.csv.gz", b"clean,corrupted", "not a complete .gz"),
+        ("x.csv.gz", gzip.compress(b"clean" * 1000, mtime=0)[:20], "not a complete .gz"),
         ("x.csv.bz2", b"", "empty"),
-        ("x.csv.xz", b"\0\1", "not a whole .xz"),
+        ("x.csv.xz", b"\0\1", "not a complete .xz"),
         ("x.zip", b"PK", "unpack it"),
         ("x.xlsx", b"PK", "save the sheet"),
         ("x.csv", b"", "empty"),
@@ -230,7 +230,7 @@ def test_what_is_no_file_is_refused_in_one_line(tmp_path):
         ("x.json", b"[[1]]", "not a list of objects"),
         ("x.json", b"[" * 100_000, "neither JSON nor JSON lines"),
         ("x.jsonl", b'{"clean": "a"}\n{"clean": ', "line 2 is not a JSON object"),
-        ("x.parquet", b"PAR1 and no more", "not whole Parquet"),
+        ("x.parquet", b"PAR1 and no more", "not complete Parquet"),
         ("x.csv", json.dumps(ROWS * 500)[:-5].encode(), "neither JSON nor JSON lines"),
     ],
 )

@@ -113,7 +113,7 @@ def test_plain_graphs_of_spans_and_back():
     spread = circuit.at_all_spans(NAMES)
     assert spread.count_edges() == 15
     assert torch.equal(spread.over_spans().in_graph, circuit.in_graph)
-    with pytest.raises(UserError, match="has none yet"):
+    with pytest.raises(UserError, match="has no spans yet"):
         graph.at_all_spans(NAMES)
     with pytest.raises(UserError, match="different spans"):
         _ = graph & replace(graph, span_names=("a", "b", "c"))

@@ -130,11 +130,11 @@ def test_what_has_no_spans_is_refused_in_one_line():
     unpaired = Dataset("x", tuple(replace(pair, corrupted=()) for pair in PAIRS))
     for call, message in (
         (lambda: score("gpt2", data=plain, spans=True), "this data set has no spans"),
-        (lambda: score("gpt2", method="AtP*-QK", spans=True), "no part is a span's"),
+        (lambda: score("gpt2", method="AtP*-QK", spans=True), "do not split into spans"),
         (lambda: score("gpt2", data=replace(DATA, span_names=("a", "b")), spans=True), "example 0"),
         (lambda: bootstrap(model, plain, spans=True), "this data set has no spans"),
-        (lambda: certify(model, DATA, 5, spans=True), "the level and spans out"),
-        (lambda: gram_matrix(model, DATA, spans=True), "leave spans out"),
+        (lambda: certify(model, DATA, 5, spans=True), "leave out level and spans"),
+        (lambda: gram_matrix(model, DATA, spans=True), "leave out spans"),
         (lambda: eap.second_circuit(model, DATA, whole), "over_spans"),
         (lambda: unpaired.with_spans("auto"), "corrupted prompt"),
     ):

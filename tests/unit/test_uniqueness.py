@@ -96,5 +96,5 @@ def test_what_means_nothing_is_refused(redundant, options, says):
 
 def test_prices_are_of_every_edge(redundant):
     for prices, level in ((torch.ones(2, 2), "edge"), (torch.ones(5, 11) * torch.nan, "edge")):
-        with pytest.raises(UserError, match="prices are finite numbers of edges"):
+        with pytest.raises(UserError, match="prices must be finite numbers"):
             eap.learn_ranking(redundant.model, redundant.dataset, prices=prices, level=level)

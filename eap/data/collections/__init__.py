@@ -1,4 +1,4 @@
-"""What others have made: MIB's data, circuits found by hand, models whose circuit is known."""
+"""Data from other sources: MIB's data, circuits found by hand, models with known circuits."""
 
 import lazy_loader
 

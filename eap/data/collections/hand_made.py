@@ -1,7 +1,7 @@
-"""Circuits that people found by hand in GPT-2 small, to compare found circuits with.
+"""Circuits found by hand in GPT-2 small, for comparison.
 
-They are data, `data/manual_circuits/<task>.json`: groups of nodes, and which group feeds which
-input (q, k, v; "" for MLPs and logits) of which other.
+The circuits are data, `data/manual_circuits/<task>.json`: groups of nodes, and a list of which
+group feeds which input (q, k, v; "" for MLPs and logits) of which other group.
 """
 
 import json
@@ -19,12 +19,12 @@ FOLDER = DATA / "manual_circuits"
 
 @dataclass(frozen=True)
 class ManualCircuit:
-    """A circuit found by hand.
+    """Circuit found by hand.
 
     Attributes:
-        graph: edges, as a circuit of the graph it was asked for.
-        include_mlps: whether its authors looked at MLPs at all; else only heads are compared.
-        source: who found it.
+        graph: edges of the circuit, as a circuit of the given graph.
+        include_mlps: whether the authors studied MLPs; if not, only heads are compared.
+        source: publication or authors.
         corrections: differences from the wiring that the paper compares with.
     """
 
@@ -37,21 +37,21 @@ class ManualCircuit:
 def load_manual_circuit(
     graph: Graph, task: str, *, published_wiring: bool = False
 ) -> ManualCircuit:
-    """The hand-made circuit of a task ('ioi' or 'greater-than').
+    """Load the hand-made circuit of a task ('ioi' or 'greater-than').
 
     Args:
-        graph: graph of a model with GPT-2 small's shape.
-        task: task of the circuit.
-        published_wiring: exactly as the paper's comparison had it, with its mistakes.
+        graph: graph of a model with the shape of GPT-2 small.
+        task: name of the task.
+        published_wiring: whether to use the wiring of the paper's comparison, with its mistakes.
 
     Raises:
-        UserError: there is none for the task, or the graph has another shape, so that its heads are
-            not those of the circuit.
+        UserError: there is no circuit for the task, or the graph has another shape, so that its
+            heads are not those of the circuit.
     """
     path = FOLDER / f"{task}.json"
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.json")))
-        raise UserError(f"no hand-made circuit of {task!r}; there are those of {known}")
+        raise UserError(f"no hand-made circuit for {task!r}; there are circuits for {known}")
     document = json.loads(path.read_text(encoding="utf8"))
     wanted = (document["n_layers"], document["n_heads"])
     shape = (graph.config.n_layers, graph.config.n_heads)
@@ -74,7 +74,7 @@ def load_manual_circuit(
             names = [f"{receiver}<{kind}>" for kind in inputs] if "h" in receiver else [receiver]
             for name in names:
                 in_graph[senders[sender], receivers[name]] = True
-    # Of two groups that share layers, the later nodes do not feed the earlier ones.
+    # If two groups share layers, later nodes do not feed earlier ones.
     in_graph &= graph.edge_exists
     return ManualCircuit(
         graph.with_edges(in_graph),

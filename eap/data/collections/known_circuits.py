@@ -1,9 +1,9 @@
-"""Models whose circuit is known, to check methods against: by hand, compiled by Tracr, or trained.
+"""Models with known circuits, to test methods on: made by hand, compiled by Tracr, or trained.
 
-They are data, `data/known-circuits/<name>/`: `model.safetensors`, and `circuit.json` with the edges
-that are true, pairs of prompts, and where the model comes from; the scripts beside them make them.
-They have no norm and no Hugging Face model behind them. Of models by hand and compiled ones, an
-edge off the circuit is worth exactly 0.
+The models are data, `data/known-circuits/<name>/`: `model.safetensors`, and `circuit.json` with the
+true edges, pairs of prompts, and the origin of the model; the scripts in the same folder make them.
+They have no norms and no Hugging Face model. In models made by hand or compiled, an edge outside
+the circuit has a value of exactly 0.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ from eap.runtime.errors import UserError
 FOLDER = DATA / "known-circuits"
 
 REDUNDANT = ("redundant",)
-"""Models with more than one circuit, any of which does the task alone: no single edge matters."""
+"""Models with several circuits that each do the task alone, so that no single edge matters."""
 
 TRAINED = ("trained-pointer", "trained-xor")
-"""Models with weights in superposition: edges off the circuit are not exactly 0, but ablating all
-of them at once changes no answer."""
+"""Models with weights in superposition: edges outside the circuit are not exactly 0, but ablating
+all of them at once changes no answer."""
 
 BLOCK_WEIGHTS = (
     *("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"),
@@ -43,16 +43,16 @@ NO_NORM = Norm(weight=None, bias=None, eps=0.0, kind="none")
 
 @dataclass(frozen=True, eq=False)
 class KnownCircuit:
-    """A model, its circuit, and pairs of prompts on which every edge of the circuit matters.
+    """Model with its circuit, and pairs of prompts on which every edge of the circuit matters.
 
     Attributes:
-        name: name of its folder.
-        description: what the model does.
-        made_by: 'hand', 'training', or the compiler.
+        name: name of the folder.
+        description: what the model computes.
+        made_by: 'hand', 'training', or the name of the compiler.
         model: model without a tokenizer and a bridge.
-        dataset: dataset of token ids.
-        circuit: the true edges, as a circuit of the model's graph.
-        alternatives: circuits of which each does all of it alone; empty where there is one circuit.
+        dataset: data set of token ids.
+        circuit: circuit of the true edges.
+        alternatives: circuits that each do the whole task alone; empty if there is one circuit.
     """
 
     name: str
@@ -65,12 +65,12 @@ class KnownCircuit:
 
     @property
     def truth(self) -> Bool[np.ndarray, " n_edges"]:
-        """Which edges are true, in the order of `graph.scores[graph.edge_exists]`."""
+        """Mask of the true edges, in the order of `graph.scores[graph.edge_exists]`."""
         return self.circuit.in_graph[self.circuit.edge_exists].numpy()
 
 
 def names() -> list[str]:
-    """The models by construction that have one circuit: an edge off it is worth exactly 0."""
+    """Names of constructed models with one circuit, in which other edges are worth exactly 0."""
     return [name for name in _all_names() if name not in (*REDUNDANT, *TRAINED)]
 
 
@@ -79,12 +79,12 @@ def _all_names() -> list[str]:
 
 
 def load(name: str, *, dtype: torch.dtype = torch.float32) -> KnownCircuit:
-    """A model whose circuit is known, by name.
+    """Load a model with a known circuit.
 
-    The engine's logits are compared with a plain forward pass in numpy.
+    The engine's logits are compared with those of a plain forward pass in numpy.
 
     Raises:
-        UserError: there is none of this name, or the two passes differ.
+        UserError: an unknown name, or logits that differ.
     """
     if name not in _all_names():
         raise UserError(f"no known circuit {name!r}; there are {', '.join(_all_names())}")
@@ -209,8 +209,8 @@ def _check_against_numpy(
     expected = np.stack([numpy_logits(weights, document["scale"], prompt) for prompt in prompts])
     logits = run_tokens(model, torch.tensor(prompts)).double().numpy()
     error = np.abs(logits - expected).max()
-    if not error <= 1e-4 * np.abs(expected).max():  # also when it is NaN
+    if not error <= 1e-4 * np.abs(expected).max():  # true also for NaN
         raise UserError(
             f"known circuit {model.name!r}: its logits differ from a plain forward pass by "
-            f"{error:.1e}; data/known-circuits/make.py makes it anew"
+            f"{error:.1e}; data/known-circuits/make.py makes the model again"
         )

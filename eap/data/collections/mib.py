@@ -1,10 +1,10 @@
-"""The tasks of MIB's circuit track (Mueller et al. 2025, arXiv 2504.13151), from its own data sets.
+"""Tasks of MIB's circuit track (Mueller et al. 2025, arXiv 2504.13151), from MIB's data sets.
 
-A row has a `prompt`, several counterfactuals that each have a `prompt` of their own, and says what
-is right: by names (`metadata`), by a choice (`choices` and `answerKey`), or by a `label`. Of the
-counterfactuals the one that the benchmark itself uses is the corrupted prompt; its answer is the
-incorrect one. Rows whose prompts or answers do not fit the tokenizer are left out; an answer is one
-token, the one that follows the prompt.
+A row has a `prompt` and several counterfactuals with a `prompt` each. The right answer is given by
+names (`metadata`), by a choice (`choices` and `answerKey`), or by a `label`. The corrupted prompt
+is that of the counterfactual that the benchmark uses, and its answer is the incorrect answer. Rows
+whose prompts or answers do not fit the tokenizer are left out. An answer is one token, the token
+that follows the prompt.
 """
 
 import re
@@ -23,7 +23,7 @@ hub = lazy_loader.load("datasets", error_on_import=False)
 
 Row = Mapping[str, Any]
 Answers = Callable[[Row, Row], tuple[str, str]]
-"""The correct answer of a row, and the incorrect one, which is its counterfactual's."""
+"""Function that gives the correct answer of a row, and the answer of its counterfactual."""
 
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
@@ -43,7 +43,7 @@ def _choice(row: Row) -> str:
     number = int(key) if isinstance(key, float) and key.is_integer() else key
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(labels):
         raise ValueError(
-            f"answerKey is {quoted(key)}, no number of a choice (0 .. {len(labels) - 1})"
+            f"answerKey is {quoted(key)}, not the number of a choice (0 .. {len(labels) - 1})"
         )
     return str(labels[number])
 
@@ -54,16 +54,16 @@ def _labels(row: Row, counterfactual: Row) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class MibTask:
-    """One task of the benchmark.
+    """Task of the benchmark.
 
     Attributes:
-        name: name as the leaderboard has it.
-        path: path of its data set on the hub.
-        counterfactual: the column whose prompt is the corrupted one.
-        answers: rule that reads the right answer from a row.
-        subset: subset of the data set; None: it has but one.
-        operator: operator of the rows to keep.
-        n_train: number of pairs of the train split edges are scored on.
+        name: name on the leaderboard.
+        path: path of the data set on the hub.
+        counterfactual: name of the column with the corrupted prompt.
+        answers: function that reads the answers from a row and its counterfactual.
+        subset: subset of the data set; None: the data set has only one.
+        operator: operator of the rows to keep; None: all rows.
+        n_train: number of pairs of the train split that edges are scored on.
     """
 
     name: str
@@ -107,7 +107,11 @@ MIB_TASKS: dict[str, MibTask] = {
 
 
 def get_mib_task(name: str) -> MibTask:
-    """A task by name; a `UserError` lists the known ones."""
+    """Look up a task by name.
+
+    Raises:
+        UserError: an unknown name; the message lists the known names.
+    """
     if name not in MIB_TASKS:
         known = ", ".join(MIB_TASKS)
         raise UserError(f"unknown task {quoted(str(name))} of MIB; known are {known}")
@@ -122,21 +126,22 @@ def load_mib(
     source: str | Path | None = None,
     head: int | None = None,
 ) -> Dataset:
-    """The pairs of a task of MIB as token ids, with BOS if the tokenizer has one.
+    """Load the pairs of a task of MIB as token ids, with BOS if the tokenizer has one.
 
     Args:
-        task: a name of `MIB_TASKS`.
-        tokenizer: the model's own.
-        split: 'train', 'validation' or 'test'.
-        source: None: the hub (needs `pip install datasets`); a folder with a copy of the data set
-            (Parquet, JSON or JSON lines, with the split in the file's name or in its folder's); one
-            such file; or a table of pairs with clean, corrupted, correct and incorrect. Rows of a
-            single file are of the split that its column `split` says, or that its name begins with.
-        head: number of pairs that fit.
+        task: name of a task in `MIB_TASKS`.
+        tokenizer: tokenizer of the model.
+        split: split of the data set: 'train', 'validation' or 'test'.
+        source: origin of the data; None: the hub (needs `pip install datasets`). It may be a folder
+            with a copy of the data set (Parquet, JSON or JSON lines, with the split in the name of
+            the file or its folder), one such file, or a table of pairs with clean, corrupted,
+            correct and incorrect. The split of rows in a single file is given by a column `split`,
+            or by the beginning of the file's name.
+        head: number of pairs to take from the start, among those that fit; None: all.
 
     Raises:
-        UserError: an unknown task or split, data that is not there or is not of this shape, or no
-            pair that fits the tokenizer.
+        UserError: an unknown task or split, data that are missing or in another form, or no pair
+            that fits the tokenizer.
     """
     known = get_mib_task(task)
     if split not in SPLITS:
@@ -145,9 +150,9 @@ def load_mib(
     rows: Sequence[Row] = (
         _from_hub(known, split) if source is None else _from_files(known, Path(source), split)
     )
-    if not {"clean", "clean_idx"} & set(rows[0]):  # as the benchmark has them, not pairs
+    if not {"clean", "clean_idx"} & set(rows[0]):  # rows of the benchmark, not pairs
         rows = to_pairs(known, rows, shown)
-    # A name of its own: pairs are given, so nothing of a task of the same name is asked for.
+    # A separate name, because pairs need none of the columns of a task with the same name.
     dataset = load_dataset(f"mib-{task}", tokenizer, data=rows, drop_unfit=True)
     provenance = dataset.provenance | {"source": f"{shown}, {split}"}
     dataset = replace(dataset, task=task, provenance=provenance)
@@ -155,10 +160,10 @@ def load_mib(
 
 
 def to_pairs(task: MibTask, rows: Sequence[Row], shown: str) -> list[dict[str, str]]:
-    """Rows of the benchmark's shape as clean, corrupted, correct and incorrect texts.
+    """Convert rows of the benchmark to clean, corrupted, correct and incorrect texts.
 
     Raises:
-        UserError: a row lacks what the task needs, or none is left.
+        UserError: a row lacks what the task needs, or no rows are left.
     """
     pairs = []
     for number, row in enumerate(rows, start=1):
@@ -166,7 +171,7 @@ def to_pairs(task: MibTask, rows: Sequence[Row], shown: str) -> list[dict[str, s
             continue
         counterfactual = row.get(task.counterfactual)
         if not isinstance(counterfactual, Mapping) or counterfactual.get("prompt") is None:
-            if task.counterfactual in row:  # some sums have none
+            if task.counterfactual in row:  # some sums have no counterfactual
                 continue
             raise UserError(
                 f"{shown}, row {number}: no column {task.counterfactual!r}; {task.name} needs it, "
@@ -193,7 +198,7 @@ def _from_hub(task: MibTask, split: str) -> list[Row]:
             "MIB's data on the hub needs the package `datasets` (pip install datasets), or give a "
             "folder or CSV of your own"
         ) from None
-    except Exception as error:  # of the hub, of the network, of the library
+    except Exception as error:  # errors of the hub, the network or the library
         raise UserError(
             f"cannot load {task.path} ({split}) from the hub: {first_line(error, 100)}; a "
             "folder with a copy of it works offline"
@@ -201,7 +206,7 @@ def _from_hub(task: MibTask, split: str) -> list[Row]:
 
 
 def _from_files(task: MibTask, source: Path, split: str) -> list[Row]:
-    """The rows of a split: of a file, or of a folder with a copy of a data set."""
+    """Rows of a split, from a file, or from a folder with a copy of a data set."""
     if not source.is_dir():
         return _of_split(read_rows(source).rows, source, split)
     files = [
@@ -229,10 +234,10 @@ def _from_files(task: MibTask, source: Path, split: str) -> list[Row]:
 
 
 def check_source(source: str | Path | None) -> None:
-    """Whether data for two splits can come from here.
+    """Check that a source has data for two splits.
 
     Raises:
-        UserError: it is a single file that does not say which rows are of which split.
+        UserError: the source is a single file that does not say which rows are of which split.
     """
     if source is None or Path(source).is_dir():
         return
@@ -245,7 +250,7 @@ def check_source(source: str | Path | None) -> None:
 
 
 def _of_split(rows: Sequence[Row], path: Path, split: str) -> list[Row]:
-    """The rows of a single file that are of a split, as its column `split` or its name says."""
+    """Rows of a single file that belong to a split, by its column `split` or by its name."""
     of_file = _split_of(path)
     if "split" in rows[0]:
         rows = [row for row in rows if row["split"] == split]
@@ -257,6 +262,6 @@ def _of_split(rows: Sequence[Row], path: Path, split: str) -> list[Row]:
 
 
 def _split_of(path: Path) -> str | None:
-    """The split that a file's name begins with, or that its folder is called."""
+    """Split that the name of a file begins with, or that is the name of its folder."""
     first = re.split(r"[^a-z]", path.name.lower())[0]
     return next((split for split in SPLITS if split in (first, path.parent.name.lower())), None)

@@ -1,7 +1,7 @@
-"""The tasks, by name: every file of this folder that has a `TASK`.
+"""Tasks by name: every file in this folder that has a `TASK`.
 
-A new task is one such file, and nothing else. In a notebook, `register` adds a `Task`; data of
-one's own need no task at all (`load_dataset(name, tokenizer, data=...)`).
+To add a task, add one such file. In a notebook, `register` adds a `Task`. Data of your own need no
+task at all (`load_dataset(name, tokenizer, data=...)`).
 """
 
 import pkgutil
@@ -12,14 +12,14 @@ from eap.data.tasks.task import AnswerSets, Row, Task
 from eap.runtime.errors import UserError, quoted
 
 TASKS: dict[str, Task] = {}
-"""Every task, the six of the paper's main figures first."""
+"""All tasks, with the six tasks of the paper's main figures first."""
 
 
 def register(task: Task) -> None:
-    """Add a task to `TASKS`, in its place.
+    """Add a task to `TASKS`, in its order.
 
     Raises:
-        UserError: another task has its name.
+        UserError: another task has the same name.
     """
     if TASKS.get(task.name, task) is not task:
         raise UserError(f"there is a task {quoted(task.name)} already; give yours another name")
@@ -40,18 +40,22 @@ def discover(folders: Iterable[str]) -> None:
 discover(__path__)
 
 PARETO_TASKS: tuple[str, ...] = tuple(task.name for task in TASKS.values() if task.main)
-"""The six tasks of the main figures; the other two appear in the cross-task study."""
+"""The six tasks of the main figures; the other two are in the cross-task study."""
 
 
 def get_task(name: str) -> Task:
-    """A task by name; a `UserError` lists the known ones."""
+    """Look up a task by name.
+
+    Raises:
+        UserError: an unknown name; the message lists the known names.
+    """
     if not isinstance(name, str) or name not in TASKS:
         raise UserError(f"unknown task {quoted(name)}; known are {', '.join(TASKS)}")
     return TASKS[name]
 
 
 def base_task(name: str) -> str:
-    """The task that a task is a variant of, or its own name: variants are no independent tasks."""
+    """Name of the task that a task is a variant of, or its own; variants are not independent."""
     return (TASKS[name].variant_of if name in TASKS else "") or name
 
 

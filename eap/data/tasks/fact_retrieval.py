@@ -1,7 +1,7 @@
 """Country-capital: " Paris, the capital of" -> " France".
 
-The corrupted prompt names the capital of another country, in as many tokens. A country is
-represented by its first token.
+The corrupted prompt names the capital of another country, with the same number of tokens. A country
+is represented by its first token.
 """
 
 import re
@@ -13,13 +13,13 @@ from eap.data.tasks.words import word_pairs
 from eap.data.vocabulary import Vocabulary
 
 CAPITALS = dict(word_pairs("capitals.csv"))
-"""Capital: country."""
+"""Country of each capital."""
 
 TEMPLATE = " {}, the capital of"
 
 
 def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
-    """One pair for every capital that another one of equal length can replace."""
+    """One pair for every capital that can be replaced by another with equally many tokens."""
     prompts = vocabulary.encode_all([TEMPLATE.format(capital) for capital in CAPITALS])
     first = {}
     for country in CAPITALS.values():
@@ -58,7 +58,7 @@ def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> l
 
 
 def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
-    """The country, and that of the corrupted capital."""
+    """The country of the capital, and the country of the corrupted capital."""
     for column in ("country", "corrupted_country"):
         if not row[column].strip():
             raise ValueError(f"{column} is empty")
@@ -66,7 +66,7 @@ def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
 
 
 def roles(row: Row) -> tuple[int, int]:
-    """Where the capital begins and ends: what stands before ", the capital of"."""
+    """Characters at which the capital begins and ends, before ", the capital of"."""
     match = re.fullmatch(r"\s*(.+?), the capital of\s*", row["clean"])
     if match is None:
         raise ValueError("the clean prompt must be like ' Paris, the capital of'")

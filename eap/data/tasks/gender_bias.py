@@ -1,7 +1,7 @@
-"""Gender bias: "The nurse said that" -> " she" above " he", as the stereotype has it.
+"""Gender bias: "The nurse said that" -> " she" rather than " he", according to the stereotype.
 
-The corrupted prompt names a woman in place of a profession that is stereotyped as male, a man in
-place of one stereotyped as female.
+The corrupted prompt names a woman in place of a profession that is stereotyped as male, and a man
+in place of one stereotyped as female.
 """
 
 from random import Random
@@ -35,7 +35,7 @@ TEMPLATES = (
 
 
 def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
-    """Every template with every profession of one token, as many male as female ones."""
+    """Pairs of every template with every one-token profession, equally many male and female."""
     he, she = vocabulary.token(" he"), vocabulary.token(" she")
     males, females = vocabulary.one_token_words(MALE), vocabulary.one_token_words(FEMALE)
     n = min(len(males), len(females))
@@ -58,7 +58,7 @@ def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> l
 
 
 def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
-    """The pronoun of the stereotype, and the other one."""
+    """The pronoun of the stereotype, and the other pronoun."""
     if row["label"].strip() not in ("0", "1"):
         raise ValueError(f"label {quoted(row['label'])} is neither 0 (female) nor 1 (male)")
     he, she = (" he",), (" she",)

@@ -1,10 +1,10 @@
 """Greater-than: "The war lasted from the year 1732 to the year 17" -> any of "33" .. "99".
 
-The corrupted prompt begins in year 01, after which nearly every answer is right. Where a tokenizer
-has one token per digit, the question is asked about the last digit alone: "... from the year 1356
-to the year 135" -> any of "7" .. "9", corrupted 1350.
+The corrupted prompt begins in year 01, after which nearly every answer is right. If a tokenizer has
+one token per digit, only the last digit is asked for: "... from the year 1356 to the year 135" ->
+any of "7" .. "9", corrupted 1350.
 
-Prices and sequences of years are the same question in another setting; what they share is here.
+Prices and sequences of years ask the same question in other settings; the shared code is here.
 """
 
 import re
@@ -32,16 +32,21 @@ def number_pairs(
     keep: Keep,
     n: int,
 ) -> list[dict[str, str]]:
-    """`n` different pairs of `template`; every last piece that can be asked about is as frequent.
+    """Up to `n` different pairs of a template, in which all askable last pieces are as frequent.
 
     Args:
-        heads: what comes before the last two digits.
-        keep: filter of the pairs that are wanted.
+        random: random number generator.
+        vocabulary: vocabulary of the tokenizer.
+        template: text with places for `word`, `start` and `head`.
+        words: words to choose from.
+        heads: numbers before the last two digits.
+        keep: filter of the pairs.
+        n: number of pairs.
     """
     digits = vocabulary.digits_per_piece
     base = 10**digits
-    lowest = 1 if digits == 2 else 0  # of the corrupted prompt
-    # With one digit a piece, the head has the tens too: 13 -> 130 .. 139.
+    lowest = 1 if digits == 2 else 0  # last piece in the corrupted prompt
+    # If a piece has one digit, the head includes the tens: 13 -> 130 .. 139.
     scale = 100 // base
     all_heads = [head * scale + tens for head in heads for tens in range(scale)]
     last = range(2, 99) if digits == 2 else range(1, 9)
@@ -52,7 +57,7 @@ def number_pairs(
     valid = {label: [head for head in begin if head * base + label in split] for label in last}
     labels = [label for label in last if valid[label]]
     if not labels:
-        raise ValueError(f"no number between {heads[0]}00 and {heads[-1]}99 is split as it must be")
+        raise ValueError(f"no number from {heads[0]}00 to {heads[-1]}99 is split as the task needs")
     fitting = vocabulary.one_token_words(words)
     if not fitting:
         raise ValueError(f"none of its words ({words[0]}, {words[1]}, ..) is one token")
@@ -74,7 +79,7 @@ def number_pairs(
 def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
     """All last pieces above the label, and all others.
 
-    How many digits a piece has can be read off the prompt, which ends in all digits before it.
+    The number of digits in a piece follows from the prompt, which ends in all digits before it.
     """
     digits = vocabulary.digits_per_piece
     numbers = re.findall(r"\d+", row["clean"])
@@ -99,7 +104,7 @@ ROLE_NAMES = ("before", "start century", "start year", "between", "end century",
 
 
 def roles(row: Row) -> tuple[int, int, int, int]:
-    """Where the century and the year of the last whole number begin, its end, and the last number."""
+    """Characters at which the last whole number, its year, its end and the last number begin."""
     numbers = list(re.finditer(r"\d+", row["clean"]))
     if len(numbers) < 2 or len(numbers[-2].group()) - len(numbers[-1].group()) not in (1, 2):
         raise ValueError("the clean prompt must end in the first digits of a number")
@@ -110,7 +115,7 @@ def roles(row: Row) -> tuple[int, int, int, int]:
 def generate(
     random: Random, vocabulary: Vocabulary, keep: Keep = keep_all, *, n: int = 1000
 ) -> list[dict[str, str]]:
-    """`n` pairs about years of the 12th to the 18th century."""
+    """Up to `n` pairs with years of the 12th to the 18th century."""
     centuries = range(11, 18)
     return number_pairs(
         random, vocabulary, template=TEMPLATE, words=EVENTS, heads=centuries, keep=keep, n=n

@@ -1,4 +1,4 @@
-"""Greater-than, about prices: "The price of that lamp ranges from $ 1732 to $ 17" -> "33" .. "99"."""
+"""Greater-than for prices: "The price of that lamp ranges from $ 1732 to $ 17" -> "33" .. "99"."""
 
 from random import Random
 
@@ -16,7 +16,7 @@ TEMPLATE = "The price of that {word} ranges from $ {start} to $ {head}"
 def generate(
     random: Random, vocabulary: Vocabulary, keep: Keep = keep_all, *, n: int = 1000
 ) -> list[dict[str, str]]:
-    """`n` pairs."""
+    """Up to `n` pairs with prices."""
     hundreds = range(11, 18)
     return number_pairs(
         random, vocabulary, template=TEMPLATE, words=ITEMS, heads=hundreds, keep=keep, n=n

@@ -1,6 +1,6 @@
-"""Greater-than, about growing sequences: "1208, 1216, 1223, 1233, 1256, 12" -> "57" .. "99".
+"""Greater-than for growing sequences: "1208, 1216, 1223, 1233, 1256, 12" -> "57" .. "99".
 
-In the corrupted prompt the fifth number is the first of the next century (of the next ten where
+In the corrupted prompt, the fifth number is the first of the next century (of the next ten if
 digits are single tokens), and the sixth begins there.
 """
 
@@ -14,14 +14,14 @@ from eap.data.vocabulary import Vocabulary
 def generate(
     random: Random, vocabulary: Vocabulary, keep: Keep = keep_all, *, n: int = 820
 ) -> list[dict[str, str]]:
-    """`n` sequences that begin between 1000 and 1899."""
+    """Up to `n` sequences that begin between 1000 and 1899."""
     digits = vocabulary.digits_per_piece
     base = 10**digits
     reach = 30 if digits == 2 else 3
     valid = vocabulary.splits_numbers(range(1000, 1930))
     starts = sorted(year for year in valid if year < 1900)
     if not starts:
-        raise ValueError("no number between 1000 and 1899 is split as it must be")
+        raise ValueError("no number from 1000 to 1899 is split as the task needs")
 
     def draw(_: int) -> dict[str, str] | None:
         years = [random.choice(starts)]

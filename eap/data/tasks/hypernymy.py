@@ -1,7 +1,7 @@
 """Hypernymy: ", robins and other" -> " birds".
 
-The corrupted prompt names something of another class, in as many tokens; its class's names are the
-incorrect answers.
+The corrupted prompt names a member of another class, with the same number of tokens; the names of
+that class are the incorrect answers.
 """
 
 import ast
@@ -14,7 +14,7 @@ from eap.data.tasks.words import word_pairs
 from eap.data.vocabulary import Vocabulary
 from eap.runtime.errors import quoted
 
-# Accepted names of a class: members.
+# Members of each class, by the accepted names of the class.
 CLASSES = {
     tuple(names.split()): tuple(members.split(", ")) for names, members in word_pairs("classes.csv")
 }
@@ -26,7 +26,7 @@ LIST = re.compile(rf"\s*\[\s*(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))*\s*,?\s*\]\s*")
 
 
 def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
-    """One pair for every member that one of another class can replace."""
+    """One pair for every member that can be replaced by a member of another class."""
     accepted = {
         names: [name for name in names if vocabulary.is_one_token(f" {name}")] for names in CLASSES
     }
@@ -72,17 +72,17 @@ def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> l
 
 
 def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
-    """The names of the class, and those of the corrupted one."""
+    """The names of the class, and the names of the corrupted class."""
     return _names(row, "answers"), _names(row, "corrupted_answers")
 
 
 def _names(row: Row, column: str) -> tuple[str, ...]:
-    """The words of a list as Python writes it."""
+    """Words of a list in Python's notation."""
     names: list[str] = []
     if LIST.fullmatch(row[column]):
         try:
             names = [ast.literal_eval(word) for word in re.findall(QUOTED, row[column])]
-        except (ValueError, SyntaxError):  # an escape that is none
+        except (ValueError, SyntaxError):  # an invalid escape sequence
             names = []
     if not names or not all(name.strip() for name in names):
         raise ValueError(
@@ -92,7 +92,7 @@ def _names(row: Row, column: str) -> tuple[str, ...]:
 
 
 def roles(row: Row) -> tuple[int, int]:
-    """Where the member of the class begins and ends: what stands between ", " and " and other"."""
+    """Characters at which the member begins and ends, between ", " and " and other"."""
     match = re.fullmatch(r"\W*(.+?) and other\s*", row["clean"])
     if match is None:
         raise ValueError("the clean prompt must be like ', robins and other'")

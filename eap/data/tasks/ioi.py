@@ -1,6 +1,6 @@
 """Indirect object identification: "Then, Ann and Bob went to the park. Bob gave a ball to" -> " Ann".
 
-The corrupted prompt names a third person where the subject is repeated, so that neither name is
+The corrupted prompt names a third person in place of the repeated subject, so that neither name is
 repeated and neither is the better answer.
 """
 
@@ -16,7 +16,7 @@ NAMES = words("names.txt")
 PLACES = tuple("park museum library market station airport garden beach theatre church".split())
 OBJECTS = tuple("book ring letter ball drink map ticket camera key basket".split())
 
-# {A} and {B} are the two people in the order in which they are named, {S} the one named again.
+# {A} and {B} are the two people in order of appearance, {S} is the person named again.
 TEMPLATES = (
     "Then, {A} and {B} walked to the {place}. {S} handed a {object} to",
     "Then, {A} and {B} spent the day at the {place}. {S} gave a {object} to",
@@ -32,7 +32,7 @@ TEMPLATES = (
 def generate(
     random: Random, vocabulary: Vocabulary, keep: Keep = keep_all, *, n: int = 1000
 ) -> list[dict[str, str]]:
-    """`n` different pairs; about half name the subject first."""
+    """Up to `n` different pairs, about half of which name the subject first."""
     names, places, objects = (
         vocabulary.one_token_words(words) for words in (NAMES, PLACES, OBJECTS)
     )
@@ -57,7 +57,7 @@ def generate(
 
 
 def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
-    """The indirect object, and the subject: the name that the corrupted prompt replaces."""
+    """The indirect object, and the subject (the name that the corrupted prompt replaces)."""
     clean, corrupted = (re.findall(r"\w+", row[side]) for side in ("clean", "corrupted"))
     differing = {a for a, b in zip(clean, corrupted, strict=False) if a != b}
     if len(clean) != len(corrupted) or len(differing) != 1:
@@ -69,7 +69,7 @@ def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
 
 
 def _people(row: Row, subject: str) -> tuple[re.Match[str], re.Match[str]]:
-    """The two people where both are named."""
+    """Matches of the two names where both people are named."""
     pair = re.search(rf"\w+ and {subject}\b|\b{subject} and \w+", row["clean"])
     if pair is None:
         raise ValueError(f"no 'X and {subject}' or '{subject} and X' that names both people")
@@ -78,7 +78,7 @@ def _people(row: Row, subject: str) -> tuple[re.Match[str], re.Match[str]]:
 
 
 def roles(row: Row) -> tuple[int, ...]:
-    """Where both names, what joins them, the middle, the repeated name and the rest begin."""
+    """Characters at which the names, the text between them and the repeated name begin or end."""
     start, end = changed_word(row)
     first, second = _people(row, row["clean"][start:end])
     if second.end() > start:
@@ -91,7 +91,7 @@ TASK = Task(
     display_name="IOI",
     metric="logit_diff",
     cross_task_metric="logit_diff",
-    columns=("corrupted",),  # it says which name is the subject
+    columns=("corrupted",),  # the corrupted prompt tells which name is the subject
     generate=generate,
     answers=answers,
     answer_ids={"correct_idx": "correct", "incorrect_idx": "incorrect"},

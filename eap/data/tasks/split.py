@@ -1,14 +1,14 @@
-"""Which pairs the toy model is trained on, and which are kept for its evaluation.
+"""Split of pairs into those that the toy model is trained on and those kept for its evaluation.
 
-A pair's side is decided by a hash of its text, so training and evaluation share templates and
-vocabulary but no pair, in whatever order and however often pairs are drawn. Facts, stereotypes and
+The side of a pair is decided by a hash of its text. So training and evaluation share templates and
+vocabulary but no pair, whatever the order and however often pairs are drawn. Facts, stereotypes and
 classes have no side: the facts are in training, their pairing with a corrupted prompt is not.
 """
 
 import hashlib
 from collections.abc import Mapping
 
-# Share of the possible pairs that is held out.
+# Share of the possible pairs that are held out, by task.
 HELD_OUT = {
     "ioi": 0.2,
     "greater-than": 0.2,
@@ -19,9 +19,9 @@ HELD_OUT = {
 
 
 def is_held_out(task: str, row: Mapping[str, str]) -> bool:
-    """Whether a pair is for evaluation only; both directions of a pair are on one side."""
+    """Whether a pair is for evaluation only; both directions of a pair are on the same side."""
     if task not in HELD_OUT:
         return True
-    # A pair in both directions (sva) is one pair.
+    # In sva, a pair in both directions counts as one pair.
     key = "|".join(sorted((row["clean"], row["corrupted"]))) if task == "sva" else row["clean"]
     return hashlib.sha256(f"{task}|{key}".encode()).digest()[0] < 256 * HELD_OUT[task]

@@ -27,7 +27,7 @@ LIKING = tuple(
 
 
 def third_person(verb: str) -> str:
-    """The form with -s of a regular verb."""
+    """Third-person form, with -s, of a regular verb."""
     if verb.endswith(("s", "sh", "ch", "x", "z", "o")):
         return f"{verb}es"
     if verb.endswith("y") and verb[-2] not in "aeiou":
@@ -36,14 +36,14 @@ def third_person(verb: str) -> str:
 
 
 VERB_PAIRS = (*IRREGULAR, *((third_person(verb), verb) for verb in VERBS))
-"""Singular and plural form."""
+"""Singular and plural form of each verb."""
 
 
 def constructions() -> dict[str, list[tuple[str, str]]]:
-    """For each construction, prompts up to the verb: (singular subject, plural subject)."""
+    """Prompts up to the verb, for each construction: (singular subject, plural subject)."""
     people = [(noun, f"{noun}s") for noun in ANIMATE]
     things = [(noun, f"{noun}s") for noun in INANIMATE]
-    # Between subject and verb, another noun of either number and a verb that agrees with it.
+    # Between subject and verb there may be another noun of either number, with a verb of its own.
     others = [(noun, 0) for noun in ATTRACTORS] + [(f"{noun}s", 1) for noun in ATTRACTORS]
 
     def pairs(
@@ -95,7 +95,7 @@ def constructions() -> dict[str, list[tuple[str, str]]]:
 
 
 def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
-    """All pairs of all constructions whose prompts are equally long, in both directions."""
+    """All pairs of all constructions with equally long prompts, in both directions."""
     rows = []
     for group, pairs in constructions().items():
         encoded = vocabulary.encode_all([text for pair in pairs for text in pair])
@@ -112,19 +112,19 @@ def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> l
 
 @lru_cache(maxsize=8)
 def verb_sets(vocabulary: Vocabulary) -> AnswerSets:
-    """Singular and plural forms, of the verbs both of whose forms are one token."""
+    """Singular forms and plural forms of the verbs for which both are single tokens."""
     pairs = [
         (f" {singular}", f" {plural}")
         for singular, plural in VERB_PAIRS
         if vocabulary.is_one_token(f" {singular}") and vocabulary.is_one_token(f" {plural}")
     ]
     if not pairs:
-        raise ValueError("no verb has both its forms as single tokens in this vocabulary")
+        raise ValueError("no verb has both forms as single tokens in this vocabulary")
     return tuple(singular for singular, _ in pairs), tuple(plural for _, plural in pairs)
 
 
 def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
-    """The verb forms that agree with the clean prompt's subject, and those that do not."""
+    """Verb forms that agree with the subject of the clean prompt, and those that do not."""
     if row["plural"].strip() not in ("0", "1"):
         raise ValueError(f"plural is {quoted(row['plural'])}, neither 0 nor 1")
     singular, plural = verb_sets(vocabulary)

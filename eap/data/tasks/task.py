@@ -1,4 +1,4 @@
-"""What a task is."""
+"""Definition of a task."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -8,33 +8,33 @@ from random import Random
 from eap.data.vocabulary import Vocabulary
 
 Row = Mapping[str, str]
-"""One line of a task's CSV: a clean and a corrupted prompt, and what its answers follow from."""
+"""Row of a task's CSV: a clean and a corrupted prompt, and the columns that determine answers."""
 
 Keep = Callable[[Row], bool]
-"""Which of the pairs that could be made are wanted."""
+"""Filter of possible pairs, True for pairs to keep."""
 
 AnswerSets = tuple[tuple[str, ...], tuple[str, ...]]
-"""Texts of the correct and of the incorrect answers, with the space before them if there is one."""
+"""Texts of the correct and of the incorrect answers, including a space before the answer."""
 
 
 def keep_all(row: Row) -> bool:
-    """Every pair is wanted."""
+    """Filter that keeps every pair."""
     return True
 
 
-# So many draws in a row that give nothing new: there is nothing more to draw.
+# Number of consecutive draws without a new pair after which drawing stops.
 ENOUGH_DRAWS = 2000
 
 
 def draw_pairs(
     n: int, draw: Callable[[int], dict[str, str] | None], keep: Keep
 ) -> list[dict[str, str]]:
-    """`n` pairs with different clean prompts, or as many as there are.
+    """Draw up to `n` pairs with different clean prompts; fewer if no more are found.
 
     Args:
-        n: number of them.
-        draw: given how many there are, draws a pair, or None if what it drew is none.
-        keep: filter of the pairs that are wanted.
+        n: number of pairs.
+        draw: function from the number of pairs so far to a new pair; None: nothing was drawn.
+        keep: filter of the pairs.
     """
     rows: dict[str, dict[str, str]] = {}
     fruitless = 0
@@ -48,31 +48,32 @@ def draw_pairs(
 
 @dataclass(frozen=True)
 class Task:
-    """A task: how its pairs are made, and how a row of its CSV is read.
+    """Task: how its pairs are generated, and how a row of its CSV is read.
 
     Attributes:
-        name: name as files and scripts have it.
-        display_name: name as figures have it.
+        name: name used by files and scripts.
+        display_name: name in figures.
         metric: metric of the Pareto study.
         cross_task_metric: metric of the cross-task study.
-        columns: columns that a CSV must have beside `clean` and `corrupted`.
-        generate: `(random, vocabulary, keep) -> rows` that fit the vocabulary, in random order.
-        answers: `(row, vocabulary) -> texts` of the correct and incorrect answers; raises
-            `ValueError` with what is wrong with the row.
-        answer_ids: columns of token ids, and the answer set ('correct' or 'incorrect') they repeat.
-        variant_of: name of the task that it is a variant of: both count as one where tasks are the
-            sample.
-        order: order of the tasks in scripts and figures; those without one come last, by name.
-        main: one of the six tasks of the paper's main figures.
-        first_token: answers of several tokens are represented by their first one.
-        pieces: answers are tokens in their own right, also where the tokenizer would write prompt
-            and answer as one token (GPT-2 has " 1300" in one, but the answer "00" is that of "
-            13").
-        circuit_size: edges of the cross-task study's circuit on GPT-2 small.
-        role_names: names of the spans of its prompts, from the first token on; the last is the last
-            token.
-        roles: `row -> characters` of the clean prompt at which the roles begin, all but the first
-            and the last; raises `ValueError` with what is not found.
+        columns: columns that a CSV must have in addition to `clean` and `corrupted`.
+        generate: function `(random, vocabulary, keep) -> rows` that generates rows that fit the
+            vocabulary, in random order.
+        answers: function `(row, vocabulary) -> texts` of the correct and incorrect answers; raises
+            `ValueError` with a description of what is wrong with the row.
+        answer_ids: columns of token ids, with the answer set ('correct' or 'incorrect') whose ids
+            they repeat.
+        variant_of: name of the task that this task is a variant of; the two count as one task where
+            tasks are the sample.
+        order: order of the task in scripts and figures; tasks without an order come last, by name.
+        main: whether the task is one of the six tasks of the paper's main figures.
+        first_token: whether answers of several tokens are represented by their first token.
+        pieces: whether answers are tokens on their own, even if the tokenizer would write prompt
+            and answer as one token (GPT-2 has the token " 1300", but the answer to " 13" is "00").
+        circuit_size: number of edges of the circuit in the cross-task study on GPT-2 small.
+        role_names: names of the spans of its prompts, from the first token on; the last span is the
+            last token.
+        roles: function `row -> characters` of the clean prompt at which the roles begin, except the
+            first and the last; raises `ValueError` with a description of what is not found.
     """
 
     name: str
@@ -94,7 +95,7 @@ class Task:
 
 
 def changed_word(row: Row) -> tuple[int, int]:
-    """Where the first word of the clean prompt that the corrupted one changes begins and ends.
+    """Characters at which the first word that differs from the corrupted prompt begins and ends.
 
     Raises:
         ValueError: the prompts have different numbers of words, or the same words.
@@ -103,5 +104,5 @@ def changed_word(row: Row) -> tuple[int, int]:
     pairs = zip(words, others, strict=False)
     changed = next((a for a, b in pairs if a.group() != b.group()), None)
     if len(words) != len(others) or changed is None:
-        raise ValueError("clean and corrupted must be the same words but for some")
+        raise ValueError("clean and corrupted must have equally many words, not all the same")
     return changed.span()

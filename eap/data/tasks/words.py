@@ -1,4 +1,4 @@
-"""Lists of words that tasks are made of, from data/words/."""
+"""Lists of words for tasks, from data/words/."""
 
 import csv
 
@@ -8,11 +8,11 @@ FOLDER = data_folder() / "words"
 
 
 def words(file: str) -> tuple[str, ...]:
-    """The words of a file, with spaces or line ends between them."""
+    """Words of a file, separated by spaces or line ends."""
     return tuple((FOLDER / file).read_text(encoding="utf8").split())
 
 
 def word_pairs(file: str) -> list[tuple[str, str]]:
-    """The rows of a table of two columns, without its header."""
+    """Rows of a table with two columns, without its header."""
     with (FOLDER / file).open(encoding="utf8", newline="") as table:
         return [(first, second) for first, second in list(csv.reader(table))[1:]]

@@ -1,1 +1,1 @@
-"""How a graph is written and read: files of this package and of others, frames, networkx."""
+"""Formats of graphs: files of this package and of other programs, tables and networkx."""

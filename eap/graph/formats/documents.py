@@ -1,13 +1,13 @@
-"""Graphs as JSON documents: of this package, the EAP-IG library, MIB, and the paper.
+"""Graphs as JSON documents of this package, the EAP-IG library, MIB, or the paper.
 
     {"cfg": {"n_layers", "n_heads", "parallel_attn_mlp", "d_model"},
-     "nodes": {name: {"in_graph", "score"}},          # the paper's: {name: bool}
+     "nodes": {name: {"in_graph", "score"}},          # in the paper: {name: bool}
      "edges": {name: {"score", "in_graph"}}}
 
-A file may list the edges of a circuit alone ("slim"), or no edge at all (node level). The paper's
-files tell no `d_model`. This package adds `cfg.n_kv_heads`, `cfg.expanded_kv`, `score_sign`,
-`higher_is_better`, `dtype` and `provenance`, and per edge or node `standard_error` and `exact`;
-the library's reader passes over what it does not know.
+A file may list only the edges of a circuit ("slim"), or no edges at all (node level). Files of the
+paper lack `d_model`. This package adds `cfg.n_kv_heads`, `cfg.expanded_kv`, `score_sign`,
+`higher_is_better`, `dtype` and `provenance`, and `standard_error` and `exact` for each edge or
+node; the library's reader ignores keys that it does not know.
 """
 
 import math
@@ -29,14 +29,14 @@ DTYPES = {
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 }
 TEXTS = ("labels", "groups")
-MOST_PAIRS = 2**27  # of senders and receivers that a file may claim without listing their edges
+MOST_PAIRS = 2**27  # largest number of pairs of a file that does not list all of its edges
 
 
 def to_document(graph: GraphContents, *, schema: str) -> dict[str, Any]:
-    """The document of a graph: nodes as objects ('library') or as booleans ('paper').
+    """JSON document of a graph, with nodes as objects ('library') or as booleans ('paper').
 
     Raises:
-        UserError: a score is infinite, which JSON has no word for.
+        UserError: a score is infinite, which JSON cannot represent.
     """
     config = asdict(graph.config)
     if schema == "paper":
@@ -55,12 +55,12 @@ def to_document(graph: GraphContents, *, schema: str) -> dict[str, Any]:
 
 
 def texts_of(graph: GraphContents) -> dict[str, Any]:
-    """Labels and groups of nodes, where there are any: other programs do not know them."""
+    """Labels and groups of nodes, if there are any, because other programs do not know them."""
     return {key: texts for key in TEXTS if (texts := getattr(graph, key))}
 
 
 def _is_of_nodes_alone(graph: GraphContents) -> bool:
-    """Whether only nodes have scores, and the circuit is all edges among some of them."""
+    """Whether only nodes have scores, and the circuit has all edges among some of the nodes."""
     if graph.node_scores is None or not graph.scores[edge_exists(graph.config)].isnan().all():
         return False
     nodes = has_incoming(graph.config, graph.in_graph) & graph.in_graph.any(dim=1)
@@ -70,16 +70,17 @@ def _is_of_nodes_alone(graph: GraphContents) -> bool:
 
 
 def file_sign(higher_is_better: bool | None) -> int:
-    """What scores are multiplied by on their way into a file in which positive is helpful.
+    """Factor for the scores in a file in which positive means helpful.
 
-    Ours are `metric(corrupted edge) - metric(clean)`: positive is helpful where low values of the
-    metric are better; where high ones are, or nothing is known, the sign is turned.
+    Scores of this package are `metric(corrupted edge) - metric(clean)`. So positive means helpful
+    if low values of the metric are better; if high values are, or if that is unknown, the factor is
+    -1.
     """
     return 1 if higher_is_better is False else -1
 
 
 def turned(scores: Tensor, sign: int) -> Tensor:
-    """`scores` times `sign`, a zero staying the positive zero it was."""
+    """Scores times `sign`, without turning a zero into a negative zero."""
     return scores if sign == 1 else 0 - scores
 
 
@@ -121,7 +122,7 @@ def _node_entries(graph: GraphContents, sign: int, *, booleans: bool) -> dict[st
 
 
 def _numbers(values: Tensor, what: str) -> list[float | None]:
-    """As JSON has them: an unknown value is null."""
+    """Values for JSON, with null for unknown values."""
     if values.isinf().any():
         raise UserError(f"some {what} are infinite, which JSON cannot hold: save as .safetensors")
     return [None if math.isnan(value) else value for value in values.tolist()]
@@ -131,14 +132,14 @@ def _numbers(values: Tensor, what: str) -> list[float | None]:
 
 
 def from_document(document: Any, *, sign: int | None) -> GraphContents:
-    """The graph of a document of any of these kinds.
+    """Read the graph of a document in any of the supported forms.
 
     Args:
-        document: what a JSON file holds.
-        sign: what its scores are multiplied by; None: what its origin says.
+        document: content of a JSON file.
+        sign: factor for the scores; None: chosen by the origin of the file.
 
     Raises:
-        UserError: it is no graph, or parts of it contradict one another.
+        UserError: the document is not a graph, or parts of it contradict one another.
     """
     document = _mapping(document, "a graph's file")
     for key in ("cfg", "nodes", "edges"):
@@ -175,15 +176,15 @@ def from_document(document: Any, *, sign: int | None) -> GraphContents:
 def finish(
     header: Mapping[str, Any], *, own: bool, sign: int | None, unread: list[str], **fields: Any
 ) -> GraphContents:
-    """Turn the scores as the file's origin says, and say so in the provenance.
+    """Turn the sign of the scores as the origin of the file requires, and record it in provenance.
 
     Args:
-        header: `score_sign`, `higher_is_better`, `provenance`, `labels` and `groups` as far as
-            the file has them.
-        own: this package wrote the file, perhaps before it noted `score_sign`.
-        sign: what scores are multiplied by, if the caller says so.
-        unread: parts of the file that a graph has no place for.
-        fields: fields of the graph, scores as they are in the file.
+        header: `score_sign`, `higher_is_better`, `provenance`, `labels` and `groups`, as far as the
+            file has them.
+        own: whether this package wrote the file, perhaps before `score_sign` was recorded.
+        sign: factor for the scores; None: chosen by the origin of the file.
+        unread: names of parts of the file that a graph cannot hold.
+        fields: fields of the graph, with scores as in the file.
     """
     provenance = dict(_mapping(header.get("provenance") or {}, "'provenance'"))
     better = header.get("higher_is_better")
@@ -193,7 +194,7 @@ def finish(
     if written is not None and (isinstance(written, bool) or written not in (1, -1)):
         raise UserError("'score_sign' is neither 1 nor -1")
     if written is None and not (own and "provenance" in header):
-        # Another program's: positive is helpful. Turned, as of a metric whose high values are good.
+        # In files of other programs, positive is helpful; so the sign is turned by default.
         better = True if sign in (None, -1) else None
         factor = -1 if sign is None else sign
         provenance["read_from"] = {"signs": "turned" if factor == -1 else "as in the file"}
@@ -204,7 +205,7 @@ def finish(
     for name in ("scores", "node_scores"):
         if fields.get(name) is not None:
             fields[name] = turned(fields[name], factor)
-    # Another program's file may mean something else by these words.
+    # These keys may have another meaning in files of other programs.
     texts: dict[str, Any] = {key: header.get(key) or {} for key in TEXTS if written is not None}
     for each in texts.values():
         check_labels(fields["config"], each)
@@ -212,10 +213,10 @@ def finish(
 
 
 def read_config(cfg: Any) -> GraphConfig:
-    """Our own `cfg`, or a published one, which knows no key/value heads: one k and v per head.
+    """Read the shape of a graph; published files lack key/value heads, so one k and v per head.
 
     Raises:
-        UserError: it is no shape, or one too large for any file.
+        UserError: the value is not a shape, or the shape is too large for any file.
     """
     cfg = _mapping(cfg, "'cfg'")
     for name in ("n_layers", "n_heads"):
@@ -237,7 +238,7 @@ def read_config(cfg: Any) -> GraphConfig:
 
 
 def _fits(config: GraphConfig, n_edges: int) -> bool:
-    """Whether so many edges can be listed for this shape, before anything of its size is made."""
+    """Whether a shape can have this number of edges; checked before large tensors are made."""
     slim = n_edges < config.n_edges and config.n_forward * config.n_backward <= MOST_PAIRS
     return slim or n_edges == config.n_edges
 
@@ -250,7 +251,7 @@ def _misfit(config: GraphConfig, n_edges: int) -> str:
 def _read_edges(
     config: GraphConfig, edges: Mapping[str, Any], dtype: torch.dtype
 ) -> dict[str, Tensor | None]:
-    """The columns of the edges; those that the file does not list are out, with unknown scores."""
+    """Columns of the edges; edges that are not listed are not kept and have unknown scores."""
     infos = [_mapping(info, f"edge {quoted(name, 60)}") for name, info in edges.items()]
     complete = len(edges) == config.n_edges
     if not complete and not all(info.get("in_graph", True) is True for info in infos):
@@ -270,7 +271,7 @@ def _read_edges(
     )
     if not exists[senders, receivers].all():
         wrong = int((~exists[senders, receivers]).nonzero()[0])
-        raise UserError(f"{quoted(list(edges)[wrong], 60)} is no edge of this shape")
+        raise UserError(f"{quoted(list(edges)[wrong], 60)} is not an edge of this shape")
 
     def place(values: list[Any], outside: Any, kind: torch.dtype) -> Tensor:
         column = torch.zeros(exists.shape, dtype=kind, device=exists.device)
@@ -295,13 +296,13 @@ def _read_edges(
 def _read_nodes(
     config: GraphConfig, nodes: Mapping[str, Any], dtype: torch.dtype
 ) -> dict[str, Tensor | None]:
-    """Scores and errors of the senders, and which of them are kept (None: none is)."""
+    """Scores and errors of the senders, and a mask of those kept (None if there are none)."""
     position = sender_index(config)
     kept = torch.zeros(config.n_forward, dtype=torch.bool, device="cpu")
     columns: dict[str, Tensor | None] = {"score": None, "standard_error": None}
     for name, info in nodes.items():
         if name not in position and name != "logits":
-            raise UserError(f"{quoted(name, 60)} is no node of this shape")
+            raise UserError(f"{quoted(name, 60)} is not a node of this shape")
         entry = {"in_graph": info} if isinstance(info, bool) else _mapping(info, f"node {name!r}")
         if name == "logits":
             continue
@@ -321,7 +322,7 @@ def _read_nodes(
 def _read_column(
     entries: list[Mapping[str, Any]], key: str, is_valid: Callable[[Any], bool], default: Any
 ) -> list[Any]:
-    """One value of every entry; a missing or null one is the default."""
+    """Values of one key in every entry; missing or null values become the default."""
     values = [entry.get(key) for entry in entries]
     for value in values:
         if value is not None and not is_valid(value):
@@ -343,5 +344,5 @@ def _any_has(entries: Mapping[str, Any], key: str) -> bool:
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise UserError(f"{what[:80]} is no JSON object but {type(value).__name__}")
+        raise UserError(f"{what[:80]} is not a JSON object but {type(value).__name__}")
     return value

@@ -13,7 +13,7 @@ from eap.runtime.atomic import write_atomically
 
 
 def to_frame(graph: GraphContents, *, in_graph_only: bool) -> pd.DataFrame:
-    """A row per edge; `Graph.to_frame` describes the columns."""
+    """Table with a row per edge; see `Graph.to_frame` for the columns."""
     exists = edge_exists(graph.config).expand(graph.in_graph.shape)
     place = (graph.in_graph if in_graph_only else exists).nonzero(as_tuple=True)
     i, j = place[-2:]
@@ -41,7 +41,7 @@ def to_frame(graph: GraphContents, *, in_graph_only: bool) -> pd.DataFrame:
 
 
 def _place(name: str, n_layers: int = -1) -> tuple[int, str]:
-    """Layer of a node or receiver (input: -1, logits: `n_layers`), and which input it is."""
+    """Layer of a node or receiver (input: -1, logits: `n_layers`), and name of its input."""
     if name in ("input", "logits"):
         return (-1 if name == "input" else n_layers), ""
     node, _, kind = name.rstrip(">").partition("<")
@@ -49,7 +49,7 @@ def _place(name: str, n_layers: int = -1) -> tuple[int, str]:
 
 
 def to_networkx(graph: GraphContents) -> nx.MultiDiGraph:
-    """The circuit as a directed multigraph; `Graph.to_networkx` describes it."""
+    """Directed multigraph of the circuit; see `Graph.to_networkx`."""
     network = nx.MultiDiGraph()
     ends = ends_of_receivers(graph)
     present = drawn_nodes(graph, ends)
@@ -76,7 +76,7 @@ def to_networkx(graph: GraphContents) -> nx.MultiDiGraph:
 
 
 def _nodes(graph: GraphContents) -> Iterator[tuple[int, int, str]]:
-    """Span, index (the logits last) and name of every node, at every span if there are any."""
+    """Span, index (the logits last) and name of every node, for every span if there are spans."""
     for span in range(max(1, len(graph.span_names))):
         at = f" @ {graph.span_names[span]}" if graph.span_names else ""
         for index, name in enumerate((*graph.config.sender_names, "logits")):
@@ -84,14 +84,14 @@ def _nodes(graph: GraphContents) -> Iterator[tuple[int, int, str]]:
 
 
 def node_names(graph: GraphContents) -> list[str]:
-    """Names of all nodes, the logits among them; with spans `a0.h1 @ subject`, span by span."""
+    """Names of all nodes, including the logits; with spans, such as `a0.h1 @ subject`."""
     return [name for *_, name in _nodes(graph)]
 
 
 def nodes_behind(graph: GraphContents, receiver: int, span: int = 0) -> list[str]:
-    """The nodes that read a receiver; with spans, at the receiver's, or for keys and values later.
+    """Nodes that read a receiver; with spans, at each span where they read it.
 
-    A head that reads a key or a value at a span sends there and at every later one.
+    A head reads a key or value of one span at that span and at all later spans.
     """
     name = graph.config.receiver_names[receiver]
     nodes = nodes_of_receiver(graph.config, name)
@@ -102,11 +102,11 @@ def nodes_behind(graph: GraphContents, receiver: int, span: int = 0) -> list[str
 
 
 def ends_of_receivers(graph: GraphContents) -> dict[str, list[str]]:
-    """The nodes at which the circuit's edges end, by receiver (with spans, `m2 @ subject`).
+    """Nodes at which the circuit's edges end, by receiver (with spans, `m2 @ subject`).
 
     A key or value that several heads share belongs to the heads that send along an edge of the
-    circuit. Where no node behind a receiver sends (in a circuit that was not pruned), the edges
-    end at all of them.
+    circuit. If no node behind a receiver sends (in a circuit that was not pruned), the edges end at
+    all of them.
     """
     present = _sending(graph)
     ends = {}
@@ -119,7 +119,7 @@ def ends_of_receivers(graph: GraphContents) -> dict[str, list[str]]:
 
 
 def _sending(graph: GraphContents) -> set[str]:
-    """The nodes that send along an edge of the circuit, wherever they do."""
+    """Names of the nodes that send along an edge of the circuit, with the span where they do."""
     by_span = graph.in_graph.view(-1, *graph.in_graph.shape[-2:])
     sends = by_span.any(dim=-1).tolist()
     return {
@@ -130,12 +130,12 @@ def _sending(graph: GraphContents) -> set[str]:
 
 
 def drawn_nodes(graph: GraphContents, ends: Mapping[str, Sequence[str]]) -> set[str]:
-    """The circuit's nodes, and those that its edges enter and that send nothing, if any."""
+    """Nodes of the circuit, including nodes that its edges enter and that send nothing."""
     return _sending(graph).union(*ends.values())
 
 
 def nodes_of_receiver(config: GraphConfig, receiver: str) -> list[str]:
-    """The node behind a receiver, or all the heads that share a key/value head."""
+    """Node behind a receiver, or all heads that share a key/value head."""
     node = receiver.partition("<")[0]
     layer, shared, kv_head = node.partition(".kv")
     if not shared:
@@ -145,13 +145,13 @@ def nodes_of_receiver(config: GraphConfig, receiver: str) -> list[str]:
 
 
 def write_graphml(graph: GraphContents, path: Path) -> None:
-    """The circuit as GraphML (Gephi, yEd, Cytoscape), whole or not at all."""
+    """Write the circuit as GraphML (Gephi, yEd, Cytoscape), whole or not at all."""
     with write_atomically(path) as temporary:
         nx.write_graphml(to_networkx(graph), temporary)
 
 
 def write_dot(graph: GraphContents, path: Path) -> None:
-    """The circuit in Graphviz's language, layers upwards, whole or not at all."""
+    """Write the circuit in DOT, with layers from bottom to top, whole or not at all."""
     network = to_networkx(graph)
     largest = max((abs(score) for *_, score in network.edges(data="score")), default=0.0) or 1.0
     lines = ["digraph circuit {", "  rankdir=BT; node [shape=box, style=rounded];"]

@@ -1,9 +1,10 @@
-"""Graphs as files: `.json`, `.pt` (the EAP-IG library's) and `.safetensors`.
+"""Graphs as files: `.json`, `.pt` (the format of the EAP-IG library) and `.safetensors`.
 
-**Sign.** In this package a score is `metric(corrupted edge) - metric(clean)`. In `.json` and `.pt`
-files, which other programs read, a positive score is a helpful edge: what goes in or out is turned
-accordingly, and the file says so (`score_sign`), so that a graph is loaded as it was saved. A file
-without it is another program's, and is turned. `.safetensors` is this package's alone: not turned.
+**Sign.** In this package, a score is `metric(corrupted edge) - metric(clean)`. In `.json` and `.pt`
+files, which other programs read, a positive score means a helpful edge. The sign is turned
+accordingly on writing and reading, and the file records it (`score_sign`), so that a graph is
+loaded as it was saved. A file without `score_sign` comes from another program, and its sign is
+turned. `.safetensors` files belong to this package alone, and their sign is not turned.
 """
 
 import json
@@ -36,9 +37,9 @@ Schema = Literal["library", "paper"]
 
 _SUFFIXES = (".json", ".pt", ".safetensors")
 _BOOLEAN = ("in_graph", "is_exact")
-_LONGEST = 400  # characters of a message
+_LONGEST = 400  # largest number of characters of a message
 
-# What readers raise at a damaged file, in the end: zip, pickle, JSON, allocation, arithmetic.
+# Errors that readers raise for a damaged file: zip, pickle, JSON, allocation, arithmetic.
 _DAMAGE = (
     ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError,
     EOFError, AssertionError, ImportError, SafetensorError, zipfile.BadZipFile, pickle.PickleError,
@@ -46,10 +47,10 @@ _DAMAGE = (
 
 
 def write(graph: GraphContents, path: Path, *, schema: Schema = "library") -> None:
-    """Write a graph by the suffix of `path`, whole or not at all.
+    """Write a graph in the format given by the suffix of `path`, whole or not at all.
 
     Raises:
-        UserError: no such suffix or schema, or the graph has no place in the file.
+        UserError: an unknown suffix or schema, or a graph that the format cannot hold.
     """
     if schema not in get_args(Schema):
         raise UserError(f"a schema is 'library' or 'paper', not {quoted(str(schema), 40)}")
@@ -67,8 +68,8 @@ def write(graph: GraphContents, path: Path, *, schema: Schema = "library") -> No
     shared = graph.config.n_kv_receivers != graph.config.n_heads
     if shared and (schema == "paper" or path.suffix == ".pt"):
         raise UserError(
-            "this file has one k and one v per query head, and this graph's heads share them: make "
-            "the graph with expanded_kv=True, or save it as .safetensors"
+            "this format has one k and one v per query head, but heads of this graph share them: "
+            "make the graph with expanded_kv=True, or save it as .safetensors"
         )
     if path.suffix == ".json":
         content = json.dumps(documents.to_document(graph, schema=schema)).encode()
@@ -102,9 +103,9 @@ def _safetensors_of(graph: GraphContents) -> bytes:
 
 
 def _torch_dict_of(graph: GraphContents) -> dict[str, Any]:
-    """What the EAP-IG library reads; further keys are this package's."""
+    """Dictionary that the EAP-IG library reads, with further keys of this package."""
     sign = documents.file_sign(graph.higher_is_better)
-    # The library counts a node as in the graph that has edges in and out; its input always is.
+    # In the library, a node is in the graph if it has edges in and out; the input always is.
     nodes = has_incoming(graph.config, graph.in_graph) & graph.in_graph.any(dim=1)
     tensors = {
         "edges_scores": documents.turned(graph.scores, sign),
@@ -133,15 +134,16 @@ def _torch_dict_of(graph: GraphContents) -> dict[str, Any]:
 
 
 def read(path: Path, *, sign: int | None = None) -> GraphContents:
-    """Read a graph of any of these kinds.
+    """Read a graph in any of the supported formats.
 
     Raises:
-        UserError: there is none, or it is damaged; one line of at most 400 characters.
+        UserError: a file that is missing, damaged or not a graph; the message is one line of at
+            most 400 characters.
     """
     if sign not in (None, 1, -1) or isinstance(sign, bool):
         raise UserError("sign is 1 (scores as they are in the file), -1 (turned) or None")
     shown = str(path) if len(str(path)) <= 150 else f"...{str(path)[-147:]}"
-    if path.exists() and not path.is_file():  # reading a pipe would wait for who writes to it
+    if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
         raise UserError(f"cannot read a graph from {shown}: it is not a regular file")
     try:
         if path.suffix == ".safetensors":
@@ -160,24 +162,24 @@ def read(path: Path, *, sign: int | None = None) -> GraphContents:
     except _DAMAGE as error:
         raise UserError(
             f"{shown} is not a graph, or is damaged: {_damage(path, error)}; expected what "
-            "Graph.save writes, or 'cfg', 'nodes' and 'edges' as the published files have them"
+            "Graph.save writes, or 'cfg', 'nodes' and 'edges' as in the published files"
         ) from None
 
 
 def _damage(path: Path, error: Exception) -> str:
-    """What is wrong with a file that could not be read, without the words of libraries."""
+    """Description of what is wrong with a file that could not be read."""
     if isinstance(error, json.JSONDecodeError):
-        return f"it is no whole JSON (line {error.lineno}, column {error.colno})"
+        return f"it is not complete JSON (line {error.lineno}, column {error.colno})"
     if isinstance(error, KeyError):
         return f"it has no {quoted(str(error.args[0]), 60)}"
     with path.open("rb") as file:
         kind = kind_of(file.read(8))
     if isinstance(error, UnicodeDecodeError):
-        return f"it is {kind or 'no UTF-8 text'}"
+        return f"it is {kind or 'not UTF-8 text'}"
     if isinstance(error, SafetensorError):
-        return f"it is {kind or 'no whole safetensors file'}"
+        return f"it is {kind or 'not a complete safetensors file'}"
     if isinstance(error, (pickle.PickleError, EOFError, zipfile.BadZipFile, RuntimeError)):
-        return f"it is no file that torch.save wrote of tensors alone{kind and f', but {kind}'}"
+        return f"it is not a file of tensors alone from torch.save{kind and f', but {kind}'}"
     return " ".join(f"{type(error).__name__} {error}".split())[:100]
 
 
@@ -186,13 +188,13 @@ def _read_safetensors(path: Path, sign: int | None) -> GraphContents:
         header = json.loads((file.metadata() or {})["graph"])
         names = list(file.keys())
         if unknown := set(names) - {*EDGE_TENSORS, *NODE_TENSORS}:
-            raise UserError(f"{quoted(min(unknown), 60)} is no part of a graph")
+            raise UserError(f"{quoted(min(unknown), 60)} is not part of a graph")
         tensors = {name: file.get_tensor(name) for name in names}
     if missing := {"scores", "in_graph"} - set(names):
         raise UserError(f"no {min(missing)}")
     spans = header.get("span_names", [])
     if not isinstance(spans, list) or not all(isinstance(name, str) for name in spans):
-        raise UserError("'span_names' is no list of names")
+        raise UserError("'span_names' is not a list of names")
     return documents.finish(
         {**header, "score_sign": 1},
         own=True,
@@ -220,7 +222,7 @@ def _read_torch(path: Path, sign: int | None) -> GraphContents:
         "node_errors": "node_errors",
     }
     tensors = {ours: saved[key] for ours, key in names.items() if saved.get(key) is not None}
-    for name in _BOOLEAN:  # kept as numbers by some versions of the library
+    for name in _BOOLEAN:  # some versions of the library store them as numbers
         if isinstance(tensors.get(name), Tensor) and not tensors[name].is_complex():
             tensors[name] = tensors[name] != 0
     _checked(config, tensors, outside=False)
@@ -230,7 +232,7 @@ def _read_torch(path: Path, sign: int | None) -> GraphContents:
     for name, tensor in tensors.items():
         tensors[name] = tensor[senders]
         if name in EDGE_TENSORS:
-            # What stands where there is no edge means nothing.
+            # Values at pairs that are not edges have no meaning.
             tensors[name] = tensors[name][:, receivers].masked_fill(~exists, 0)
     header = {key: saved.get(key) for key in ("score_sign", "higher_is_better", *documents.TEXTS)}
     provenance = saved.get("provenance")
@@ -240,7 +242,7 @@ def _read_torch(path: Path, sign: int | None) -> GraphContents:
 
 
 def _order(names: Any, position: dict[str, int], what: str) -> list[int]:
-    """Where each of our nodes stands in the file's list."""
+    """Position of each node of this package in the file's list."""
     if not isinstance(names, (list, tuple)) or sorted(map(str, names)) != sorted(position):
         raise UserError(f"{what} are not the nodes of this shape")
     place = {name: i for i, name in enumerate(names)}
@@ -250,7 +252,7 @@ def _order(names: Any, position: dict[str, int], what: str) -> list[int]:
 def _checked(
     config: GraphConfig, tensors: dict[str, Any], *, outside: bool = True, n_spans: int = 0
 ) -> GraphConfig:
-    """`config`, if the tensors fit it; their shapes are compared before anything is made."""
+    """`config`, after checking tensor shapes against it, before anything large is made."""
     spans = (n_spans,) if n_spans else ()
     for name, tensor in tensors.items():
         shape: tuple[int, ...] = (*spans, config.n_forward, config.n_backward)

@@ -1,8 +1,9 @@
-"""Files with neurons, as the EAP-IG library and MIB have them.
+"""Files with neurons, in the format of the EAP-IG library and MIB.
 
-A neuron there is a coordinate of what a node sends (`eap.parts.Coordinates`), not a hidden unit of
-an MLP. In JSON, a node has `neurons` (which are kept) and `neurons_scores`; a `.pt` file has
-`neurons_in_graph` and `neurons_scores`, [n_forward, d_model]. Signs are turned as those of nodes.
+In these files, a neuron is a coordinate of a node's output (`eap.parts.Coordinates`), not a hidden
+unit of an MLP. In JSON, a node has `neurons` (a mask of those kept) and `neurons_scores`; a `.pt`
+file has `neurons_in_graph` and `neurons_scores`, [n_forward, d_model]. The sign of their scores is
+turned like that of node scores.
 """
 
 import json
@@ -25,12 +26,12 @@ _KEYS = {".json": ("neurons", "neurons_scores"), ".pt": ("neurons_in_graph", "ne
 
 @dataclass(frozen=True, eq=False)
 class NeuronFile:
-    """A graph, and what its file says of neurons.
+    """Graph from a file, with the neurons in the file.
 
     Attributes:
-        graph: graph as `Graph.load` has it.
-        kept: coordinates of each sender that are in the circuit; None: the file does not say.
-        scores: scores of the coordinates, in this package's sign; None: the file has none.
+        graph: graph, as loaded by `Graph.load`.
+        kept: mask of the coordinates of each sender that are in the circuit; None: not in the file.
+        scores: scores of the coordinates, with the sign of this package; None: not in the file.
     """
 
     graph: Graph
@@ -39,11 +40,11 @@ class NeuronFile:
 
     @property
     def masks(self) -> dict[str, Bool[Tensor, " part"]]:
-        """`kept` for `eap.PartCircuit(file.graph, "coordinates", file.masks)`."""
+        """Masks for `eap.PartCircuit(file.graph, "coordinates", file.masks)`."""
         if self.kept is None:
             raise UserError("this file does not say which neurons are kept")
         names = self.graph.config.sender_names
-        # Coordinates leave no rest: it is kept where all of them are.
+        # Coordinates leave no rest, so the rest counts as kept if all coordinates are kept.
         return {
             name: torch.cat([mask, mask.all()[None]])
             for name, mask in zip(names, self.kept, strict=True)
@@ -55,14 +56,14 @@ def load_neurons(path: str | Path) -> NeuronFile:
     """Read a graph with neurons from a file of the EAP-IG library, MIB or this package.
 
     Args:
-        path: `.json` or `.pt` file.
+        path: path of a `.json` or `.pt` file.
 
     Returns:
-        The graph, masks of the neurons that are kept and their scores, where the file has them.
+        The graph, with masks of the kept neurons and scores of the neurons, if the file has them.
 
     Raises:
-        UserError: as `Graph.load`; a file without neurons, or with other numbers of neurons than
-            the graph has senders and d_model.
+        UserError: as for `Graph.load`; also for a file without neurons, or with numbers of neurons
+            that differ from the graph's senders and d_model.
 
     Example:
         >>> scores = eap.part_scores(model, dataset, parts="coordinates", method="EAP")
@@ -74,7 +75,7 @@ def load_neurons(path: str | Path) -> NeuronFile:
     kept_key, scores_key = _keys(path)
     sign = documents.file_sign(graph.higher_is_better)
     origin = graph.provenance.get("read_from", {})
-    if origin:  # another program's file
+    if origin:  # a file of another program
         sign = -1 if origin.get("signs") == "turned" else 1
         unread = [key for key in origin.get("left_out", []) if key not in (kept_key, scores_key)]
         origin = {key: value for key, value in origin.items() if key != "left_out"}
@@ -106,13 +107,13 @@ def save_neurons(
     kept: Bool[Tensor, "n_forward d_model"] | None = None,
     scores: Float[Tensor, "n_forward d_model"] | None = None,
 ) -> None:
-    """Write a graph with neurons as the EAP-IG library and MIB read it.
+    """Write a graph with neurons, in a format that the EAP-IG library and MIB read.
 
     Args:
-        path: `.json` or `.pt`.
-        graph: nodes' scores and the circuit.
-        kept: coordinates of each sender that are in the circuit.
-        scores: scores of the coordinates, in this package's sign.
+        path: path of the `.json` or `.pt` file.
+        graph: graph with the nodes' scores and the circuit.
+        kept: mask of the coordinates of each sender that are in the circuit; None: not written.
+        scores: scores of the coordinates, with the sign of this package; None: not written.
 
     Raises:
         UserError: another suffix, tensors of another shape, or scores that JSON cannot hold.
