@@ -11,6 +11,7 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -41,7 +42,7 @@ def main() -> None:
         name: getattr(args, name) for name in ("pairs", "size", "subsets", "steps", "prices")
     }
     origin = {"model": model.short_name, **settings, "version": eap.__version__}
-    rows = pd.read_csv(args.csv).to_dict("records") if args.csv.exists() else []
+    rows: list[Any] = pd.read_csv(args.csv).to_dict("records") if args.csv.exists() else []
     done = {row["task"] for row in rows}
     for task in args.tasks:
         if task not in done:
