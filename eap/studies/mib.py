@@ -88,7 +88,7 @@ def mib_study(
             averaged.
         level: 'edge' or 'node'.
         source: location of the data; see `eap.data.collections.mib.load_mib`.
-        split: split on which circuits are measured: 'test' or 'validation'.
+        split: split on which circuits are measured: 'test', 'validation' or 'train'.
         n_train: number of pairs of the train split to score on; None: 1,000 for IOI, otherwise 100.
         head: number of pairs to measure on; None: all.
         steps: number of points of methods that integrate.

@@ -55,6 +55,9 @@ class DefaultsOnce(argparse.ArgumentDefaultsHelpFormatter):
         nothing = action.default is None or action.default is False or action.default in ("", [])
         if nothing or "(default" in (action.help or ""):
             return action.help
+        if isinstance(action.default, list | tuple):  # as it is typed, not as Python writes it
+            words = " ".join(map(str, action.default)).replace("%", "%%")
+            return f"{action.help or ''} (default: {words})".strip()
         return super()._get_help_string(action)
 
 
