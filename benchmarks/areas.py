@@ -12,13 +12,14 @@ import argparse
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 import eap
-from eap.analysis.stability import Resamples
+from eap.analysis.stability import Resamples, mean_jaccard
 from eap.data.dataset import Dataset
 from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.methods import METHODS
@@ -31,6 +32,9 @@ ENSEMBLE = ("EAP", "EAP-IG", "EAP-IG-activations", "clean-corrupted")
 
 OVERSHOOT = 1.02
 """A ranking overshoots if the whole interval of its CPR is above this value."""
+
+STABLE_SIZE = 200
+"""Number of edges of the circuits whose stability is measured."""
 
 Row = dict[str, str | float]
 
@@ -119,6 +123,8 @@ def judged_rows(
         )  # fmt: skip
         row: Row = {"model": model.short_name, "task": task, "level": rankings.level}
         row["method"] = ranking.method
+        if ranking.resamples is not None:
+            row["stability"] = stability_of(ranking.graph, ranking.resamples)
         for column in ("cpr", "cmd", "accuracy"):
             area = getattr(found, column)
             row |= {column: area.value, f"{column}_low": area.low, f"{column}_high": area.high}
@@ -128,19 +134,28 @@ def judged_rows(
     return rows
 
 
+def stability_of(graph: eap.Graph, resamples: Resamples) -> float:
+    """Mean Jaccard similarity of the best edges of two bootstrap resamples of the examples."""
+    exists = graph.edge_exists
+    best = [replace(graph, scores=scores).top_n(STABLE_SIZE) for scores in resamples.each()]
+    return mean_jaccard(torch.stack([circuit.in_graph[exists] for circuit in best]))[0]
+
+
 # ---- as a page has them --------------------------------------------------------------------------
 
-COLUMNS = {"auroc": "AUROC", "exact": "exact", "cpr": "CPR", "cmd": "CMD", "accuracy": "accuracy"}
+COLUMNS = {"auroc": "AUROC", "exact": "exact", "cpr": "CPR", "cmd": "CMD", "accuracy": "accuracy",
+           "stability": "stability"}  # fmt: skip
 """Columns with intervals, by their headings in the tables of the pages."""
 
 ABOUT_AREAS = """\
-**CPR** is the area under normalised faithfulness for circuits of the most helpful edges (or nodes),
-.999 for a ranking whose every circuit is the whole model; above 1 it overshoots, which is no
-virtue. **CMD** is the area between faithfulness and 1 for circuits of the edges with the largest
-magnitudes: 0 is best. **Accuracy** is the mean share of pairs decided right over the logarithm of
-the size. 95% intervals over pairs in brackets; the best of a column is bold (for CPR, that nearest
-to .999). Edges are selected by top-n; those of a method that asks for no metric (IFR) greedily from
-the logits, because its best edges are not connected."""
+**CPR** is the area under the curve of normalised faithfulness, for circuits of the most helpful
+edges (or nodes): .999 for a ranking whose every circuit is the whole model. Above 1, circuits
+overshoot, which is no merit. **CMD** is the area between this curve and 1, for circuits of the
+edges with the largest magnitudes: 0 is best. **Accuracy** is the mean fraction of pairs that
+are answered correctly, over the logarithm of the circuit's size. Brackets hold 95% intervals
+over pairs, and the best value of a column is bold (for CPR, the value nearest to .999). Edges
+are selected by top-n. Only the edges of a method without a metric (IFR) are selected greedily
+from the logits, because its best edges are not connected."""
 
 
 def best_in(column: str, values: pd.Series) -> object:
@@ -159,7 +174,7 @@ def with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
         best = None if column in ("auroc", "exact") else best_in(column, rows[column])
         cells = []
         for label, row in rows.iterrows():
-            cell = f"{row[column]:.3f}"
+            cell = "" if row[column] != row[column] else f"{row[column]:.3f}"
             low, high = (row.get(f"{column}_{end}", float("nan")) for end in ("low", "high"))
             if low == low:
                 cell += f" [{low:.3f}, {high:.3f}]"

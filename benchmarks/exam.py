@@ -25,6 +25,7 @@ import eap
 from benchmarks.areas import (
     ABOUT_AREAS,
     OVERSHOOT,
+    STABLE_SIZE,
     Rankings,
     Row,
     judged_rows,
@@ -49,35 +50,38 @@ PICTURE = ROOT / "docs" / "pictures" / "methods-compared.png"
 TABLE = ROOT / "benchmarks" / "results" / "exam.csv"
 GALLERY = ROOT / "results" / "gallery"
 
-N_RESAMPLES = 100
+N_RESAMPLES, N_STABILITY = 100, 30
 LEARNING_STEPS, LEARNING_PAIRS = 500, 8
 RECIPES = learned(LEARNING_STEPS, LEARNING_PAIRS)
 
 INTRODUCTION = """# Methods compared
 
-Written by `make exam`; all numbers, and where they come from, are in `benchmarks/results/exam.csv`
-and, of real models, in `results/gallery`.
+Written by `make exam`. All numbers and their provenance are in `benchmarks/results/exam.csv`;
+those of real models are in `results/gallery`.
 
-**AUROC** is the chance that a true edge scores above a false one (magnitudes, ties half); in
-brackets 95% of {n_resamples} bootstraps of the examples, where a method scores each example.
-**Exact** is Kendall's rank correlation of the magnitudes with those of exact values.
-{about_areas}
-**Seconds** were measured on a machine that did other work too: read them as orders of magnitude.
+**AUROC** is the probability that a true edge has a larger magnitude than a false edge (ties
+count half). Brackets hold 95% of {n_resamples} bootstraps of the examples, for methods that
+score each example. **Exact** is Kendall's rank correlation of the magnitudes with those of
+exact values. {about_areas} **Stability** is the mean Jaccard similarity of the {stable_size}
+edges with the largest magnitudes in two of {n_stability} bootstrap resamples of the examples,
+for methods that score each example. **Seconds** were measured on a machine that did other work,
+too: read them as orders of magnitude.
 
-The trained models have their weights in superposition (`data/known-circuits/train.py`). The others
-are by hand or compiled: an edge off the circuit is worth exactly 0, and methods hardly differ.
-Rankings of the toy model and of real models are judged on pairs that they have not seen. Learned
-rankings (MAttr) took {steps} steps of {pairs} pairs on all but real models, whose pages say what
-they took.
+The weights of the trained models are in superposition (`data/known-circuits/train.py`). The
+other models of known circuit are written by hand or compiled: an edge off the circuit is worth
+exactly 0, and methods hardly differ. Rankings of the toy model and of real models are judged on
+pairs that were not used to make them. Learned rankings (MAttr) took {steps} steps of {pairs}
+pairs; the pages of real models state their own settings.
 """
 
 ADVICE = """\
-- **One ranking for all sizes**, if you have time to train: MAttr. Check CMD on pairs that it has
-  not seen.
-- **To compare with published work**, take EAP-IG with 5 steps: the method of the paper, and the
-  default here. The differences above are of a small model; measure on yours with `eap.areas`.
-- **CPR alone recommends nothing**: a circuit that overshoots has a high CPR. Tasks with a CPR above
-  {overshoot} with 95% confidence, by method: {overshooting}.
+- **One ranking for all sizes**, if there is time for training: MAttr. Check its CMD on pairs
+  that were not used for training.
+- **For comparison with published work**: EAP-IG with 5 steps, the paper's method and the
+  default here. The differences above are those of a small model; measure yours with
+  `eap.areas`.
+- **CPR alone recommends no method**: a circuit that overshoots has a high CPR. Number of tasks
+  with a CPR above {overshoot} with 95% confidence, by method: {overshooting}.
 """
 
 
@@ -170,7 +174,8 @@ def exact_nodes(frame: pd.DataFrame) -> str:
     return (
         f"- **Exact values of nodes** (`eap.patch_nodes`) need no estimate: one run per head and "
         f"MLP. Their mean CMD is {exact:.3f}; {estimates.index[0]}'s, the lowest of the estimates, "
-        f"is {estimates.iloc[0]:.3f}: what a node does alone is not all that a circuit needs of it."
+        f"is {estimates.iloc[0]:.3f}: the effect of a node on its own is not all that a circuit "
+        "needs from the node."
     )
 
 
@@ -228,7 +233,12 @@ def write_beside(axes: Axes, text: str, place: tuple[float, float]) -> None:
 def page(frame: pd.DataFrame, real: pd.DataFrame) -> str:
     """The page: a recommendation, a summary, and one table per model and task."""
     introduction = INTRODUCTION.format(
-        n_resamples=N_RESAMPLES, steps=LEARNING_STEPS, pairs=LEARNING_PAIRS, about_areas=ABOUT_AREAS
+        n_resamples=N_RESAMPLES,
+        steps=LEARNING_STEPS,
+        pairs=LEARNING_PAIRS,
+        about_areas=ABOUT_AREAS,
+        stable_size=STABLE_SIZE,
+        n_stability=N_STABILITY,
     )
     parts = [introduction]
     trained = frame[frame["model"].isin(known_circuits.TRAINED)]
@@ -240,14 +250,16 @@ def page(frame: pd.DataFrame, real: pd.DataFrame) -> str:
     if len(on_toy(frame)):
         parts += [
             f"![Quality against cost](pictures/{PICTURE.name})\n",
-            "## Which method to take\n",
+            "## Which method to use\n",
         ]
         parts += [*recommendation(frame, "edge"), *recommendation(frame, "node")]
         above = overshooting(pd.concat([on_toy(frame), on_toy(frame, "node")]))
         parts += [exact_nodes(frame), ADVICE.format(overshoot=OVERSHOOT, overshooting=above)]
         for level in ("edge", "node"):
             columns[f"CMD, toy {level}s"] = on_toy(frame, level).groupby("method")["cmd"].mean()
-        columns["accuracy, toy edges"] = on_toy(frame).groupby("method")["accuracy"].mean()
+        for measure in ("accuracy", "stability"):
+            means = on_toy(frame).groupby("method")[measure].mean()
+            columns[f"{measure}, toy edges"] = means
     for model, rows in real.groupby("model", sort=False):
         columns[f"CMD, {model}"] = rows.groupby("method")["cmd"].mean()
     together = pd.DataFrame(columns).sort_values("AUROC, trained", ascending=False)
@@ -292,7 +304,10 @@ def examine(tasks: list[str], pairs: int, judged: int, table: Path) -> None:
     model = eap.load_model("toy", device="cpu")
     for task in tasks:
         for level in ("edge", "node"):
-            rankings = Rankings(recipes=RECIPES, metric=TASKS[task].metric, level=level)
+            resamples = N_STABILITY if level == "edge" else 0
+            rankings = Rankings(
+                recipes=RECIPES, metric=TASKS[task].metric, level=level, n_resamples=resamples
+            )
             rows += judged_rows(model, task, rankings, pairs, judged)
     origin = {"command": command(), "pairs": pairs, "judged": judged, "version": eap.__version__}
     save_csv(pd.DataFrame(rows), table, origin)

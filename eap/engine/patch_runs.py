@@ -145,11 +145,13 @@ class BatchPatcher:
         senders = senders + unit.start
         per_run = self.plan.work.runs_at_once(clean.batch.extent)
         if unit.kind in "qkv":
+            run = clean.trace[unit.layer]
+            held = HeldAttention.of(self.plan.work.model, unit.layer, run, clean.batch.cache)
             # The heads' changes are computed for as many senders at a time as edges are run.
             for chunk in senders.unique().split(per_run):
                 of_some = torch.isin(senders, chunk)
                 u, v = senders[of_some], receivers[of_some]
-                changes = self._change_heads(unit.layer, unit.kind, chunk)
+                changes = self._change_heads(held, unit.kind, chunk)
                 place = torch.searchsorted(chunk, u)
                 for part in _slices(len(u), per_run):
                     of_heads = changes[place[part], v[part]]
@@ -200,13 +202,11 @@ class BatchPatcher:
         return clean.run_rest(layer, after + mlp_out)
 
     def _change_heads(
-        self, layer: int, kind: str, senders: Int[Tensor, " n"]
+        self, held: HeldAttention, kind: str, senders: Int[Tensor, " n"]
     ) -> Float[Tensor, "n n_receivers batch query d_receiver"]:
         """Changes of z when every q (or k, or v) of a layer reads each sender's ablated output."""
-        clean, work = self.clean, self.plan.work
-        held = HeldAttention.of(work.model, layer, clean.trace[layer], clean.batch.cache)
         return rearrange(
-            held.change_of_z(kind, clean.changes.everywhere[senders]),
+            held.change_of_z(kind, self.clean.changes.everywhere[senders]),
             "n batch query (receiver head) d_head -> n receiver batch query (head d_head)",
-            receiver=work.config.n_receivers(kind),
+            receiver=self.plan.work.config.n_receivers(kind),
         )

@@ -10,7 +10,7 @@ import pytest
 from running import ROOT
 
 import eap
-from benchmarks import evidence, exam
+from benchmarks import areas, evidence, exam
 from eap.analysis.compare import agreement
 from eap.data.collections import known_circuits
 from eap.data.tasks import PARETO_TASKS
@@ -91,3 +91,17 @@ def test_evidence_is_written_task_by_task_and_not_again(tmp_path, monkeypatch):
     found = pd.read_csv(path)
     assert list(found["task"]) == measured
     assert found["plain"].to_list() == pytest.approx(found["first"].to_list())  # one circuit
+
+
+def test_the_stability_of_a_cell_is_that_of_a_fresh_run(table):
+    model = eap.load_model("toy", device="cpu")
+    data = eap.load_dataset("greater-than", model.tokenizer, head=150).head(50)
+    rankings = areas.Rankings(["EAP"], metric="prob_diff", n_resamples=exam.N_STABILITY)
+    (ranking,) = rankings.of(model, data)
+    cell = table.query("model == 'toy' and task == 'greater-than' and level == 'edge'")
+    (kept,) = cell[cell["method"] == "EAP"]["stability"]
+    assert areas.stability_of(ranking.graph, ranking.resamples) == pytest.approx(kept, abs=0.005)
+    measured = table[table["stability"].notna()]
+    assert set(measured["model"]) == {"toy"}
+    assert set(measured["task"]) == set(PARETO_TASKS)
+    assert measured["stability"].between(0, 1).all()
