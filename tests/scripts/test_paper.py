@@ -80,8 +80,14 @@ def toy(tmp_path_factory):
     """A finished run on the toy model, with few pairs."""
     output = tmp_path_factory.mktemp("toy")
     only = {"stability": "ioi", "parts": "ioi"}
-    # Of random circuits, whose curves no figure of the paper draws, one of each size.
-    options = {"pareto": "--n_random 1"}
+    # Few sizes; of random circuits, whose curves no figure of the paper draws, one of each.
+    sizes = "--sizes 30 100 200 1000"
+    options = {
+        "pareto": f"{sizes} --n_random 1",
+        "exact": sizes,
+        "ig_test": sizes,
+        "stability": "--n_resamples 10 --n_random 19",
+    }
     tasks = " ".join(CHOSEN)
     run_paper(output, model="toy", head=6, tasks=tasks, only=only, options=options)
     return output

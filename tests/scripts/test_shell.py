@@ -331,7 +331,7 @@ def test_the_last_line_says_what_was_written_and_what_comes_next(tmp_path, capfd
 
 def test_kl_leaves_eap_out(tmp_path, capfd):
     assert call("pareto.py", *QUICK, "--metric", "kl", "--output", tmp_path) == 0
-    assert "no EAP: the gradient of kl is zero" in capfd.readouterr().out
+    assert "skipped EAP: the gradient of kl is zero" in capfd.readouterr().out
     columns = list(pd.read_csv(tmp_path / "results/pareto/toy/csv/ioi.csv"))
     assert "loss_EAP-IG" in columns
     assert "loss_EAP" not in columns
