@@ -229,8 +229,7 @@ class Graph(NamedEdges):
         """
         numbers = [selection.check_number(n, self.n_edges) for n in sizes]
         order = selection.greedy_order(self, max(numbers, default=0), by)
-        for n in numbers:
-            yield replace(self, in_graph=selection.first_edges(self, order[:, :n]))
+        return (replace(self, in_graph=selection.first_edges(self, order[:, :n])) for n in numbers)
 
     def top_n_nodes(self, n: int, *, by: By = "magnitude", rank_input: bool = False) -> "Graph":
         """Select all edges among the `n` heads and MLPs that rank highest by node score.

@@ -36,7 +36,9 @@ def test_circuits_are_sets_of_edges():
 def test_circuits_of_different_graphs_do_not_mix():
     a = Graph.from_config(SMALL)
     others = (Graph.from_config(replace(SMALL, n_layers=3)), {"m0->m1"}, None)
-    for other, message in zip(others, ("different graphs", "not with set", "not with NoneType"), strict=True):
+    for other, message in zip(
+        others, ("different graphs", "not with set", "not with NoneType"), strict=True
+    ):
         for mix in (a.__and__, a.__or__, a.__sub__):
             with pytest.raises(UserError, match=message):
                 mix(other)

@@ -193,6 +193,12 @@ def test_a_threshold_may_come_from_the_scores():
     assert graph.threshold(middle).count_edges() == graph.threshold(float(middle)).count_edges() > 1
 
 
+def test_sizes_of_greedy_circuits_are_refused_at_the_call():
+    graph = replace(Graph.from_config(SMALL), scores=torch.ones(SMALL.n_forward, SMALL.n_backward))
+    with pytest.raises(UserError, match="cannot select"):
+        graph.greedy_circuits([5, -1])
+
+
 @pytest.mark.parametrize("minimum", [math.nan, "0.1", None, True])
 def test_a_threshold_is_a_number(minimum):
     with pytest.raises(UserError, match=r"minimum is .*; it must be a number"):
