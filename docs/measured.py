@@ -77,7 +77,7 @@ def of_circuit(row: pd.Series | None, frame: pd.DataFrame) -> str:
 def positions() -> str:
     """The smallest circuits that do the task, at spans and everywhere."""
     lines = [
-        f"| model | task | pairs that count | at spans: pairs (edges) for {DOES_TASK} "
+        f"| model | task | edge-span pairs that count | at spans: pairs (edges) for {DOES_TASK} "
         f"| everywhere: pairs (edges) for {DOES_TASK} | pairs, everywhere / at spans |",
         "|---|---|---|---|---|---|",
     ]
@@ -100,8 +100,8 @@ def positions() -> str:
         width = CONFIDENCE * (kinds[0]["stderr_share"] + kinds[1]["stderr_share"])
         more, less, sizes = more + sum(gap > width), less + sum(gap < -width), sizes + len(gap)
     said = (
-        f"Counted in pairs, the smallest circuit at spans that does the task is smaller than the "
-        f"smallest everywhere in {sum(ratio > 1 for ratio in ratios)} of {len(ratios)} cases (a "
+        f"Counted in edge-span pairs, the smallest circuit at spans that does the task is smaller than "
+        f"the smallest everywhere in {sum(ratio > 1 for ratio in ratios)} of {len(ratios)} cases (a "
         f"model and a task), in the median case {pd.Series(ratios).median():.1f} times smaller; "
         f"counted in edges in {sum(ratio > 1 for ratio in edges)} of {len(edges)}. At {sizes} "
         f"sizes of equal share, circuits at spans are more faithful beyond both intervals at "
