@@ -100,8 +100,9 @@ def positions() -> str:
         width = CONFIDENCE * (kinds[0]["stderr_share"] + kinds[1]["stderr_share"])
         more, less, sizes = more + sum(gap > width), less + sum(gap < -width), sizes + len(gap)
     said = (
-        f"Counted in edge-span pairs, the smallest circuit at spans that does the task is smaller than "
-        f"the smallest everywhere in {sum(ratio > 1 for ratio in ratios)} of {len(ratios)} cases (a "
+        "Counted in edge-span pairs, the smallest circuit at spans that does the task is smaller "
+        f"than the smallest everywhere in {sum(ratio > 1 for ratio in ratios)} of {len(ratios)} "
+        "cases (a "
         f"model and a task), in the median case {pd.Series(ratios).median():.1f} times smaller; "
         f"counted in edges in {sum(ratio > 1 for ratio in edges)} of {len(edges)}. At {sizes} "
         f"sizes of equal share, circuits at spans are more faithful beyond both intervals at "
