@@ -43,6 +43,7 @@ from eap.runtime.atomic import write_atomically
 from eap.runtime.code import command
 from eap.statistics.measures import auroc
 from eap.studies import save_csv, shell
+from eap.studies.provenance import read_metadata
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "methods-compared.md"
@@ -115,6 +116,16 @@ def known_rows(known: KnownCircuit) -> list[Row]:
 def real_rows() -> pd.DataFrame:
     """Areas of real models, from the gallery."""
     return pd.concat([pd.read_csv(path) for path in sorted(GALLERY.glob("*/areas.csv"))])
+
+
+def real_settings() -> str:
+    """Numbers of pairs behind the rows of real models whose tables record them."""
+    lines = []
+    for path in sorted(GALLERY.glob("*/areas.csv")):
+        if (origin := read_metadata(path)) is not None:
+            model = pd.read_csv(path)["model"][0]
+            lines.append(f"{model}: {origin['pairs']} pairs scored, {origin['judged']} judged.\n")
+    return "\n".join(["", *lines])
 
 
 def classes() -> dict[str, list[str]]:
@@ -264,6 +275,7 @@ def page(frame: pd.DataFrame, real: pd.DataFrame) -> str:
         columns[f"CMD, {model}"] = rows.groupby("method")["cmd"].mean()
     together = pd.DataFrame(columns).sort_values("AUROC, trained", ascending=False)
     parts += ["## All models, means\n", as_markdown(together.rename_axis("method").reset_index())]
+    parts.append(real_settings())
     every = pd.concat([frame, real])
     for (name, task, grain), rows in every.groupby(["model", "task", "level"], sort=False):
         title = str(task) if name == task else f"{task}, {grain}s, {name}"
