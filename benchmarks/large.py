@@ -60,7 +60,9 @@ def print_table(shape: str, dtype: str, budgets: list[float], n_pairs: int) -> N
     weights = sum(p.numel() * p.element_size() for p in bench.bare.parameters())
     grown = psutil.Process().memory_info().rss - resident
     both = floor_runs(bench.bare, bench.pairs)[1]
-    floor, *_ = in_child(both)
+    bare_pass = in_child(both)
+    assert not isinstance(bare_pass, str)
+    floor = bare_pass[0]
     shell.say(
         f"\n**{shape}, {dtype}**: {gib(weights)} GiB of weights; the model made and loaded in "
         f"{time.perf_counter() - begun - floor:.0f} s, {gib(grown)} GiB resident; {n_pairs} pairs "
@@ -70,10 +72,14 @@ def print_table(shape: str, dtype: str, budgets: list[float], n_pairs: int) -> N
     )
     for budget in budgets:
         for what, run in works(bench, int(budget * 2**30)):
-            took, seen, promised = in_child(run)
-            shell.say(
-                f"| {what} | {budget:g} | {took / floor:.2f} | {gib(promised)} | {gib(seen)} |"
-            )
+            measured = in_child(run)
+            if isinstance(measured, str):
+                shell.say(f"| {what} | {budget:g} | refused: {measured} | | |")
+            else:
+                took, seen, promised = measured
+                shell.say(
+                    f"| {what} | {budget:g} | {took / floor:.2f} | {gib(promised)} | {gib(seen)} |"
+                )
             sys.stdout.flush()
 
 
@@ -102,14 +108,14 @@ def works(bench: Bench, budget: int) -> Iterator[tuple[str, Callable[[], object]
     )
 
 
-def in_child(run: Callable[[], object]) -> Measured:
-    """Measure time, growth and planned bytes of a call in a forked process."""
+def in_child(run: Callable[[], object]) -> Measured | str:
+    """Time, growth and planned bytes of a call in a forked process; a refusal as its message."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_measure, args=(run, sender))
     child.start()
     sender.close()
-    found: Measured = receiver.recv()
+    found: Measured | str = receiver.recv()
     child.join()
     return found
 
@@ -132,12 +138,16 @@ def _measure(run: Callable[[], object], sender: Any) -> None:
     before = process.memory_info().rss
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    with mock.patch.object(Work, "plan", recorded):
-        took = seconds(run)
-    done.set()
-    watcher.join()
-    promised = max((work.n_bytes() for work in plans), default=0)
-    sender.send((took, max(0, peak[0] - before), promised))
+    try:
+        with mock.patch.object(Work, "plan", recorded):
+            took = seconds(run)
+        promised = max((work.n_bytes() for work in plans), default=0)
+        sender.send((took, max(0, peak[0] - before), promised))
+    except eap.UserError as error:  # a budget that is too small for the work
+        sender.send(str(error))
+    finally:
+        done.set()
+        watcher.join()
 
 
 def gib(n_bytes: float) -> str:

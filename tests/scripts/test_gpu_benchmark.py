@@ -37,3 +37,9 @@ def test_memory_that_was_seen_stands_beside_what_was_promised(capfd):
     assert names[4].endswith("exact edges")
     assert names[5:] == ["one step of a learned ranking"]
     assert all(0 < float(promised) <= 0.5 for *_, promised, _ in rows)
+
+
+def test_a_budget_that_is_too_small_is_a_row_of_its_own(capfd):
+    options = "--shapes tiny --dtypes float32 --budgets 0.0002 --pairs 2".split()
+    assert call("benchmarks/large.py", *options) == 0
+    assert "| EAP | 0.0002 | refused: a memory budget of" in capfd.readouterr().out
