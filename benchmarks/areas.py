@@ -171,7 +171,7 @@ def with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
     for column, heading in COLUMNS.items():
         if column not in rows or rows[column].isna().all():
             continue
-        best = None if column in ("auroc", "exact") else best_in(column, rows[column])
+        best = None if column in ("auroc", "exact", "stability") else best_in(column, rows[column])
         cells = []
         for label, row in rows.iterrows():
             cell = "" if row[column] != row[column] else f"{row[column]:.3f}"

@@ -16,6 +16,7 @@ sys.path.insert(0, str(HERE.parent))
 from eap.data.tasks import PARETO_TASKS  # noqa: E402 - the folder must be known first
 from eap.figures.curves import CONFIDENCE  # noqa: E402
 from eap.figures.tables import DOES_TASK  # noqa: E402
+from eap.studies.provenance import read_metadata  # noqa: E402
 
 GALLERY = HERE.parent / "results" / "gallery"
 MODELS = {"toy": "toy", "smollm2": "SmolLM2-135M", "gemma3": "Gemma 3 270M"}
@@ -154,11 +155,16 @@ def parts() -> str:
 
 def evidence() -> str:
     """What is certified of each task's circuit, and the second circuit that was found."""
-    tables = [
-        pd.read_csv(path).assign(model=name)
-        for folder, name in MODELS.items()
-        if (path := GALLERY / folder / "evidence.csv").exists()
-    ]
+    tables, settings = [], []
+    for folder, name in MODELS.items():
+        if (path := GALLERY / folder / "evidence.csv").exists():
+            tables.append(pd.read_csv(path).assign(model=name))
+            origin = read_metadata(path)
+            assert origin is not None, path
+            settings.append(
+                f"{name}: {origin['pairs']} pairs a task, {origin['subsets']:,} subsets, a search "
+                f"of {origin['steps']:,} steps at the price {', '.join(map(str, origin['prices']))}"
+            )
     lines = [
         "| model | task | circuit: edges, faithfulness | certified: edges, faithfulness | median "
         "radius | second circuit: faithfulness | IoU of edges (chance) | common edges alone "
@@ -191,7 +197,7 @@ def evidence() -> str:
         f"with more in common in {len(second) - len(unlike)}, and none in "
         f"{len(frame) - len(second)}."
     )
-    return "\n".join([*lines, "", said])
+    return "\n".join([*lines, "", said, "", f"Settings. {'; '.join(settings)}."])
 
 
 TABLES: dict[str, Callable[[], str]] = {

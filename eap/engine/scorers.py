@@ -184,7 +184,7 @@ def gradients_at_heads(batch: PreparedBatch, request: Request) -> HeadGradients:
 def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     """EAP, with the exact change of the attention pattern for q and k edges (QK fix of AtP*).
 
-    The change of z that the new pattern makes is multiplied by the metric's gradient at z.
+    The change of the pattern is multiplied by the metric's gradient at the pattern.
     """
     config, model = batch.work.config, batch.work.model
     run = gradients_at_heads(batch, request)
@@ -196,10 +196,12 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBloc
     yield from contract(model, config, changes, replace(gradient, layers=others), batch.cache)
     for layer, d_z in enumerate(run.at_z):
         held = HeldAttention.of(model, layer, clean.trace[layer], batch.cache)
-        worth = _worth_of_looking(held, d_z)
+        d_pattern = _gradient_at_pattern(held, d_z)
         before = changes.everywhere[: config.senders_before(layer, "attention")]
         for kind in "qk":
-            scores = torch.stack([_pattern_score(held, kind, x[None], worth) for x in before], 1)
+            scores = torch.stack(
+                [_pattern_score(held, kind, x[None], d_pattern) for x in before], 1
+            )
             shared = config.n_heads // config.n_receivers(kind)
             receivers = config.receivers(layer, kind)
             yield ScoreBlock(
@@ -210,10 +212,10 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBloc
 
 
 @torch.no_grad()
-def _worth_of_looking(
+def _gradient_at_pattern(
     held: HeldAttention, d_z: Float[Tensor, "batch query n_heads d_head"]
 ) -> Float[Tensor, "batch n_heads query key"]:
-    """Effect on the metric of attention from each query to each key: values projected onto d_z."""
+    """Gradient of the metric at the attention pattern, from the gradient at z."""
     values = held.values.repeat_interleave(d_z.shape[2] // held.values.shape[1], dim=1)
     return einsum(d_z, values, "batch query head d, batch head key d -> batch head query key")
 
@@ -223,12 +225,12 @@ def _pattern_score(
     held: HeldAttention,
     kind: str,
     change: Float[Tensor, "1 batch pos d_model"],
-    worth: Float[Tensor, "batch n_heads query key"],
+    d_pattern: Float[Tensor, "batch n_heads query key"],
 ) -> Float[Tensor, "batch n_heads"]:
-    """Scores of one sender: changes of every head's pattern, times the effect of attention."""
+    """Scores of one sender: changes of every head's pattern, times the gradient there."""
     moved = held.pattern_with(kind, change) - held.pattern
     return einsum(
-        moved, worth.to(moved), "batch head query key, batch head query key -> batch head"
+        moved, d_pattern.to(moved), "batch head query key, batch head query key -> batch head"
     )
 
 

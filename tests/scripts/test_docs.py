@@ -168,6 +168,11 @@ def test_every_experiment_and_figure_is_on_its_page():
     for figure in FIGURES:
         assert f"### {figure.label}" in page
         assert figure.caption in page
+    commands = {name: path for name, (path, _) in (EXPERIMENTS | figures()).items()}
+    named = re.findall(r"`eap (\S+) --model toy`, or `python (\S+) --model toy`", page)
+    assert len(named) == page.count(" draws `results/") > 0
+    for name, script in named:
+        assert commands[name] == script
 
 
 def test_tables_of_the_manual_are_those_of_kept_results():
