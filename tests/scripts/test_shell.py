@@ -402,3 +402,10 @@ def test_a_revision_is_passed_on_to_the_model_and_to_the_next_command(monkeypatc
     scoring.load_model_of(settings)
     assert given["revision"] == "abc"
     assert "--revision abc" in scoring.next_command("pareto.py", settings=settings)
+
+
+def test_help_shows_lists_of_defaults_as_they_are_typed(capfd):
+    assert call("pareto.py", "--help") == 0
+    text = " ".join(capfd.readouterr().out.split())
+    assert "(default: EAP EAP-IG EAP-IG-KL)" in text
+    assert "(default: [" not in text
