@@ -19,7 +19,7 @@ from beartype import beartype
 
 with_new_axes = jaxtyping.jaxtyped  # as it was before the last line of this module
 
-FIRST_CALLS, THEN_EVERY = 200, 20
+FIRST_CALLS, THEN_EVERY = 100, 50
 
 is_on = True
 """Whether shapes are checked; a test of what is refused turns it off (see conftest)."""

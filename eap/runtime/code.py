@@ -19,12 +19,12 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from eap.runtime.version import __version__
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# Distribution of each library, by name of the library.
-LIBRARIES = {"eap": "eap-circuits"} | {
-    name: name for name in ("numpy", "torch", "transformer_lens", "transformers")
-}
+LIBRARIES = ("numpy", "torch", "transformer_lens", "transformers")
+"""Libraries that numbers depend on; each is also the name of its distribution."""
 
 SCORE_ROOMS = ("", "data", "engine", "graph", "metrics", "model", "parts", "soft")
 """Folders of the package that compute scores, without their subfolders; "" is the top folder.
@@ -118,14 +118,18 @@ def _modules_of(source: bytes) -> frozenset[str]:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that results depend on."""
-    versions = {"python": platform.python_version()}
-    for name, distribution in LIBRARIES.items():
-        try:
-            versions[name] = version(distribution)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    """Versions of Python, of the package, and of the libraries that results depend on."""
+    libraries = {name: _version_of(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), "eap": __version__, **libraries}
+
+
+@cache
+def _version_of(library: str) -> str:
+    """Version of an installed library; cached, because every verb asks for it."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def command() -> str:

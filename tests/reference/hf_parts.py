@@ -7,6 +7,7 @@ Written from the modelling code of `transformers` alone; the package reads its w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -149,6 +150,7 @@ class Parts:
     positions: nn.Module | None
 
 
+@cache
 def parts_of(model: PreTrainedModel) -> Parts:
     """Find the parts of a model."""
     config = model.config

@@ -18,6 +18,7 @@ from reference.split_run import (
     existing_edges,
     plain_input,
     reachable,
+    senders_of,
     shape_of,
     split_run,
     token_batch,
@@ -32,9 +33,14 @@ def _gradients(
     *,
     expanded: bool,
     rules: Rules = EXACT,
-    embedding: Tensor | None = None,
-) -> tuple[Float[Tensor, "n_backward pos d_model"], Float[Tensor, "n_forward pos d_model"]]:
-    """The metric's gradient at every receiver's own input, and what the senders sent."""
+    n_rows: int = 1,
+    embedding: Float[Tensor, "row pos d_model"] | None = None,
+) -> tuple[Float[Tensor, "row n_backward pos d_model"], Float[Tensor, "row n_forward pos d_model"]]:
+    """The metric's gradient at every receiver's own input, and what the senders sent.
+
+    The prompt is run `n_rows` times beside itself, each row with what `reads` gives it; the
+    gradient of the sum of their metrics at a row is that of the row's own.
+    """
     shape, clean_logits = shape_of(model, expanded=expanded), last_logits(model, tokens)
     probes: dict[int, Tensor] = {}
 
@@ -43,20 +49,20 @@ def _gradients(
         probes[receiver] = torch.zeros_like(stream, requires_grad=True)
         return stream + probes[receiver]
 
-    batch = None if embedding is None else embedding[None]
+    batch = token_batch(model, tokens).expand(n_rows, -1)
     with torch.enable_grad(), following(model, rules):
         logits, run = split_run(
-            model, token_batch(model, tokens), receiver_input, expanded=expanded, embedding=batch
+            model, batch, receiver_input, expanded=expanded, embedding=embedding
         )
-    value = metric(logits[0], clean_logits)
+    value = metric(logits, clean_logits).sum()
     ordered = [probes[v] for v in range(shape.n_backward)]
     gradients = torch.autograd.grad(value, ordered, allow_unused=True, materialize_grads=True)
     sent = [run.senders[u].detach() for u in range(shape.n_forward)]
-    return torch.cat(gradients), torch.cat(sent)
+    return torch.stack(gradients, dim=1), torch.stack(sent, dim=1)
 
 
-def _contracted(changes: Tensor, gradients: Tensor) -> Float[Tensor, "n_forward n_backward"]:
-    return torch.einsum("fpd,bpd->fb", changes, gradients)
+def _contracted(changes: Tensor, gradients: Tensor) -> Float[Tensor, "*row n_forward n_backward"]:
+    return torch.einsum("...fpd,...bpd->...fb", changes, gradients)
 
 
 def by_rules(
@@ -75,7 +81,7 @@ def by_rules(
     gradients, _ = _gradients(
         model, clean, metric, plain_input(shape), expanded=expanded, rules=rules
     )
-    return _contracted(b - a, gradients)
+    return _contracted(b - a, gradients[0])
 
 
 def increments(
@@ -91,14 +97,12 @@ def increments(
     shape = shape_of(model, expanded=expanded)
     e_clean = sender_outputs(model, clean, expanded=expanded)[0]
     e_corrupted = sender_outputs(model, corrupted, expanded=expanded)[0]
-    runs = [
-        _gradients(
-            model, clean, metric, plain_input(shape), expanded=expanded,
-            embedding=e_corrupted + k / steps * (e_clean - e_corrupted),
-        )
-        for k in range(steps + 1)
-    ]  # fmt: skip
-    return add_up(-_contracted(runs[k + 1][1] - runs[k][1], runs[k][0]) for k in range(steps))
+    points = torch.arange(steps + 1, dtype=e_clean.dtype)[:, None, None] / steps
+    gradients, sent = _gradients(
+        model, clean, metric, plain_input(shape), expanded=expanded, n_rows=steps + 1,
+        embedding=e_corrupted + points * (e_clean - e_corrupted),
+    )  # fmt: skip
+    return -_contracted(sent.diff(dim=0), gradients[:-1]).sum(0)
 
 
 def dropped_layers(
@@ -113,20 +117,22 @@ def dropped_layers(
     shape = shape_of(model, expanded=expanded)
     a = sender_outputs(model, clean, expanded=expanded)
     b = sender_outputs(model, corrupted, expanded=expanded)
-    scores = []
-    for layer in range(shape.n_layers):
-        first = 1 + layer * (shape.n_heads + 1)
-        dropped = range(first, first + shape.n_heads + 1)
+    per_layer = shape.n_heads + 1
+    dropped = [range(1 + i * per_layer, 1 + (i + 1) * per_layer) for i in range(shape.n_layers)]
 
-        def reads(receiver: int, senders: Mapping[int, Tensor], dropped: range = dropped) -> Tensor:
-            return add_up(
-                senders[u].detach() if u in dropped else senders[u]
-                for u in reachable(shape, receiver, senders)
+    def reads(receiver: int, senders: Mapping[int, Tensor]) -> Tensor:
+        return add_up(
+            torch.stack(
+                [
+                    output.detach() if u in of_layer else output
+                    for of_layer, output in zip(dropped, senders[u], strict=True)
+                ]
             )
+            for u in reachable(shape, receiver, senders)
+        )
 
-        gradients, _ = _gradients(model, clean, metric, reads, expanded=expanded)
-        scores.append(_contracted(b - a, gradients))
-    return torch.stack(scores)
+    gradients, _ = _gradients(model, clean, metric, reads, expanded=expanded, n_rows=shape.n_layers)
+    return _contracted(b - a, gradients)
 
 
 def sublayers(
@@ -151,24 +157,26 @@ def sublayers(
             range(first + shape.n_heads, first + shape.n_heads + 1),
         ]
     scores = torch.zeros(shape.n_forward, shape.n_backward, dtype=a.dtype)
-    for group in groups:
-        for point, weight in zip(points, weights, strict=True):
-            mixed = b + point * (a - b)
+    for point, weight in zip(points, weights, strict=True):
+        mixed = b + point * (a - b)
 
-            def reads(
-                receiver: int,
-                senders: Mapping[int, Tensor],
-                group: range = group,
-                mixed: Tensor = mixed,
-            ) -> Tensor:
-                return add_up(
-                    mixed[u][None] if u in group else senders[u]
-                    for u in reachable(shape, receiver, senders)
+        def reads(receiver: int, senders: Mapping[int, Tensor], mixed: Tensor = mixed) -> Tensor:
+            return add_up(
+                torch.stack(
+                    [
+                        mixed[u] if u in group else output
+                        for group, output in zip(groups, senders[u], strict=True)
+                    ]
                 )
+                for u in reachable(shape, receiver, senders)
+            )
 
-            gradients, _ = _gradients(model, clean, metric, reads, expanded=expanded)
+        gradients, _ = _gradients(
+            model, clean, metric, reads, expanded=expanded, n_rows=len(groups)
+        )
+        for group, of_group in zip(groups, gradients, strict=True):
             rows = slice(group.start, group.stop)
-            scores[rows] += weight * _contracted((b - a)[rows], gradients)
+            scores[rows] += weight * _contracted((b - a)[rows], of_group)
     return scores
 
 
@@ -182,7 +190,7 @@ def patterns(
 ) -> Float[Tensor, "n_forward n_backward"]:
     """AtP*'s QK fix: for edges into q and k the change of z in a patched run times dMetric/dz."""
     shape = shape_of(model, expanded=expanded)
-    exists, plain = existing_edges(shape), plain_input(shape)
+    plain = plain_input(shape)
     b = sender_outputs(model, corrupted, expanded=expanded)
     scores = by_rules(model, clean, corrupted, metric, EXACT, expanded=expanded)
     d_z = [
@@ -191,21 +199,28 @@ def patterns(
     ]
     for layer in range(shape.n_layers):
         first = layer * shape.per_layer
-        receivers = range(first, first + shape.n_heads + shape.n_kv_heads)
         z_clean = _z_of(model, clean, plain, layer, expanded)
-        for v in receivers:
-            for u in range(shape.n_forward):
-                if not exists[u, v]:
-                    continue
+        for v in range(first, first + shape.n_heads + shape.n_kv_heads):
+            patched = senders_of(shape, v)  # a row each
 
-                def reads(
-                    receiver: int, senders: Mapping[int, Tensor], u: int = u, v: int = v
-                ) -> Tensor:
-                    stream = plain(receiver, senders)
-                    return stream - senders[u] + b[u] if receiver == v else stream
+            def reads(
+                receiver: int,
+                senders: Mapping[int, Tensor],
+                v: int = v,
+                patched: Sequence[int] = patched,
+            ) -> Tensor:
+                stream = plain(receiver, senders)
+                if receiver != v:
+                    return stream
+                return torch.stack(
+                    [
+                        own - senders[u][row] + b[u]
+                        for row, (u, own) in enumerate(zip(patched, stream, strict=True))
+                    ]
+                )
 
-                z = _z_of(model, clean, reads, layer, expanded)
-                scores[u, v] = ((z - z_clean) * d_z[layer]).sum()
+            z = _z_of(model, clean, reads, layer, expanded, n_rows=len(patched))
+            scores[patched, v] = ((z - z_clean) * d_z[layer]).sum((1, 2))
     return scores
 
 
@@ -215,14 +230,17 @@ def _z_of(
     reads: ReceiverInput,
     layer: int,
     expanded: bool,
-) -> Tensor:
+    *,
+    n_rows: int = 1,
+) -> Float[Tensor, "row pos d_attention"]:
     """Input of a layer's output projection."""
     kept: list[Tensor] = []
     output = parts_of(model).layers[layer].output
     hook = output.register_forward_pre_hook(lambda _module, args: kept.append(args[0]))
+    batch = token_batch(model, tokens).expand(n_rows, -1)
     try:
         with torch.no_grad():
-            split_run(model, token_batch(model, tokens), reads, expanded=expanded)
+            split_run(model, batch, reads, expanded=expanded)
     finally:
         hook.remove()
     return kept[0]

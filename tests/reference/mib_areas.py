@@ -61,7 +61,7 @@ def _area(
     values = twins.oracle_circuits(family, examples, circuits, ["logit_diff"], expanded=expanded)
     *means, nothing = values[0].mean(dim=1).tolist()
     clean = 0.0
-    with oracle.Float64():
+    with oracle.float64():
         for own in examples:
             logits = oracle.last_logits(twins.hf_model(family), own.clean)
             metric = oracle.metric_of("logit_diff", own.correct, own.incorrect)

@@ -91,7 +91,7 @@ CIRCUITS = {
 
 
 def micro_hf() -> LlamaForCausalLM:
-    """The model in float64; `oracle.Float64` makes it compute so."""
+    """The model in float64; `oracle.float64` makes it compute so."""
     config = LlamaConfig(
         vocab_size=7,
         hidden_size=4,

@@ -5,13 +5,13 @@ One pair of prompts at a time, on a plain Hugging Face model; no code is shared 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from unittest import mock
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from reference.split_run import (
@@ -24,7 +24,7 @@ from reference.split_run import (
     token_batch,
 )
 
-Metric = Callable[[Float[Tensor, " d_vocab"], Float[Tensor, " d_vocab"]], Float[Tensor, ""]]
+Metric = Callable[[Float[Tensor, "*row d_vocab"], Float[Tensor, " d_vocab"]], Float[Tensor, "*row"]]
 """Of the logits at the last position and the clean run's logits there."""
 
 # Rules of integrated gradients, fractions of the clean input and weights, for a few numbers of
@@ -42,29 +42,17 @@ RULES: dict[tuple[str, int], tuple[list[float], list[float]]] = {
 }
 
 
-class Float64(TorchFunctionMode):
+@contextmanager
+def float64() -> Iterator[None]:
     """Keeps in float64 what models cast to float32 inside (RMS norms, softmax, rotary tables).
 
-    Without it a model loaded in float64 is exact to seven digits only.
+    Without it a model loaded in float64 is exact to seven digits only. The names that models use
+    for float32 mean float64 inside: a function mode would do the same, and cost each call of torch
+    more time than most calls take on tiny models.
     """
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        def promote(value: Any) -> Any:
-            return torch.float64 if value is torch.float32 else value
-
-        if func is Tensor.float:
-            func = Tensor.double
-        elif any(value is torch.float32 for value in args):
-            args = [promote(value) for value in args]
-        if not kwargs:
-            return func(*args)
-        return func(*args, **{name: promote(value) for name, value in kwargs.items()})
+    other_name = mock.patch.object(torch, "float32", torch.float64)
+    with other_name, mock.patch.object(Tensor, "float", Tensor.double):
+        yield
 
 
 # --- Runs -----------------------------------------------------------------------------------------
@@ -173,8 +161,7 @@ def exact_edge_values(
     clean_logits = last_logits(model, clean)
     values = torch.full((len(metrics), *exists.shape), torch.nan, dtype=clean_logits.dtype)
     for own, metric in zip(values, metrics, strict=True):
-        for logits, (u, v) in zip(patched, edges, strict=True):
-            own[u, v] = metric(logits, clean_logits) - metric(clean_logits, clean_logits)
+        own[exists] = metric(patched, clean_logits) - metric(clean_logits, clean_logits)
     return values
 
 
@@ -263,20 +250,20 @@ def metric_of(name: str, correct: Sequence[int], incorrect: Sequence[int]) -> Me
     correct, incorrect = list(correct), list(incorrect)
 
     def logit_diff(logits: Tensor, _clean: Tensor) -> Tensor:
-        return logits[correct].mean() - logits[incorrect].mean()
+        return logits[..., correct].mean(-1) - logits[..., incorrect].mean(-1)
 
     def prob_diff(logits: Tensor, _clean: Tensor) -> Tensor:
         probabilities = logits.softmax(-1)
-        return probabilities[correct].sum() - probabilities[incorrect].sum()
+        return probabilities[..., correct].sum(-1) - probabilities[..., incorrect].sum(-1)
 
     def kl(logits: Tensor, clean: Tensor) -> Tensor:
         p, q = clean.softmax(-1), logits.softmax(-1)
-        return (p * (p / q).log()).sum()
+        return (p * (p / q).log()).sum(-1)
 
     def js(logits: Tensor, clean: Tensor) -> Tensor:
         p, q = clean.softmax(-1), logits.softmax(-1)
         mean = (p + q) / 2
-        return ((p * (p / mean).log()).sum() + (q * (q / mean).log()).sum()) / 2
+        return ((p * (p / mean).log()).sum(-1) + (q * (q / mean).log()).sum(-1)) / 2
 
     def accuracy(logits: Tensor, clean: Tensor) -> Tensor:
         return (prob_diff(logits, clean) > 0).to(logits.dtype)

@@ -52,7 +52,7 @@ def soft_gradient(family, dtype, masks, metric, *, expanded=False, ablation=None
 
 @lru_cache(maxsize=64)
 def outside_of(family, example, expanded):
-    with oracle.Float64():
+    with oracle.float64():
         return oracle.sender_outputs(twins.hf_model(family), example.corrupted, expanded=expanded)
 
 
@@ -60,7 +60,7 @@ def twin_gradient(family, masks, metric, *, expanded=False, examples=PAIRS):
     """The same by the twin's loops and autograd, in float64."""
     model, leaf = twins.hf_model(family), masks.clone().requires_grad_()
     values = []
-    with oracle.Float64():
+    with oracle.float64():
         for example in examples:
             clean = oracle.last_logits(model, example.clean)
             measure = oracle.metric_of(metric, example.correct, example.incorrect)

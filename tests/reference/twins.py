@@ -50,7 +50,7 @@ def dataset_of(examples: Sequence[Example]) -> Dataset:
 
 def precision(family: str, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Where the package runs: in float64, most families need help to compute in float64."""
-    return oracle.Float64() if dtype == torch.float64 and family != "gpt2" else nullcontext()
+    return oracle.float64() if dtype == torch.float64 and family != "gpt2" else nullcontext()
 
 
 @lru_cache(maxsize=64)
@@ -75,7 +75,7 @@ def _metrics(example: Example) -> list[oracle.Metric]:
 def _attribution(family: str, example: Example, point: float, expanded: bool) -> Tensor:
     """From one point of the path: a rule's scores are a sum of them, and rules share points."""
     model = hf_model(family)
-    with oracle.Float64():
+    with oracle.float64():
         return oracle.attribution_scores(
             model,
             example.clean,
@@ -112,7 +112,7 @@ def oracle_attribution(
 @lru_cache(maxsize=1024)
 def _exact(family: str, example: Example, expanded: bool) -> Tensor:
     model = hf_model(family)
-    with oracle.Float64():
+    with oracle.float64():
         return oracle.exact_edge_values(
             model,
             example.clean,
@@ -136,7 +136,7 @@ def _circuit_runs(
     """Logits of the clean model and of every circuit; tests share circuits."""
     model = hf_model(family)
     edges = torch.frombuffer(bytearray(circuits), dtype=torch.bool).view(shape)
-    with oracle.Float64():
+    with oracle.float64():
         clean = oracle.last_logits(model, example.clean)
         return clean, oracle.run_with_edges(
             model, example.clean, example.corrupted, edges, expanded=expanded
@@ -153,12 +153,12 @@ def oracle_circuits(
 ) -> Float[Tensor, "metric circuit example"]:
     """Metrics of circuits on every example."""
     values, edges = [], (circuits.numpy().tobytes(), tuple(circuits.shape))
-    with oracle.Float64():
+    with oracle.float64():
         for own in examples:
             clean, runs = _circuit_runs(family, own, *edges, expanded)
             found = [oracle.metric_of(name, own.correct, own.incorrect) for name in metrics]
-            values.append([[metric(run, clean) for run in runs] for metric in found])
-    return torch.tensor(values, dtype=torch.float64).permute(1, 2, 0)
+            values.append(torch.stack([metric(runs, clean) for metric in found]))
+    return torch.stack(values, dim=-1)
 
 
 def edges_of(family: str, *, expanded: bool = False) -> Bool[Tensor, "n_forward n_backward"]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from models.tiny import random_examples, tiny_bridge
 from reference import oracle, twins
-from reference.oracle import Float64, metric_of
+from reference.oracle import float64, metric_of
 from reference.split_run import shape_of
 from reference.twins import DTYPES, FORMS, RELATIVE, assert_close, dataset_of, edges_of
 
@@ -36,7 +36,7 @@ def ablation_of(kind, model):
 def outside_of(kind, family, expanded=False):
     """What ablated edges carry, on the longest prompt: [n_forward, pos, d_model]."""
     model = twins.hf_model(family)
-    with Float64():
+    with float64():
         sent = [
             oracle.sender_outputs(model, example.corrupted, expanded=expanded)
             for example in examples_of(kind)
@@ -59,7 +59,7 @@ def twin(kind, family, expanded):
     alone[torch.arange(len(edges)), edges[:, 0], edges[:, 1]] = False
     circuits = torch.cat([exists[None], torch.zeros_like(exists)[None], circuits_of(exists)])
     exact, values, scores = [], [], []
-    with Float64():
+    with float64():
         for example in examples_of(kind):
             outside = outside_of(kind, family, expanded)[:, : len(example.clean)]
             metric = metric_of("logit_diff", example.correct, example.incorrect)
@@ -130,7 +130,7 @@ def test_a_patched_node_equals_a_run_in_which_all_read_its_ablated_output(family
         ablation = Resample() if kind == "resample" else ablation_of(kind, model)
         found = eap.patch_nodes(model, dataset_of(EXAMPLES), ablation=ablation, batch_size=2)
     expected = []
-    with Float64():
+    with float64():
         for example in EXAMPLES:
             if kind == "resample":
                 outside = oracle.sender_outputs(hf, example.corrupted)

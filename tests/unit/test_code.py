@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import eap
 from eap.runtime import code
 
 KEYS = ("score_code", "package_code", "drawing_code")
@@ -134,3 +135,4 @@ def test_versions_are_of_what_computes():
     versions = code.library_versions()
     assert {"python", "eap", "torch", "transformer_lens", "transformers", "numpy"} <= set(versions)
     assert versions["torch"][0].isdigit()
+    assert versions["eap"] == eap.__version__

@@ -26,7 +26,7 @@ def test_keys_and_values_move_what_one_run_for_each_span_says(family):
     model = twins.hf_model(family)
     found = crossed(family)
     for number, (kind, tolerance) in enumerate((("k", 1e-9), ("v", 1e-6))):
-        with oracle.Float64():
+        with oracle.float64():
             expected = torch.stack(
                 [
                     crossing(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.tiny import D_VOCAB, FAMILIES, MAIN_FAMILIES, random_examples
 from reference import micro, twins
-from reference.oracle import RULES, Float64
+from reference.oracle import RULES, float64
 from reference.twins import DTYPES, EXAMPLES, FORMS, METRICS, RELATIVE, assert_close, dataset_of
 
 import eap
@@ -56,7 +56,7 @@ def test_logits_equal_those_of_hugging_face_at_every_length(family, dtype):
         tokens = torch.randint(D_VOCAB, (3, n_positions), generator=generator)
         with twins.precision(family, dtype):
             logits = run_tokens(model, tokens)
-        with Float64(), torch.no_grad():
+        with float64(), torch.no_grad():
             expected = hf(input_ids=tokens, use_cache=False).logits[:, -1]
         assert_close(logits, expected, RELATIVE[dtype])
 
@@ -173,7 +173,7 @@ def test_a_model_of_one_layer_and_a_model_of_four_equal_the_oracle():
     ],
 )
 def test_scores_of_the_micro_model_are_those_of_pen_and_paper(arguments, expected):
-    with Float64():
+    with float64():
         model = eap.from_bridge(micro.micro_bridge())
         graph = eap.attribute(model, dataset_of([micro.EXAMPLE]), metric="logit_diff", **arguments)
     scores = {edge.name: edge.score for edge in graph.edges()}

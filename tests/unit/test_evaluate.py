@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.tiny import D_VOCAB, FAMILIES, MAIN_FAMILIES, random_examples
 from reference import micro, twins
-from reference.oracle import Float64, metric_of
+from reference.oracle import float64, metric_of
 from reference.twins import DTYPES, EXAMPLES, FORMS, RELATIVE, assert_close, dataset_of
 
 import eap
@@ -99,13 +99,13 @@ def test_baselines_equal_the_oracle(family, dtype):
         found = eap.evaluate_baselines(model, dataset_of(EXAMPLES), metrics=METRICS)
     hf = twins.hf_model(family)
     for own, prompts in zip(found, ("clean", "corrupted"), strict=True):
-        with Float64():
+        with float64():
             runs, clean = (
                 [twins.oracle.last_logits(hf, getattr(example, kind)) for example in EXAMPLES]
                 for kind in (prompts, "clean")
             )
         for name in METRICS:
-            with Float64():
+            with float64():
                 expected = [
                     metric_of(name, example.correct, example.incorrect)(run, at_clean)
                     for example, run, at_clean in zip(EXAMPLES, runs, clean, strict=True)
@@ -146,7 +146,7 @@ def test_circuits_equal_the_oracle_at_every_batch_size(family, batch_size, dtype
 
 
 def test_circuits_of_the_micro_model_have_the_values_of_pen_and_paper():
-    with Float64():
+    with float64():
         model = eap.from_bridge(micro.micro_bridge())
         graph = eap.Graph.from_model(model)
         circuits = []

@@ -10,7 +10,7 @@ import torch
 from models.tiny import FAMILIES, random_examples
 from reference import method_twins, twins
 from reference.backward_rules import ATTNLRP, GIM, RELP
-from reference.oracle import RULES, Float64, metric_of
+from reference.oracle import RULES, float64, metric_of
 from reference.twins import DTYPES, FORMS, RELATIVE, assert_close, dataset_of, edges_of, steps_of
 
 import eap
@@ -38,7 +38,7 @@ TWIN_OF = {
 @lru_cache(maxsize=256)
 def twin_scores(name: str, family: str, expanded: bool) -> torch.Tensor:
     model, values = twins.hf_model(family), []
-    with Float64():
+    with float64():
         for example in EXAMPLES:
             metric = metric_of("logit_diff", example.correct, example.incorrect)
             values.append(
@@ -151,7 +151,7 @@ def test_a_nodes_score_is_the_sum_of_its_edges(family, name):
 def test_dropped_layers_at_nodes_take_the_absolute_value_of_the_sum():
     model, data = twins.load("llama", torch.float64), dataset_of(EXAMPLES)
     metric_of_example = [metric_of("logit_diff", e.correct, e.incorrect) for e in EXAMPLES]
-    with Float64():
+    with float64():
         expected = torch.stack(
             [
                 method_twins.dropped_layers(twins.hf_model("llama"), e.clean, e.corrupted, metric)

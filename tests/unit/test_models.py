@@ -20,7 +20,7 @@ from models.tiny import (
     tiny_hf,
 )
 from reference import twins
-from reference.oracle import Float64, attribution_scores, metric_of
+from reference.oracle import attribution_scores, float64, metric_of
 from reference.twins import assert_close, dataset_of
 
 import eap
@@ -133,7 +133,7 @@ VARIANTS = [
 @pytest.mark.parametrize(("family", "config"), VARIANTS, ids=lambda value: str(value)[:60])
 def test_variants_within_a_family_equal_the_oracle(family, config):
     hf = tiny_hf(family, dtype=torch.float64, **config)
-    with Float64():
+    with float64():
         model = eap.from_bridge(bridge_of(hf))
         found = eap.attribute(model, dataset_of(twins.RAGGED), method="EAP", metric="prob_diff")
         expected = [

@@ -8,9 +8,9 @@ from models.tiny import FAMILIES, GROUPED_FAMILIES, PARALLEL_FAMILIES, random_ex
 from reference import micro
 from reference.oracle import (
     RULES,
-    Float64,
     attribution_scores,
     exact_edge_values,
+    float64,
     last_logits,
     metric_of,
     receiver_gradients,
@@ -29,7 +29,7 @@ FORMS = [
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with Float64():
+    with float64():
         yield
 
 

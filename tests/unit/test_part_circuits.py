@@ -8,7 +8,7 @@ import pytest
 import torch
 from models.tiny import random_examples
 from reference import part_twins, twins
-from reference.oracle import Float64, last_logits, metric_of
+from reference.oracle import float64, last_logits, metric_of
 from reference.twins import assert_close, dataset_of
 
 import eap
@@ -84,7 +84,7 @@ def test_kept_parts_of_one_sender_are_those_of_hooks_on_the_library(family, rest
         circuit = eap.PartCircuit(graph, "hidden units", {f"m{layer}": mask})
         found = eap.evaluate(model, circuit, DATA, batch_size=2)["logit_diff"]
     expected = []
-    with Float64():
+    with float64():
         for one in EXAMPLES:
             runs = [
                 part_twins.hidden_of(hf, tokens, layer) for tokens in (one.clean, one.corrupted)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from models.tiny import FAMILIES, random_examples
 from reference import part_twins, twins
-from reference.oracle import Float64, metric_of
+from reference.oracle import float64, metric_of
 from reference.twins import assert_close, dataset_of, steps_of
 
 import eap
@@ -81,7 +81,7 @@ def test_parts_sum_to_their_sender_by_other_ablations(family):
 def twin_scores(family, kind):
     """EAP-IG of two points, as one row a layer."""
     model = twins.hf_model(family)
-    with Float64():
+    with float64():
         by_example = [
             part_twins.part_scores(
                 model, own.clean, own.corrupted,

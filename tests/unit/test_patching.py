@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.tiny import FAMILIES, MAIN_FAMILIES, random_examples
 from reference import micro, twins
-from reference.oracle import Float64
+from reference.oracle import float64
 from reference.twins import EXAMPLES, FORMS, METRICS, RELATIVE, assert_close, dataset_of
 
 import eap
@@ -110,7 +110,7 @@ def test_any_examples_equal_one_run_per_edge(rows, seed, family, batch_size):
 
 
 def test_values_of_the_micro_model_are_those_of_pen_and_paper():
-    with Float64():
+    with float64():
         model = eap.from_bridge(micro.micro_bridge())
         graph = eap.patch_edges(model, dataset_of([micro.EXAMPLE]))["logit_diff"]
     scores = {edge.name: edge.score for edge in graph.edges()}

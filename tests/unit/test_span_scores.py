@@ -41,7 +41,7 @@ def score(family, dtype=torch.float64, data=DATA, method="EAP", **more):
 @pytest.mark.parametrize(("family", "expanded"), FORMS)
 def test_scores_equal_one_residual_stream_per_receiver_and_position(family, expanded):
     model, expected = twins.hf_model(family), []
-    with oracle.Float64():
+    with oracle.float64():
         for pair in PAIRS:
             metric = metric_of("logit_diff", pair.correct, pair.incorrect)
             scores = oracle.attribution_scores(
@@ -166,7 +166,7 @@ def exact_twin(pair, model, expanded):
 @pytest.mark.parametrize(("family", "expanded"), FORMS)
 def test_exact_values_equal_one_run_per_edge_and_span(family, expanded):
     model = twins.hf_model(family)
-    with oracle.Float64():
+    with oracle.float64():
         expected = torch.stack([exact_twin(pair, model, expanded) for pair in PAIRS[1:4]])
     data = replace(DATA, examples=PAIRS[1:4])
     graph = score(family, data=data, method="exact", spans=True, batch_size=2, expanded_kv=expanded)
@@ -201,7 +201,7 @@ def evaluate(family, circuits, **more):
 def test_circuits_equal_the_oracle(family, expanded):
     circuits, model, expected = circuits_of(family, expanded), twins.hf_model(family), []
     kept = torch.stack([circuit.in_graph for circuit in circuits])
-    with oracle.Float64():
+    with oracle.float64():
         for pair in PAIRS:
             lengths = [
                 b - a for a, b in zip(pair.spans, (*pair.spans[1:], len(pair.clean)), strict=True)

@@ -133,7 +133,7 @@ def node_twin(pair, model, expanded):
 @pytest.mark.parametrize(("family", "expanded"), FORMS)
 def test_exact_values_of_nodes_equal_one_run_per_node_and_span(family, expanded):
     model = twins.hf_model(family)
-    with oracle.Float64():
+    with oracle.float64():
         expected = torch.stack([node_twin(pair, model, expanded) for pair in PAIRS])
     for batch_size in (1, 4):
         graph = exact(family, level="node", batch_size=batch_size, expanded_kv=expanded)
