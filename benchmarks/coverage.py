@@ -20,11 +20,11 @@ from eap.figures.claims import about_overlap, unexplained_variance
 from eap.figures.curves import CONFIDENCE
 from eap.statistics.intervals import (
     interval_of_distances,
+    interval_of_faithfulness,
     interval_of_means,
-    interval_of_shares,
     interval_of_tasks,
 )
-from eap.statistics.measures import SHARES, area, share_errors
+from eap.statistics.measures import SHARES, area, faithfulness_errors
 
 Generator = np.random.Generator
 Ends = tuple[float, float]
@@ -99,7 +99,7 @@ def cpr(curve: list[float]) -> Callable[[Generator, int], tuple[Ends, float]]:
     """Interval of CPR for circuits with a given faithfulness curve."""
 
     def sample(generator: Generator, n: int) -> tuple[Ends, float]:
-        found = interval_of_shares(
+        found = interval_of_faithfulness(
             *runs(generator, n, curve), area, n_resamples=N_RESAMPLES, seed=_seed(generator)
         )
         return (found.low, found.high), area(curve)
@@ -137,7 +137,7 @@ def band(size: int) -> Callable[[Generator, int], tuple[Ends, float]]:
         curve = CURVES["slow"]
         values, clean, corrupted = runs(generator, n, curve)
         share = (values[size].mean() - corrupted.mean()) / (clean.mean() - corrupted.mean())
-        reach = CONFIDENCE * float(share_errors(values[size], clean, corrupted))
+        reach = CONFIDENCE * float(faithfulness_errors(values[size], clean, corrupted))
         return (share - reach, share + reach), curve[size]
 
     return sample

@@ -396,7 +396,7 @@ def run_at_outputs(
     """Run every node with the sum of the given outputs, positions and attention biases as input."""
     config, last_layer = model.config, len(model.blocks) - 1
     x = outputs[0] + model.position_embedding(cache.start, cache.n_positions)
-    trace, shares, mlps = [], [], []
+    trace, scaled_z, mlps = [], [], []
     for layer, block in enumerate(model.blocks):
         last_only = layer == last_layer
         x = x.to(block.device)
@@ -413,10 +413,10 @@ def run_at_outputs(
         mlp_in = cache.at_last(mlp_in) if last_only else mlp_in
         mlp_out = block.run_mlp(mlp_in)
         trace.append(LayerTrace(x, q, k, v, z, raw, mlp_in, mlp_out))
-        shares.append(block.head_shares(z, raw))
+        scaled_z.append(block.scaled_z(z, raw))
         mlps.append(mlp_out)
         x = after + outputs[config.mlp_sender(layer)].to(x)
-    computed = collect_outputs(model, outputs[0], shares, mlps, cache)
+    computed = collect_outputs(model, outputs[0], scaled_z, mlps, cache)
     before_last = len(computed.everywhere)
     at_last = cache.each_at_last(outputs)
     offsets = SenderOutputs(computed.everywhere - outputs[:before_last], computed.at_last - at_last)

@@ -53,7 +53,7 @@ from eap.runtime.errors import UserError, quoted
 from eap.runtime.memory import Extent, Need, Shapes, evaluation_need
 from eap.runtime.notebooks import html_table, listed
 from eap.runtime.resources import ResourceOptions, Resources
-from eap.statistics.measures import normalised, share_errors
+from eap.statistics.measures import faithfulness_errors, normalised
 
 Circuit = Graph | PartCircuit
 N_ROWS = 20  # rows shown in a notebook
@@ -106,7 +106,7 @@ class Faithfulness:
         This is the standard error of a ratio, because the clean, the ablated and the circuit's
         values vary together over the same examples.
         """
-        return share_errors(self.circuits.numpy(), self.clean.numpy(), self.ablated.numpy())
+        return faithfulness_errors(self.circuits.numpy(), self.clean.numpy(), self.ablated.numpy())
 
     @property
     def _low(self) -> float:

@@ -110,7 +110,7 @@ def run_plan(
     model = work.model
     graph = Graph.from_config(config, plan.span_names)
     moments = Moments.zeros(len(work.metrics), *graph.scores.shape, device=model.device)
-    units = distributed.own_share(plan.units, costs=costs_of(plan, plan.units))
+    units = distributed.own_items(plan.units, costs=costs_of(plan, plan.units))
     done = 0
     if checkpoint is not None:
         checkpoint = replace(checkpoint, identity={**checkpoint.identity, **plan.identity})

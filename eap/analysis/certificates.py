@@ -331,12 +331,12 @@ class Tallies:
             find: function that finds a circuit from mean scores.
             quiet: whether to hide the progress bar.
         """
-        shares = distributed.own_share([n for n, size in enumerate(sizes.tolist()) if size])
+        own_subsets = distributed.own_items([n for n, size in enumerate(sizes.tolist()) if size])
         n_chunk = max(1, CHUNK // (8 * totals[0].numel()))
         flat = totals.flatten(1)
-        chunks = range(0, len(shares), n_chunk)
+        chunks = range(0, len(own_subsets), n_chunk)
         for first in progress_bar(chunks, "circuits of subsets", quiet=quiet):
-            chunk = list(shares[first : first + n_chunk])
+            chunk = list(own_subsets[first : first + n_chunk])
             sums = flat[chunk] if members is None else members[:, chunk].to(flat.dtype).T @ flat
             means = sums / sizes[chunk, None]
             for scores in means.view(-1, *totals.shape[1:]):

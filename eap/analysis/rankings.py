@@ -36,8 +36,8 @@ from eap.runtime.resources import ResourceOptions
 from eap.statistics.intervals import (
     Interval,
     interval_of_distances,
+    interval_of_faithfulness,
     interval_of_means,
-    interval_of_shares,
 )
 from eap.statistics.measures import SHARES, area, circuit_sizes, normalised
 
@@ -311,7 +311,7 @@ def summarise(
     return Areas(
         metric=metric,
         n_ranked=n_ranked,
-        cpr=interval_of_shares(
+        cpr=interval_of_faithfulness(
             helpful.values, helpful.clean, helpful.ablated, lambda f: area(f, shares), **draws
         ),
         cmd=interval_of_distances(

@@ -27,7 +27,7 @@ class AblatedLayer:
         mask: mask of attention; see `PrefixCache.mask`.
         z: average of the values for each head.
         raw: sum of the heads' outputs and `b_O`.
-        shares: contribution of each head, before `W_O`.
+        scaled_z: contribution of each head, before `W_O`.
         mlp_out: output of the MLP.
     """
 
@@ -38,7 +38,7 @@ class AblatedLayer:
     mask: Float[Tensor, "*rows query key"]
     z: Float[Tensor, "batch query n_heads d_head"]
     raw: Float[Tensor, "batch query d_model"]
-    shares: Float[Tensor, "batch query n_heads d_head"]
+    scaled_z: Float[Tensor, "batch query n_heads d_head"]
     mlp_in: Float[Tensor, "batch query d_model"]
     mlp_out: Float[Tensor, "batch query d_model"]
 
@@ -67,7 +67,7 @@ def prepare_ablated(model: Model, batch: PreparedBatch) -> AblatedBase:
                 mask=cache.mask(attention.window, trace.x.device, last_only=last_only),
                 z=trace.z,
                 raw=trace.attention_raw,
-                shares=block.head_shares(trace.z, trace.attention_raw),
+                scaled_z=block.scaled_z(trace.z, trace.attention_raw),
                 mlp_in=trace.mlp_in,
                 mlp_out=trace.mlp_out,
             )
@@ -294,21 +294,21 @@ def run_circuit(
                 n_before = int(plan.active[: len(base.offsets.everywhere)].sum())
                 changes[n_before:] = base.offsets.at_last[plan.active][n_before:]
         if len(part.sends):
-            shares = layer_base.shares
+            scaled_z = layer_base.scaled_z
             if len(part.changed):
-                shares = _head_shares(
+                scaled_z = _scaled_z(
                     model, layer, part, plan.config, layer_base,
                     mix(part.attention_edges, at_attention[: part.attention_edges.shape[-1]],
                         layout.everywhere), cache,
                 )  # fmt: skip
                 heads = slice(part.first_sender, part.first_sender + len(part.sends))
-                moved = block.head_outputs(shares - layer_base.shares, part.sends)
+                moved = block.head_outputs(scaled_z - layer_base.scaled_z, part.sends)
                 changes[heads] += moved.to(changes)
             for number, head in enumerate(part.sends.tolist() if plan.kept else ()):
                 sender = plan.config.heads(layer).start + head
                 run, ablated = (
-                    SenderRun(sender, block, share=x[:, :, head].to(changes), head=head)
-                    for x in (shares, layer_base.shares)
+                    SenderRun(sender, block, scaled_z=x[:, :, head].to(changes), head=head)
+                    for x in (scaled_z, layer_base.scaled_z)
                 )
                 place = part.first_sender + number
                 plan.keep_parts(changes, place, model, run, ablated, cache, pieces)
@@ -325,7 +325,7 @@ def run_circuit(
     return base.final[:, 0] + mix(plan.logits_edges, changes, layout.at_last)[0, :, 0]
 
 
-def _head_shares(
+def _scaled_z(
     model: Model,
     layer: int,
     plan: LayerPlan,
@@ -334,7 +334,7 @@ def _head_shares(
     mixed: Float[Tensor, "n_receivers batch pos d_model"],
     cache: PrefixCache,
 ) -> Float[Tensor, "batch query n_heads d_head"]:
-    """Head shares of one layer in the circuit (see `Block.head_shares`)."""
+    """Scaled z of the heads of one layer in the circuit (see `Block.scaled_z`)."""
     block, last_only = model.blocks[layer], layer == config.n_layers - 1
     attention = block.attention
     x = base.x + mixed.to(base.x.device)  # [n_receivers, batch, pos, d_model]
@@ -364,4 +364,4 @@ def _head_shares(
     pattern = attention.pattern(q.index_select(1, heads), k.index_select(1, kv_heads), base.mask)
     z[:, :, heads] = attention.average(pattern, v.index_select(1, kv_heads))
     raw = attention.combine(z) if block.post_attention_norm is not None else base.raw
-    return block.head_shares(z, raw)
+    return block.scaled_z(z, raw)

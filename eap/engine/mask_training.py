@@ -289,9 +289,9 @@ class Training:
         home = float64_device(model.device)
         gradient = torch.zeros_like(masks, device=home)
         sums = torch.zeros(2, dtype=torch.float64, device=home)
-        shares = distributed.own_share(rows)
-        for first in range(0, len(shares), self.batch_size):
-            ready = self.kept.get(self.work, tuple(shares[first : first + self.batch_size]))
+        own_rows = distributed.own_items(rows)
+        for first in range(0, len(own_rows), self.batch_size):
+            ready = self.kept.get(self.work, tuple(own_rows[first : first + self.batch_size]))
             with torch.enable_grad():
                 leaf = masks.to(model.device, model.residual_dtype).requires_grad_()
                 final = run_soft_circuit(model, leaf, ready.batch)

@@ -220,15 +220,15 @@ class _Runs:
     """Both runs of a change, sender by sender; the head shares of a layer are computed once."""
 
     change: Change
-    shares: tuple[dict[int, Tensor], dict[int, Tensor]] = field(default_factory=lambda: ({}, {}))
+    scaled_z: tuple[dict[int, Tensor], dict[int, Tensor]] = field(default_factory=lambda: ({}, {}))
 
     def of_sender(self, model: Model, sender: int) -> tuple[SenderRun, SenderRun]:
         """Activations of a sender in both runs."""
         before, after, batch = self.change.before, self.change.after, self.change.batch
-        first = sender_run(model, sender, before.embedding, before.trace, self.shares[0])
+        first = sender_run(model, sender, before.embedding, before.trace, self.scaled_z[0])
         embedding, trace = (
             (batch.ablated, batch.ablated_run.trace)
             if after is None
             else (after.embedding, after.trace)
         )
-        return first, sender_run(model, sender, embedding, trace, self.shares[1])
+        return first, sender_run(model, sender, embedding, trace, self.scaled_z[1])

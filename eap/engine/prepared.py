@@ -1,6 +1,6 @@
 """Preparation common to all verbs: checking examples, making batches, and preparing their runs.
 
-Checks, batch size, the share of each process, the prefix cache, embeddings, positions, answers and
+Checks, batch size, the rows of each process, the prefix cache, embeddings, positions, answers and
 the ablated run are made here once, for attribution, exact patching and evaluation.
 """
 
@@ -138,7 +138,7 @@ class Work:
 
     def batches(self, what: str, *, quiet: bool) -> Iterator["PreparedBatch"]:
         """This process's batches, with a progress bar."""
-        for rows in progress_bar(distributed.own_share(self.rows_of), what, quiet=quiet):
+        for rows in progress_bar(distributed.own_items(self.rows_of), what, quiet=quiet):
             yield self.load(rows)
 
     def extent(self, number: int) -> Extent:

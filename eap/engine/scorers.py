@@ -235,7 +235,7 @@ def _pattern_score(
 
 
 def score_flow(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """Information flow routes: the share of a receiver's input that comes from each sender.
+    """Information flow routes: the fraction of a receiver's input that comes from each sender.
 
     The score is max(0, |x|_1 - |x - a_u|_1) with x the input of the receiver, normalised over
     senders and averaged over the positions of the prompt. There is no metric, no corrupted prompt
@@ -248,17 +248,17 @@ def score_flow(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     real = (places <= tokens.last[:, None]).to(outputs.dtype)
     weights = layout.spread(real / real.sum(-1, keepdim=True), layout.everywhere)
 
-    def shares(x: Tensor, n_senders: int) -> Float[Tensor, "batch span sender"]:
+    def proximities(x: Tensor, n_senders: int) -> Float[Tensor, "batch span sender"]:
         x = x.to(outputs.device)
         size = x.abs().sum(-1)
         near = torch.stack([size - (x - sent).abs().sum(-1) for sent in outputs[:n_senders]])
         near = near.clamp(min=0)  # [sender, batch, pos]
         total = near.sum(0)
-        share = near / torch.where(total > 0, total, 1.0)
-        return einsum(share, weights, "sender batch pos, batch span pos -> batch span sender")
+        proximity = near / torch.where(total > 0, total, 1.0)
+        return einsum(proximity, weights, "sender batch pos, batch span pos -> batch span sender")
 
     def block(x: Tensor, n_senders: int, receivers: list[int]) -> ScoreBlock:
-        scores = shares(x, n_senders)[..., None].expand(-1, -1, -1, len(receivers))
+        scores = proximities(x, n_senders)[..., None].expand(-1, -1, -1, len(receivers))
         scores = scores if request.spans else scores[:, 0]
         return ScoreBlock(slice(0, n_senders), receivers, scores)
 

@@ -1,7 +1,7 @@
-"""Runs of soft circuits: every edge keeps a share of the change of its sender.
+"""Runs of soft circuits: every edge keeps a fraction of the change of its sender.
 
-With spans of the prompt, an edge has a share at each span. `eap.soft.circuits` defines what is
-computed; `eap.engine.mask_training` learns from the gradient with respect to the shares.
+With spans of the prompt, an edge has a mask at each span. `eap.soft.circuits` defines what is
+computed; `eap.engine.mask_training` learns from the gradient with respect to the masks.
 """
 
 from collections.abc import Sequence
@@ -84,8 +84,8 @@ def _head_changes(
     z = attention.attend(layer, q, k, v, cache, last_only=last)
     # Without a norm after attention, nothing reads the heads' sum.
     raw = trace.attention_raw if block.post_attention_norm is None else attention.combine(z)
-    shares = block.head_shares(z, raw) - block.head_shares(trace.z, trace.attention_raw)
-    heads = block.head_outputs(shares).to(mixed)
+    scaled_z = block.scaled_z(z, raw) - block.scaled_z(trace.z, trace.attention_raw)
+    heads = block.head_outputs(scaled_z).to(mixed)
     return _with_offset(heads, batch, config.heads(layer).start, last=last)
 
 

@@ -87,8 +87,8 @@ def does_task(table: Table) -> bool:
 
 def closeness(table: Table, column: str) -> float:
     """1 minus the mean distance of normalised faithfulness from 1, over the table's sizes."""
-    shares = normalised(table.frame[column], *table.baselines)
-    return float(1 - (1 - shares).abs().mean())
+    faithfulness = normalised(table.frame[column], *table.baselines)
+    return float(1 - (1 - faithfulness).abs().mean())
 
 
 def about_curves(curves: Mapping[str, Table]) -> list[Claim]:

@@ -97,8 +97,8 @@ def faithfulness_rows(
                 if at.empty or f"loss_{method}" not in frame:
                     continue
                 value = float(at[f"loss_{method}"].iloc[0])
-                share = normalised(value, clean, corrupted)
-                rows.append((task, f"{method}, {size} edges", share, expected))
+                faithfulness = normalised(value, clean, corrupted)
+                rows.append((task, f"{method}, {size} edges", faithfulness, expected))
     return rows, notes
 
 

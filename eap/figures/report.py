@@ -240,9 +240,9 @@ def overview(curves: Mapping[str, Table], bands: Mapping[str, pd.DataFrame]) -> 
                 "edges selected": write(size),
             }
             for method in methods_of(frame):
-                share = normalised(float(frame[f"loss_{method}"].iloc[place]), clean, corrupted)
+                value = normalised(float(frame[f"loss_{method}"].iloc[place]), clean, corrupted)
                 row[METHODS[method][0] if method in METHODS else method] = with_error(
-                    share, bands.get(task), method, place
+                    value, bands.get(task), method, place
                 )
             rows.append(row)
     if not rows:
@@ -253,13 +253,13 @@ def overview(curves: Mapping[str, Table], bands: Mapping[str, pd.DataFrame]) -> 
     )
 
 
-def with_error(share: float, bands: pd.DataFrame | None, method: str, place: int) -> str:
-    """Format a share with the half-width of its 95% interval, if known."""
+def with_error(faithfulness: float, bands: pd.DataFrame | None, method: str, place: int) -> str:
+    """Format faithfulness with the half-width of its 95% interval, if known."""
     column = f"stderr_share_{method}"
     error = bands[column].iloc[place] if bands is not None and column in bands else float("nan")
-    if share != share:
-        return write(share)
-    return f"{share:.3f}" + (f" ± {CONFIDENCE * error:.3f}" if error == error else "")
+    if faithfulness != faithfulness:
+        return write(faithfulness)
+    return f"{faithfulness:.3f}" + (f" ± {CONFIDENCE * error:.3f}" if error == error else "")
 
 
 def count_pairs(provenance: Mapping[str, Any]) -> int | None:

@@ -369,7 +369,7 @@ class Block:
         W_O, norm = self.attention.W_O, self.post_attention_norm
         return W_O if norm is None or norm.weight is None else (W_O * norm.weight).to(W_O.dtype)
 
-    def head_shares(
+    def scaled_z(
         self,
         z: Float[Tensor, "batch pos n_heads d_head"],
         raw: Float[Tensor, "batch pos d_model"],
@@ -383,12 +383,14 @@ class Block:
 
     def head_outputs(
         self,
-        shares: Float[Tensor, "batch pos n_heads d_head"],
+        scaled_z: Float[Tensor, "batch pos n_heads d_head"],
         heads: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n batch pos d_model"]:
         """Output of each head (or each of `heads`) to the residual stream, without biases."""
         W = self.head_output_weights
         if heads is not None:
-            shares, W = shares[:, :, heads], W[heads]
-        flat = rearrange(shares, "batch pos n d_head -> n (batch pos) d_head").to(W.dtype)
-        return rearrange(torch.bmm(flat, W), "n (batch pos) d -> n batch pos d", batch=len(shares))
+            scaled_z, W = scaled_z[:, :, heads], W[heads]
+        flat = rearrange(scaled_z, "batch pos n d_head -> n (batch pos) d_head").to(W.dtype)
+        return rearrange(
+            torch.bmm(flat, W), "n (batch pos) d -> n batch pos d", batch=len(scaled_z)
+        )

@@ -235,21 +235,19 @@ def sender_changes(
         before, after: traces of the layers of the two runs.
         cache: cache of the prefix.
     """
-    shares, mlps = [], []
+    scaled_z, mlps = [], []
     for block, first, second in zip(model.blocks, before, after, strict=True):
-        of_first, of_second = (
-            block.head_shares(run.z, run.attention_raw) for run in (first, second)
-        )
-        shares.append(of_second - of_first)
+        of_first, of_second = (block.scaled_z(run.z, run.attention_raw) for run in (first, second))
+        scaled_z.append(of_second - of_first)
         mlps.append(second.mlp_out - first.mlp_out)
-    return collect_outputs(model, embedding_change, shares, mlps, cache)
+    return collect_outputs(model, embedding_change, scaled_z, mlps, cache)
 
 
 @torch.no_grad()
 def collect_outputs(
     model: Model,
     embedding: Float[Tensor, "batch pos d_model"],
-    shares: Sequence[Float[Tensor, "batch _query n_heads d_head"]],
+    scaled_z: Sequence[Float[Tensor, "batch _query n_heads d_head"]],
     mlps: Sequence[Float[Tensor, "batch _query d_model"]],
     cache: PrefixCache,
 ) -> SenderOutputs:
@@ -261,7 +259,7 @@ def collect_outputs(
     everywhere[0] = embedding
     for layer, block in enumerate(model.blocks):
         into = everywhere if layer < last_layer else at_last
-        heads = block.head_outputs(shares[layer].to(embedding.dtype))
+        heads = block.head_outputs(scaled_z[layer].to(embedding.dtype))
         into[config.heads(layer)] = heads.to(embedding)
         into[config.mlp_sender(layer)] = mlps[layer]
     index = torch.arange(batch, device=embedding.device)
@@ -289,6 +287,6 @@ def outputs_everywhere(
     final = run_layers(model, x, cache, trace=trace, everywhere=True)
     outputs = [embedding[None]]
     for block, run in zip(model.blocks, trace, strict=True):
-        heads = block.head_outputs(block.head_shares(run.z, run.attention_raw))
+        heads = block.head_outputs(block.scaled_z(run.z, run.attention_raw))
         outputs += [heads.to(embedding), run.mlp_out[None].to(embedding)]
     return torch.cat(outputs), trace, final

@@ -38,7 +38,7 @@ class SenderRun:
         sender: index of the sender.
         block: layer of the sender; None for the input.
         mlp_in: input of an MLP, before the norm; None for other senders.
-        share: z of a head, with the scale of a norm that follows; None for other senders.
+        scaled_z: z of a head, with the scale of a norm that follows; None for other senders.
         head: number of the head in its layer.
         sent: output that is added to the residual stream; None for a head (see `output`).
     """
@@ -46,14 +46,14 @@ class SenderRun:
     sender: int
     block: Block | None
     mlp_in: Float[Tensor, "batch query d_model"] | None = None
-    share: Float[Tensor, "batch query d_head"] | None = None
+    scaled_z: Float[Tensor, "batch query d_head"] | None = None
     head: int = 0
     sent: Float[Tensor, "batch query d_model"] | None = None
 
     @property
     def n_queries(self) -> int:
         """Number of positions that the sender was run at."""
-        return next(x.shape[1] for x in (self.sent, self.share) if x is not None)
+        return next(x.shape[1] for x in (self.sent, self.scaled_z) if x is not None)
 
     @cached_property
     def output(self) -> Float[Tensor, "batch query d_model"]:
@@ -61,9 +61,9 @@ class SenderRun:
         if self.sent is not None:
             return self.sent
         assert self.block is not None
-        assert self.share is not None
+        assert self.scaled_z is not None
         W = self.block.head_output_weights[self.head]
-        return (self.share.to(W.dtype) @ W).to(self.share)
+        return (self.scaled_z.to(W.dtype) @ W).to(self.scaled_z)
 
 
 class Parts(Protocol):
@@ -151,8 +151,8 @@ class Channels:
 
     def coefficients(self, model: Model, run: SenderRun) -> Float[Tensor, "batch query n"]:
         """Coordinates of z, times the scale of a norm after attention."""
-        assert run.share is not None
-        return run.share
+        assert run.scaled_z is not None
+        return run.scaled_z
 
     def directions(self, model: Model, sender: int) -> Float[Tensor, "n d_model"]:
         """Rows of the head's W_O, with the weight of a norm after attention."""
@@ -347,7 +347,7 @@ def sender_run(
     sender: int,
     embedding: Float[Tensor, "batch pos d_model"],
     trace: Sequence[LayerTrace],
-    shares: "dict[int, Tensor] | None" = None,
+    scaled_z: "dict[int, Tensor] | None" = None,
 ) -> SenderRun:
     """Activations of one sender, from the layer traces of a run.
 
@@ -356,7 +356,7 @@ def sender_run(
         sender: index of the sender.
         embedding: output of the input node.
         trace: traces of the layers.
-        shares: cache of the head shares of each layer, for several calls on one run.
+        scaled_z: cache of the scaled z of each layer, for several calls on one run.
     """
     layer, head = place_of(model.config, sender)
     if layer < 0:
@@ -364,7 +364,7 @@ def sender_run(
     block, run = model.blocks[layer], trace[layer]
     if head is None:
         return SenderRun(sender, block, mlp_in=run.mlp_in, sent=run.mlp_out)
-    shares = {} if shares is None else shares
-    if layer not in shares:
-        shares[layer] = block.head_shares(run.z, run.attention_raw)
-    return SenderRun(sender, block, share=shares[layer][:, :, head].to(run.x), head=head)
+    scaled_z = {} if scaled_z is None else scaled_z
+    if layer not in scaled_z:
+        scaled_z[layer] = block.scaled_z(run.z, run.attention_raw)
+    return SenderRun(sender, block, scaled_z=scaled_z[layer][:, :, head].to(run.x), head=head)

@@ -25,10 +25,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from eap.runtime.errors import UserError
-from eap.runtime.processes import ProcessError, count, expected, is_first, own_share, rank
+from eap.runtime.processes import ProcessError, count, expected, is_first, own_items, rank
 
 __all__ = [
-    "count", "decided_by_first", "is_first", "is_first_to_fail", "largest", "own_share", "rank",
+    "count", "decided_by_first", "is_first", "is_first_to_fail", "largest", "own_items", "rank",
     "smallest", "start", "stop", "sum_over_processes", "wait_for_all",
 ]  # fmt: skip
 

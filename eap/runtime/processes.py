@@ -44,7 +44,7 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def own_share(items: Sequence[T], costs: Sequence[int] | None = None) -> Sequence[T]:
+def own_items(items: Sequence[T], costs: Sequence[int] | None = None) -> Sequence[T]:
     """Items of this process, in order; every process has equally many, or (`costs`) equal work.
 
     With costs, the most expensive items are assigned first, each to the process with the least work
@@ -52,10 +52,10 @@ def own_share(items: Sequence[T], costs: Sequence[int] | None = None) -> Sequenc
     """
     if costs is None or count() == 1:
         return items[rank() :: count()]
-    loads, share = [0] * count(), []
+    loads, own = [0] * count(), []
     for item in sorted(range(len(items)), key=lambda item: -costs[item]):
         process = loads.index(min(loads))
         loads[process] += costs[item]
         if process == rank():
-            share.append(item)
-    return [items[item] for item in sorted(share)]
+            own.append(item)
+    return [items[item] for item in sorted(own)]

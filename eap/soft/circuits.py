@@ -107,7 +107,7 @@ def _config_of(model: Model, masks: Tensor, n_spans: int) -> GraphConfig:
             f"not {what}"
         )
     if masks.is_complex():
-        raise UserError(f"shares of a soft circuit are real numbers, not {masks.dtype}")
+        raise UserError(f"masks of a soft circuit are real numbers, not {masks.dtype}")
     if not bool(masks.isfinite().all()):
-        raise UserError("some shares of a soft circuit are infinite or NaN; finite ones are needed")
+        raise UserError("some masks of a soft circuit are infinite or NaN; finite ones are needed")
     return configs[shapes.index(shape[-n_axes:])]

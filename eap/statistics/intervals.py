@@ -50,7 +50,7 @@ def resampled_counts(
     return draws.astype(np.float64)
 
 
-def interval_of_shares(
+def interval_of_faithfulness(
     values: Float[np.ndarray, "*size example"],
     clean: Float[np.ndarray, " example"],
     ablated: Float[np.ndarray, " example"],
@@ -75,8 +75,8 @@ def interval_of_shares(
         seed: seed of the resamples.
     """
     confidence = real("confidence", confidence)
-    share, resampled = _resampled_shares(values, clean, ablated, n_resamples, seed)
-    value = float(measure(share))
+    faithfulness, resampled = _resampled_faithfulness(values, clean, ablated, n_resamples, seed)
+    value = float(measure(faithfulness))
     if resampled is None:
         return Interval(value, float("nan"), float("nan"))
     return Interval(value, *_percentiles(measure(resampled), confidence, values.shape[-1]))
@@ -101,21 +101,21 @@ def interval_of_distances(
 
     Args:
         values, clean, ablated, n_resamples, confidence, seed: values and options, as for
-            `interval_of_shares`.
+            `interval_of_faithfulness`.
         mean: function that takes a weighted mean of distances [.., size], such as `area`.
     """
     confidence = real("confidence", confidence)
-    share, resampled = _resampled_shares(values, clean, ablated, n_resamples, seed)
-    value = float(mean(np.abs(1 - share)))
+    faithfulness, resampled = _resampled_faithfulness(values, clean, ablated, n_resamples, seed)
+    value = float(mean(np.abs(1 - faithfulness)))
     if resampled is None:
         return Interval(value, float("nan"), float("nan"))
     n = values.shape[-1]
     # Resamples of n examples vary as if there were n - 1 of them.
-    reach = np.quantile(mean(np.abs(resampled - share)), confidence) * np.sqrt(n / (n - 1))
+    reach = np.quantile(mean(np.abs(resampled - faithfulness)), confidence) * np.sqrt(n / (n - 1))
     return Interval(value, max(0.0, value - float(reach)), value + float(reach))
 
 
-def _resampled_shares(
+def _resampled_faithfulness(
     values: Float[np.ndarray, "*size example"],
     clean: Float[np.ndarray, " example"],
     ablated: Float[np.ndarray, " example"],
@@ -124,15 +124,15 @@ def _resampled_shares(
 ) -> tuple[Any, Any]:
     """Normalised faithfulness [*size], and its resamples [resample, *size] (None: undefined)."""
     values, clean, ablated = (np.asarray(run, dtype=np.float64) for run in (values, clean, ablated))
-    share = normalised(values.mean(axis=-1), float(clean.mean()), float(ablated.mean()))
+    faithfulness = normalised(values.mean(axis=-1), float(clean.mean()), float(ablated.mean()))
     counts = resampled_counts(values.shape[-1], n_resamples, seed) / values.shape[-1]
     base, gap = counts @ ablated, counts @ (clean - ablated)  # [resample]
     in_order = np.sign(gap) == np.sign((clean - ablated).mean())
     if values.shape[-1] < FEWEST or not in_order.all():
-        return share, None
+        return faithfulness, None
     means = np.moveaxis(values @ counts.T, -1, 0)  # [resample, *size]
     shape = (-1, *[1] * (means.ndim - 1))
-    return share, (means - base.reshape(shape)) / gap.reshape(shape)
+    return faithfulness, (means - base.reshape(shape)) / gap.reshape(shape)
 
 
 def interval_of_means(

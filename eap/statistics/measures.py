@@ -30,7 +30,7 @@ def normalised(values: Any, clean: Any, ablated: Any) -> Any:
     return (values - ablated) / (clean - ablated)
 
 
-def share_errors(
+def faithfulness_errors(
     values: Float[np.ndarray, "*circuit example"],
     clean: Float[np.ndarray, " example"],
     ablated: Float[np.ndarray, " example"],
@@ -38,15 +38,15 @@ def share_errors(
     """Standard errors of normalised means, as of a ratio; NaN for one example.
 
     Circuit, clean and ablated run vary together over the same examples. So to first order (delta
-    method) the share s varies as the mean of `v - c - s (b - c)` divided by the gap.
+    method) the faithfulness f varies as the mean of `v - c - f (b - c)` divided by the gap.
     """
     values, clean, ablated = (np.asarray(x, dtype=np.float64) for x in (values, clean, ablated))
     n = values.shape[-1]
     if n < 2:
         return np.full(values.shape[:-1], np.nan)
     gap = clean.mean() - ablated.mean()
-    share = normalised(values.mean(-1), clean.mean(), ablated.mean())
-    residuals = values - ablated - np.asarray(share)[..., None] * (clean - ablated)
+    faithfulness = normalised(values.mean(-1), clean.mean(), ablated.mean())
+    residuals = values - ablated - np.asarray(faithfulness)[..., None] * (clean - ablated)
     return np.asarray(residuals.std(axis=-1, ddof=1) / np.sqrt(n) / abs(gap))
 
 

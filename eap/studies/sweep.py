@@ -17,7 +17,7 @@ from eap.graph.graph import Graph
 from eap.metrics.metric import direction_note, get_metric
 from eap.model.model import Model
 from eap.runtime.errors import UserError
-from eap.statistics.measures import normalised, share_errors
+from eap.statistics.measures import faithfulness_errors, normalised
 
 # Number of pairs that suffices for the band of random circuits.
 RANDOM_PAIRS = 200
@@ -143,7 +143,7 @@ def faithfulness_curves(
         table[f"loss_{name}"] = of_circuits.mean(axis=1)
         bands[f"stderr_{name}"] = _standard_error(of_circuits)
         bands[f"stderr_share_{name}"] = (
-            share_errors(of_circuits, clean, ablated) if well_posed else np.nan
+            faithfulness_errors(of_circuits, clean, ablated) if well_posed else np.nan
         )
     if n_random:
         rows = sorted(Random(seed).sample(range(len(dataset)), min(RANDOM_PAIRS, len(dataset))))

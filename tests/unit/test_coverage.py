@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import coverage
-from eap.statistics.intervals import interval_of_shares
+from eap.statistics.intervals import interval_of_faithfulness
 from eap.statistics.measures import area
 
 N_SAMPLES = 200
@@ -27,7 +27,7 @@ def test_percentiles_of_a_mean_distance_would_be_seen():
     curve = coverage.CURVES["1 from 2% of the edges on"]
 
     def sample(generator, n):
-        found = interval_of_shares(
+        found = interval_of_faithfulness(
             *coverage.runs(generator, n, curve), lambda f: area(np.abs(1 - f)), n_resamples=200
         )
         return (found.low, found.high), area(np.abs(1 - np.array(curve)))

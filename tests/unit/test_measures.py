@@ -18,7 +18,14 @@ import eap
 from eap.analysis.rankings import areas
 from eap.runtime.errors import UserError
 from eap.statistics import intervals
-from eap.statistics.measures import SHARES, area, auroc, circuit_sizes, normalised, share_errors
+from eap.statistics.measures import (
+    SHARES,
+    area,
+    auroc,
+    circuit_sizes,
+    faithfulness_errors,
+    normalised,
+)
 
 # ---- areas ---------------------------------------------------------------------------------------
 
@@ -66,7 +73,7 @@ def test_as_many_values_as_shares_are_needed():
 
 def test_an_interval_of_equal_examples_is_a_point():
     values = np.linspace(0, 1, 10)[:, None].repeat(6, axis=1)
-    found = intervals.interval_of_shares(values, np.ones(6), np.zeros(6), area)
+    found = intervals.interval_of_faithfulness(values, np.ones(6), np.zeros(6), area)
     assert found.low == pytest.approx(found.value)
     assert found.high == pytest.approx(found.value)
 
@@ -75,7 +82,7 @@ def test_a_ratio_whose_parts_vary_together_has_a_narrow_interval():
     """Examples of very different size that all have the same share: the interval is a point."""
     clean = np.array([1.0, 10.0, 100.0, 3.0, 20.0])
     values = np.outer(np.full(10, 0.6), clean)
-    found = intervals.interval_of_shares(values, clean, np.zeros(5), area)
+    found = intervals.interval_of_faithfulness(values, clean, np.zeros(5), area)
     assert found.value == pytest.approx(0.6 * 0.999)
     assert found.high - found.low == pytest.approx(0, abs=1e-12)
 
@@ -97,9 +104,9 @@ def test_no_interval_where_there_is_nothing_to_normalise_by_in_some_resamples():
     clean = np.array([1.0, -1.0, 1.0, -0.9, 0.3])
     ones = np.ones((10, 5))
     for found in (
-        intervals.interval_of_shares(ones, clean, np.zeros(5), area),
+        intervals.interval_of_faithfulness(ones, clean, np.zeros(5), area),
         intervals.interval_of_distances(ones, clean, np.zeros(5), area),
-        intervals.interval_of_shares(ones[:, :4], np.ones(4), np.zeros(4), area),
+        intervals.interval_of_faithfulness(ones[:, :4], np.ones(4), np.zeros(4), area),
         intervals.interval_of_means(ones[:, :4], area),
     ):
         assert np.isfinite(found.value)
@@ -285,7 +292,7 @@ def test_the_error_of_a_share_is_that_of_a_bootstrap(noise):
     values = corrupted + 0.7 * (clean - corrupted) + noise * generator.normal(size=n)
     draws = generator.integers(0, n, size=(4000, n))
     shares = normalised(values[draws].mean(1), clean[draws].mean(1), corrupted[draws].mean(1))
-    error = float(share_errors(values, clean, corrupted))
+    error = float(faithfulness_errors(values, clean, corrupted))
     assert error == pytest.approx(shares.std(), rel=0.06)
     if noise < 0.1:  # the circuit's own error over the gap, as if its parts were constants
         naive = values.std(ddof=1) / np.sqrt(n) / (clean.mean() - corrupted.mean())
@@ -295,6 +302,6 @@ def test_the_error_of_a_share_is_that_of_a_bootstrap(noise):
 def test_the_whole_model_and_the_ablated_one_have_no_error():
     generator = np.random.default_rng(1)
     clean, corrupted = 2 + generator.normal(size=50), generator.normal(size=50)
-    errors = share_errors(np.stack([clean, corrupted]), clean, corrupted)
+    errors = faithfulness_errors(np.stack([clean, corrupted]), clean, corrupted)
     assert errors == pytest.approx([0.0, 0.0], abs=1e-15)
-    assert np.isnan(share_errors(clean[:1], clean[:1], corrupted[:1]))
+    assert np.isnan(faithfulness_errors(clean[:1], clean[:1], corrupted[:1]))

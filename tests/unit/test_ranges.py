@@ -53,7 +53,7 @@ CALLS = {
     "patch_edges": lambda **odd: eap.patch_edges(MODEL, DATASET, **odd),
     "patch_nodes": lambda **odd: eap.patch_nodes(MODEL, DATASET, **odd),
     "Mean.over_dataset": lambda **odd: eap.Mean.over_dataset(MODEL, DATASET, **odd),
-    "interval_of_shares": lambda **odd: intervals.interval_of_shares(
+    "interval_of_faithfulness": lambda **odd: intervals.interval_of_faithfulness(
         VALUES, VALUES[0] + 9, VALUES[1], lambda f: f.mean(-1), **odd
     ),
     "interval_of_distances": lambda **odd: intervals.interval_of_distances(
