@@ -44,12 +44,40 @@ INTRODUCTIONS = REPOSITORY / "benchmarks" / "introductions"
 COSTS, EXACT = "costs.csv", "exact-values.md"
 SHORT = 30
 """Smallest time, in seconds, that is listed as a cost."""
-AREAS = (
-    "--tasks", "ioi", "--levels", "edge", "--pairs", "100", "--judged", "100",
-    "--methods", "EAP", "EAP-IG", "clean-corrupted", "EAP-IG-activations", "CEAP", "RelP",
-    "AttnLRP", "GIM", "AtP*-QK", "AtP*-GradDrop", "IFR", "--learning_steps", "500",
+METHODS = (
+    "EAP", "EAP-IG", "clean-corrupted", "CEAP", "RelP", "AttnLRP", "GIM", "AtP*-QK",
+    "AtP*-GradDrop", "IFR",
 )  # fmt: skip
-"""Options of benchmarks/areas.py: all methods except exact values, which would take hours."""
+
+
+@dataclass(frozen=True)
+class AreasOf:
+    """What `benchmarks/areas.py` measures for a study.
+
+    Attributes:
+        pairs: number of pairs that methods score, and number of other pairs that they are judged
+            on.
+        methods: methods, besides learned rankings; never exact values, which would take hours.
+        learning_steps: number of steps of learned rankings; 0: none are learned.
+    """
+
+    pairs: int
+    methods: tuple[str, ...]
+    learning_steps: int
+
+    @property
+    def options(self) -> list[str]:
+        """Options of the script."""
+        options = ["--tasks", "ioi", "--levels", "edge", "--pairs", str(self.pairs)]
+        options += ["--judged", str(self.pairs), "--methods", *self.methods]
+        return options + ["--learning_steps", str(self.learning_steps)] * bool(self.learning_steps)
+
+
+AREAS = {
+    "smollm2": AreasOf(100, (*METHODS, "EAP-IG-activations"), 500),
+    "gemma3": AreasOf(50, METHODS, 0),
+}
+"""Areas of each study."""
 
 SHOWN = ("Figure 1", "Figure 2", "Figure 3", "Figure 4", "Figure 5", "Figure 7", "Figure 8",
          "Figure 9", "Figure 10", "Overlap, and chance", "Positions", "Parts",
@@ -137,8 +165,8 @@ def run_areas(study: Study) -> None:
     table, took = output / "areas.csv", study.steps / "areas.tsv"
     if table.exists():
         return
-    command = [sys.executable, "benchmarks/areas.py", "--model", model, *AREAS]
-    command += ["--csv", str(table)]
+    command = [sys.executable, "benchmarks/areas.py", "--model", model]
+    command += [*AREAS[study.name].options, "--csv", str(table)]
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=REPOSITORY)
     _, status, usage = os.wait4(process.pid, 0)
@@ -201,7 +229,7 @@ def page(study: Study) -> str:
                 (study.gallery / EXACT).read_text("utf8").strip(),
                 "## Figures",
                 *pictures(study),
-                areas(pd.read_csv(study.gallery / "areas.csv")),
+                areas(pd.read_csv(study.gallery / "areas.csv"), AREAS[study.name]),
                 verdicts(results),
                 COSTS_ARE,
             ]
@@ -234,17 +262,22 @@ def claims(results: Results) -> str:
     return "\n".join(lines)
 
 
-def areas(frame: pd.DataFrame) -> str:
+def areas(frame: pd.DataFrame, measured: AreasOf) -> str:
     """Areas of every method, and the gain from a learned ranking."""
+    steps = measured.learning_steps
     parts = [
-        "## Areas of every method\n\nEvery method scored 100 pairs and was judged on 100 others "
-        "(`benchmarks/areas.py`; [what the columns are](methods-compared.md)). MAttr learned for "
-        "500 steps of one pair each, by two losses."
+        f"## Areas of every method\n\nEvery method scored {measured.pairs} pairs and was judged on "
+        f"{measured.pairs} others (`benchmarks/areas.py`; [what the columns "
+        "are](methods-compared.md))."
+        + f" MAttr learned for {steps} steps of one pair each, by two losses."
+        * bool(steps)
     ]
     for (task, level), rows in frame.groupby(["task", "level"], sort=False):
         known = TASKS[str(task)]
         title = f"{known.display_name}, {known.metric}, {level}s"
-        parts += [f"### {title}", as_markdown(with_intervals(rows)).strip(), learned(rows)]
+        parts += [f"### {title}", as_markdown(with_intervals(rows)).strip()]
+        if steps:
+            parts.append(learned(rows))
     return "\n\n".join(parts)
 
 
@@ -293,8 +326,12 @@ def exact_values(results: Results) -> str:
     """Edges with exact values, and what remains unknown about the other edges, by task."""
     verified = results.output / "graphs" / results.folder("pareto").name / "real_test"
     if not any(verified.glob("*_verified.*")):
+        tables = results.folder("real") / "csv"
+        tasks = [task for task in PARETO_TASKS if (tables / f"{task}.csv").is_file()]
+        names = ", ".join(TASKS[task].display_name for task in tasks)
         return (
-            "## Exact values\n\nEvery edge has its exact value: Figures 4, 8 and 9 need no sample."
+            f"## Exact values\n\nEvery edge has its exact value on {len(tasks)} tasks ({names}): "
+            "Figures 4, 8 and 9 need no sample."
         )
     lines = [
         "## Exact values",

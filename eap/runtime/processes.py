@@ -52,10 +52,10 @@ def own_items(items: Sequence[T], costs: Sequence[int] | None = None) -> Sequenc
     """
     if costs is None or count() == 1:
         return items[rank() :: count()]
-    loads, own = [0] * count(), []
+    loads, chosen = [0] * count(), []
     for item in sorted(range(len(items)), key=lambda item: -costs[item]):
         process = loads.index(min(loads))
         loads[process] += costs[item]
         if process == rank():
-            own.append(item)
-    return [items[item] for item in sorted(own)]
+            chosen.append(item)
+    return [items[item] for item in sorted(chosen)]
