@@ -18,6 +18,7 @@ import pandas as pd
 import eap
 from eap.data.tasks import PARETO_TASKS
 from eap.studies import save_csv, shell
+from eap.studies.provenance import read_metadata
 
 Row = dict[str, str | float]
 
@@ -42,7 +43,11 @@ def main() -> None:
         name: getattr(args, name) for name in ("pairs", "size", "subsets", "steps", "prices")
     }
     origin = {"model": model.short_name, **settings, "version": eap.__version__}
-    rows: list[Any] = pd.read_csv(args.csv).to_dict("records") if args.csv.exists() else []
+    rows: list[Any] = []
+    if args.csv.exists():
+        if (before := read_metadata(args.csv)) != origin:
+            shell.fail(f"{shell.shown(args.csv)} has rows of {before}, not of {origin}")
+        rows = pd.read_csv(args.csv).to_dict("records")
     done = {row["task"] for row in rows}
     for task in args.tasks:
         if task not in done:

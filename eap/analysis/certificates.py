@@ -15,6 +15,7 @@ Scores are means over examples, so the scores of all subsets follow from one att
 matrix product. The empty subset has the empty circuit.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -183,6 +184,21 @@ def _rows(level: str, names: list[str], in_plain: Any, votes: Votes, counted: An
     })  # fmt: skip
 
 
+def _check_number(n_examples: int, p_delete: float) -> None:
+    """Check that most subsets have an example: otherwise every vote is *out*, whatever the scores.
+
+    Raises:
+        UserError: half of all subsets or more are empty.
+    """
+    if p_delete**n_examples >= 0.5:
+        least = 1 + math.floor(math.log(0.5) / math.log(p_delete))
+        raise UserError(
+            f"{n_examples} examples with p_delete {p_delete:g} leave {p_delete**n_examples:.0%} of "
+            f"the subsets empty, so nothing can be certified in; use at least {least} examples, or "
+            "a smaller p_delete"
+        )
+
+
 @verb
 def certify(
     model: Model,
@@ -221,8 +237,8 @@ def certify(
             not fit, the attribution is run several times.
 
     Raises:
-        UserError: as for `eap.attribute`; also for numbers out of range, an unknown selection, or a
-            method without per-example scores.
+        UserError: as for `eap.attribute`; also for numbers out of range, too few examples for
+            `p_delete`, an unknown selection, or a method without per-example scores.
 
     Example:
         >>> certificate = eap.certify(model, dataset, 30, method="EAP", n_subsets=50)
@@ -234,6 +250,7 @@ def certify(
         )
     n_subsets, seed = whole("n_subsets", n_subsets), whole("seed", seed)
     p_delete, alpha = real("p_delete", p_delete), real("alpha", alpha)
+    _check_number(len(dataset), p_delete)
     if selection != "threshold":
         size = whole("size", size)
     Resources(memory_budget=options.get("memory_budget"), batch_size=options.get("batch_size"))

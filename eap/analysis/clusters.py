@@ -259,7 +259,7 @@ def find_clusters(
     kernel = similarity[np.ix_(rows, rows)]
     labels[rows] = kernel_k_means(kernel, n_clusters, seed=seed)
     separation = separation_of(kernel, labels[rows])
-    null = null_separations(kernel, n_clusters, n_random=n_random, seed=seed)
+    null = null_separations(gram[np.ix_(rows, rows)], n_clusters, n_random=n_random, seed=seed)
     members = [np.flatnonzero(labels == group) for group in range(labels.max() + 1)]
     found_on = np.zeros(len(dataset), dtype=bool)
     graphs = []
@@ -317,7 +317,7 @@ def separation_of(
 
 
 def null_separations(
-    similarity: Float[np.ndarray, "example example"],
+    gram: Float[np.ndarray, "example example"],
     n_clusters: int,
     *,
     n_random: int,
@@ -325,15 +325,17 @@ def null_separations(
 ) -> Float[np.ndarray, " null"]:
     """Separations by k-means of random examples that all belong to one group.
 
-    The group is a Gaussian with the mean and covariance of the examples (as in SigClust, Liu et al.
-    2008). Samples are drawn as mixtures of the examples, so only the similarities are needed.
+    The group is a Gaussian with the mean and covariance of the examples' score vectors (as in
+    SigClust, Liu et al. 2008), before these are normalised: normalised vectors vary less along the
+    group's main axis, and samples of them would be less far apart than the examples. Samples are
+    drawn as mixtures of the examples, so only the inner products are needed.
     """
-    random, n = np.random.default_rng(seed), len(similarity)
+    random, n = np.random.default_rng(seed), len(gram)
     centred = np.eye(n) - 1 / n
     separations = []
     for _ in range(n_random):
         mixture = 1 / n + random.normal(size=(n, n)) @ centred / np.sqrt(max(1, n - 1))
-        kernel = cosines(mixture @ similarity @ mixture.T)
+        kernel = cosines(mixture @ gram @ mixture.T)
         labels = kernel_k_means(kernel, n_clusters, seed=int(random.integers(2**32)))
         separations.append(separation_of(kernel, labels))
     return np.array(separations)

@@ -13,6 +13,7 @@ task*, whose answers are shuffled.
 """
 
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from eap.data.dataset import Dataset, Example
 from eap.engine.score_blocks import WeightedSums
 from eap.graph.graph import Graph, GraphConfig
 from eap.graph.selection import check_number
+from eap.methods import get_method
 from eap.model.model import Model
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
@@ -193,7 +195,7 @@ def bootstrap(
     *,
     sizes: Sequence[int] | None = None,
     n_resamples: int = 50,
-    selection: str = "top_n",
+    selection: str | None = None,
     null: bool = True,
     seed: int = 0,
     expanded_kv: bool = False,
@@ -209,7 +211,11 @@ def bootstrap(
         n_resamples: number of bootstrap resamples; 50 suffice to tell a Jaccard similarity of .6
             from one of .7.
         selection: rule that selects edges, by magnitude: 'top_n' or 'greedy'; circuits are pruned.
+            None: 'top_n', but 'greedy' for a method that uses no metric (IFR), whose best edges are
+            seldom connected.
         null: whether to measure a null task too, which has the same prompts with shuffled answers.
+            If that changes no score, because neither the metric (KL, JS) nor the method (IFR) reads
+            the answers, there is no null task: `null` of the result is None, with a warning.
         seed: seed of the resamples and of the shuffling.
         expanded_kv: whether every query head has its own k and v receiver, even where query heads
             share key/value heads.
@@ -229,6 +235,9 @@ def bootstrap(
     n_edges = config.n_edges * max(1, len(names))
     if sizes is None:
         sizes = [max(1, int(share * n_edges)) for share in SIZES]
+    uses_metric = get_method(attribution.get("method", "EAP-IG")).uses_metric
+    if selection is None:
+        selection = "top_n" if uses_metric else "greedy"
     if selection not in ("top_n", "greedy"):
         raise UserError(f"unknown selection {selection!r}; known are top_n and greedy")
     n_resamples, seed = whole("n_resamples", n_resamples), whole("seed", seed)
@@ -258,7 +267,17 @@ def bootstrap(
         return Stability(graph, resamples, sizes_measured)
 
     stability = measure(dataset)
-    return replace(stability, null=measure(null_task(dataset, seed=seed))) if null else stability
+    if not null:
+        return stability
+    of_null = measure(null_task(dataset, seed=seed)) if uses_metric else stability
+    if of_null.graph.scores.equal(stability.graph.scores):
+        warnings.warn(
+            "no null task is measured: with shuffled answers all scores are the same, because "
+            "nothing in them reads the answers",
+            stacklevel=3,
+        )
+        return stability
+    return replace(stability, null=of_null)
 
 
 def stability_of_size(

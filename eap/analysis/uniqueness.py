@@ -19,7 +19,7 @@ import torch
 from eap.ablation import Ablation
 from eap.analysis.compare import nodes
 from eap.analysis.stability import mean_jaccard
-from eap.circuits import faithfulness
+from eap.circuits import Faithfulness, faithfulness
 from eap.data.dataset import Dataset
 from eap.engine.recipe import Recipe
 from eap.graph.contents import check_plain
@@ -59,7 +59,8 @@ class SecondCircuit:
     Attributes:
         first: given circuit, pruned.
         second: circuit with the smallest overlap with the first, among those that are as faithful
-            and whose common edges are not as faithful on their own; None: there is none.
+            and that are more faithful than the edges they share with the first; None: there is
+            none.
         verdict: 'not unique', or 'unique within the search'.
         edges, nodes: overlap of the two circuits; None without a second circuit.
         faithfulness: faithfulness of 'first', 'second' and their 'common' edges, and of the model
@@ -129,15 +130,16 @@ def second_circuit(
         recipe: loss, optimizer and steps of the learned rankings.
         prices: costs that the whole first circuit adds to the loss; one ranking is learned for
             each.
-        tolerance: largest increase of `|1 - f|` over the first circuit's for a circuit that counts
-            as equally faithful.
+        tolerance: largest difference of `|1 - f|` between two circuits that count as equally
+            faithful.
         largest_overlap: largest IoU of edges at which the first circuit counts as not unique.
         measured_on: examples that faithfulness is measured on; None: those of `dataset`.
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Raises:
-        UserError: as for `eap.learn_ranking`; also for an empty circuit, no prices, a price that is
-            not above 0, or a tolerance or overlap out of range.
+        UserError: as for `eap.learn_ranking`; also for an empty circuit, a first circuit that is no
+            more faithful than no circuit at all, no prices, a price that is not above 0, or a
+            tolerance or overlap out of range.
 
     Example:
         >>> recipe = eap.Recipe(steps=3, loss="faithfulness")
@@ -151,6 +153,8 @@ def second_circuit(
     prices = [real("prices", price) for price in prices]
     tolerance = real("tolerance", tolerance)
     largest_overlap = real("largest_overlap", largest_overlap)
+    limits: dict[str, Any] = {"metric": metric, "ablation": ablation, **resources}
+    _check_faithful(faithfulness(model, first, others, **limits), tolerance)
     circuits: list[Graph] = []
     rows: list[dict[str, Any]] = []
     provenance: dict[str, Any] = {}
@@ -165,21 +169,20 @@ def second_circuit(
             circuits.append(getattr(ranking, selection)(n_edges).prune())
             rows.append({"price": price, "selection": selection})
     tried = [first, *circuits, *(first & circuit for circuit in circuits)]
-    measured = faithfulness(
-        model, tried, others, metric=metric, ablation=ablation, **resources
-    ).normalised.tolist()
+    measured = faithfulness(model, tried, others, **limits).normalised.tolist()
     of_circuits, of_common = measured[1 : len(circuits) + 1], measured[len(circuits) + 1 :]
     for n, (row, circuit) in enumerate(zip(rows, circuits, strict=True)):
         row |= {"edges": circuit.count_edges(), "faithfulness": of_circuits[n]}
         row["iou"] = _likeness(first, circuit, level="edge").iou
         row["common"] = of_common[n]
 
-    def is_faithful(share: float) -> bool:
-        return abs(1 - share) <= abs(1 - measured[0]) + tolerance
+    def as_faithful(value: float, other: float) -> bool:
+        return abs(1 - value) <= abs(1 - other) + tolerance
 
     equal = [
         n for n, row in enumerate(rows)
-        if is_faithful(row["faithfulness"]) and not is_faithful(row["common"])
+        if as_faithful(row["faithfulness"], measured[0])
+        and not as_faithful(row["common"], row["faithfulness"])
     ]  # fmt: skip
     best = min(equal, key=lambda n: rows[n]["iou"], default=None)
     second = None if best is None else circuits[best]
@@ -193,9 +196,7 @@ def second_circuit(
             "without second": full - (second - first),
             "without both": full - (first | second),
         }
-    tested = faithfulness(
-        model, list(named.values()), others, metric=metric, ablation=ablation, **resources
-    )
+    tested = faithfulness(model, list(named.values()), others, **limits)
     edges = None if second is None else _likeness(first, second, level="edge")
     differs = edges is not None and edges.iou <= largest_overlap
     search = {"prices": list(prices), "tolerance": tolerance, "largest_overlap": largest_overlap}
@@ -217,6 +218,17 @@ def _likeness(first: Graph, second: Graph, *, level: str) -> Likeness:
         return Likeness(*mean_jaccard(torch.stack([nodes(first), nodes(second)])))
     exists = first.edge_exists
     return Likeness(*mean_jaccard(torch.stack([first.in_graph[exists], second.in_graph[exists]])))
+
+
+def _check_faithful(first: Faithfulness, tolerance: float) -> None:
+    """Check that a circuit without edges would not count as equally faithful."""
+    value = float(first.normalised[0])
+    if abs(1 - value) + tolerance >= 1:
+        raise UserError(
+            f"the first circuit has faithfulness {value:.3f}, so a circuit without edges, with "
+            f"faithfulness 0, is as close to 1 within the tolerance {tolerance:g}; give a circuit "
+            "that does the task"
+        )
 
 
 def _check(n_edges: int, prices: Sequence[float]) -> None:

@@ -17,7 +17,6 @@ rest of the model adds to the corrupted run, because the corrupted prompts thems
 the clean ones.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
@@ -46,6 +45,7 @@ from eap.statistics.hypotheses import (
     hsic_p,
     mean_p,
     rank_p,
+    ratio_beyond_p,
     sign_test,
 )
 from eap.statistics.intervals import resampled_counts
@@ -240,6 +240,7 @@ def judge(
     )
     values = _Measured(
         plan,
+        get_metric(metric),
         *(run.double().numpy() for run in (measured.circuits, measured.clean, measured.ablated)),
     )
     edges = _judge_edges(values, alpha)
@@ -265,6 +266,7 @@ class _Measured:
     """Metric of all circuits of a comparison, on every example."""
 
     plan: Comparison
+    metric: Metric
     values: Values
     clean: Float[np.ndarray, " example"]
     ablated: Float[np.ndarray, " example"]
@@ -277,6 +279,11 @@ class _Measured:
         """Clean mean minus ablated mean."""
         return float(self.clean.mean() - self.ablated.mean())
 
+    @property
+    def rounding(self) -> float:
+        """Largest difference of two values that may be rounding."""
+        return float(1e-5 * max(np.abs(self.clean).max(), np.abs(self.ablated).max()))
+
     def distances(self, part: str) -> Float[np.ndarray, " circuit"]:
         """Distances |1 - f| of circuits from the model, in units of normalised faithfulness."""
         share = normalised(
@@ -284,10 +291,13 @@ class _Measured:
         )
         return np.abs(1 - share)
 
-    def resampled(self, measure: Callable[[Any], Any], seed: int) -> Float[np.ndarray, " resample"]:
-        """A measure of weighted means over examples, in bootstrap resamples of the examples."""
-        counts = resampled_counts(len(self.clean), N_RESAMPLES, seed) / len(self.clean)
-        return np.array([measure(weights) for weights in counts])
+    def counts(self, seed: int) -> Float[np.ndarray, "resample example"]:
+        """How often each bootstrap resample has each example."""
+        return resampled_counts(self.n_examples, N_RESAMPLES, seed)
+
+    def resampling(self, tolerance: float) -> Evidence:
+        """Evidence of these resamples of a distance with a tolerance."""
+        return Evidence.of_resamples(self.n_examples, N_RESAMPLES, tolerance)
 
     @property
     def n_examples(self) -> int:
@@ -317,20 +327,13 @@ def _judge_edges(values: _Measured, alpha: float) -> pd.DataFrame:
 
 
 def _faithfulness(values: _Measured, tolerance: float, alpha: float, seed: int) -> Verdict:
-    share = 1 - (values.clean.mean() - values.of("circuit").mean()) / values.gap
-
-    def distance(weights: np.ndarray) -> float:
-        gap = weights @ (values.clean - values.ablated)
-        return abs(weights @ (values.clean - values.of("circuit")[0])) / abs(gap)
-
-    p = beyond_tolerance_p(values.resampled(distance, seed), tolerance)
+    losses, gaps = values.clean - values.of("circuit")[0], values.clean - values.ablated
+    p = ratio_beyond_p(losses, gaps, tolerance, values.counts(seed))
     return Verdict(
         "faithfulness",
-        float(share),
+        float(1 - losses.mean() / values.gap),
         p,
-        Evidence.of_resamples(values.n_examples, N_RESAMPLES).word(
-            p, alpha, "faithful", "not shown to be faithful"
-        ),
+        values.resampling(tolerance).word(p, alpha, "faithful", "not shown to be faithful"),
         f"normalised faithfulness; null: it is further than {tolerance} from 1",
     )
 
@@ -343,14 +346,13 @@ def _completeness(values: _Measured, tolerance: float, alpha: float, seed: int) 
         return float(np.abs(apart @ weights).mean() / abs(gap))
 
     even = np.full(len(values.clean), 1 / len(values.clean))
-    p = beyond_tolerance_p(values.resampled(distance, seed), tolerance)
+    resampled = [distance(counts / values.n_examples) for counts in values.counts(seed)]
+    p = beyond_tolerance_p(resampled, tolerance, values.n_examples)
     return Verdict(
         "completeness",
         distance(even),
         p,
-        Evidence.of_resamples(values.n_examples, N_RESAMPLES).word(
-            p, alpha, "complete", "not shown to be complete"
-        ),
+        values.resampling(tolerance).word(p, alpha, "complete", "not shown to be complete"),
         "mean distance of circuit and model when both lose the same half of the circuit's edges, "
         f"as a share; null: it is more than {tolerance}",
     )
@@ -407,33 +409,33 @@ def _partial_necessity(values: _Measured, alpha: float) -> Verdict:
 
 def _equivalence(values: _Measured, alpha: float) -> Verdict:
     changes = values.of("circuit")[0] - values.clean
-    changes = np.where(np.abs(changes) <= 1e-5 * np.abs(values.clean).max(), 0.0, changes)
+    changes = np.where(np.abs(changes) <= values.rounding, 0.0, changes)
     share, p = sign_test(changes)
+    evidence = Evidence.of_signs(values.n_examples)
+    if np.abs(values.clean).max() <= values.rounding:  # KL and JS: no circuit is below the model
+        p, evidence = 1.0, Evidence(1.0, f"{values.metric.name}, which is 0 for the model itself")
     return Verdict(
         "equivalence",
         share,
         p,
-        Evidence.of_signs(values.n_examples).word(
-            p, alpha, "differs from the model", "no difference found"
-        ),
+        evidence.word(p, alpha, "differs from the model", "no difference found"),
         "share of examples on which the circuit's metric is above the model's; null: one half",
     )
 
 
 def _independence(values: _Measured, alpha: float, seed: int) -> Verdict:
     rest = (values.of("without")[0] - values.ablated)[:HSIC_EXAMPLES]
-    scale = 1e-5 * np.abs(values.clean).max()
-    rest = np.where(np.abs(rest) <= scale, 0.0, rest)
-    dependence, p = hsic_p(
-        rest, values.clean[:HSIC_EXAMPLES], n_permutations=N_PERMUTATIONS, seed=seed
-    )
+    rest = np.where(np.abs(rest) <= values.rounding, 0.0, rest)
+    clean = values.clean[:HSIC_EXAMPLES]
+    dependence, p = hsic_p(rest, clean, n_permutations=N_PERMUTATIONS, seed=seed)
+    evidence = Evidence.of_permutations(values.n_examples, N_PERMUTATIONS)
+    if np.ptp(clean) <= values.rounding:  # nothing can depend on a constant
+        evidence = Evidence(1.0, f"the same {values.metric.name} of the model on all examples")
     return Verdict(
         "independence",
         dependence,
         p,
-        Evidence.of_permutations(values.n_examples, N_PERMUTATIONS).word(
-            p, alpha, "remainder still informative", "no dependence found"
-        ),
+        evidence.word(p, alpha, "remainder still informative", "no dependence found"),
         "dependence (HSIC) of what the model without the circuit adds to the ablated run on what "
         "the model does; null: none",
     )

@@ -144,8 +144,10 @@ def interval_of_means(
     """Interval for a mean over sizes of means over examples of numbers from 0 to 1.
 
     This is Student's interval of the logit, whose ends stay within 0 and 1, and which reaches
-    further towards the middle if the mean is near an end. If all examples have 0, or all have 1,
-    the other end is that of Clopper and Pearson (1934).
+    further towards the middle if the mean is near an end. It is never narrower than equal examples
+    allow: even if all n agree, a fraction q of all examples may differ, where (1 - q)^n is half of
+    1 - confidence, and may be 0 or 1. If all examples have 0, or all have 1, this is the interval
+    of Clopper and Pearson (1934).
 
     Args:
         values: values from 0 to 1 of each circuit on each example, such as decisions.
@@ -157,13 +159,14 @@ def interval_of_means(
     n, value = len(each), float(each.mean())
     if n < FEWEST:
         return Interval(value, float("nan"), float("nan"))
-    certain = ((1 - confidence) / 2) ** (1 / n)
-    if min(value, 1 - value) < 1e-12:
-        return Interval(value, certain, 1.0) if value > 0.5 else Interval(value, 0.0, 1 - certain)
-    error = each.std(ddof=1) / np.sqrt(n) / (value * (1 - value))
-    reach = special.stdtrit(n - 1, (1 + confidence) / 2) * error
-    low, high = special.expit(special.logit(value) + np.array([-reach, reach]))
-    return Interval(value, float(low), float(high))
+    seen = ((1 - confidence) / 2) ** (1 / n)  # fraction of all examples that are as those seen
+    low, high = value * seen, value * seen + 1 - seen
+    if min(value, 1 - value) > 1e-12:
+        error = each.std(ddof=1) / np.sqrt(n) / (value * (1 - value))
+        reach = special.stdtrit(n - 1, (1 + confidence) / 2) * error
+        ends = special.expit(special.logit(value) + np.array([-reach, reach]))
+        low, high = min(low, float(ends[0])), max(high, float(ends[1]))
+    return Interval(value, low, high)
 
 
 def _percentiles(

@@ -82,7 +82,7 @@ def test_evidence_is_written_task_by_task_and_not_again(tmp_path, monkeypatch):
         return row_of(model, task, **settings)
 
     monkeypatch.setattr(evidence, "row_of", noted)
-    options = "--pairs 8 --size 40 --subsets 30 --steps 2 --prices 0.5".split()
+    options = "--pairs 16 --size 150 --subsets 30 --steps 2 --prices 0.5".split()
     for tasks in (["ioi"], ["ioi", "sva"]):
         arguments = ["evidence.py", *options, "--tasks", *tasks, "--csv", str(path)]
         monkeypatch.setattr("sys.argv", arguments)
@@ -90,6 +90,11 @@ def test_evidence_is_written_task_by_task_and_not_again(tmp_path, monkeypatch):
     assert measured == ["ioi", "sva"]
     found = pd.read_csv(path)
     assert list(found["task"]) == measured
+    monkeypatch.setattr("sys.argv", [*arguments, "--size", "30"])
+    with pytest.raises(SystemExit) as end:
+        evidence.main()
+    assert end.value.code == 2
+    assert measured == ["ioi", "sva"]
     assert found["plain"].to_list() == pytest.approx(found["first"].to_list())  # one circuit
 
 

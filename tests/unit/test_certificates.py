@@ -202,11 +202,11 @@ def test_order_batches_and_memory_change_nothing(known, found, monkeypatch):
     np.testing.assert_allclose(other.edges.share, found.edges.share, atol=1e-12)
 
 
-def test_a_circuit_of_one_example_abstains_on_what_the_example_decides(known):
-    """With p_delete .9 the one example is rarely kept, so nothing is in."""
-    found = certify(known.model, known.dataset.head(1), 5, n_subsets=200, **QUIET)
-    assert found.circuit.count_edges() == 0
-    assert found.edges.is_out[known.circuit.edge_exists.numpy()].all()
+def test_too_few_examples_are_refused(known):
+    """With p_delete .9, 6 examples leave most subsets empty: every edge would be certified out."""
+    with pytest.raises(UserError, match=r"53% of the subsets empty.*use at least 7 examples"):
+        certify(known.model, known.dataset.head(6), 5, n_subsets=20, **QUIET)
+    assert certify(known.model, known.dataset.head(7), 5, n_subsets=20, **QUIET)
 
 
 def test_shares_are_those_of_circuits_found_one_by_one(known):

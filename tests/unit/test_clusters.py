@@ -100,22 +100,32 @@ def test_rounding_is_no_similarity():
     assert similar[2, 3] == 0
 
 
-def test_one_group_is_as_far_apart_as_its_null_and_two_are_further():
+@pytest.mark.parametrize(("mean", "axis", "noise"), [(1, 0, 1), (0, 1, 0.3), (1, 2, 0.1)])
+def test_one_group_is_as_far_apart_as_its_null(mean, axis, noise):
+    """Also a group that varies mostly along one axis, which is what effects of one circuit do."""
     random = np.random.default_rng(0)
+    direction = random.normal(size=40)
     p_values = []
     for _ in range(20):
-        points = 1 + random.normal(size=(24, 40))
-        kernel = cosines(points @ points.T)
+        along = axis * random.normal(size=(24, 1)) * direction
+        points = mean + along + noise * random.normal(size=(24, 40))
+        gram = points @ points.T
+        kernel = cosines(gram)
         separation = separation_of(kernel, kernel_k_means(kernel, 2))
-        assert separation > 0.01  # k-means separates anything
-        null = null_separations(kernel, 2, n_random=19, seed=1)
+        assert separation > 0.001  # k-means separates anything
+        null = null_separations(gram, 2, n_random=19, seed=1)
         p_values.append((1 + (null >= separation).sum()) / 20)
     assert np.mean(np.array(p_values) <= 0.05) <= 0.15
-    points[::2, :20] += 2  # two mechanisms: other edges are large
-    points[1::2, 20:] += 2
-    kernel = cosines(points @ points.T)
-    separation = separation_of(kernel, kernel_k_means(kernel, 2))
-    assert separation > null_separations(kernel, 2, n_random=19, seed=1).max()
+
+
+def test_two_groups_are_further_apart_than_their_null():
+    random = np.random.default_rng(0)
+    points = 1 + random.normal(size=(24, 40))
+    points[::2, :20] += 5  # two mechanisms: other edges are large
+    points[1::2, 20:] += 5
+    gram = points @ points.T
+    separation = separation_of(cosines(gram), kernel_k_means(cosines(gram), 2))
+    assert separation > null_separations(gram, 2, n_random=19, seed=1).max()
 
 
 def test_circuits_are_measured_on_examples_that_they_were_not_found_on():

@@ -100,6 +100,19 @@ def test_an_interval_of_decisions_is_students_in_the_middle_and_clopper_pearsons
     assert (none.low, none.high) == pytest.approx((0, 1 - 0.025**0.1))
 
 
+def test_equal_examples_leave_room_for_those_not_seen():
+    """Ten examples with one mean over sizes: a third of all examples may have another."""
+    seen, n_samples = 0.025**0.1, 400
+    found = intervals.interval_of_means(np.full((1, 10), 0.4), lambda means: means[..., 0])
+    assert (found.low, found.high) == pytest.approx((0.4 * seen, 0.4 * seen + 1 - seen))
+    random, covered = np.random.default_rng(1), 0
+    for _ in range(n_samples):  # one example in fifty is right at the last size only
+        values = np.where(random.random((1, 30)) < 0.02, [[0.1], [1.0]], 1.0)
+        found = intervals.interval_of_means(values, lambda means: means.mean(-1))
+        covered += found.low <= 1 - 0.02 * 0.45 <= found.high
+    assert covered / n_samples >= 0.95
+
+
 def test_no_interval_where_there_is_nothing_to_normalise_by_in_some_resamples():
     clean = np.array([1.0, -1.0, 1.0, -0.9, 0.3])
     ones = np.ones((10, 5))

@@ -149,6 +149,16 @@ def test_a_known_circuit_is_stable_and_its_consensus_is_true():
     assert {"edge_jaccard", "edge_chance", "null_edge_jaccard"} <= set(frame.columns)
 
 
+@pytest.mark.parametrize("options", [{"metric": "kl"}, {"metric": "js"}, {"method": "IFR"}])
+def test_scores_that_read_no_answers_have_no_null_task(options):
+    """With other answers the scores are the same, and would look as stable as a null's may not."""
+    with pytest.warns(UserWarning, match="no null task is measured"):
+        found = bootstrap(twins.load("gpt2"), DATASET, sizes=[40], n_resamples=5, **options)
+    assert found.null is None
+    assert "null_edge_jaccard" not in found.to_frame()
+    assert np.isfinite(found.sizes[0].edge_jaccard)
+
+
 def test_the_null_task_has_the_prompts_and_other_answers():
     null = null_task(DATASET, seed=3)
     prompts = [(own.clean, own.corrupted) for own in DATASET.examples]

@@ -84,12 +84,16 @@ def test_a_price_is_paid_for_every_share_of_an_edge(redundant):
         ({"tolerance": -0.1}, "tolerance is -0.1"),
         ({"largest_overlap": float("nan")}, "largest_overlap is nan"),
         ({"first": "empty"}, "no path of the first circuit"),
+        ({"first": "idle"}, "faithfulness 0.000, so a circuit without edges"),
+        ({"tolerance": 1.0}, "tolerance is 1.0"),
     ],
 )
 def test_what_means_nothing_is_refused(redundant, options, says):
-    first = redundant.alternatives[0]
-    if options.pop("first", None):
-        first = first.empty()
+    """Beside a circuit that does nothing, everything would be unique."""
+    first, second = redundant.alternatives
+    if (which := options.pop("first", None)) is not None:
+        idle = first.full() - first - second
+        first = first.empty() if which == "empty" else idle
     with pytest.raises(UserError, match=says):
         second_circuit(redundant.model, redundant.dataset, first, **QUICK | options)
 
