@@ -19,7 +19,7 @@ import torch
 from eap.ablation import Ablation
 from eap.analysis.compare import nodes
 from eap.analysis.stability import mean_jaccard
-from eap.circuits import Faithfulness, faithfulness
+from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
 from eap.engine.recipe import Recipe
 from eap.graph.contents import check_plain
@@ -61,7 +61,8 @@ class SecondCircuit:
         second: circuit with the smallest overlap with the first, among those that are as faithful
             and that are more faithful than the edges they share with the first; None: there is
             none.
-        verdict: 'not unique', or 'unique within the search'.
+        verdict: 'not unique', 'unique within the search', or 'the first circuit does not do the
+            task': a circuit without edges, with faithfulness 0, is as faithful.
         edges, nodes: overlap of the two circuits; None without a second circuit.
         faithfulness: faithfulness of 'first', 'second' and their 'common' edges, and of the model
             'without first' (the edges that only the first circuit has are ablated), 'without
@@ -137,9 +138,8 @@ def second_circuit(
         **resources: batch_size, memory_budget (bytes), quiet; see `eap.runtime.resources`.
 
     Raises:
-        UserError: as for `eap.learn_ranking`; also for an empty circuit, a first circuit that is no
-            more faithful than no circuit at all, no prices, a price that is not above 0, or a
-            tolerance or overlap out of range.
+        UserError: as for `eap.learn_ranking`; also for an empty circuit, no prices, a price that is
+            not above 0, or a tolerance or overlap out of range.
 
     Example:
         >>> recipe = eap.Recipe(steps=3, loss="faithfulness")
@@ -154,7 +154,6 @@ def second_circuit(
     tolerance = real("tolerance", tolerance)
     largest_overlap = real("largest_overlap", largest_overlap)
     limits: dict[str, Any] = {"metric": metric, "ablation": ablation, **resources}
-    _check_faithful(faithfulness(model, first, others, **limits), tolerance)
     circuits: list[Graph] = []
     rows: list[dict[str, Any]] = []
     provenance: dict[str, Any] = {}
@@ -198,12 +197,16 @@ def second_circuit(
         }
     tested = faithfulness(model, list(named.values()), others, **limits)
     edges = None if second is None else _likeness(first, second, level="edge")
-    differs = edges is not None and edges.iou <= largest_overlap
+    verdict = "unique within the search"
+    if as_faithful(0.0, measured[0]):
+        verdict = "the first circuit does not do the task"
+    elif edges is not None and edges.iou <= largest_overlap:
+        verdict = "not unique"
     search = {"prices": list(prices), "tolerance": tolerance, "largest_overlap": largest_overlap}
     return SecondCircuit(
         first=first,
         second=second,
-        verdict="not unique" if differs else "unique within the search",
+        verdict=verdict,
         edges=edges,
         nodes=None if second is None else _likeness(first, second, level="node"),
         faithfulness=dict(zip(named, tested.normalised.tolist(), strict=True)),
@@ -218,17 +221,6 @@ def _likeness(first: Graph, second: Graph, *, level: str) -> Likeness:
         return Likeness(*mean_jaccard(torch.stack([nodes(first), nodes(second)])))
     exists = first.edge_exists
     return Likeness(*mean_jaccard(torch.stack([first.in_graph[exists], second.in_graph[exists]])))
-
-
-def _check_faithful(first: Faithfulness, tolerance: float) -> None:
-    """Check that a circuit without edges would not count as equally faithful."""
-    value = float(first.normalised[0])
-    if abs(1 - value) + tolerance >= 1:
-        raise UserError(
-            f"the first circuit has faithfulness {value:.3f}, so a circuit without edges, with "
-            f"faithfulness 0, is as close to 1 within the tolerance {tolerance:g}; give a circuit "
-            "that does the task"
-        )
 
 
 def _check(n_edges: int, prices: Sequence[float]) -> None:

@@ -78,7 +78,9 @@ VERBS = {
     ],
     "attention_patterns": lambda: eap.attention_patterns(model(), PAIRS),
     "learn_ranking": lambda: eap.learn_ranking(model(), PAIRS, recipe=eap.Recipe(steps=3)),
-    "certify": lambda: eap.certify(model(), PAIRS, 20, n_subsets=20, method="EAP").graph,
+    "certify": lambda: (
+        eap.certify(model(), PAIRS, 20, n_subsets=20, p_delete=0.5, method="EAP").graph
+    ),
     "second_circuit": lambda: (
         eap.second_circuit(
             model(), PAIRS, circuit(), recipe=eap.Recipe(steps=2), prices=(0.5,)

@@ -61,6 +61,17 @@ def test_none_is_found_beside_a_circuit_that_is_alone(name):
     assert "unique within the search" in str(found)
 
 
+def test_a_circuit_that_does_nothing_is_not_unique(redundant):
+    """Otherwise whatever is found shares edges that are as faithful as it: none."""
+    first, second = redundant.alternatives
+    idle = (first.full() - first - second).greedy(8).prune()
+    found = second_circuit(redundant.model, redundant.dataset, idle, **QUICK)
+    assert found.verdict == "the first circuit does not do the task"
+    assert found.faithfulness["first"] == pytest.approx(0, abs=1e-6)
+    assert found.second is not None
+    assert found.faithfulness["second"] == pytest.approx(1, abs=1e-6)
+
+
 def test_a_price_is_paid_for_every_share_of_an_edge(redundant):
     """The first step's masks are all k / n: the loss grows by the price of as much of the edges."""
     first = redundant.alternatives[0]
@@ -84,16 +95,13 @@ def test_a_price_is_paid_for_every_share_of_an_edge(redundant):
         ({"tolerance": -0.1}, "tolerance is -0.1"),
         ({"largest_overlap": float("nan")}, "largest_overlap is nan"),
         ({"first": "empty"}, "no path of the first circuit"),
-        ({"first": "idle"}, "faithfulness 0.000, so a circuit without edges"),
         ({"tolerance": 1.0}, "tolerance is 1.0"),
     ],
 )
 def test_what_means_nothing_is_refused(redundant, options, says):
-    """Beside a circuit that does nothing, everything would be unique."""
-    first, second = redundant.alternatives
-    if (which := options.pop("first", None)) is not None:
-        idle = first.full() - first - second
-        first = first.empty() if which == "empty" else idle
+    first = redundant.alternatives[0]
+    if options.pop("first", None):
+        first = first.empty()
     with pytest.raises(UserError, match=says):
         second_circuit(redundant.model, redundant.dataset, first, **QUICK | options)
 
