@@ -85,7 +85,7 @@ def stability_study(
     Args:
         model: loaded model (`eap.load_model`).
         dataset: pairs of the task, two or more.
-        metric: metric of scores, areas and verdicts.
+        metric: metric of scores (of methods that use one), areas and verdicts.
         method: gradient-based method of `eap.attribute`.
         steps: number of points of integrated gradients.
         rule: integration rule.
@@ -108,15 +108,14 @@ def stability_study(
     if len(dataset) >= 4:
         halves = [replace(dataset, examples=dataset.examples[first::2]) for first in (0, 1)]
     spec = get_method(method)
-    integration: dict[str, Any] = {"steps": steps} if spec.integrates else {}
-    if spec.integrates and spec.uses_rule:
-        integration["rule"] = rule
+    scoring: dict[str, Any] = {"metric": metric} if spec.uses_metric else {}
+    scoring |= {"steps": steps} if spec.integrates else {}
+    scoring |= {"rule": rule} if spec.integrates and spec.uses_rule else {}
     stability = bootstrap(
         model,
         halves[0],
         method=method,
-        metric=metric,
-        **integration,
+        **scoring,
         sizes=sizes,
         n_resamples=n_resamples,
         selection="greedy",  # small circuits selected by top-n are often disconnected
@@ -136,8 +135,7 @@ def stability_study(
             measured_on=halves[1],
             seed=seed,
             method=method,
-            metric=metric,
-            **integration,
+            **scoring,
             expanded_kv=expanded_kv,
             **resources,
         )

@@ -38,6 +38,16 @@ def test_a_known_circuit_passes_everything():
     assert study.areas.helpful.faithfulness[-4:] == pytest.approx([1, 1, 1, 1])
 
 
+def test_a_method_without_a_metric_is_judged_by_the_metric():
+    known = known_circuits.load("induction")
+    with pytest.warns(UserWarning, match="no null task"):
+        study = stability_study(
+            known.model, known.dataset, method="IFR", metric="prob_diff", sizes=[20], n_random=19
+        )
+    assert study.stability.provenance["metric"] is None
+    assert study.areas.provenance["metric"] == "prob_diff"
+
+
 def test_too_few_pairs_are_refused():
     known = known_circuits.load("xor")
     with pytest.raises(UserError, match="one pair"):
