@@ -9,7 +9,7 @@ the same folder (<task>_<metric>_vanilla, <task>_<metric>_ig, <task>_kl_ig, and 
 <task>_<metric>_<method>). Writes the faithfulness of circuits selected by exact scores and by
 estimates to results/real/<model>/csv/<task>.csv. With --verify, the exact graphs are
 <task>_<metric>_verified, for the task's metric and kl: patched edges have exact scores, all other
-edges the estimates of EAP-IG.
+edges the estimates of EAP-IG, scaled to exact values as in the sample.
 """
 
 import eap_circuits

@@ -98,14 +98,29 @@ def weights_of(
     return chosen.weights(exact.n_edges)
 
 
-def merge(estimate: Graph, exact: Graph) -> Graph:
-    """Graph of exact scores where they are known and estimates elsewhere, with `is_exact`."""
+def merge(estimate: Graph, exact: Graph, chosen: Chosen | None = None) -> Graph:
+    """Graph of exact scores where they are known and scaled estimates elsewhere, with `is_exact`.
+
+    Exact values and estimates of one metric can differ by orders of magnitude: that of KL grows
+    with the square of a small effect, EAP-IG's estimate of it with the effect. So that both can be
+    ranked together, estimates are multiplied by the ratio of the sums of absolute exact values and
+    estimates over the sampled edges, which stand for those without an exact value.
+
+    Args:
+        estimate: estimates of all edges.
+        exact: exact scores of some edges.
+        chosen: how these edges were chosen; None, or without a sample: the ratio is that of all
+            edges with an exact value.
+    """
     known = exact.is_exact
     assert known is not None
+    typical = known if chosen is None or not chosen.sample.any() else chosen.sample
+    sums = [float(graph.scores[typical].abs().double().sum()) for graph in (exact, estimate)]
+    ratio = sums[0] / sums[1] if sums[1] else 1.0
     errors = estimate.standard_errors
     if errors is not None and exact.standard_errors is not None:
-        errors = torch.where(known, exact.standard_errors, errors)
-    scores = torch.where(known, exact.scores, estimate.scores)
+        errors = torch.where(known, exact.standard_errors, ratio * errors)
+    scores = torch.where(known, exact.scores, ratio * estimate.scores)
     return replace(estimate, scores=scores, standard_errors=errors, is_exact=known)
 
 

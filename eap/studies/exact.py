@@ -82,20 +82,20 @@ class ExactStudy:
         """Exact values of the edges that the estimates rank highest, and of a sample of the others.
 
         The graphs are saved as <task>_<metric>_verified.json (with spans,
-        <task>_<metric>_spans_verified.safetensors); edges that are not patched keep their
-        estimates. Prints what the sample says about the edges that are not patched.
+        <task>_<metric>_spans_verified.safetensors); edges that are not patched have estimates on
+        the scale of exact values (`eap.analysis.screening.merge`). Prints what the sample says about the edges that are not patched.
 
         Args:
-            estimates: scored graphs by metric; edges without an exact value keep these scores.
+            estimates: scored graphs by metric, for edges without an exact value.
             also: further graphs that take part in the choice of edges.
             top: number of best edges; an edge counts by its best rank in any of the graphs.
             sample: number of other edges to patch.
 
         Returns:
-            Graphs by metric, with exact scores where `is_exact` and estimates elsewhere.
+            Graphs by metric, with exact scores where `is_exact` and scaled estimates elsewhere.
         """
         settings, dataset = self.settings, self.dataset
-        of_screening = {"verify": top, "sample": sample, "seed": settings.seed}
+        of_screening = {"verify": top, "sample": sample, "seed": settings.seed, "others": "scaled"}
         paths, origins, at = {}, {}, "_spans" if self.spans else ""
         for metric in estimates:
             name = f"real_test/{dataset.task}_{metric}{at}_verified"
@@ -114,7 +114,7 @@ class ExactStudy:
         if finished is None:
             exact = self._patch(checkpoint, edges=chosen.all)
             finished = {
-                metric: replace(merge(graph, exact[metric]), provenance=origins[metric])
+                metric: replace(merge(graph, exact[metric], chosen), provenance=origins[metric])
                 for metric, graph in estimates.items()
             }
             self._keep(finished, paths)

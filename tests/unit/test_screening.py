@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import eap
-from eap.analysis.screening import choose_edges, total_error, upper_share, weights_of
+from eap.analysis.screening import choose_edges, merge, total_error, upper_share, weights_of
 from eap.graph.numbering import GraphConfig
 from eap.runtime.errors import UserError
 
@@ -74,6 +74,20 @@ def test_weights_stand_for_every_edge(estimates):
     assert float(weights.sum()) == pytest.approx(n_edges)
     assert (weights[chosen.top] == 1).all()
     assert (weights[chosen.sample] == (n_edges - 20) / 5).all()
+
+
+def test_exact_values_of_another_scale_rank_above_what_they_rank_above(estimates):
+    """Exact values of KL are squares, so to speak; the best of them stay the best."""
+    estimate = estimates[0]
+    chosen = choose_edges([estimate], top=12, sample=8, seed=1)
+    squares = replace(estimate, scores=1e-3 * estimate.scores**2, is_exact=chosen.all)
+    found = merge(estimate, squares, chosen)
+    assert found.scores[chosen.all].equal(squares.scores[chosen.all])
+    assert (found.top_n(12).in_graph & chosen.top).sum() >= 11
+    rest = estimate.edge_exists & ~chosen.all
+    ratio = found.scores[rest] / estimate.scores[rest]
+    assert ratio.min() == pytest.approx(float(ratio.max()))
+    assert merge(estimate, squares).scores[rest].abs().max() < squares.scores[chosen.top].max()
 
 
 def test_a_graph_of_another_choice_is_refused(estimates):

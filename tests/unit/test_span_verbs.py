@@ -173,13 +173,12 @@ def test_spans_before_the_first_difference_are_not_run(monkeypatch):
 
 
 def test_chosen_pairs_have_their_exact_values_and_the_others_the_estimates():
-    estimate = eap.attribute(
-        twins.load("llama", torch.float64), DATA, method="EAP", spans=True, batch_size=4
-    )
+    model, all_exact = twins.load("llama", torch.float64), exact("llama")
+    with twins.precision("llama", torch.float64):
+        estimate = eap.attribute(model, DATA, method="EAP", spans=True, batch_size=4)
     chosen = choose_edges([estimate], top=30, sample=20, seed=0)
     assert (int(chosen.top.sum()), int(chosen.sample.sum())) == (30, 20)
     assert torch.equal(chosen.top, estimate.top_n(30).in_graph)
-    model, all_exact = twins.load("llama", torch.float64), exact("llama")
     with twins.precision("llama", torch.float64):
         some = eap.patch_edges(model, DATA, edges=chosen.all, spans=True, batch_size=2)[
             "logit_diff"
@@ -187,9 +186,11 @@ def test_chosen_pairs_have_their_exact_values_and_the_others_the_estimates():
     assert_close(some.scores[chosen.all], all_exact.scores[chosen.all], 1e-12)
     assert_close(some.standard_errors[chosen.all], all_exact.standard_errors[chosen.all], 1e-9)
     assert some.scores[some.edge_exists & ~chosen.all].isnan().all()
-    merged = merge(estimate, some)
+    merged = merge(estimate, some, chosen)
     assert torch.equal(merged.scores[chosen.all], some.scores[chosen.all])
-    assert torch.equal(merged.scores[~chosen.all], estimate.scores[~chosen.all])
+    others = estimate.edge_exists & ~chosen.all
+    sums = [graph.scores[chosen.sample].abs().sum() for graph in (some, estimate)]
+    assert_close(merged.scores[others], sums[0] / sums[1] * estimate.scores[others], 1e-12)
     assert torch.equal(merged.is_exact, chosen.all)
     assert chosen.weights(estimate.n_edges).sum() == pytest.approx(estimate.n_edges)
     said = report(estimate, merged, chosen)
