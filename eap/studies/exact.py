@@ -83,7 +83,8 @@ class ExactStudy:
 
         The graphs are saved as <task>_<metric>_verified.json (with spans,
         <task>_<metric>_spans_verified.safetensors); edges that are not patched have estimates on
-        the scale of exact values (`eap.analysis.screening.merge`). Prints what the sample says about the edges that are not patched.
+        the scale of exact values (`eap.analysis.screening.merge`). Prints what the sample says
+        about the edges that are not patched.
 
         Args:
             estimates: scored graphs by metric, for edges without an exact value.
