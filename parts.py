@@ -22,7 +22,8 @@ def main() -> None:
     add(
         "--features",
         type=shell.folder,
-        help="folder of transcoders or sparse autoencoders",
+        help="folder of transcoders or sparse autoencoders, which are parts, too (default: none; "
+        "for the toy model, its transcoders)",
     )
     add("--top", type=shell.positive, default=50, help="number of best parts to list per kind")
     shell.add_ig_arguments(parser)
@@ -36,7 +37,8 @@ def main() -> None:
     study = studies.part_study(
         model, dataset, metric=metric, size=args.size, steps=args.ig_steps, rule=args.ig_rule,
         kinds=studies.parts.kinds_of(args.parts, features, model), seed=args.seed,
-        batch_size=args.batch_size, memory_budget=args.memory, quiet=False,
+        expanded_kv=args.expanded_kv, batch_size=args.batch_size, memory_budget=args.memory,
+        quiet=False,
     )  # fmt: skip
 
     studies.keep_folders(settings, model)

@@ -18,9 +18,10 @@ from typing import Any
 import lazy_loader
 
 from eap.runtime.other_names import PACKAGE, OtherModules, unknown
+from eap.runtime.short_names import ShortNames
 
 _public, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-sys.meta_path.append(OtherModules())
+sys.meta_path.extend([ShortNames(), OtherModules()])
 
 
 def __getattr__(name: str) -> Any:

@@ -103,7 +103,8 @@ class Areas:
         cpr: area under faithfulness, with the most helpful edges first; that of the whole model is
             1 (.999).
         cmd: area between faithfulness and 1, with edges ordered by magnitude; 0 is best.
-        accuracy: mean accuracy over the logarithm of the size, with the most helpful edges first.
+        accuracy: mean accuracy over the logarithm of the size, with the most helpful edges first;
+            NaN if some examples have no incorrect answers.
         helpful, magnitude: curves by the two orders of edges.
         provenance: origin of the values and of the ranking.
 
@@ -204,7 +205,10 @@ def areas(
     n_ranked = count_ranked(graph, level=level, rank_input=rank_input)
     sizes = circuit_sizes(n_ranked, shares)
     circuits = cut_circuits(graph, sizes, level=level, selection=selection, rank_input=rank_input)
-    metrics = [metric] if metric.name == "accuracy" else [metric, get_metric("accuracy")]
+    decides = all(example.incorrect for example in dataset)
+    metrics = [metric]
+    if decides and metric.name != "accuracy":
+        metrics.append(get_metric("accuracy"))
     together = [circuit for own in circuits.values() for circuit in own]
     measured = evaluate(model, together, dataset, metrics=metrics, ablation=ablation, **resources)
     clean, ablated = (
@@ -214,7 +218,8 @@ def areas(
         )
     )
     warn_of_direction(metric, float(clean.mean()), float(ablated.mean()))
-    values, right = (measured[name].double().numpy() for name in (metric.name, "accuracy"))
+    values = measured[metric.name].double().numpy()
+    right = measured["accuracy"].double().numpy() if decides else np.full_like(values, np.nan)
     curves: dict[str, Curve] = {}
     for position, (by, own) in enumerate(circuits.items()):
         rows = slice(position * len(sizes), (position + 1) * len(sizes))

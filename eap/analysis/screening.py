@@ -109,8 +109,8 @@ def merge(estimate: Graph, exact: Graph, chosen: Chosen | None = None) -> Graph:
     Args:
         estimate: estimates of all edges.
         exact: exact scores of some edges.
-        chosen: how these edges were chosen; None, or without a sample: the ratio is that of all
-            edges with an exact value.
+        chosen: edges with an exact value, by how they were chosen; None, or without a sample: the
+            ratio is that of all edges with an exact value.
     """
     known = exact.is_exact
     assert known is not None

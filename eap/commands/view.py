@@ -8,11 +8,15 @@ that token.
 """
 
 import argparse
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import eap
 from eap.data.dataset import check_data
+from eap.data.tasks import TASKS
 from eap.figures.measured import read_measured_beside
 from eap.figures.viewer import Patterns, write_page
 from eap.graph.graph import Graph
@@ -53,6 +57,7 @@ def main() -> None:
     )
     add("-t", "--task", type=shell.named_task, help="task of the pairs (default: the graph's task)")
     add("--data", type=shell.data_file, help="file of your own pairs, for --attention and --why")
+    add("--drop_unfit", action="store_true", help="leave out rows of --data that do not fit")
     args = parser.parse_args()
 
     graphs = [Graph.load(path) for path in (args.graph, args.other) if path is not None]
@@ -114,6 +119,41 @@ def model_and_pairs(graph: Graph, args: argparse.Namespace) -> tuple[eap.Model, 
         raise UserError("the graph does not record its model and task; give --model and --task")
     if args.data is not None:  # before the slow loading of the model
         check_data(task, args.data)
+    elif args.drop_unfit:
+        raise UserError("--drop_unfit needs --data")
+    elif task not in TASKS:
+        raise UserError(
+            f"{task} is not a task of this package (known are {', '.join(TASKS)}); give the pairs "
+            "of the graph's scores with --data"
+        )
     model = eap.load_model(name, revision=revision)
-    bos = dict(provenance.get("data", {})).get("prepend_bos")
-    return model, eap.load_dataset(task, model.tokenizer, data=args.data, prepend_bos=bos)
+    scored_on = {} if args.task else dict(provenance.get("data", {}))
+    seed = re.search(r"\(seed (\d+)\)", str(scored_on.get("source")))
+    dataset = eap.load_dataset(
+        task, model.tokenizer, data=args.data, prepend_bos=scored_on.get("prepend_bos"),
+        seed=int(seed[1]) if seed else 0, drop_unfit=args.drop_unfit,
+    )  # fmt: skip
+    return model, dataset if args.data else of_scores(dataset, scored_on)
+
+
+def of_scores(dataset: eap.Dataset, scored_on: Mapping[str, Any]) -> eap.Dataset:
+    """The pairs that a graph was scored on, or all pairs with a note if these are not known.
+
+    Args:
+        dataset: all pairs of the task.
+        scored_on: what the graph's provenance says of its pairs.
+    """
+    wanted = scored_on.get("tokens_sha256")
+    parts = [dataset]
+    limits = re.fullmatch(r"slice\((.*), (.*), (.*)\)", str(scored_on.get("rows")))
+    if limits:
+        parts.append(dataset[slice(*(None if n == "None" else int(n) for n in limits.groups()))])
+    parts += [part.head(scored_on.get("n_pairs", len(part))) for part in parts]
+    found = next((part for part in parts if part.tokens_sha256 == wanted), None)
+    if found is None and wanted is not None:
+        print(
+            "note: these pairs are the first of the task, not those of the graph's scores, which "
+            "are not in its data; give them with --data",
+            file=sys.stderr,
+        )
+    return dataset if found is None else found

@@ -137,7 +137,8 @@ class Dataset:
             raise UserError(f"spans are 'auto' or 'tokens', not {quoted(kind)}")
         pairs = zip(self.examples, starts, strict=True)
         examples = tuple(replace(example, spans=spans) for example, spans in pairs)
-        return replace(self, examples=examples, span_names=names)
+        provenance = {**self.provenance, "spans": {"kind": kind, "names": list(names)}}
+        return replace(self, examples=examples, span_names=names, provenance=provenance)
 
     def summary(self) -> str:
         """One line with the number of pairs, their origin, and what was dropped."""
@@ -228,19 +229,18 @@ def load_dataset(
             f"the first: {unfit[0]}"
         )
     dataset = Dataset(task, tuple(examples), prepend_bos, span_names=names)
-    if spans in ("auto", "tokens"):
-        dataset = dataset.with_spans(spans)
     provenance |= {
         "pairs": len(examples),
         "dropped": dict(Counter(problem.kind for problem in unfit)),
         "prepend_bos": prepend_bos,
         "tokens_sha256": dataset.tokens_sha256,
-        **({} if spans is None else {"spans": {"kind": spans, "names": list(dataset.span_names)}}),
+        **({"spans": {"kind": spans, "names": list(names)}} if spans == "roles" else {}),
     }
     if known is not None and task.startswith("greater-than") and vocabulary.digits_per_piece == 1:
         provenance["unit_digit"] = True
     dataset = replace(dataset, provenance=provenance)
-    return dataset if head is None else dataset.head(head)
+    dataset = dataset if head is None else dataset.head(head)
+    return dataset.with_spans(spans) if spans in ("auto", "tokens") else dataset
 
 
 def check_data(task: str, data: Any) -> set[str]:

@@ -317,7 +317,9 @@ def _result(run: HeadRun, pair: Example, query: int) -> HeadResult:
     if norm is not None:
         values = values * norm.scale(run.trace.attention_raw[0, query])
     W_U = model.W_U.to(run.final)
-    direction = W_U[list(pair.correct)].mean(0) - W_U[list(pair.incorrect)].mean(0)
+    direction = W_U[list(pair.correct)].mean(0)
+    if pair.incorrect:  # without them, what counts is the logit of the correct answers alone
+        direction = direction - W_U[list(pair.incorrect)].mean(0)
     final = model.ln_final
     if final.weight is not None:
         direction = direction * final.weight

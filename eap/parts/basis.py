@@ -330,6 +330,8 @@ class PartCircuit:
         for name, mask in self.kept.items():
             n = 0 if layout is None else len(range(len(layout))[layout.of_sender(name)])
             shapes = [(n,), (len(spans), n)] if spans else [(n,)]
+            if not isinstance(mask, Tensor):
+                raise UserError(f"the mask of {name} is {quoted(mask)}; it must be a tensor")
             if mask.dtype != torch.bool or mask.shape not in shapes:
                 by_span = f", or a row of them for each of {len(spans)} spans" if spans else ""
                 raise UserError(

@@ -104,7 +104,9 @@ def meant(keyword: str, names: Iterable[str]) -> str:
     """
     names = list(names)
     known = [name for name in MEANT.get(keyword, ()) if name in names]
-    names_meant = known or get_close_matches(keyword, names, n=1, cutoff=0.6)
-    if names_meant:
-        return f"the argument for it is {names_meant[0]!r}"
-    return f"its arguments are {', '.join(names)}"
+    sure = known or get_close_matches(keyword, names, n=1, cutoff=0.8)
+    if sure:
+        return f"the argument for it is {sure[0]!r}"
+    alike = get_close_matches(keyword, names, n=1, cutoff=0.6)
+    perhaps = f"did you mean {alike[0]!r}? " if alike else ""
+    return f"{perhaps}its arguments are {', '.join(names)}"

@@ -174,7 +174,7 @@ def ratio_beyond_p(
         losses: clean minus circuit value of every example.
         gaps: clean minus ablated value of every example.
         tolerance: bound of the null.
-        counts: how often each resample has each example.
+        counts: number of times that each resample has each example.
     """
     n = losses.shape[-1]
     ratio = losses.mean() / gaps.mean()

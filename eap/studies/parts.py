@@ -64,6 +64,7 @@ def part_study(
     kinds: Sequence[str | Parts] = ("hidden units", "channels"),
     shares: Sequence[float] = SHARES,
     seed: int = 0,
+    expanded_kv: bool = False,
     **resources: Any,
 ) -> PartStudy:
     """Measure the faithfulness of a circuit in which some nodes keep only their best parts.
@@ -78,6 +79,7 @@ def part_study(
         kinds: names of bases, or features; nodes that a basis does not split are kept whole.
         shares: shares of parts to keep.
         seed: random seed of the parts drawn at random.
+        expanded_kv: whether each query head has its own k and v where heads share them.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Raises:
@@ -91,7 +93,9 @@ def part_study(
         found_on, measured_on = (
             replace(dataset, examples=dataset.examples[first::2]) for first in (0, 1)
         )
-    options: dict[str, Any] = {"metric": metric, "steps": steps, "rule": rule, **resources}
+    options: dict[str, Any] = {
+        "metric": metric, "steps": steps, "rule": rule, "expanded_kv": expanded_kv, **resources
+    }  # fmt: skip
     graph = attribute(model, found_on, **options)
     circuit = graph.greedy(min(size, graph.n_edges)).prune()
     if not circuit.count_edges():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import shapes
+from reference import twins
 from running import call, files_below
 
 import eap
@@ -25,6 +28,15 @@ def test_a_known_circuit_keeps_what_it_needs():
     assert table.faithfulness.iloc[-1] == pytest.approx(1, abs=1e-6)
     # Of a head's channels, few carry anything.
     assert table.faithfulness.iloc[1] > 0.5
+
+
+def test_query_heads_have_keys_of_their_own_where_that_is_asked_for():
+    model, pairs = twins.load("llama"), twins.dataset_of(twins.FROM_THE_FIRST)
+    options = {"size": 60, "kinds": ["channels"], "shares": (0, 1)}
+    for expanded in (False, True):
+        study = part_study(model, pairs, **options, expanded_kv=expanded)
+        assert study.circuit.config.expanded_kv == expanded
+        assert study.provenance["expanded_kv"] == expanded
 
 
 def test_what_cannot_be_studied_is_refused():
@@ -75,3 +87,49 @@ def test_why_a_head_looks_is_said_in_text(tmp_path, capsys, monkeypatch):
     assert "query_sender" in said
     assert "answers" in said
     assert not list(tmp_path.glob("*.html"))
+
+
+def why(graph, path, capsys, monkeypatch, *options):
+    """What is said of a head of a graph."""
+    graph.save(path)
+    monkeypatch.setattr("sys.argv", ["eap view", str(path), "--why", "a2.h0", *options])
+    view.main()
+    return capsys.readouterr()
+
+
+def test_the_pairs_that_are_explained_are_those_of_the_scores(tmp_path, capsys, monkeypatch):
+    model = eap.load_model("toy")
+    dataset = eap.load_dataset("ioi", model.tokenizer)
+    for part in (dataset[10:12], dataset[-4:-1:2], dataset[5:].head(2), dataset.head(3)):
+        graph = eap.attribute(model, part, method="EAP")
+        found = why(graph, tmp_path / "g.json", capsys, monkeypatch)
+        terms = eap.attention.logit_terms(model, part, "a2.h0")
+        assert f"{terms.logit:.3f}" in found.out
+        assert found.err == ""
+    other = graph.provenance["data"] | {"tokens_sha256": "0" * 64}
+    graph = replace(graph, provenance=graph.provenance | {"data": other})
+    said = why(graph, tmp_path / "g.json", capsys, monkeypatch).err
+    assert "note: these pairs are the first of the task" in said
+
+
+def test_pairs_of_ones_own_are_asked_for(tmp_path, capsys, monkeypatch):
+    """Also without incorrect answers, and with a row that does not fit."""
+    model = eap.load_model("toy")
+    rows = eap.load_dataset("ioi", model.tokenizer, head=2).examples
+    table = tmp_path / "mine.csv"
+    texts = [[model.tokenizer.decode(ids[1:]) for ids in (e.clean, e.corrupted)] for e in rows]
+    answers = [model.tokenizer.decode(list(e.correct)) for e in rows]
+    lines = [f'"{a}","{b}","{c}",' for (a, b), c in zip(texts, answers, strict=True)]
+    table.write_text("\n".join(["clean,corrupted,correct,incorrect", *lines, '"A","B C D","x",']))
+    mine = eap.load_dataset("mine", model.tokenizer, data=table, drop_unfit=True)
+    assert len(mine) == 2
+    graph = eap.attribute(model, mine, metric="kl", steps=2)
+    with pytest.raises(UserError, match="give the pairs of the graph's scores with --data"):
+        why(graph, tmp_path / "g.json", capsys, monkeypatch)
+    with pytest.raises(UserError, match="drop_unfit"):
+        why(graph, tmp_path / "g.json", capsys, monkeypatch, "--data", str(table))
+    with pytest.raises(UserError, match="--drop_unfit needs --data"):
+        why(graph, tmp_path / "g.json", capsys, monkeypatch, "-t", "ioi", "--drop_unfit")
+    options = ("--data", str(table), "--drop_unfit")
+    said = why(graph, tmp_path / "g.json", capsys, monkeypatch, *options).out
+    assert "nan" not in said

@@ -43,6 +43,18 @@ def test_metrics_of_opposite_directions_are_turned_to_one():
         assert mean.top_n(9, by="helpful").edge_names() == up.top_n(9, by="helpful").edge_names()
 
 
+def test_graphs_of_files_that_do_not_know_the_models_width_have_a_mean(tmp_path):
+    """The paper's files have no d_model; circuits and comparisons do not ask for it either."""
+    graph = eap.Graph.from_config(SMALL)
+    scores = torch.ones_like(graph.scores) * graph.edge_exists
+    graph = replace(graph, scores=scores, higher_is_better=True)
+    graph.save(tmp_path / "g.json", schema="paper")
+    loaded = replace(eap.Graph.load(tmp_path / "g.json"), higher_is_better=True)
+    assert loaded.config != graph.config
+    exists = graph.edge_exists
+    assert eap.mean_of([graph, loaded]).scores[exists].equal(graph.scores[exists])
+
+
 def test_means_of_nodes_are_means_of_nodes():
     model, data = twins.load("llama"), twins.dataset_of(EXAMPLES)
     parts = [eap.attribute(model, data, method=m, level="node") for m in ("EAP", "EAP-IG")]

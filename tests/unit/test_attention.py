@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,22 @@ def test_the_answers_direction_is_the_final_norms_gradient_at_a_frozen_scale():
     bias = along @ hf.transformer.ln_f.bias
     x = stream[0][0, -1]
     assert float(x @ moved.direction + bias) == pytest.approx(float(difference), abs=1e-9)
+
+
+def test_without_incorrect_answers_the_direction_is_that_of_the_correct_ones():
+    known = known_circuits.load("induction")
+    pair = known.dataset.examples[0]
+    alone = eap.Dataset("mine", (replace(pair, incorrect=()),))
+    both, correct, incorrect = (
+        eap.attention.head_result(known.model, data, "a1.h0").direction
+        for data in (
+            known.dataset,
+            alone,
+            eap.Dataset("mine", (replace(pair, correct=pair.incorrect, incorrect=()),)),
+        )
+    )
+    assert both.isfinite().all()
+    torch.testing.assert_close(correct - incorrect, both)
 
 
 def test_the_induction_head_looks_for_the_previous_token_heads_output():

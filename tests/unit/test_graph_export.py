@@ -98,6 +98,16 @@ def test_an_edge_into_a_shared_key_reaches_every_head_of_the_circuit_that_reads_
     assert set(network["input"]["a0.h3"]) == {"k"}
 
 
+def test_edges_without_scores_have_no_width_in_dot(tmp_path):
+    graph = Graph.from_config(SMALL)
+    graph = replace(graph, scores=torch.full_like(graph.scores, torch.nan))
+    graph.full().to_dot(tmp_path / "n.dot")
+    text = (tmp_path / "n.dot").read_text("utf8")
+    assert "headlabel" in text
+    assert "nan" not in text
+    assert "penwidth" not in text
+
+
 def test_graphml_and_dot_are_written(tmp_path):
     edges = ("input->a0.h1<q>", "input->a0.h1<k>", "a0.h1->logits")
     circuit = circuit_of(SMALL, *edges)

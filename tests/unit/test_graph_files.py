@@ -258,6 +258,15 @@ def test_a_graph_of_nodes_alone_is_saved_and_loaded(tmp_path, n, suffix):
         loaded.top_n(1)
 
 
+def test_node_scores_have_no_place_in_the_papers_form(tmp_path):
+    graph = Graph.from_config(SMALL)
+    unknown = torch.full_like(graph.scores, torch.nan)
+    graph = replace(graph, scores=unknown, node_scores=torch.ones(graph.n_forward))
+    with pytest.raises(UserError, match="no place for node scores"):
+        graph.save(tmp_path / "g.json", schema="paper")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_neurons_are_passed_over_and_the_provenance_says_so(tmp_path):
     document = published(SMALL, nodes_as="objects")
     for node in document["nodes"].values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
@@ -24,6 +25,7 @@ WRONG = [
     ("attribute", {"batchsize": 2}, "is 'batch_size'"),
     ("attribute", {"colour": 2}, "its arguments are model, dataset, method, metric"),
     ("patch_edges", {"metric": "kl"}, "is 'metrics'"),
+    ("find_clusters", {"spans": True}, "did you mean 'steps'? its arguments are model, dataset"),
     ("bootstrap", {"ig_steps": 5}, "is 'steps'"),
     ("example_scores", {"ig_steps": 5}, "is 'steps'"),
     ("attribute", {"method": "EAP-IG-inputs"}, "did you mean 'EAP-IG'"),
@@ -34,7 +36,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("verb", "options", "message"), WRONG, ids=lambda part: str(part)[:40])
 def test_a_wrong_argument_is_named_beside_the_right_one(toy, verb, options, message):
-    with pytest.raises(eap.UserError, match=message.replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(eap.UserError, match=re.sub(r"([()?])", r"\\\1", message)):
         getattr(eap, verb)(*toy, **options)
 
 

@@ -1,5 +1,7 @@
 """Public names load their modules when first used."""
 
+import importlib
+import inspect
 import subprocess
 import sys
 
@@ -18,6 +20,18 @@ ROOMS = (eap, eap.figures, eap.runtime, eap.studies, *INNER)
 def test_every_public_name_loads(room):
     for name in room.__all__:
         assert getattr(room, name) is not None
+
+
+def test_modules_are_imported_by_their_short_names():
+    """As the reference writes them; the module is one, whatever it is called."""
+    modules = [name for name in eap.__all__ if inspect.ismodule(getattr(eap, name))]
+    assert {"attention", "screening", "known_circuits", "ablation"} <= set(modules)
+    for name in modules:
+        module = importlib.import_module(f"eap.{name}")
+        assert module is getattr(eap, name)
+        assert module.__spec__.name == module.__name__
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'eap\.certify'"):
+        importlib.import_module("eap.certify")
 
 
 def test_importing_the_package_leaves_pythons_collector_alone():

@@ -292,6 +292,22 @@ def test_areas_say_what_they_are_of():
     assert found.cpr.value != other.cpr.value  # what is outside carries something else
 
 
+@pytest.mark.parametrize("metric", ["kl", "js"])
+def test_without_incorrect_answers_only_the_accuracy_is_unknown(metric):
+    """KL needs none, so its areas do not either."""
+    model, pairs = twins.load("gpt2"), twins.dataset_of(twins.RAGGED)
+    alone = replace(pairs, examples=tuple(replace(pair, incorrect=()) for pair in pairs))
+    graph = eap.attribute(model, pairs, metric=metric, steps=2)
+    both, found = (
+        areas(model, graph, data, metric=metric, n_resamples=10) for data in (pairs, alone)
+    )
+    assert found.cmd == both.cmd
+    assert np.isnan(found.accuracy.value)
+    assert "accuracy" in str(found)
+    with pytest.raises(UserError, match="incorrect answer"):
+        areas(model, graph, alone, metric="accuracy")
+
+
 # ---- the error of a share ------------------------------------------------------------------------
 
 

@@ -27,6 +27,18 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(str(TOY_MODEL))
 
 
+def test_spans_of_tokens_are_of_the_pairs_that_are_taken(tokenizer):
+    """Prompts of ioi have several lengths; the first alone has one."""
+    with pytest.raises(UserError, match="prompts of one length"):
+        load_dataset("ioi", tokenizer, head=20, spans="tokens")
+    one = load_dataset("ioi", tokenizer, head=1, spans="tokens")
+    assert len(one.span_names) == len(one.examples[0].clean)
+    roles = load_dataset("ioi", tokenizer, head=2, spans="roles")
+    assert roles.provenance["spans"]["kind"] == "roles"
+    auto = roles.with_spans("auto")
+    assert auto.provenance["spans"] == {"kind": "auto", "names": list(auto.span_names)}
+
+
 def texts(tokenizer, dataset: Dataset, row: int = 0) -> dict[str, str]:
     """What each span of an example says."""
     example = dataset.examples[row]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -157,6 +158,15 @@ def test_scores_that_read_no_answers_have_no_null_task(options):
     assert found.null is None
     assert "null_edge_jaccard" not in found.to_frame()
     assert np.isfinite(found.sizes[0].edge_jaccard)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_warning_is_about_the_null_task(seed):
+    """Which no model does: half of its baselines are in the wrong order."""
+    known = known_circuits.load("induction")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bootstrap(known.model, known.dataset.head(6), sizes=[5], n_resamples=3, seed=seed)
 
 
 def test_the_null_task_has_the_prompts_and_other_answers():

@@ -50,7 +50,7 @@ def to_document(graph: GraphContents, *, schema: str) -> dict[str, Any]:
         "provenance": graph.provenance,
         **texts_of(graph),
         "nodes": _node_entries(graph, sign, booleans=schema == "paper"),
-        "edges": {} if _is_of_nodes_alone(graph) else _edge_entries(graph, sign),
+        "edges": {} if is_of_nodes_alone(graph) else _edge_entries(graph, sign),
     }
 
 
@@ -59,7 +59,7 @@ def texts_of(graph: GraphContents) -> dict[str, Any]:
     return {key: texts for key in TEXTS if (texts := getattr(graph, key))}
 
 
-def _is_of_nodes_alone(graph: GraphContents) -> bool:
+def is_of_nodes_alone(graph: GraphContents) -> bool:
     """Whether only nodes have scores, and the circuit has all edges among some of the nodes."""
     if graph.node_scores is None or not graph.scores[edge_exists(graph.config)].isnan().all():
         return False

@@ -153,12 +153,16 @@ def write_graphml(graph: GraphContents, path: Path) -> None:
 def write_dot(graph: GraphContents, path: Path) -> None:
     """Write the circuit in DOT, with layers from bottom to top, whole or not at all."""
     network = to_networkx(graph)
-    largest = max((abs(score) for *_, score in network.edges(data="score")), default=0.0) or 1.0
+    scores = [abs(score) for *_, score in network.edges(data="score") if score == score]
+    largest = max(scores, default=0.0) or 1.0
     lines = ["digraph circuit {", "  rankdir=BT; node [shape=box, style=rounded];"]
     lines += [f'  "{name}";' for name in network]
     for sender, receiver, edge in network.edges(data=True):
-        width = 0.5 + 3.5 * abs(edge["score"]) / largest
-        attributes = f'headlabel="{edge["input"]}", penwidth={width:.2f}'
-        lines.append(f'  "{sender}" -> "{receiver}" [{attributes}, tooltip="{edge["score"]:.6g}"];')
+        attributes = f'headlabel="{edge["input"]}"'
+        score = edge["score"]
+        if score == score:  # edges of a graph whose nodes have scores have none
+            width = 0.5 + 3.5 * abs(score) / largest
+            attributes += f', penwidth={width:.2f}, tooltip="{score:.6g}"'
+        lines.append(f'  "{sender}" -> "{receiver}" [{attributes}];')
     with write_atomically(path) as temporary:
         temporary.write_text("\n".join([*lines, "}", ""]), encoding="utf8")
