@@ -83,7 +83,11 @@ class Ablation(Protocol):
 
     @property
     def has_pair(self) -> bool:
-        """Whether the ablation uses the corrupted prompts."""
+        """Whether ablated activations are those of one run, on the corrupted prompts.
+
+        If so, that run has no `offsets`, an ablated circuit without paths is the ablated model, and
+        pairs of equal prompts have no effect.
+        """
         ...
 
     def start(self, example: Example) -> int:

@@ -236,7 +236,8 @@ def example_scores(
         edges = whole("edges", edges)
     names = [] if isinstance(edges, int) else list(edges)
     if isinstance(edges, int) or isinstance(steps, str | Auto):
-        first = attribute(model, dataset, steps=steps, **options)
+        watched = options | {"observers": ()}  # they see every block once, in the second pass
+        first = attribute(model, dataset, steps=steps, **watched)
         steps = first.provenance["settings"].get("steps", steps)
         if isinstance(edges, int):
             best = first.top_n(min(edges, first.n_edges)).edge_names()

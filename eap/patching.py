@@ -113,7 +113,13 @@ def run_plan(
     units = distributed.own_items(plan.units, costs=costs_of(plan, plan.units))
     done = 0
     if checkpoint is not None:
-        checkpoint = replace(checkpoint, identity={**checkpoint.identity, **plan.identity})
+        identity = sign(
+            model, work.dataset, metric=None, method="exact", ablation=work.ablation,
+            expanded_kv=config.expanded_kv, code=score_code(), spans=plan.span_names,
+        )  # fmt: skip
+        del identity["command"]
+        identity |= {**checkpoint.identity, **plan.identity}
+        checkpoint = replace(checkpoint, identity=identity)
         state = moments.state.cpu()
         done = checkpoint.resume(state, len(units))
         moments.state.copy_(state)
@@ -132,13 +138,13 @@ def run_plan(
     check_values(work.metrics, moments.mean)
     graphs, is_exact = {}, plan.edges
     for number, metric in enumerate(work.metrics):
-        mean, error = moments.mean[number], moments.standard_error
-        scores = mean.to(model.residual_dtype)
-        scores = scores.masked_fill(graph.edge_exists & ~is_exact, torch.nan)
+        unknown, error = graph.edge_exists & ~is_exact, moments.standard_error
+        scores = moments.mean[number].to(model.residual_dtype)
+        errors = None if error is None else error[number].to(model.residual_dtype)
         graphs[metric.name] = replace(
             graph,
-            scores=scores,
-            standard_errors=None if error is None else error[number].to(model.residual_dtype),
+            scores=scores.masked_fill(unknown, torch.nan),
+            standard_errors=None if errors is None else errors.masked_fill(unknown, torch.nan),
             is_exact=is_exact.clone(),
             higher_is_better=metric.higher_is_better,
             provenance=sign(
@@ -205,6 +211,7 @@ def patch_nodes(
                     moments.add(by_example, (slice(None), *place, sender))
     moments.merge_processes("exact values")
     moments.count_zeros(len(dataset))
+    check_values(measured, moments.mean)
     graph, error = Graph.from_config(config, names), moments.standard_error
     return {
         metric.name: replace(

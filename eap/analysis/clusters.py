@@ -84,8 +84,8 @@ def gram_matrix(
     Raises:
         UserError: as for `eap.attribute`.
     """
-    if settings.get("spans"):
-        raise UserError("inner products use the scores of edges; leave out spans")
+    if settings.get("spans") or settings.get("level", "edge") != "edge":
+        raise UserError("inner products use the scores of edges; leave out spans and level='node'")
     config = graph_config(model, expanded_kv=expanded_kv)
     n_examples = len(dataset)
     per_receiver = n_examples * config.n_forward * 4

@@ -224,7 +224,8 @@ def bootstrap(
             resources, as for `eap.attribute`; all resamples together must fit in `memory_budget`.
 
     Raises:
-        UserError: as for `eap.attribute`; also for an unknown selection, or a size out of range.
+        UserError: as for `eap.attribute`; also for node scores, an unknown selection, or a size out
+            of range.
 
     Example:
         >>> stability = eap.bootstrap(model, dataset, method="EAP", sizes=[30], n_resamples=5)
@@ -235,6 +236,8 @@ def bootstrap(
     n_edges = config.n_edges * max(1, len(names))
     if sizes is None:
         sizes = [max(1, int(share * n_edges)) for share in SIZES]
+    if attribution.get("level", "edge") != "edge":
+        raise UserError("resamples are of edges, whose circuits have nodes; leave out level='node'")
     uses_metric = get_method(attribution.get("method", "EAP-IG")).uses_metric
     if selection is None:
         selection = "top_n" if uses_metric else "greedy"

@@ -34,6 +34,7 @@ from eap.model.rules import EXACT, BackwardRules
 from eap.model.runs import LayerTrace, run_layers, run_prefix
 from eap.model.shapes import shapes_of
 from eap.runtime import distributed, processes
+from eap.runtime.errors import UserError
 from eap.runtime.memory import Budget, Extent, Need, Shapes
 from eap.runtime.progress import progress_bar
 from eap.runtime.resources import Resources
@@ -228,9 +229,16 @@ class PreparedBatch:
     @cached_property
     def ablated_run(self) -> AblatedRun:
         """Run in which all edges are ablated."""
-        return self.work.ablation.run(
+        ablation = self.work.ablation
+        run = ablation.run(
             self.work.model, self.batch, self.cache, expanded_kv=self.work.config.expanded_kv
         )
+        if ablation.has_pair and run.offsets is not None:
+            raise UserError(
+                f"the ablation {ablation.name!r} has offsets, so its activations are not those of "
+                "one run on the corrupted prompts; set has_pair to False"
+            )
+        return run
 
     @torch.no_grad()
     def run_clean(

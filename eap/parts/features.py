@@ -191,6 +191,16 @@ def _read_yaml(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+_PLAIN = {
+    "normalize_activations": ("none",),
+    "hook_head_index": (),
+    "finetuning_scaling_factor": (False,),
+    "activation_fn_str": ("relu", "topk"),
+    "activation_fn": ("relu", "topk"),
+}
+"""Values of the keys that change an encoder with which it is one of those that are read here."""
+
+
 def _read_sae_lens(folder: Path, model: Model) -> tuple[int, Dictionary]:
     try:
         config = json.loads((folder / "cfg.json").read_text(encoding="utf8"))
@@ -213,8 +223,8 @@ def _read_sae_lens(folder: Path, model: Model) -> tuple[int, Dictionary]:
     else:
         reads = "output"
         _check_output(folder, point, model)
-    for key, plain in (("normalize_activations", "none"), ("hook_head_index", None)):
-        if config.get(key) not in (plain, None):
+    for key, plain in _PLAIN.items():
+        if config.get(key) not in (*plain, None):
             raise UserError(f"{quoted(str(folder))}: {key}={config[key]} is not supported")
     weights = _load(folder / "sae_weights.safetensors", ("W_enc", "b_enc", "W_dec", "b_dec"))
     kind = architecture.removesuffix("transcoder").strip("_") or "standard"
@@ -222,10 +232,17 @@ def _read_sae_lens(folder: Path, model: Model) -> tuple[int, Dictionary]:
         raise UserError(f"{quoted(str(folder))}: architecture {quoted(kind, 40)} is not supported")
     if kind == "jumprelu" and "threshold" not in weights:
         raise UserError(f"{quoted(str(folder))}: the threshold of the jumprelu encoder is missing")
-    activation = _activation(
-        weights["threshold"] if kind == "jumprelu" else None,
-        int(config["k"]) if kind == "topk" else None,
-    )
+    k = None
+    if kind == "topk" or config.get("activation_fn_str") == "topk":  # the latter before SAELens 6
+        k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
+        if not isinstance(k, int) or k < 1:
+            raise UserError(f"{quoted(str(folder))}: the k of the topk encoder is missing")
+    if k is not None and config.get("rescale_acts_by_decoder_norm"):
+        raise UserError(
+            f"{quoted(str(folder))}: a topk encoder that ranks by decoder norms is not supported; "
+            "fold the norms into the weights (fold_W_dec_norm in SAELens) and save it again"
+        )
+    activation = _activation(weights["threshold"] if kind == "jumprelu" else None, k)
     subtracts = config.get("apply_b_dec_to_input", not is_transcoder)
     dictionary = _checked(
         folder, model, layer, weights["W_enc"].T, weights["b_enc"], weights["W_dec"], reads,

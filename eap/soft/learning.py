@@ -209,7 +209,8 @@ def _to_graph(training: Training, state: State, provenance: dict[str, Any]) -> G
     if training.level == "node":
         nodes = torch.full(training.shape[:-1], torch.nan, dtype=learned.dtype)
         nodes.view(-1)[training.places] = learned
-        return replace(graph, node_scores=nodes)
+        unknown = torch.full_like(graph.scores, torch.nan)
+        return replace(graph, scores=unknown, node_scores=nodes)
     scores = torch.zeros(training.shape, dtype=learned.dtype)
     scores.view(-1)[training.places] = learned
     return replace(graph, scores=scores)

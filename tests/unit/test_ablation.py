@@ -256,6 +256,28 @@ def test_an_ablation_of_ones_own_is_a_class():
     }
 
 
+class OfSeveralRuns(Halfway):
+    """Says that it is of one run on the corrupted prompts, and is not."""
+
+    def run(self, model, batch, cache, *, expanded_kv) -> AblatedRun:
+        return eap.Zero().run(model, batch, cache, expanded_kv=expanded_kv)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "attribute"])
+def test_an_ablation_that_is_not_of_one_run_says_so(verb):
+    """Or dead ends of a circuit would be cut off, which it would have carried."""
+    model, data = twins.load("gpt2"), dataset_of(EXAMPLES)
+    calls = {
+        "evaluate": lambda how: eap.evaluate(
+            model, eap.Graph.from_model(model).empty(), data, ablation=how
+        ),
+        "attribute": lambda how: eap.attribute(model, data, method="EAP", ablation=how),
+    }
+    with pytest.raises(eap.UserError, match="set has_pair to False"):
+        calls[verb](OfSeveralRuns())
+    calls[verb](OfSeveralRuns(has_pair=False))
+
+
 @pytest.mark.parametrize("batch_size", [None, 1, 2])
 def test_a_mean_of_other_positions_is_refused_whatever_the_batch_size(batch_size):
     model = twins.load("gpt2")

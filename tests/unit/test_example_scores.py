@@ -102,3 +102,20 @@ def test_a_table_of_values_has_a_row_per_circuit_and_example():
         assert row.kl == pytest.approx(float(values["kl"]), rel=1e-3, abs=1e-5)
     alone = eap.evaluate(model, circuits[0], dataset, as_frame=True, quiet=True)
     assert alone["logit_diff"].tolist() == frame["logit_diff"][: len(EXAMPLES)].tolist()
+
+
+@pytest.mark.parametrize("edges", [5, ["m0->logits"]])
+def test_an_observer_sees_every_block_once(edges):
+    """Also where the best edges are found in a pass of their own."""
+
+    class Total:
+        value = 0.0
+
+        def add(self, _rows, block):
+            self.value += float(block.scores.sum())
+
+    model, dataset = twins.load("gpt2"), twins.dataset_of(EXAMPLES)
+    whole, found = Total(), Total()
+    eap.attribute(model, dataset, method="EAP", observers=[whole])
+    eap.example_scores(model, dataset, edges, method="EAP", observers=[found])
+    assert found.value == pytest.approx(whole.value, rel=1e-4)

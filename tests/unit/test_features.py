@@ -145,6 +145,37 @@ def test_autoencoders_of_sae_lens_are_read_and_split_what_is_sent(tmp_path, arch
     assert list(scores.to_frame().part)[-1] == "m1.error"
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architecture": "standard", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}},
+        {"architecture": "topk", "activation_fn_kwargs": {"k": 3}},
+    ],
+)
+def test_topk_encoders_from_before_sae_lens_6_are_topk(tmp_path, config):
+    model, weights = twins.load("llama", torch.float64), random_weights(columns=True)
+    hook = {"hook_name": "blocks.1.hook_mlp_out"}
+    x = torch.randn(2, 3, 16, dtype=torch.float64)
+    run = eap.parts.SenderRun(10, model.blocks[1], mlp_in=torch.zeros_like(x), sent=x)
+    found, expected = (
+        eap.load_features(
+            [write_sae_lens(tmp_path / name, weights, **own, **hook)], model
+        ).coefficients(model, run)
+        for name, own in (("old", config), ("new", {"architecture": "topk", "k": 3}))
+    )
+    assert_close(found, expected, 1e-12)
+    assert int((found != 0).sum(-1).max()) <= 4  # three features and the error part
+    for more, says in (
+        ({"rescale_acts_by_decoder_norm": True}, "fold the norms"),
+        ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor=True is not supported"),
+        ({"activation_fn_str": "tanh-relu"}, "activation_fn_str=tanh-relu is not supported"),
+        ({"activation_fn_kwargs": {}, "architecture": "topk"}, "the k of the topk encoder"),
+    ):
+        folder = write_sae_lens(tmp_path / "refused", weights, **config | hook | more)
+        with pytest.raises(eap.UserError, match=says):
+            eap.load_features([folder], model)
+
+
 def test_transcoders_of_sae_lens_are_read(tmp_path):
     model = twins.load("opt", torch.float64)
     weights = of_mlp(model.blocks[0].mlp)

@@ -228,6 +228,8 @@ def test_node_masks_scale_all_that_a_node_sends(family):
         family, examples=PAIRS[:1], level="node", steps=1, pairs=1, optimizer="sgd", seed=3
     )
     assert graph.node_scores[0].isnan()
+    with pytest.raises(UserError, match="NaN"):  # edges have no scores
+        graph.top_n(5)
     assert graph.top_n_nodes(graph.n_forward - 1).count_edges() == graph.n_edges
     n = graph.n_forward - 1
     recipe = Recipe(optimizer="sgd", learning_rate=3.0, k="uniform", steps=1, pairs=1, seed=3)

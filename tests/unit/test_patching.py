@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from reference.twins import EXAMPLES, FORMS, METRICS, RELATIVE, assert_close, da
 import eap
 from eap.metrics.metric import METRICS as PACKAGE_METRICS
 from eap.runtime.checkpoint import Checkpoint
+from eap.runtime.errors import UserError
 
 TWO_METRICS = ("logit_diff", "kl")
 """A metric of the answers' logits, and one of all logits against those of the clean run."""
@@ -323,3 +325,35 @@ def test_the_least_budget_that_a_refusal_names_is_enough():
 def test_no_examples_are_refused():
     with pytest.raises(eap.UserError, match="no examples"):
         patch("gpt2", torch.float32, ())
+
+
+def test_progress_on_other_pairs_or_answers_is_not_resumed(tmp_path):
+    """Whatever the identity that the caller gives."""
+    model, (first, second) = twins.load("gpt2"), twins.RAGGED[:2]
+    turned = replace(first, correct=first.incorrect, incorrect=first.correct)
+    edges = eap.attribute(model, twins.dataset_of([first]), method="EAP").top_n(6).in_graph
+    path = tmp_path / "x.part.safetensors"
+    for number, pair in enumerate((first, turned, second)):
+        options = {"edges": edges, "checkpoint": Checkpoint(path, {}, seconds=0.0)}
+        if number:
+            with pytest.raises(UserError, match="another run"):
+                eap.patch_edges(model, twins.dataset_of([pair]), **options)
+        else:
+            eap.patch_edges(model, twins.dataset_of([pair]), **options)
+
+
+def test_nodes_whose_values_are_no_numbers_are_refused():
+    """Otherwise they would be in every circuit of nodes."""
+    no_number = eap.Metric("no_number", lambda logits, _c, _a: logits[:, 0] * torch.nan)
+    for patch in (eap.patch_edges, eap.patch_nodes):
+        with pytest.raises(UserError, match="'no_number' is NaN"):
+            patch(twins.load("gpt2"), twins.dataset_of(twins.RAGGED[:2]), metrics=[no_number])
+
+
+def test_values_that_were_not_measured_have_no_errors():
+    model, data = twins.load("gpt2"), twins.dataset_of(twins.RAGGED)
+    edges = eap.attribute(model, data, method="EAP").top_n(6).in_graph
+    graph = eap.patch_edges(model, data, edges=edges)["logit_diff"]
+    assert graph.scores.isnan()[graph.edge_exists].equal(
+        graph.standard_errors.isnan()[graph.edge_exists]
+    )

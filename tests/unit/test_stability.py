@@ -191,3 +191,9 @@ def test_what_cannot_be_measured_is_refused():
         bootstrap(model, DATASET, sizes=[10_000])
     with pytest.raises(UserError, match="unknown selection"):
         bootstrap(model, DATASET, selection="best")
+
+
+def test_scores_of_nodes_are_refused():
+    """They would be taken for the scores of edges into the first receiver."""
+    with pytest.raises(UserError, match="leave out level='node'"):
+        bootstrap(twins.load("gpt2"), DATASET, method="EAP", level="node", n_resamples=2)
