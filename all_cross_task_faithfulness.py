@@ -32,6 +32,7 @@ def main() -> None:
             task: {
                 "metric": get_task(task).cross_task_metric,
                 "attribution_metric": get_task(task).metric,
+                "circuit": studies.circuit_identity(circuits[task]),
             }
             for task in datasets
         },

@@ -102,7 +102,11 @@ def main() -> None:
     if note := studies.baseline_note(frame, metric):
         shell.say(note)
     command = studies.next_command(
-        "results/real_rank/compare_real.py", "--tasks", task, settings=settings
+        "results/real_rank/compare_real.py",
+        "--tasks",
+        task,
+        *(["--metric", args.metric] if args.metric else []),
+        settings=settings,
     )
     shell.say(f"\n{shell.shown(csv)} is written; compare the rankings with: {command}")
 

@@ -15,11 +15,14 @@ import eap_circuits
 from eap import studies
 from eap.data.collections.mib import MIB_TASKS, SPLITS, check_source
 from eap.engine.recipe import LOSSES, SIZES, Recipe
-from eap.methods import METHODS, RULES
+from eap.methods import METHODS, RULES, get_method
 from eap.runtime import processes
 from eap.runtime.ranges import RANGES
 from eap.studies import shell
 from eap.studies.paths import ROOT, graph_file, shown, table_file
+
+NAMED = ("ig_steps", "learning_rate", "learning_steps", "seed", "split")
+"""Options that file names have if they are not the defaults, besides the methods' own."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -119,7 +122,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Run the experiment that the command line describes."""
-    args = make_parser().parse_args()
+    parser = make_parser()
+    args = parser.parse_args()
+    check_options(parser, args)
     settings = studies.Settings(
         model=args.model, revision=args.revision, device=args.device, device_map=args.device_map,
         dtype=args.dtype, output=args.output,
@@ -149,20 +154,36 @@ def main() -> None:
         memory_budget=args.memory,
         quiet=False,
     )
+    studies.keep_folders(settings, model)
     name = f"{args.task}_{method_name(args)}" + ("_nodes" if args.level == "node" else "")
     save(args, name, result)
     say_areas(args, result)
 
 
 def method_name(args: argparse.Namespace) -> str:
-    """Name the methods, and the settings that change the ranking, for use in file names."""
+    """Name the methods, and the settings that are not the defaults, for use in file names."""
     words = [f"mean-{args.mean}"] if len(args.method) > 1 else []
     words += args.method
     if "MAttr" in args.method:
         words += [args.optimizer, args.sizes, args.loss]
     words += [args.rule] if args.rule else []
     words += ["free-input"] if args.free_input else []
+    usual = make_parser().parse_args([])
+    for name in NAMED:
+        if (value := getattr(args, name)) != getattr(usual, name):
+            words.append(f"{name.replace('_', '-')}-{value}")
     return "_".join(words)
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options that would change nothing."""
+    methods = [get_method(name) for name in args.method if name != "MAttr"]
+    if args.free_input and args.level == "edge":
+        parser.error("--free_input is about nodes: add --level node")
+    if args.rule and not any(method.integrates and method.uses_rule for method in methods):
+        parser.error(f"--rule: {' and '.join(args.method)} has no integration rule to choose")
+    if args.submission is None and args.files == "nine":
+        parser.error("--files nine needs --submission")
 
 
 def save(args: argparse.Namespace, name: str, result: "studies.MibResult") -> None:

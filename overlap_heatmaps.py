@@ -38,6 +38,7 @@ def main() -> None:
             task: {
                 "attribution_metric": get_task(task).metric,
                 "n_edges": circuits[task].count_edges(),
+                "circuit": studies.circuit_identity(circuits[task]),
             }
             for task in datasets
         },
@@ -61,7 +62,7 @@ def main() -> None:
 
     # 3. Print the results.
     shell.say(f"\nedge IoU:\n{tables['edge_ious'].round(2).to_string()}")
-    command = studies.next_command("all_cross_task_faithfulness.py", settings=settings)
+    command = studies.next_experiment("all_cross_task_faithfulness.py", settings=settings)
     shell.say(f"\n{shell.shown(folder)} is written; measure the circuits on other tasks: {command}")
 
 

@@ -42,10 +42,10 @@ def main() -> None:
     )  # fmt: skip
 
     studies.keep_folders(settings, model)
-    tables = {"": study.table, "_top": study.top(args.top)}
-    for suffix, frame in tables.items():
+    tables = {"": (study.table, study.provenance), "_top": (study.top(args.top), study.ranked_by)}
+    for suffix, (frame, provenance) in tables.items():
         path = table_file(args.output, "parts", args.model, f"{args.task}{suffix}")
-        studies.save_csv(frame, path, study.provenance)
+        studies.save_csv(frame, path, provenance)
     shell.say(f"\n{metric} of a circuit of {study.circuit.count_edges()} edges:")
     shell.say(study.table.round(3).to_string(index=False))
     csv = table_file(args.output, "parts", args.model, args.task)

@@ -73,7 +73,8 @@ def main() -> None:
     n_found, n_measured = len(study.found_on), len(study.measured_on)
     shell.say(f"\n{args.method} by {metric}, scored on {n_found} pairs, {args.n_resamples} times:")
     shell.say(study.stability.to_frame().round(3).to_string(index=False))
-    shell.say(f"\nareas on {n_measured} other pairs (95% over examples): {study.areas}")
+    which = "other" if n_measured < len(dataset) else "of these"
+    shell.say(f"\nareas on {n_measured} {which} pairs (95% over examples): {study.areas}")
     circuit = study.verdicts.circuit
     shell.say(f"\nverdicts on a circuit of {circuit.count_edges()} edges, on the same pairs:")
     shell.say(str(study.verdicts))

@@ -70,7 +70,11 @@ def main() -> None:
     studies.save_csv(frame, csv, origin)
     studies.save_csv(bands, csv.with_name(f"{name}_bands.csv"), origin)
     command = studies.next_command(
-        "results/ig_test/plot_ig_test.py", "--tasks", task, settings=settings
+        "results/ig_test/plot_ig_test.py",
+        "--tasks",
+        task,
+        *(["--eval_metric", args.eval_metric] if args.eval_metric else []),
+        settings=settings,
     )
     shell.say(f"\n{shell.shown(csv)} is written; draw it with: {command}")
 

@@ -110,7 +110,9 @@ class Dataset:
         Raises:
             UserError: `n` is not a whole number of at least 1.
         """
-        first = replace(self, examples=self.examples[: whole("head", n)])
+        if whole("head", n) >= len(self):
+            return self
+        first = replace(self, examples=self.examples[:n])
         taken = {"head": len(first), "pairs": len(first), "tokens_sha256": first.tokens_sha256}
         return replace(first, provenance={**self.provenance, **taken})
 

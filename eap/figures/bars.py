@@ -13,6 +13,7 @@ from eap.figures.style import (
     method_look,
     task_colour,
 )
+from eap.methods import METHODS as ALL_METHODS
 from eap.studies.settings import file_suffix
 
 
@@ -24,7 +25,7 @@ def draw_method_bars(
     Other methods, with keys by name, are drawn if all tasks have a value.
     """
     keys = {"EAP": "vanilla", "EAP-IG": "ig"}
-    keys |= {name: file_suffix(name) for name in METHODS if name not in keys}
+    keys |= {name: file_suffix(name) for name in (*METHODS, *ALL_METHODS) if name not in keys}
     drawn = {
         name: [values[f"{task}_{key}{suffix}"] for task in tasks]
         for name, key in keys.items()
@@ -32,7 +33,7 @@ def draw_method_bars(
     }
     width = 0.8 / len(drawn)
     for number, (method, heights) in enumerate(drawn.items()):
-        label, colour, _, _ = METHODS[method]
+        label, colour, _, _ = method_look(method)
         offset = (number + 0.5) * width - 0.4
         places = [place + offset for place in range(len(tasks))]
         ax.bar(places, heights, 0.95 * width, color=colour, label=label)

@@ -30,8 +30,8 @@ ROWS = 40
 
 
 ABSENT = {
-    "Figure 6": "Left out: the circuits found by hand are for GPT-2 small (12 layers of 12 heads), "
-    "and this model has another shape."
+    "Figure 6": "Not made: the circuits found by hand are those of GPT-2 small (12 layers of 12 "
+    "heads) for IOI and Greater-Than."
 }
 """Texts that replace figures that do not exist for some models."""
 
@@ -323,5 +323,7 @@ def settings(tables: Iterable[Table], curves: Mapping[str, Table]) -> dict[str, 
             texts[title] = json.dumps(table.metadata, indent=2, default=str)
     commands = [str((table.metadata or {}).get("command", "")) for table in tables]
     if lines := [line for line in dict.fromkeys(commands) if line]:
-        texts["commands"] = "\n".join(f"python {line}" for line in lines)
+        texts["commands"] = "\n".join(
+            line if line.startswith("eap ") else f"python {line}" for line in lines
+        )
     return texts

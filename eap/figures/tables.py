@@ -23,7 +23,7 @@ from eap.runtime.code import command, library_versions
 from eap.runtime.errors import UserError, quoted
 from eap.studies.command_names import as_typed
 from eap.studies.paths import ROOT, shown, study_folder, table_file
-from eap.studies.provenance import comparable, file_hash, read_metadata
+from eap.studies.provenance import comparable, differences, file_hash, read_metadata, same
 
 DOES_TASK = 0.8
 """Smallest normalised faithfulness of a circuit that counts as doing the task."""
@@ -254,6 +254,8 @@ def read_bands(table: Table, *, sizes: str = "edges") -> pd.DataFrame | None:
     reason = comparable(table.metadata, bands.metadata)
     if (table.metadata is None) != (bands.metadata is None):
         reason = "of another origin: only one of the two has metadata"
+    elif table.metadata and bands.metadata and not same(table.metadata, bands.metadata):
+        reason = reason or f"of another {differences(table.metadata, bands.metadata)[0]}"
     by_size = bands.frame.set_index("edges", drop=False)
     if sizes not in table.frame or not by_size.index.is_unique:
         reason = reason or "without one row for each size"

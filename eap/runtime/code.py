@@ -19,6 +19,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from eap.runtime.shipped import CHECKOUT
 from eap.runtime.version import __version__
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -137,7 +138,15 @@ def command() -> str:
 
     So the same command in two folders, or by two people, gives the same bytes.
     """
-    return shlex.join([*Path(sys.argv[0]).name.split(), *map(_relative, sys.argv[1:])])
+    return shlex.join([*_script(sys.argv[0]), *map(_relative, sys.argv[1:])])
+
+
+def _script(path: str) -> list[str]:
+    """Words of the script: its path if it draws (`results/...`), else its name."""
+    script = Path(path).resolve()
+    if script.suffix == ".py" and script.is_relative_to(CHECKOUT / "results"):
+        return [script.relative_to(CHECKOUT).as_posix()]
+    return Path(path).name.split()
 
 
 def _relative(argument: str) -> str:

@@ -38,6 +38,9 @@ T = TypeVar("T")
 MEETING = timedelta(minutes=5)
 WORKING = timedelta(days=7)
 
+# Variables that torchrun sets, besides WORLD_SIZE.
+MEETING_PLACE = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+
 # Length of a tag in bytes.
 TAG = 200
 
@@ -53,6 +56,12 @@ def start(patience: timedelta = MEETING) -> None:
     """
     if expected() == 1 or dist.is_initialized():
         return
+    missing = [name for name in MEETING_PLACE if name not in os.environ]
+    if missing:
+        raise ProcessError(
+            f"WORLD_SIZE is {expected()}, and {missing[0]} is not set: start several processes "
+            "with torchrun, or unset WORLD_SIZE"
+        )
     number = int(os.environ["RANK"])
     with _ended_by_signals():
         store = _meet(number, patience)

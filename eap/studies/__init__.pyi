@@ -28,6 +28,7 @@ from .scoring import load_task as load_task
 from .scoring import load_tasks as load_tasks
 from .scoring import metric_name as metric_name
 from .scoring import next_command as next_command
+from .scoring import next_experiment as next_experiment
 from .settings import Settings as Settings
 from .settings import default_metric as default_metric
 from .stability import stability_study as stability_study
@@ -36,4 +37,5 @@ from .sweep import curve_summary as curve_summary
 from .sweep import faithfulness_curves as faithfulness_curves
 from .sweep import pareto_sizes as pareto_sizes
 from .sweep import proportional_sizes as proportional_sizes
+from .task_circuits import circuit_identity as circuit_identity
 from .task_circuits import find_circuits as find_circuits

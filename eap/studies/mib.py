@@ -200,16 +200,10 @@ def submit(
         circuits: circuits to write instead of scores (see `submitted_circuits`).
 
     Raises:
-        UserError: the file is too large for the leaderboard, or the folder already has a file of
-            the other format.
+        UserError: a file is too large for the leaderboard, or the folder has files of another
+            submission.
     """
     path = submission_path(folder, task, model, graph.n_edges)
-    others = [path.with_suffix(form) for form in (".json", ".pt") if form != path.suffix]
-    if existing := [other for other in others if other.exists()]:
-        raise UserError(
-            f"{existing[0]} already exists, and {path.name} must not be next to it: delete it"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
     files = {path: graph}
     if circuits:
         names = [f"{100 * share:g}" for share in SUBMITTED]
@@ -217,12 +211,21 @@ def submit(
             path.with_name(f"{name}{path.suffix}"): circuit
             for name, circuit in zip(names, circuits, strict=True)
         }
+    there = {*path.parent.glob("*.json"), *path.parent.glob("*.pt")}
+    if others := sorted(there - set(files)):
+        raise UserError(
+            f"{others[0]} is of another submission and must not be next to {min(files).name}: "
+            "delete it"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
     for file, contents in files.items():
         contents.save(file)
-        if file.stat().st_size > LARGEST_FILE:
+        if (size := file.stat().st_size) > LARGEST_FILE:
+            for written in files:
+                written.unlink(missing_ok=True)
             raise UserError(
-                f"{file} has {file.stat().st_size / 10**6:.0f} MB; the leaderboard skips files "
-                f"larger than {LARGEST_FILE // 10**6} MB"
+                f"{file} would have {size / 10**6:.0f} MB; the leaderboard skips files larger "
+                f"than {LARGEST_FILE // 10**6} MB, so nothing is submitted"
             )
     return list(files)
 

@@ -46,6 +46,12 @@ class PartStudy:
     table: pd.DataFrame
     provenance: dict[str, Any]
 
+    @property
+    def ranked_by(self) -> dict[str, Any]:
+        """Provenance of the scores of the parts; `parts` has the kinds."""
+        kinds = list(self.scores)
+        return {**self.scores[kinds[0]].provenance, "parts": kinds}
+
     def top(self, n: int) -> pd.DataFrame:
         """The n best parts of each kind: parts, sender, part, score, standard_error."""
         frames = [scores.top_n(n).assign(parts=kind) for kind, scores in self.scores.items()]
@@ -118,6 +124,12 @@ def part_study(
             model, circuit, part_table, measured_on, metric, shares, seed, resources
         )
         tables.append(frame)
+    ranked_by = {kind: part_table.provenance for kind, part_table in scores.items()}
+    provenance |= {
+        "method": "faithfulness of parts",
+        "ranking": {"circuit": graph.provenance, "parts": ranked_by},
+        "settings": {"size": size, "seed": seed, "shares": list(shares)},
+    }
     return PartStudy(circuit, scores, pd.concat(tables, ignore_index=True), provenance)
 
 

@@ -37,6 +37,7 @@ _OF_A_TASK = {
     "ablation": "ablations",
     "level": "levels",
     "expanded_kv": "counts of edges (--expanded_kv)",
+    "circuit": "circuits",
 }
 _DEFAULTS = {"ablation": "resample", "level": "edge", "expanded_kv": False}
 
@@ -68,8 +69,9 @@ def tells_origin(provenance: Provenance) -> bool:
 def comparable(*provenances: Provenance | None) -> str | None:
     """None if results may be shown in one figure or table, otherwise one line that says why not.
 
-    All results must be of one model, and results on the same task must have the same tokens, metric
-    and ablation. None (the provenance of files from other programs) is ignored.
+    All results must be of one model, and results on the same task must have the same tokens,
+    metric, ablation and, where tables record it, circuit. None (the provenance of files from other
+    programs) is ignored.
     """
     known = [provenance for provenance in provenances if provenance and tells_origin(provenance)]
     if not known:
@@ -126,7 +128,7 @@ def _same_tokens(a: Any, b: Any) -> bool:
         return _equal(a, b)
     if "tokens_sha256" not in a or "tokens_sha256" not in b:
         return _equal(a, b)
-    shared = {"tokens_sha256", "head", "prepend_bos"} | ({"n_pairs"} & {*a} & {*b})
+    shared = {"tokens_sha256", "prepend_bos"} | ({"n_pairs"} & {*a} & {*b})
     return all(_equal(a.get(key), b.get(key)) for key in shared)
 
 

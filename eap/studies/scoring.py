@@ -296,8 +296,24 @@ def check_finite(graphs: Mapping[str, Graph]) -> None:
             )
 
 
+def next_experiment(script: str, *options: str, settings: Settings) -> str:
+    """The command of the experiment to run next, with all settings that are not the defaults."""
+    usual = Settings()
+    words = ["--tasks", *settings.tasks]
+    named = ("data", "head", "seed", "device", "device_map", "dtype", "batch_size", "ig_steps",
+             "ig_rule")  # fmt: skip
+    for name in named:
+        if (value := getattr(settings, name)) != getattr(usual, name):
+            words += [f"--{name}", str(value)]
+    for name in ("drop_unfit", "expanded_kv"):
+        words += [f"--{name}"] * getattr(settings, name)
+    if settings.prepend_bos is not None:
+        words.append("--prepend_bos" if settings.prepend_bos else "--no-prepend_bos")
+    return next_command(script, *words, *options, settings=settings)
+
+
 def next_command(script: str, *options: str, settings: Settings) -> str:
-    """The command to run next, with the model and the output folder of the settings."""
+    """The command of the figure to draw next, with the model and the output folder."""
     words = [*as_typed(script), *options, "--model", settings.model]
     if settings.revision is not None:
         words += ["--revision", settings.revision]

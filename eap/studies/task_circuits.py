@@ -1,5 +1,6 @@
 """The circuit of each task that the cross-task studies compare."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -49,6 +50,12 @@ def find_circuits(
     return {
         task: task_circuit(settings, model, task, dataset) for task, dataset in datasets.items()
     }
+
+
+def circuit_identity(circuit: Graph) -> str:
+    """Number of edges of a circuit, and a hash of which edges these are."""
+    digest = hashlib.sha256(circuit.in_graph.numpy().tobytes()).hexdigest()
+    return f"{circuit.count_edges()} edges ({digest[:8]})"
 
 
 def task_circuit(settings: Settings, model: Model, task: str, dataset: Dataset) -> Graph:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from eap.figures import claims, cross_task, replication, style, tables
+from eap.figures import claims, cross_task, published, replication, style, tables
 from eap.figures.tables import Table
 from eap.studies import shell
 from eap.studies.catalogue import POINTS_TASKS
@@ -46,7 +46,12 @@ def main() -> None:
         command = results.command("results/real_rank/compare_real.py")
         correlations, of_tasks = tables.read_correlations(results, args.tasks, command)
         overlaps = tables.required_table(results.csv("real_rank", "all-overlap"), command)
-        of_tasks = [task for task in of_tasks if task not in undone]
+        metric_by_task = published.compared_metrics(results)
+        other = {task for task, by in metric_by_task.items() if by != style.metric_of(task)}
+        if other & set(of_tasks):
+            listed = ", ".join(sorted(other & set(of_tasks)))
+            shell.say(f"left out of the agreement with exact values, as by other metrics: {listed}")
+        of_tasks = [task for task in of_tasks if task not in undone | other]
         answered += claims.about_agreement(correlations, of_tasks, overlaps)
         sources.append(overlaps)
         others.append(correlations_file)

@@ -21,7 +21,10 @@ POINTS = 5
 
 def main() -> None:
     """Draw results/first_figure/<model>/{png,pdf}/first_figure."""
-    args = shell.figure_parser(__doc__, tasks=(TASK,), sizes=True).parse_args()
+    parser = shell.figure_parser(__doc__, tasks=(TASK,), sizes=True)
+    args = parser.parse_args()
+    if len(args.tasks) != 1:
+        parser.error(f"--tasks: this figure shows one task, not {len(args.tasks)}")
     results = tables.Results(args.output, args.model)
     command = results.command("pareto.py", "--task {task}")
     found = tables.read_tasks(results, "pareto", args.tasks, command)

@@ -1,5 +1,7 @@
 """Figure 7: faithfulness of circuits by the number of steps of integrated gradients."""
 
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -105,7 +107,7 @@ def draw_steps(ax: Axes, frame: pd.DataFrame, bands: pd.DataFrame | None) -> lis
     # From yellow through green to dark blue: neighbours differ in hue, lightness and marker.
     shades = plt.get_cmap("viridis_r")(np.linspace(0.08, 1, len(steps)))
     sizes: list[float] = []
-    looks = [("vanilla", style.BLACK, ""), *zip(steps, shades, MARKERS, strict=False)]
+    looks = [("vanilla", style.BLACK, ""), *zip(steps, shades, cycle(MARKERS), strict=False)]
     for name, colour, marker in looks:
         if name not in names:
             continue

@@ -47,23 +47,22 @@ def read_graphs(
         UserError: the graphs are of different models, data or metrics.
     """
     name = f"real_test/{task}_{metric}"
-    suffix = "real"
-    try:
-        exact = figures.graphs.find_graph(results, f"{name}_real")
-    except FileNotFoundError as missing:
-        suffix = "verified"
-        try:
-            exact = figures.graphs.find_graph(results, f"{name}_verified")
-        except FileNotFoundError:
-            raise missing from None
-    scored = {"real": exact}
-    scored |= {
+    estimates = {
         method: figures.graphs.find_graph(results, f"{name}_{GRAPHS[method]}") for method in methods
     }
-    figures.graphs.check_comparable(
-        {f"{task}_{metric}_{GRAPHS.get(name, suffix)}": graph for name, graph in scored.items()}
-    )
-    return scored
+    problems: list[Exception] = []
+    # Of all edges or, with --verify, of some: those that are of the estimates' pairs.
+    for suffix in ("real", "verified"):
+        try:
+            scored = {"real": figures.graphs.find_graph(results, f"{name}_{suffix}"), **estimates}
+            figures.graphs.check_comparable(
+                {f"{task}_{metric}_{GRAPHS.get(key, suffix)}": own for key, own in scored.items()}
+            )
+        except (FileNotFoundError, UserError) as problem:
+            problems.append(problem)
+        else:
+            return scored
+    raise next((problem for problem in problems if isinstance(problem, UserError)), problems[0])
 
 
 def agreements(

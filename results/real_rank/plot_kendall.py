@@ -4,20 +4,24 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 import eap_circuits
-from eap.figures import bars, style, tables
+from eap.figures import bars, published, style, tables
 from eap.studies import shell
 
 
 def main() -> None:
     """Draw results/real_rank/<model>/{png,pdf}/kendall_difference."""
     parser = shell.figure_parser(__doc__)
-    parser.add_argument("--metric", help="value of --metric in compare_real.py, if given")
+    parser.add_argument(
+        "--metric", help="metric of the y axis (default: the metric that compare_real.py compared)"
+    )
     args = parser.parse_args()
     results = tables.Results(args.output, args.model)
     command = results.command("results/real_rank/compare_real.py")
     correlations, tasks = tables.read_correlations(results, args.tasks, command)
     overlaps = tables.required_table(results.csv("real_rank", "all-overlap"), command)
-    figure = draw(correlations, {task: args.metric or style.metric_of(task) for task in tasks})
+    compared = published.compared_metrics(results)
+    metrics = {task: args.metric or compared.get(task) or style.metric_of(task) for task in tasks}
+    figure = draw(correlations, metrics)
     style.add_note(figure, tables.origin_note([overlaps]))
     style.save_figure(figure, results.folder("real_rank"), "kendall_difference")
 

@@ -156,6 +156,10 @@ def test_exact_values_of_fewer_pairs_have_curves_on_all(run, tmp_path):
     assert call("get_real_values.py", *options) == 0
     verified = eap.Graph.load(tmp_path / "graphs/toy/real_test/ioi_kl_verified.json")
     assert verified.provenance["data"]["pairs"] == 2
+    # Exact values of all edges from an earlier run, on other pairs, are not in the way.
+    stale = "graphs/toy/real_test/ioi_logit_diff_real.json"
+    shutil.copy(run / stale, tmp_path / stale)
+    assert call("results/real_rank/compare_real.py", "--tasks", "ioi", "--output", tmp_path) == 0
     frame, of_all = (
         pd.read_csv(folder / "results/real/toy/csv/ioi.csv") for folder in (tmp_path, run)
     )

@@ -282,6 +282,7 @@ def test_the_script_saves_and_says_the_areas(toy_rows, tmp_path, capsys):
         "results/mib/toy/csv/ioi_EAP-IG_areas.csv-metadata.json",
         "results/mib/toy/csv/ioi_EAP-IG_curves.csv",
         "results/mib/toy/csv/ioi_EAP-IG_curves.csv-metadata.json",
+        "results/toy/model.json",
         "sent/ioi_toy/scores.json",
     }
     folder = tmp_path / "results/mib/toy/csv"
@@ -305,22 +306,37 @@ def test_the_script_saves_and_says_the_areas(toy_rows, tmp_path, capsys):
         (("--level", "node"), "EAP-IG_nodes"),
         (("--level", "node", "--free_input"), "EAP-IG_free-input_nodes"),
         (("--method", "IFR"), "IFR"),
+        (("--ig_steps", 2, "--seed", 3), "EAP-IG_ig-steps-2_seed-3"),
         (("--method", "EAP", "EAP-IG"), "mean-raw_EAP_EAP-IG"),
         (("--method", "EAP", "GIM", "--mean", "scaled"), "mean-scaled_EAP_GIM"),
         (
             ("--method", "MAttr", "--learning_steps", 2, "--loss", "cmd", "--optimizer", "sgd",
              "--sizes", "log"),
-            "MAttr_sgd_log_cmd",
+            "MAttr_sgd_log_cmd_learning-steps-2",
         ),
         (
             ("--method", "MAttr", "--learning_steps", 2, "--level", "node", "--loss", "kl"),
-            "MAttr_adam_uniform_kl_nodes",
+            "MAttr_adam_uniform_kl_learning-steps-2_nodes",
         ),
     ],
 )  # fmt: skip
 def test_other_methods_and_levels(toy_rows, tmp_path, options, name):
     assert run(toy_rows, tmp_path, "--head", 3, "--n_train", 3, *options) == 0
     assert (tmp_path / f"results/mib/toy/csv/ioi_{name}_areas.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--free_input",), "--free_input is about nodes"),
+        (("--method", "EAP", "--rule", "midpoint"), "EAP has no integration rule"),
+        (("--files", "nine"), "--files nine needs --submission"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(toy_rows, tmp_path, options, says, capsys):
+    assert run(toy_rows, tmp_path / "out", *options) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_settings_are_the_benchmarks_unless_a_rule_is_given(toy_rows):
@@ -355,6 +371,19 @@ def test_nine_circuits_can_be_submitted_instead_of_scores(toy_rows, tmp_path):
         expected = ranking.top_n(n, by="helpful").prune()
         assert circuit.count_edges() <= n
         assert torch.equal(circuit.in_graph, expected.in_graph)
+
+
+@pytest.mark.parametrize("first", ["one", "nine"])
+def test_a_submission_holds_one_ranking(toy_rows, tmp_path, capsys, first):
+    sent = tmp_path / "sent"
+    options = ("--head", 2, "--method", "EAP", "--submission", sent)
+    assert run(toy_rows, tmp_path, *options, "--files", first) == 0
+    before = {name: (sent / name).read_bytes() for name in files_below(sent)}
+    second = {"one": "nine", "nine": "one"}[first]
+    assert run(toy_rows, tmp_path, *options, "--files", second) == 2
+    assert "is of another submission" in capsys.readouterr().err
+    assert {name: (sent / name).read_bytes() for name in files_below(sent)} == before
+    assert run(toy_rows, tmp_path, *options, "--files", first) == 0
 
 
 def test_bad_input_ends_in_one_line(toy_rows, tmp_path, capsys):

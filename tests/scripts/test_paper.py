@@ -219,7 +219,7 @@ def test_a_circuit_overlaps_itself_and_does_its_own_task(toy):
 def test_the_page_shows_every_figure_and_the_numbers_of_the_tables(toy):
     page = (toy / "results" / "toy" / "report.html").read_text("utf8")
     assert page.count("<figure>") >= sum(map(len, PICTURES.values()))
-    assert "another shape" in page  # Figure 6
+    assert "Not made: the circuits found by hand" in page  # Figure 6
     frame = csv(toy, "pareto", "ioi")
     row = frame[frame["edges"] == 200].iloc[0]
     low, high = row["corrupted_baseline"], row["baseline"]
@@ -250,7 +250,7 @@ def test_the_shape_of_gpt2_gives_figure_6_and_all_others(gpt2_shaped):
     assert expected <= made
     page = (gpt2_shaped / "results" / name / "report.html").read_text("utf8")
     assert "Figure 6" in page
-    assert "another shape" not in page
+    assert "Not made: the circuits found by hand" not in page
 
 
 def test_the_published_wiring_is_an_option(gpt2_shaped, capfd):

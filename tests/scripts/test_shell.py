@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import re
 import signal
 import subprocess
@@ -389,6 +390,21 @@ def test_two_models_of_one_name_do_not_mix(tmp_path, capfd):
     assert call("pareto.py", *QUICK, "--model", twins[1], "--output", output) == 2
     assert "is of another model" in capfd.readouterr().err
     assert {name: (output / name).read_bytes() for name in files_below(output)} == before
+
+
+def test_the_next_experiment_has_the_settings_of_this_one(tmp_path):
+    """Otherwise it would score other pairs, and its table could not be drawn beside this one's."""
+    arguments = [
+        "--model", "toy", "--tasks", "ioi", "sva", "--head", "4", "--seed", "3", "--expanded_kv",
+        "--ig_steps", "7", "--no-prepend_bos", "--dtype", "float64", "--output", str(tmp_path),
+    ]  # fmt: skip
+    parser = shell.make_parser("Test.", tasks=True)
+    shell.add_ig_arguments(parser)
+    settings = shell.settings_of(parser.parse_args(arguments))
+    command = scoring.next_experiment("all_cross_task_faithfulness.py", settings=settings)
+    words = shlex.split(command)
+    assert words[:2] == ["python", "all_cross_task_faithfulness.py"]
+    assert shell.settings_of(parser.parse_args(words[2:])) == settings
 
 
 def test_a_revision_is_passed_on_to_the_model_and_to_the_next_command(monkeypatch, tmp_path):

@@ -71,7 +71,8 @@ def test_the_same_work_is_told_from_other_work_by_name(other, names):
         (None, None),
         (changed(task="sva", metric="prob_diff", data={"tokens_sha256": "4" * 64}), None),
         (changed(model={"weights_sha256": "3" * 64}), "different models: toy (float32, weights 1"),
-        (changed(data={"head": 60}), "ioi: made on different data: 4 pairs of data/ioi/gpt2.csv"),
+        (changed(data={"head": 60}), None),  # the same pairs, however they were asked for
+        (changed(circuit="7 edges (12345678)"), None),
         (changed(data={"tokens_sha256": "3" * 64}), "ioi: made on different data"),
         (changed(metric="prob_diff"), "ioi: made with different metrics: logit_diff and prob_diff"),
         (changed(ablation="zero"), "ioi: made with different ablations: resample and zero"),
@@ -85,6 +86,12 @@ def test_what_may_stand_in_one_figure(other, says):
         assert says in line
         assert "\n" not in line
         assert len(line) < 400
+
+
+def test_tables_of_other_circuits_do_not_stand_together():
+    one, other = (changed(circuit=f"{n} edges (1234567{n})") for n in (7, 8))
+    assert comparable(one, one) is None
+    assert "ioi: made with different circuits: 7 edges" in str(comparable(one, other))
 
 
 def test_nothing_known_is_nothing_that_differs():
