@@ -39,6 +39,7 @@ from eap.model.saved_model import (
 )
 from eap.model.verbs import verb
 from eap.runtime.errors import UserError, first_line, quoted
+from eap.runtime.processes import expected
 from eap.runtime.progress import said_when_long
 
 # The libraries change process-wide settings while they load, so only one model loads at a time.
@@ -86,6 +87,11 @@ def load_model(
         >>> model = eap.load_model("toy")
     """
     numbers = find_dtype("float32" if dtype is None else dtype)
+    if device_map is not None and expected() > 1:
+        raise UserError(
+            f"each of the {expected()} processes would place a whole model by the device map; start "
+            "one process, or leave the device map out (every process then takes a GPU of its own)"
+        )
     if device_map is not None and device is not None:
         raise UserError("give a device or a device map, not both")
     inner = unwrapped(model)

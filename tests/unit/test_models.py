@@ -265,6 +265,11 @@ def test_a_device_map_computes_the_same(family, tmp_path):
         assert run(one).equal(run(several))
 
 
+def test_several_processes_and_a_device_map_are_one_too_many(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "each of the 2 processes would place a whole model" in refusal("toy", device_map="auto")
+
+
 def test_a_device_and_a_device_map_are_one_too_many():
     assert "not both" in refusal("toy", device_map="auto")
 
