@@ -89,8 +89,8 @@ def load_model(
     numbers = find_dtype("float32" if dtype is None else dtype)
     if device_map is not None and expected() > 1:
         raise UserError(
-            f"each of the {expected()} processes would place a whole model by the device map; start "
-            "one process, or leave the device map out (every process then takes a GPU of its own)"
+            f"each of the {expected()} processes would place a whole model by the device map; "
+            "start one process, or leave the device map out, so that each takes a GPU of its own"
         )
     if device_map is not None and device is not None:
         raise UserError("give a device or a device map, not both")
