@@ -250,12 +250,12 @@ def certify(
         )
     n_subsets, seed = whole("n_subsets", n_subsets), whole("seed", seed)
     p_delete, alpha = real("p_delete", p_delete), real("alpha", alpha)
-    _check_number(len(dataset), p_delete)
     if selection != "threshold":
         size = whole("size", size)
     Resources(memory_budget=options.get("memory_budget"), batch_size=options.get("batch_size"))
     if options.get("level", "edge") != "edge" or options.get("spans"):
         raise UserError("certificates are for circuits of edges; leave out level and spans")
+    _check_number(len(dataset), p_delete)
     config = graph_config(model, expanded_kv=options.get("expanded_kv", False))
     masks = draw_subsets(dataset.examples, n_subsets, p_delete, seed)
     blank = replace(Graph.from_config(config), higher_is_better=True)
