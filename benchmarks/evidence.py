@@ -18,7 +18,7 @@ import pandas as pd
 import eap
 from eap.data.tasks import PARETO_TASKS
 from eap.studies import save_csv, shell
-from eap.studies.provenance import read_metadata
+from eap.studies.provenance import differences, read_metadata
 
 Row = dict[str, str | float]
 
@@ -45,8 +45,11 @@ def main() -> None:
     origin = {"model": model.short_name, **settings, "version": eap.__version__}
     rows: list[Any] = []
     if args.csv.exists():
-        if (before := read_metadata(args.csv)) != origin:
-            shell.fail(f"{shell.shown(args.csv)} has rows of {before}, not of {origin}")
+        if other := differences(read_metadata(args.csv) or {}, origin):
+            shell.fail(
+                f"{shell.shown(args.csv)} was measured with other settings ({', '.join(other)}); "
+                "write another table, or delete this one"
+            )
         rows = pd.read_csv(args.csv).to_dict("records")
     done = {row["task"] for row in rows}
     for task in args.tasks:

@@ -125,8 +125,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    studies = sorted(path.stem for path in INTRODUCTIONS.glob("*.md"))
-    add("study", choices=studies, help="name of the study")
+    add("study", choices=sorted(AREAS), help="name of the study")
     add("model", type=Path, nargs="?", help="model directory or GGUF file")
     add("--output", type=Path, help="folder of graphs and results (default: <study>-results)")
     add("--cores", type=shell.positive, default=2, help="number of parallel steps of one thread")

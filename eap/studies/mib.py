@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 import pandas as pd
@@ -218,15 +219,17 @@ def submit(
             "delete it"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    for file, contents in files.items():
-        contents.save(file)
-        if (size := file.stat().st_size) > LARGEST_FILE:
-            for written in files:
-                written.unlink(missing_ok=True)
-            raise UserError(
-                f"{file} would have {size / 10**6:.0f} MB; the leaderboard skips files larger "
-                f"than {LARGEST_FILE // 10**6} MB, so nothing is submitted"
-            )
+    # All files or none: an earlier submission stays if one of these is too large.
+    with TemporaryDirectory(dir=path.parent) as temporary:
+        for file, contents in files.items():
+            contents.save(Path(temporary) / file.name)
+            if (size := (Path(temporary) / file.name).stat().st_size) > LARGEST_FILE:
+                raise UserError(
+                    f"{file} would have {size / 10**6:.0f} MB; the leaderboard skips files larger "
+                    f"than {LARGEST_FILE // 10**6} MB, so nothing is submitted"
+                )
+        for file in files:
+            (Path(temporary) / file.name).replace(file)
     return list(files)
 
 

@@ -18,6 +18,7 @@ from running import call, files_below
 from eap.data.tasks import PARETO_TASKS, TASKS
 from eap.figures import curves, tables
 from eap.graph.graph import Graph, GraphConfig
+from eap.studies.provenance import write_table
 
 SCRIPTS = {
     "results/first_figure/first_figure.py": ["first_figure"],
@@ -203,6 +204,25 @@ def test_bands_are_joined_by_the_number_of_edges(tmp_path, capsys):
         other = tables.read_table(tmp_path / "ioi.csv")
         assert (tables.read_bands(other) is None) == (31 in sizes)
     assert "of other sizes" in capsys.readouterr().out
+
+
+def test_bands_of_another_run_do_not_surround_a_table(tmp_path, capsys):
+    """A run that was killed between its two tables leaves the bands of an earlier one."""
+    frame = fabricated.curve_table(["EAP"])
+    origin = {"model": {"weights_sha256": "1"}, "task": "ioi", "settings": {"ig_steps": 5}}
+    write_table(frame, tmp_path / "ioi.csv", origin)
+    bands = fabricated.bands_table(frame, total_edges=999)
+    for steps in (5, 6):
+        write_table(bands, tmp_path / "ioi_bands.csv", origin | {"settings": {"ig_steps": steps}})
+        found = tables.read_bands(tables.read_table(tmp_path / "ioi.csv"))
+        assert (found is None) == (steps == 6)
+    assert "of another settings.ig_steps" in capsys.readouterr().out
+
+
+def test_the_first_figure_shows_one_task(tmp_path, capfd):
+    script = "results/first_figure/first_figure.py"
+    assert call(script, "--tasks", "ioi", "sva", "--output", tmp_path) == 2
+    assert "this figure shows one task, not 2" in capfd.readouterr().err
 
 
 def test_bands_of_a_run_do_not_surround_a_table_from_elsewhere(tmp_path, capsys):

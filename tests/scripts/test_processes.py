@@ -17,6 +17,8 @@ import torch
 from running import ROOT, call, files_below, start_together, torchrun
 
 import eap
+from eap.runtime import distributed
+from eap.runtime.processes import ProcessError
 
 TOY = ("--model", "toy", "--device", "cpu", "--batch_size", 2)
 RUNS = {
@@ -107,6 +109,13 @@ def test_a_bootstrap_is_the_same_to_the_byte(tmp_path):
             assert found["again"].tobytes() == found["learned"].tobytes()
             for name in ("scores", "spans", "gram", "learned"):  # sums in another order
                 np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_number_of_processes_without_a_place_to_meet_is_one_line(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ProcessError, match="WORLD_SIZE is 2, and RANK is not set"):
+        distributed.start()
 
 
 def test_bad_input_is_said_once(tmp_path):

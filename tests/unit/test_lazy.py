@@ -23,7 +23,7 @@ def test_every_public_name_loads(room):
 
 
 def test_modules_are_imported_by_their_short_names():
-    """As the reference writes them; the module is one, whatever it is called."""
+    """Names as the reference writes them; the module is one, whatever it is called."""
     modules = [name for name in eap.__all__ if inspect.ismodule(getattr(eap, name))]
     assert {"attention", "screening", "known_circuits", "ablation"} <= set(modules)
     for name in modules:

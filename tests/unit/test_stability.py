@@ -162,7 +162,7 @@ def test_scores_that_read_no_answers_have_no_null_task(options):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_warning_is_about_the_null_task(seed):
-    """Which no model does: half of its baselines are in the wrong order."""
+    """Null tasks are done by no model: half of their baselines are in the wrong order."""
     known = known_circuits.load("induction")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
