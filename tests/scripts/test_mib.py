@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from models.tiny import tiny_tokenizer
 from running import ROOT, call, files_below
 
 import eap
+from eap import studies
 from eap.data.collections.mib import MIB_TASKS, get_mib_task, load_mib, to_pairs
 from eap.data.dataset import DATA
 from eap.runtime.errors import UserError
@@ -384,6 +386,19 @@ def test_a_submission_holds_one_ranking(toy_rows, tmp_path, capsys, first):
     assert "is of another submission" in capsys.readouterr().err
     assert {name: (sent / name).read_bytes() for name in files_below(sent)} == before
     assert run(toy_rows, tmp_path, *options, "--files", first) == 0
+
+
+def test_a_submission_that_is_too_large_leaves_the_earlier_one(tmp_path, monkeypatch):
+    graph = eap.Graph.from_model(eap.load_model("toy", device="cpu"), expanded_kv=True)
+    graph = replace(graph, scores=torch.rand(graph.scores.shape) / 3, higher_is_better=True)
+    (path,) = studies.submit(graph, tmp_path, "ioi", "toy")
+    before = path.read_bytes()
+    monkeypatch.setattr("eap.studies.mib.submission_path", lambda *_: path)
+    monkeypatch.setattr("eap.studies.mib.LARGEST_FILE", len(before) // 2)
+    with pytest.raises(UserError, match="so nothing is submitted"):
+        studies.submit(replace(graph, scores=-graph.scores), tmp_path, "ioi", "toy")
+    assert path.read_bytes() == before
+    assert files_below(tmp_path) == {"ioi_toy/scores.json"}
 
 
 def test_bad_input_ends_in_one_line(toy_rows, tmp_path, capsys):
