@@ -11,6 +11,7 @@ layout.
 import argparse
 from pathlib import Path
 
+import eap
 import eap_circuits
 from eap import studies
 from eap.data.collections.mib import MIB_TASKS, SPLITS, check_source
@@ -135,29 +136,36 @@ def main() -> None:
         learning_rate=args.learning_rate, k=args.sizes, seed=args.seed,
     )  # fmt: skip
     model = studies.load_model_of(settings)
-    result = studies.mib_study(
-        model,
-        args.task,
-        method=args.method,
-        level=args.level,
-        source=args.source,
-        split=args.split,
-        n_train=args.n_train,
+    train, test = studies.load_mib_splits(
+        args.task, model.tokenizer, source=args.source, split=args.split, n_train=args.n_train,
         head=args.head,
-        steps=args.ig_steps,
-        rule=args.rule,
-        recipe=recipe,
-        scaled=args.mean == "scaled",
-        rank_input=args.level == "node" and not args.free_input,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        memory_budget=args.memory,
-        quiet=False,
-    )
+    )  # fmt: skip
+    resources = {"batch_size": args.batch_size, "memory_budget": args.memory, "quiet": False}
+    graph = studies.mib_ranking(
+        model, train, method=args.method, level=args.level, steps=args.ig_steps, rule=args.rule,
+        recipe=recipe, scaled=args.mean == "scaled", **resources,
+    )  # fmt: skip
+    areas = eap.areas(
+        model, graph, test, level=args.level, rank_input=ranks_input(args), seed=args.seed,
+        **resources,
+    )  # fmt: skip
     studies.keep_folders(settings, model)
     name = f"{args.task}_{method_name(args)}" + ("_nodes" if args.level == "node" else "")
-    save(args, name, result)
-    say_areas(args, result)
+    save(args, name, graph, areas)
+    method = graph.provenance["method"]
+    chosen = graph.provenance.get("settings") or {}
+    described = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    shell.say(
+        f"\n{method} on {args.task}, {args.model}{f' ({described})' if described else ''}: scored "
+        f"on {len(train)} pairs, measured on {len(test)}; {areas.n_ranked:,} {args.level}s; 95% "
+        "over examples:"
+    )
+    say_areas(args, areas)
+
+
+def ranks_input(args: argparse.Namespace) -> bool:
+    """Whether the input is ranked among the nodes, as in the benchmark."""
+    return args.level == "node" and not args.free_input
 
 
 def method_name(args: argparse.Namespace) -> str:
@@ -186,43 +194,30 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error("--files nine needs --submission")
 
 
-def save(args: argparse.Namespace, name: str, result: "studies.MibResult") -> None:
+def save(args: argparse.Namespace, name: str, ranking: "eap.Graph", areas: "eap.Areas") -> None:
     """Write the curves, the areas, the ranking, and the submission if there is one."""
-    for kind, frame in (("curves", result.areas.to_frame()), ("areas", result.areas.summary())):
+    for kind, frame in (("curves", areas.to_frame()), ("areas", areas.summary())):
         path = table_file(args.output, "mib", args.model, f"{name}_{kind}")
-        studies.save_csv(frame, path, result.areas.provenance)
+        studies.save_csv(frame, path, areas.provenance)
     if not processes.is_first():
         return
-    graph = graph_file(args.output, args.model, f"mib_{name}", n_edges=result.graph.n_edges)
-    result.graph.save(graph)
+    graph = graph_file(args.output, args.model, f"mib_{name}", n_edges=ranking.n_edges)
+    ranking.save(graph)
     shell.say(f"wrote {shown(graph)}; to view the graph: eap view {shown(graph)}")
     if args.submission is not None:
         circuits = []
         if args.files == "nine":
             circuits = studies.submitted_circuits(
-                result.graph,
-                by=args.by,
-                level=args.level,
-                rank_input=args.level == "node" and not args.free_input,
-                selection="greedy" if args.method == ["IFR"] else "top_n",
+                ranking, by=args.by, level=args.level, rank_input=ranks_input(args)
             )
         paths = studies.submit(
-            result.graph, Path(args.submission), args.task, args.model, circuits=circuits
+            ranking, Path(args.submission), args.task, args.model, circuits=circuits
         )
         shell.say(f"wrote {', '.join(map(shown, paths))} for the leaderboard")
 
 
-def say_areas(args: argparse.Namespace, result: "studies.MibResult") -> None:
+def say_areas(args: argparse.Namespace, areas: "eap.Areas") -> None:
     """Print the measured areas, then the published ones."""
-    areas = result.areas
-    method = result.graph.provenance["method"]
-    settings = result.graph.provenance.get("settings") or {}
-    described = ", ".join(f"{name} {value}" for name, value in settings.items())
-    shell.say(
-        f"\n{method} on {args.task}, {args.model}{f' ({described})' if described else ''}: scored "
-        f"on {len(result.train)} pairs, measured on {len(result.test)}; {areas.n_ranked:,} "
-        f"{args.level}s; 95% over examples:"
-    )
     shell.say(f"  CPR       {areas.cpr}   (a value above 1 means overshoot)")
     shell.say(f"  CMD       {areas.cmd}   (0 is best)")
     shell.say(f"  accuracy  {areas.accuracy}   (over log size, 1 is best)")

@@ -52,10 +52,10 @@ def main() -> None:
     metric = studies.metric_name(args.metric, args.task)
     model = studies.load_model_of(settings)
     dataset = studies.load_task(settings, model, args.task)
+    draws = studies.Draws(args.n_resamples, args.n_random, args.n_subsets or 0, args.seed)
     study = studies.stability_study(
         model, dataset, metric=metric, method=args.method, steps=args.ig_steps, rule=args.ig_rule,
-        sizes=args.sizes, n_resamples=args.n_resamples, n_random=args.n_random,
-        n_subsets=args.n_subsets or 0, seed=args.seed,
+        sizes=args.sizes, draws=draws,
         expanded_kv=args.expanded_kv, batch_size=args.batch_size, memory_budget=args.memory,
         quiet=False,
     )  # fmt: skip

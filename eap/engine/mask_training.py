@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from eap.data.dataset import Dataset
 from eap.engine.prepared import PreparedBatch, Work
 from eap.engine.recipe import Recipe
 from eap.engine.soft_runs import demand_of_masks, run_soft_circuit
-from eap.graph import GraphConfig
+from eap.graph import Graph, GraphConfig
 from eap.graph.contents import edge_exists
 from eap.metrics.metric import Metric, Predictions
 from eap.model.devices import float64_device
@@ -122,32 +122,90 @@ class State:
 
 
 @dataclass(frozen=True, eq=False)
+class MaskLayout:
+    """The order of the masks: one for every edge, or for every node but the input, at each span.
+
+    Attributes:
+        config: shape of the graph.
+        level: 'edge' or 'node'.
+        span_names: names of the spans; empty if a mask holds for the whole prompt.
+    """
+
+    config: GraphConfig
+    level: str
+    span_names: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the masks of all edges: [*span, n_forward, n_backward]."""
+        spans = [len(self.span_names)] if self.span_names else []
+        return (*spans, self.config.n_forward, self.config.n_backward)
+
+    @cached_property
+    def places(self) -> Int[Tensor, " n"]:
+        """Indices in the flattened masks of all edges; for nodes, in [*span, n_forward]."""
+        n_spans, n_forward = max(1, len(self.span_names)), self.config.n_forward
+        if self.level == "edge":
+            return edge_exists(self.config).repeat(n_spans, 1).flatten().nonzero().flatten()
+        return torch.arange(n_spans * n_forward).view(n_spans, -1)[:, 1:].flatten()
+
+    def at_edges(
+        self, masks: Float64[Tensor, " n"]
+    ) -> Float64[Tensor, "*span n_forward n_backward"]:
+        """Masks of all edges; at level "node", those of their senders, with 1 for the input."""
+        full = torch.zeros(self.shape, dtype=torch.float64)
+        if self.level == "edge":
+            full.view(-1)[self.places] = masks
+        else:
+            by_node = full.view(-1, self.config.n_backward)
+            by_node[:] = 1.0
+            by_node[self.places] = masks[:, None]
+        return full
+
+    def gradient(
+        self, at_edges: Float64[Tensor, "*span n_forward n_backward"]
+    ) -> Float64[Tensor, " n"]:
+        """Gradient of the masks, from that of the masks of all edges."""
+        if self.level == "edge":
+            return at_edges.view(-1)[self.places]
+        return at_edges.view(-1, self.config.n_backward)[self.places].sum(1)
+
+    def to_graph(self, scores: Float[Tensor, " n"]) -> Graph:
+        """Graph with the scores, one per mask; without scores of nodes, edges have NaN."""
+        graph = Graph.from_config(self.config, self.span_names)
+        if self.level == "node":
+            nodes = torch.full(self.shape[:-1], torch.nan, dtype=scores.dtype)
+            nodes.view(-1)[self.places] = scores
+            return replace(
+                graph, scores=torch.full_like(graph.scores, torch.nan), node_scores=nodes
+            )
+        of_edges = torch.zeros(self.shape, dtype=scores.dtype)
+        of_edges.view(-1)[self.places] = scores
+        return replace(graph, scores=of_edges)
+
+
+@dataclass(frozen=True, eq=False)
 class Training:
     """Quantities that stay the same from step to step.
 
     Attributes:
         work: examples, in the batches that steps draw.
         recipe: complete recipe: loss, optimizer and steps.
-        level: 'edge' or 'node'.
+        layout: order of the masks.
         prices: price of each mask, which is added to the loss in proportion to the mask.
-        places: indices of the scores in the flattened masks [*span, n_forward, n_backward]; for
-            nodes, in [*span, n_forward].
         difference: difference of the metric between the clean and the ablated model (1 where not
             needed).
         batch_size: largest number of examples that run together.
         kept: batches whose prefix, clean and ablated runs are kept.
-        span_names: names of the spans, if an edge (or a node) has a mask at each span.
     """
 
     work: Work
     recipe: Recipe
-    level: str
+    layout: MaskLayout
     prices: Float64[Tensor, " n"] | None
-    places: Int[Tensor, " n"]
     difference: float
     batch_size: int
     kept: "Kept"
-    span_names: tuple[str, ...] = ()
 
     @classmethod
     def plan(
@@ -156,46 +214,27 @@ class Training:
         dataset: Dataset,
         metric: Metric,
         ablation: Ablation,
-        config: GraphConfig,
+        layout: MaskLayout,
         recipe: Recipe,
-        level: str,
-        prices: Float[Tensor, "*span n_forward n_backward"] | None,
         limits: Resources,
-        checkpoint: Checkpoint | None,
-        difference: float,
-        span_names: tuple[str, ...] = (),
+        *,
+        prices: Float[Tensor, "*span n_forward n_backward"] | None = None,
+        difference: float = 1.0,
+        batch_size: int | None = None,
     ) -> "Training":
-        """Divide the examples into the batches of the steps."""
+        """Divide the examples into the batches of the steps; `batch_size`: None: as many as fit."""
         budget = Budget.of(model.device, limits.memory_budget).n_bytes
-        half = replace(
-            limits, memory_budget=max(1, budget // 2)
-        )  # the other half is for what is kept
-        n_spans = max(1, len(span_names))
-        demand = demand_of_masks(config, n_spans)
-        batch_size = limits.batch_size
-        if batch_size is None and checkpoint is not None:  # chosen by the memory free at that time
-            batch_size = checkpoint.setting("batch_size")
+        # the other half is for what is kept
+        half = replace(limits, memory_budget=max(1, budget // 2))
+        demand = demand_of_masks(layout.config, max(1, len(layout.span_names)))
+        plan = partial(Work.plan, model, dataset, [metric], ablation, layout.config, demand=demand)
         if batch_size is None:
-            batch_size = Work.plan(
-                model, dataset, [metric], ablation, config, half, demand
-            ).batch_size
-        of_steps = replace(half, batch_size=recipe.pairs)
-        work = Work.plan(model, dataset, [metric], ablation, config, of_steps, demand)
-        if level == "edge":
-            places = edge_exists(config).repeat(n_spans, 1).flatten().nonzero().flatten()
-        else:
-            places = torch.arange(n_spans * config.n_forward).view(n_spans, -1)[:, 1:].flatten()
+            batch_size = plan(limits=half).batch_size
+        work = plan(limits=replace(half, batch_size=recipe.pairs))
         if prices is not None:
-            prices = prices.cpu().double().flatten()[places]
+            prices = prices.cpu().double().flatten()[layout.places]
         kept = Kept(budget // 2, baselines=recipe.loss in ("faithfulness", "cmd"))
-        return cls(work, recipe, level, prices, places, difference, batch_size, kept, span_names)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the masks: [*span, n_forward, n_backward]."""
-        config = self.work.config
-        spans = [len(self.span_names)] if self.span_names else []
-        return (*spans, config.n_forward, config.n_backward)
+        return cls(work, recipe, layout, prices, difference, batch_size, kept)
 
     def run(self, state: State, checkpoint: Checkpoint | None, *, quiet: bool) -> None:
         """Run all steps that the checkpoint does not have."""
@@ -236,23 +275,11 @@ class Training:
         """Loss of some examples with masks that sum to `k`, and its gradient."""
         temperature = self.recipe.temperature
         masks, slopes = make_masks(scores, k, temperature)
-        full = torch.zeros(self.shape, dtype=torch.float64)
-        at_edges, n_receivers = self.level == "edge", full.shape[-1]
-        if at_edges:
-            full.view(-1)[self.places] = masks
-        else:
-            by_node = full.view(-1, n_receivers)
-            by_node[:] = 1.0  # masks of the input
-            by_node[self.places] = masks[:, None]
-        value, target, of_masks = self._measure(full, rows)
-        if at_edges:
-            of_scores = of_masks.view(-1)[self.places]
-        else:
-            of_scores = of_masks.view(-1, n_receivers)[self.places].sum(1)
+        value, target, at_edges = self._measure(self.layout.at_edges(masks), rows)
         if not np.isfinite(value):
             raise UserError(f"metric {self.work.metrics[0].name!r} is {value} on example {rows[0]}")
         loss, factor = self._loss(value, target)
-        gradient = factor * of_scores
+        gradient = factor * self.layout.gradient(at_edges)
         if self.prices is not None:
             loss, gradient = loss + float(self.prices @ masks), gradient + self.prices
         return loss, gradient_of_scores(gradient, slopes, temperature)

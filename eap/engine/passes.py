@@ -26,7 +26,7 @@ from eap.engine.path_gradients import (
     zero_where_equal,
 )
 from eap.engine.prepared import PreparedBatch
-from eap.engine.receivers import MlpRun, RunGradient, differentiate
+from eap.engine.receivers import MlpRun, RecordedRun, RunGradient, differentiate
 from eap.methods import Method, Point
 from eap.metrics.metric import Predictions
 from eap.model.runs import LayerTrace, SenderOutputs, run_layers, sender_changes
@@ -141,24 +141,17 @@ def increment_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
     later = TracedRun(batch.clean, clean.trace)
     for first in range(0, len(descending), request.points_per_run):
         stacked = descending[first : first + request.points_per_run]
-        trace, final, logits = run_points(batch, stacked, rules)
+        run, logits = run_points(batch, stacked, rules)
         # An increment belongs to the whole step, so it has no weight.
         unweighted = [point._replace(weight=1.0) for point in stacked]
         value = weighted_sum(batch, logits, clean.predictions, unweighted)
         gradients = differentiate(
-            work.model,
-            trace,
-            final,
-            value,
-            batch.cache,
-            rules=rules,
-            units=request.units,
-            by_point=True,
+            work.model, run, value, batch.cache, units=request.units, by_point=True
         )
         for number, (point, gradient) in enumerate(zip(stacked, gradients, strict=True)):
             rows = slice(number * len(batch), (number + 1) * len(batch))
             embedding = batch.ablated + point.position * (batch.clean - batch.ablated)
-            earlier = TracedRun(embedding, [run.rows(rows).detached() for run in trace])
+            earlier = TracedRun(embedding, [layer.rows(rows).detached() for layer in run.trace])
             # From the later point back to this one, which gives the sign of an ablation.
             yield Pass(Change(batch, later, earlier), gradient)
             later = earlier
@@ -244,8 +237,8 @@ def _after_sublayer(
         logits = batch.unembed(final[:, 0], rules)
         value = weighted_sum(batch, logits, clean.predictions, stacked)
         (part,) = differentiate(
-            model, trace, final, value, batch.cache,
-            rules=rules, first_layer=layer + 1, mlp_before=mlp, units=request.units,
+            model, RecordedRun(trace, final, rules, layer + 1, mlp), value, batch.cache,
+            units=request.units,
         )  # fmt: skip
         total = part if total is None else total.plus(part)
     return total

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eap.engine.prepared import PreparedBatch, Work
-from eap.engine.receivers import RunGradient, differentiate
+from eap.engine.receivers import RecordedRun, RunGradient, differentiate
 from eap.methods import Point
 from eap.metrics.metric import Metric, Predictions
 from eap.model.rules import BackwardRules
@@ -56,8 +56,8 @@ def the_metric(batch: PreparedBatch) -> Metric:
 
 def run_points(
     batch: PreparedBatch, points: Sequence[Point], rules: BackwardRules
-) -> tuple[list[LayerTrace], Float[Tensor, "rows 1 d_model"], Float[Tensor, "rows n_tokens"]]:
-    """Layers, final stream and logits of stacked runs from some points (points outermost)."""
+) -> tuple[RecordedRun, Float[Tensor, "rows n_tokens"]]:
+    """Stacked runs from some points (points outermost), and their logits."""
     work = batch.work
     trace: list[LayerTrace] = []
     x = torch.cat([input_at(batch, point.position) for point in points]).requires_grad_()
@@ -65,7 +65,7 @@ def run_points(
         work.model, x, batch.cache,
         trace=trace, expanded_kv=work.config.expanded_kv, rules=rules,
     )  # fmt: skip
-    return trace, final, batch.unembed(final[:, 0], rules)
+    return RecordedRun(trace, final, rules), batch.unembed(final[:, 0], rules)
 
 
 def gradients_at(
@@ -89,15 +89,15 @@ def gradients_at(
     total: RunGradient | None = None
     for first in range(0, len(points), points_per_run):
         stacked = points[first : first + points_per_run]
-        trace, final, logits = run_points(batch, stacked, rules)
+        run, logits = run_points(batch, stacked, rules)
         if clean is None:
             predictions = Predictions(logits[:n].detach())
             copy = len(stacked) > 1  # without a copy, the first rows would keep all rows alive
-            clean = CleanRun([run.first_rows(n).detached(copy=copy) for run in trace], predictions)
+            clean = CleanRun(
+                [layer.first_rows(n).detached(copy=copy) for layer in run.trace], predictions
+            )
         value = weighted_sum(batch, logits, clean.predictions, stacked)
-        (part,) = differentiate(
-            work.model, trace, final, value, batch.cache, rules=rules, units=units
-        )
+        (part,) = differentiate(work.model, run, value, batch.cache, units=units)
         total = part if total is None else total.plus(part)
     assert clean is not None
     assert total is not None

@@ -40,6 +40,25 @@ class MlpRun(NamedTuple):
     mlp_out: Float[Tensor, "rows query d_model"]
 
 
+class RecordedRun(NamedTuple):
+    """Forward pass that can be differentiated.
+
+    Attributes:
+        trace: trace of the layers from `first_layer` on; rows are points (outermost) times
+            examples.
+        final: residual stream that the logits read.
+        rules: backward rules of the forward pass.
+        first_layer: first layer of the trace.
+        mlp_before: MLP of the layer before, if the run began there.
+    """
+
+    trace: Sequence[LayerTrace]
+    final: Float[Tensor, "rows 1 d_model"]
+    rules: BackwardRules = EXACT
+    first_layer: int = 0
+    mlp_before: MlpRun | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class LayerGradient:
     """Gradients at the receivers of one layer, as far as they can be summed over points.
@@ -104,39 +123,32 @@ class RunGradient:
 
 def differentiate(
     model: Model,
-    trace: Sequence[LayerTrace],
-    final: Float[Tensor, "rows 1 d_model"],
+    run: RecordedRun,
     value: Float[Tensor, "*shape"],
     cache: PrefixCache,
     *,
     value_gradient: Float[Tensor, "*shape"] | None = None,
-    rules: BackwardRules = EXACT,
-    first_layer: int = 0,
-    mlp_before: MlpRun | None = None,
     units: int | None = None,
     by_point: bool = False,
     retain_graph: bool = False,
 ) -> list[RunGradient]:
-    """Gradients of `value` at the receivers of the layers in `trace`.
+    """Gradients of `value` at the receivers of the layers in a run's trace.
 
     Args:
         model: model that was run.
-        trace: trace of the layers from `first_layer` on; rows are points (outermost) times
-            examples.
-        final: residual stream that the logits read.
+        run: forward pass that led to `value`.
         value: tensor that is differentiated.
         cache: cache of the batch's prefix.
         value_gradient: gradient at `value`, if `value` is not a scalar.
-        rules: backward rules of the forward pass.
-        first_layer: first layer of the trace.
-        mlp_before: MLP of the layer before, if the run began there.
         units: layer of the MLP whose units' gradients are computed, too.
         by_point: whether to return one result for every point, instead of one for all points.
         retain_graph: whether the run will be differentiated again.
     """
-    targets = [tensor for run in trace for tensor in (run.q, run.k, run.v, run.mlp_in)]
+    trace, final, rules, first_layer, mlp_before = run
+    targets = [at for layer in trace for at in (layer.q, layer.k, layer.v, layer.mlp_in)]
     mlps = {
-        first_layer + number: MlpRun(run.mlp_in, run.mlp_out) for number, run in enumerate(trace)
+        number: MlpRun(layer.mlp_in, layer.mlp_out)
+        for number, layer in enumerate(trace, first_layer)
     }
     targets.append(final)
     if mlp_before is not None:
@@ -162,10 +174,10 @@ def differentiate(
         at_mlp = gradients[4 * len(trace) + 1]
         for group, out in zip(groups, layers, strict=True):
             out[first_layer - 1] = LayerGradient({}, {}, (), summed(at_mlp, group))
-    for number, run in enumerate(trace):
+    for number, traced in enumerate(trace):
         layer = first_layer + number
         *at_heads, d_mlp_in = gradients[4 * number : 4 * number + 4]
-        closed = _closed_form(model, layer, run, at_heads, cache, rules)
+        closed = _closed_form(model, layer, traced, at_heads, cache, rules)
         for group, out in zip(groups, layers, strict=True):
             out[layer] = closed.of_points(group, summed(d_mlp_in, group))
     if units is not None and units in mlps:

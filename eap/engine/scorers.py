@@ -32,7 +32,7 @@ from eap.engine.path_gradients import (
     weighted_sum,
 )
 from eap.engine.prepared import PreparedBatch
-from eap.engine.receivers import RunGradient, contract, differentiate
+from eap.engine.receivers import RecordedRun, RunGradient, contract, differentiate
 from eap.engine.score_blocks import ScoreBlock, summed, to_nodes
 from eap.engine.span_layout import WHOLE
 from eap.metrics.metric import Predictions
@@ -129,20 +129,18 @@ def _gradients_before_layers(
     before: dict[int, RunGradient] = {}
     for first in range(0, len(request.points), request.points_per_run):
         points = request.points[first : first + request.points_per_run]
-        trace, final, logits = run_points(batch, points, rules)
+        run, logits = run_points(batch, points, rules)
         value = weighted_sum(batch, logits, clean.predictions, points)
         behind = torch.autograd.grad(
-            value, [*(run.x for run in trace[1:]), final], retain_graph=True
+            value, [*(layer.x for layer in run.trace[1:]), run.final], retain_graph=True
         )
-        (gradient,) = differentiate(
-            model, trace, final, value, cache, rules=rules, retain_graph=True
-        )
+        (gradient,) = differentiate(model, run, value, cache, retain_graph=True)
         plain = gradient if plain is None else plain.plus(gradient)
         for layer in range(1, last + 1):
-            x = cache.at_last(trace[layer].x) if layer == last else trace[layer].x
+            x = cache.at_last(run.trace[layer].x) if layer == last else run.trace[layer].x
             (gradient,) = differentiate(
-                model, trace[:layer], final, x, cache,
-                value_gradient=behind[layer].to(x.device), rules=rules, retain_graph=layer < last,
+                model, run._replace(trace=run.trace[:layer]), x, cache,
+                value_gradient=behind[layer].to(x.device), retain_graph=layer < last,
             )  # fmt: skip
             before[layer] = before[layer].plus(gradient) if layer in before else gradient
     assert plain is not None
@@ -177,7 +175,7 @@ def gradients_at_heads(batch: PreparedBatch, request: Request) -> HeadGradients:
     note_baselines(batch, request, clean)
     value = weighted_sum(batch, logits, clean.predictions, request.points)
     at_z = torch.autograd.grad(value, [run.z for run in trace], retain_graph=True)
-    (gradient,) = differentiate(model, trace, final, value, batch.cache)
+    (gradient,) = differentiate(model, RecordedRun(trace, final), value, batch.cache)
     return HeadGradients(clean, sender_changes_of(batch, clean), at_z, gradient)
 
 

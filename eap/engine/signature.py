@@ -25,7 +25,6 @@ def sign(
     expanded_kv: bool = False,
     spans: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
-    code: str | None = None,
     by_task: Mapping[str, Mapping[str, Any]] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
@@ -41,10 +40,10 @@ def sign(
         expanded_kv: whether the graph has one k and v receiver per query head.
         spans: names of the spans of the prompt that edges belong to.
         settings: settings of the method (steps, rule, ...).
-        code: key of the code that the result depends on; None: that of the whole package. Graphs of
-            scores use `eap.runtime.code.score_code`.
         by_task: further entries for each task (its metric, ...), for several data sets.
-        more: further entries for the result.
+        more: further entries for the result. `code` is the key of the code that the result depends
+            on (default: that of the whole package; graphs of scores use
+            `eap.runtime.code.score_code`).
     """
     if isinstance(data, Dataset):
         name = None if metric is None else metric.name
@@ -67,7 +66,7 @@ def sign(
         "expanded_kv": expanded_kv,
         **({"spans": list(spans)} if spans else {}),
         **more,
-        "code": package_code() if code is None else code,
+        "code": more.get("code") or package_code(),
         "versions": library_versions(),
         "command": command(),
     }

@@ -23,7 +23,6 @@ from functools import wraps
 from hashlib import sha256
 from typing import Any, Unpack
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,7 +30,7 @@ from eap.ablation import Ablation, get_ablation
 from eap.circuits import evaluate_baselines
 from eap.data.batches import check_dataset, named_spans
 from eap.data.dataset import Dataset
-from eap.engine.mask_training import State, Training
+from eap.engine.mask_training import MaskLayout, State, Training
 from eap.engine.recipe import Recipe
 from eap.engine.signature import sign
 from eap.graph import Graph
@@ -142,12 +141,16 @@ def learn_ranking(
     difference = 1.0
     if loss == "faithfulness":
         difference = _difference(model, dataset, chosen, ablation, limits)
+    batch_size = limits.batch_size
+    if batch_size is None and checkpoint is not None:  # chosen by the memory free at that time
+        batch_size = checkpoint.setting("batch_size")
+    layout = MaskLayout(config, level, names)
     training = Training.plan(
-        model, dataset, chosen, ablation, config, recipe, level, prices, limits, checkpoint,
-        difference, names,
+        model, dataset, chosen, ablation, layout, recipe, limits,
+        prices=prices, difference=difference, batch_size=batch_size,
     )  # fmt: skip
     assert recipe.steps is not None
-    state = State.start(len(training.places), recipe.steps)
+    state = State.start(len(layout.places), recipe.steps)
     if checkpoint is not None:
         identity = {name: part for name, part in provenance.items() if name != "command"}
         identity |= checkpoint.identity | {"batch_size": training.batch_size}
@@ -201,16 +204,5 @@ def _to_graph(training: Training, state: State, provenance: dict[str, Any]) -> G
     work = training.work
     higher_is_better = work.metrics[0].direction("learned rankings")
     importance = (state.scores - state.scores.min()).to(work.model.residual_dtype)
-    learned = -importance if higher_is_better else importance
-    graph = replace(
-        Graph.from_config(work.config, training.span_names),
-        provenance=provenance, higher_is_better=higher_is_better,
-    )  # fmt: skip
-    if training.level == "node":
-        nodes = torch.full(training.shape[:-1], torch.nan, dtype=learned.dtype)
-        nodes.view(-1)[training.places] = learned
-        unknown = torch.full_like(graph.scores, torch.nan)
-        return replace(graph, scores=unknown, node_scores=nodes)
-    scores = torch.zeros(training.shape, dtype=learned.dtype)
-    scores.view(-1)[training.places] = learned
-    return replace(graph, scores=scores)
+    graph = training.layout.to_graph(-importance if higher_is_better else importance)
+    return replace(graph, provenance=provenance, higher_is_better=higher_is_better)

@@ -8,8 +8,8 @@ from .cross_task import cross_task_table as cross_task_table
 from .exact import ExactStudy as ExactStudy
 from .exact import check_exact_metric as check_exact_metric
 from .exact import exact_estimates as exact_estimates
-from .mib import MibResult as MibResult
-from .mib import mib_study as mib_study
+from .mib import load_mib_splits as load_mib_splits
+from .mib import mib_ranking as mib_ranking
 from .mib import published_cells as published_cells
 from .mib import submit as submit
 from .mib import submitted_circuits as submitted_circuits
@@ -31,6 +31,7 @@ from .scoring import next_command as next_command
 from .scoring import next_experiment as next_experiment
 from .settings import Settings as Settings
 from .settings import default_metric as default_metric
+from .stability import Draws as Draws
 from .stability import stability_study as stability_study
 from .sweep import baseline_note as baseline_note
 from .sweep import curve_summary as curve_summary

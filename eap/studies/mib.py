@@ -6,14 +6,13 @@ for every query head. The areas are those of `eap.areas`.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 import pandas as pd
 
-from eap.analysis.rankings import Areas, areas, count_ranked, cut_circuits
+from eap.analysis.rankings import count_ranked, cut_circuits, default_selection
 from eap.attribution import attribute
 from eap.data.collections.mib import check_source, get_mib_task, load_mib
 from eap.data.dataset import DATA, Dataset
@@ -46,71 +45,67 @@ SUBMITTED = SHARES[:-1]
 LARGEST_FILE = 50 * 10**6
 
 
-@dataclass(frozen=True, eq=False)
-class MibResult:
-    """Result of one method on one task.
-
-    Attributes:
-        graph: ranking from the train split.
-        areas: areas measured on the test split.
-        train, test: pairs of the two splits.
-    """
-
-    graph: Graph
-    areas: Areas
-    train: Dataset
-    test: Dataset
-
-
-def mib_study(
-    model: Model,
+def load_mib_splits(
     task: str,
+    tokenizer: Any,
     *,
-    method: str | Sequence[str] = "EAP-IG",
-    level: str = "edge",
     source: str | Path | None = None,
     split: str = "test",
     n_train: int | None = None,
     head: int | None = None,
+) -> tuple[Dataset, Dataset]:
+    """Pairs to score edges on, of the train split, and pairs to measure circuits on.
+
+    Args:
+        task: name from `eap.data.collections.mib.MIB_TASKS`.
+        tokenizer: tokenizer of the model.
+        source: location of the data; see `eap.data.collections.mib.load_mib`.
+        split: split on which circuits are measured: 'test', 'validation' or 'train'.
+        n_train: number of pairs of the train split; None: 1,000 for IOI, otherwise 100.
+        head: number of pairs to measure on; None: all.
+
+    Raises:
+        UserError: a name is unknown, or data are missing or do not fit.
+    """
+    n_train = n_train or get_mib_task(task).n_train
+    check_source(source)
+    train = load_mib(task, tokenizer, source=source, head=n_train)
+    return train, load_mib(task, tokenizer, source=source, split=split, head=head)
+
+
+def mib_ranking(
+    model: Model,
+    train: Dataset,
+    *,
+    method: str | Sequence[str] = "EAP-IG",
+    level: str = "edge",
     steps: int = 5,
     rule: str | None = None,
     recipe: Recipe | None = None,
     scaled: bool = False,
-    rank_input: bool = True,
-    seed: int = 0,
     **resources: Unpack[ResourceOptions],
-) -> MibResult:
-    """Score a model's edges or nodes on one MIB task, and measure the areas of the ranking.
+) -> Graph:
+    """Score a model's edges or nodes with the benchmark's settings.
 
     Args:
         model: loaded model (`eap.load_model`).
-        task: name from `eap.data.collections.mib.MIB_TASKS`.
+        train: pairs to score on.
         method: name from `eap.methods.METHODS` or 'MAttr'; the scores of several methods are
             averaged.
         level: 'edge' or 'node'.
-        source: location of the data; see `eap.data.collections.mib.load_mib`.
-        split: split on which circuits are measured: 'test', 'validation' or 'train'.
-        n_train: number of pairs of the train split to score on; None: 1,000 for IOI, otherwise 100.
-        head: number of pairs to measure on; None: all.
         steps: number of points of methods that integrate.
         rule: integration rule; None: the benchmark's rule (`benchmark_rule`).
         recipe: loss, optimizer and steps of MAttr; None: `eap.Recipe()`.
         scaled: whether each method's scores are scaled to unit mean magnitude before they are
             averaged; False: raw scores, as in the ensembles of arXiv 2510.06811.
-        rank_input: whether the input is ranked and counted among the nodes, as in the benchmark.
-        seed: random seed of the bootstrap over examples.
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Raises:
-        UserError: a name is unknown, data are missing or do not fit, or `eap.attribute` or
-            `eap.areas` refuses the arguments.
+        UserError: a name is unknown, or `eap.attribute` refuses the arguments.
     """
     names = [method] if isinstance(method, str) else list(method)
-    recipe, n_pairs = recipe or Recipe(), n_train or get_mib_task(task).n_train
-    check_source(source)
-    chosen = [get_method(name) for name in names if name != MATTR]
-    train = load_mib(task, model.tokenizer, source=source, head=n_pairs)
-    test = load_mib(task, model.tokenizer, source=source, split=split, head=head)
+    recipe = recipe or Recipe()
+    integrating = {name for name in names if name != MATTR and get_method(name).integrates}
 
     def score(name: str) -> Graph:
         if name == MATTR:
@@ -119,9 +114,8 @@ def mib_study(
                 model, train, metric=metric, level=level, recipe=recipe, expanded_kv=True,
                 **resources,
             )  # fmt: skip
-        integrates, uses_rule = get_method(name).integrates, get_method(name).uses_rule
-        integration: dict[str, Any] = {"steps": steps} if integrates else {}
-        if integrates and uses_rule:
+        integration: dict[str, Any] = {"steps": steps} if name in integrating else {}
+        if name in integrating and get_method(name).uses_rule:
             integration["rule"] = rule or benchmark_rule(name, level)
         metric = "logit_diff" if get_method(name).uses_metric else None
         return attribute(
@@ -130,13 +124,7 @@ def mib_study(
         )  # fmt: skip
 
     graphs = [score(name) for name in names]
-    graph = graphs[0] if len(graphs) == 1 else mean_of(graphs, scaled=scaled)
-    greedy = [each.name for each in chosen] == names and not any(m.uses_metric for m in chosen)
-    measured = areas(
-        model, graph, test, level=level, selection="greedy" if greedy else "top_n",
-        rank_input=rank_input and level == "node", seed=seed, **resources,
-    )  # fmt: skip
-    return MibResult(graph, measured, train, test)
+    return graphs[0] if len(graphs) == 1 else mean_of(graphs, scaled=scaled)
 
 
 def benchmark_rule(method: str, level: str) -> str:
@@ -238,7 +226,6 @@ def submitted_circuits(
     *,
     by: By = "helpful",
     level: str = "edge",
-    selection: str = "top_n",
     rank_input: bool = False,
 ) -> list[Graph]:
     """Pruned circuits of at most .1, .2, .5, 1, 2, 5, 10, 20 and 50% of all edges.
@@ -246,8 +233,9 @@ def submitted_circuits(
     Args:
         graph: ranking of edges or nodes.
         by: 'helpful' for CPR, 'magnitude' for CMD.
-        level, selection, rank_input: arguments of `eap.areas`.
+        level, rank_input: arguments of `eap.areas`.
     """
+    selection = default_selection(graph, level)
     n_ranked = count_ranked(graph, level=level, rank_input=rank_input)
     sizes = circuit_sizes(n_ranked, SUBMITTED)
     circuits = cut_circuits(graph, sizes, level=level, selection=selection, rank_input=rank_input)

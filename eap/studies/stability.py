@@ -30,6 +30,24 @@ LARGEST_JUDGED, JUDGED_SHARE = 200, 0.1
 RAREST = 0.05
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Numbers of random draws in the study, and their seed.
+
+    Attributes:
+        n_resamples: number of bootstrap resamples of the examples.
+        n_random: number of random circuits to compare with in the verdicts, at least 19.
+        n_subsets: number of random subsets of the examples for certifying edges (`eap.certify`),
+            which needs a second attribution; 0: no certificate.
+        seed: random seed of resamples, random circuits and subsets.
+    """
+
+    n_resamples: int = 50
+    n_random: int = 50
+    n_subsets: int = 0
+    seed: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class StabilityStudy:
     """Stability, areas and verdicts of one task's ranking and circuit.
@@ -73,10 +91,7 @@ def stability_study(
     steps: int = 5,
     rule: str = "paper",
     sizes: Sequence[int] | None = None,
-    n_resamples: int = 50,
-    n_random: int = 50,
-    n_subsets: int = 0,
-    seed: int = 0,
+    draws: Draws = Draws(),
     expanded_kv: bool = False,
     **resources: Unpack[ResourceOptions],
 ) -> StabilityStudy:
@@ -90,11 +105,7 @@ def stability_study(
         steps: number of points of integrated gradients.
         rule: integration rule.
         sizes: circuit sizes at which stability is measured; None: 1, 2, 5 and 10% of all edges.
-        n_resamples: number of bootstrap resamples of the examples.
-        n_random: number of random circuits to compare with in the verdicts, at least 19.
-        n_subsets: number of random subsets of the examples for certifying edges (`eap.certify`),
-            which needs a second attribution; 0: no certificate.
-        seed: random seed of resamples, random circuits and subsets.
+        draws: numbers of resamples, random circuits and subsets, and their seed.
         expanded_kv: whether each query head has its own k and v where heads share them.
         **resources: batch_size, memory_budget (bytes), quiet.
 
@@ -103,7 +114,7 @@ def stability_study(
     """
     if len(dataset) < 2:
         raise UserError("one pair is not enough to measure stability; use more pairs")
-    n_random = enough_random(n_random, ALPHA)  # before the edges are scored
+    n_random = enough_random(draws.n_random, ALPHA)  # before the edges are scored
     halves = [dataset, dataset]
     if len(dataset) >= 4:
         halves = [replace(dataset, examples=dataset.examples[first::2]) for first in (0, 1)]
@@ -117,23 +128,23 @@ def stability_study(
         method=method,
         **scoring,
         sizes=sizes,
-        n_resamples=n_resamples,
+        n_resamples=draws.n_resamples,
         selection="greedy",  # small circuits selected by top-n are often disconnected
-        seed=seed,
+        seed=draws.seed,
         expanded_kv=expanded_kv,
         **resources,
     )
     graph = stability.graph
     circuit = _to_be_judged(stability)
     certificate = None
-    if n_subsets:
+    if draws.n_subsets:
         certificate = certify(
             model,
             halves[0],
             _judged_size(stability),
-            n_subsets=n_subsets,
+            n_subsets=draws.n_subsets,
             measured_on=halves[1],
-            seed=seed,
+            seed=draws.seed,
             method=method,
             **scoring,
             expanded_kv=expanded_kv,
@@ -143,9 +154,15 @@ def stability_study(
         found_on=halves[0],
         measured_on=halves[1],
         stability=stability,
-        areas=areas(model, graph, halves[1], metric=metric, seed=seed, **resources),
+        areas=areas(model, graph, halves[1], metric=metric, seed=draws.seed, **resources),
         verdicts=judge(
-            model, circuit, halves[1], metric=metric, n_random=n_random, seed=seed, **resources
+            model,
+            circuit,
+            halves[1],
+            metric=metric,
+            n_random=n_random,
+            seed=draws.seed,
+            **resources,
         ),
         certificate=certificate,
     )

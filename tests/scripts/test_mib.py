@@ -19,7 +19,13 @@ from eap.data.collections.mib import MIB_TASKS, get_mib_task, load_mib, to_pairs
 from eap.data.dataset import DATA
 from eap.runtime.errors import UserError
 from eap.statistics.measures import area
-from eap.studies.mib import leaderboard_name, mib_study, published_cells, submission_path
+from eap.studies.mib import (
+    leaderboard_name,
+    load_mib_splits,
+    mib_ranking,
+    published_cells,
+    submission_path,
+)
 
 TOKENIZER = tiny_tokenizer()
 
@@ -226,7 +232,7 @@ def test_one_file_is_not_two_splits(tmp_path, toy_rows):
     write(tmp_path, "rows.json", rows)
     for name, message in (("rows.json", "one file for two splits"), ("gone.json", "no data at")):
         with pytest.raises(UserError, match=message):
-            mib_study(model, "ioi", method="EAP", source=tmp_path / name)
+            load_mib_splits("ioi", model.tokenizer, source=tmp_path / name)
     write(tmp_path, "train.json", rows)
     with pytest.raises(UserError, match="is of the split 'train', not 'test'"):
         load_mib("ioi", model.tokenizer, source=tmp_path / "train.json", split="test")
@@ -344,20 +350,16 @@ def test_options_that_would_change_nothing_are_refused(toy_rows, tmp_path, optio
 def test_settings_are_the_benchmarks_unless_a_rule_is_given(toy_rows):
     model = eap.load_model("toy", device="cpu")
     train = load_mib("ioi", model.tokenizer, source=toy_rows)
-    options = {"source": toy_rows, "head": 2, "quiet": True}
     for method, level, rule in (
         ("EAP-IG", "edge", "library"),
         ("EAP-IG", "node", "paper"),
         ("EAP-IG-activations", "edge", "paper"),
     ):
-        found = mib_study(model, "ioi", method=method, level=level, **options)
-        assert found.graph.provenance["settings"] == {"steps": 5, "rule": rule}
-    assert found.areas.n_ranked == found.graph.n_edges
-    chosen = mib_study(model, "ioi", rule="midpoint", steps=2, **options)
+        found = mib_ranking(model, train, method=method, level=level)
+        assert found.provenance["settings"] == {"steps": 5, "rule": rule}
+    chosen = mib_ranking(model, train, rule="midpoint", steps=2)
     graph = eap.attribute(model, train, steps=2, rule="midpoint", expanded_kv=True)
-    assert torch.equal(chosen.graph.scores, graph.scores)
-    nodes = mib_study(model, "ioi", level="node", **options)
-    assert nodes.areas.n_ranked == nodes.graph.n_forward
+    assert torch.equal(chosen.scores, graph.scores)
 
 
 def test_nine_circuits_can_be_submitted_instead_of_scores(toy_rows, tmp_path):
@@ -408,14 +410,16 @@ def test_bad_input_ends_in_one_line(toy_rows, tmp_path, capsys):
     assert "no column 'symbol_counterfactual'" in capsys.readouterr().err
 
 
-def test_a_ranking_is_of_the_train_split_and_its_areas_of_the_other(toy_rows):
+def test_a_ranking_is_of_the_train_split_and_its_areas_of_the_other(toy_rows, tmp_path):
+    assert run(toy_rows, tmp_path, "--method", "EAP") == 0
     model = eap.load_model("toy", device="cpu")
-    found = mib_study(model, "ioi", method="EAP", source=toy_rows)
     train = load_mib("ioi", model.tokenizer, source=toy_rows)
     test = load_mib("ioi", model.tokenizer, source=toy_rows, split="test")
     graph = eap.attribute(model, train, method="EAP", expanded_kv=True)
-    assert found.graph.scores.equal(graph.scores)
-    assert found.areas.cpr.value == eap.areas(model, graph, test).cpr.value
+    assert eap.Graph.load(tmp_path / "graphs/toy/mib_ioi_EAP.json").scores.equal(graph.scores)
+    areas = pd.read_csv(tmp_path / "results/mib/toy/csv/ioi_EAP_areas.csv").set_index("area")
+    expected = eap.areas(model, graph, test).summary().set_index("area")
+    pd.testing.assert_frame_equal(areas, expected, check_exact=False)
 
 
 def test_published_cells_are_those_of_the_model_and_task():

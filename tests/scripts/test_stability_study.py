@@ -11,7 +11,7 @@ from running import call, files_below
 import eap
 from eap.data.collections import known_circuits
 from eap.runtime.errors import UserError
-from eap.studies.stability import stability_study
+from eap.studies.stability import Draws, stability_study
 
 QUICK = ("--n_resamples", 6, "--n_random", 20, "--sizes", 30, 90)
 FOLDER = "results/stability/toy/csv"
@@ -20,7 +20,7 @@ FOLDER = "results/stability/toy/csv"
 def test_a_known_circuit_passes_everything():
     known = known_circuits.load("induction")
     study = stability_study(
-        known.model, known.dataset, sizes=[5], n_resamples=10, n_random=30, n_subsets=100
+        known.model, known.dataset, sizes=[5], draws=Draws(10, n_random=30, n_subsets=100)
     )
     assert study.found_on.examples == known.dataset.examples[0::2]
     assert study.measured_on.examples == known.dataset.examples[1::2]
@@ -42,7 +42,12 @@ def test_a_method_without_a_metric_is_judged_by_the_metric():
     known = known_circuits.load("induction")
     with pytest.warns(UserWarning, match="no null task"):
         study = stability_study(
-            known.model, known.dataset, method="IFR", metric="prob_diff", sizes=[20], n_random=19
+            known.model,
+            known.dataset,
+            method="IFR",
+            metric="prob_diff",
+            sizes=[20],
+            draws=Draws(n_random=19),
         )
     assert study.stability.provenance["metric"] is None
     assert study.areas.provenance["metric"] == "prob_diff"
@@ -56,7 +61,7 @@ def test_too_few_pairs_are_refused():
 
 def test_few_pairs_are_not_halved():
     known = known_circuits.load("xor")
-    study = stability_study(known.model, known.dataset.head(3), sizes=[7], n_random=20)
+    study = stability_study(known.model, known.dataset.head(3), sizes=[7], draws=Draws(n_random=20))
     assert len(study.found_on) == len(study.measured_on) == 3
 
 
