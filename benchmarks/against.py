@@ -177,7 +177,11 @@ def main() -> None:
     for name in ours.names:
         if not any(part in name for part in args.only):
             continue
-        turns = [(ours.seconds(name), other.seconds(name)) for _ in range(args.repeats)]
+        turns = []
+        for turn in range(args.repeats):  # each begins half of the turns
+            first, second = (ours, other) if turn % 2 else (other, ours)
+            pair = first.seconds(name), second.seconds(name)
+            turns.append(pair if first is ours else pair[::-1])
         ratios = sorted(b / a for a, b in turns)
         own, others = (statistics.median(side) for side in zip(*turns, strict=True))
         print(

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ TOY_HEAD = 100
 
 PASSED_ON = ("head", "batch_size", "device", "dtype", "memory", "revision")
 """Settings that are passed to the experiments."""
+
+OF_GRAPHS = (
+    "--data", "--drop_unfit", "--dtype", "--expanded_kv", "--head", "--ig_rule", "--ig_steps",
+    "--metric", "--no-prepend_bos", "--prepend_bos", "--revision", "--seed",
+)  # fmt: skip
+"""Options of the experiments that change graphs, which other experiments may read."""
 
 # Suffixes of files in a model's directory that no number depends on.
 NOT_READ = (".md", ".py", ".h5", ".msgpack", ".onnx")
@@ -183,14 +190,43 @@ def planned(settings: Settings) -> list[Planned]:
         )
 
     gpt2_shaped = (shape.n_layers, shape.n_heads) == (12, 12)
-    return [
-        plan(job)
-        for job in jobs(
-            name, settings.tasks,
-            run=Run(settings.exact, settings.large, gpt2_shaped),
-            only=settings.only, verified=settings.verified,
-        )
-    ]  # fmt: skip
+    run = Run(settings.exact, settings.large, gpt2_shaped)
+    every = jobs(name, settings.tasks, run=run, only=settings.only, verified=settings.verified)
+    check_options(every, settings.step_options)
+    return [plan(job) for job in every]
+
+
+def check_options(every: Sequence[Job], step_options: Mapping[str, Sequence[str]]) -> None:
+    """Refuse options by which one step would make the graphs of another step anew.
+
+    Raises:
+        UserError: a step that runs the model reads graphs of a step with other such options.
+    """
+    maker = {path: job.step.name for job in every for path in job.writes}
+    for job in every:
+        options = _options_of_graphs(step_options.get(job.step.name, ()))
+        for path in job.reads if job.step.runs_model else ():
+            others = _options_of_graphs(step_options.get(maker.get(path, ""), ()))
+            if path.startswith("graphs/") and others != options:
+                texts = {
+                    step: " ".join(chain(*chosen)) or "none of them"
+                    for step, chosen in ((job.step.name, options), (maker[path], others))
+                }
+                raise UserError(
+                    f"{job.step.name} reads the graphs of {maker[path]}, so options that change "
+                    "graphs must be the same for both: "
+                    + ", ".join(f"{step} has {text}" for step, text in texts.items())
+                )
+
+
+def _options_of_graphs(options: Sequence[str]) -> list[tuple[str, ...]]:
+    """Options that change graphs, each with its values, in alphabetical order."""
+    pieces: list[list[str]] = []
+    for text in chain(*(text.split("=", 1) for text in options)):
+        if text.startswith("--") or not pieces:
+            pieces.append([])
+        pieces[-1].append(text)
+    return sorted(tuple(piece) for piece in pieces if piece[0] in OF_GRAPHS)
 
 
 def model_files(directory: Path) -> tuple[str, ...]:

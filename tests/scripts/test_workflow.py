@@ -260,6 +260,24 @@ def test_settings_that_cannot_be_are_refused(config, says, tmp_path):
         Settings.from_config({"model": "toy", **config}, str(tmp_path))
 
 
+def test_options_by_which_a_step_remakes_anothers_graphs_are_refused(tmp_path):
+    def plan(**options):
+        config = {"model": "toy", "tasks": "ioi sva", "options": options}
+        return planned(Settings.from_config(config, str(tmp_path)))
+
+    for options in ({"pareto": "--ig_steps 10"}, {"overlap": "--head=3"}):
+        with pytest.raises(UserError, match="overlap reads the graphs of pareto, so options"):
+            plan(**options)
+    with pytest.raises(UserError, match="overlap has --ig_steps 9, pareto has --ig_steps 10"):
+        plan(pareto="--ig_steps 10", overlap="--ig_steps 9")
+    plan(pareto="--n_random 3 --sizes 10 20", exact="--ig_steps 3")
+    same = "--ig_rule midpoint --ig_steps 10"
+    jobs = plan(
+        pareto="--sizes 20 " + same, overlap="--ig_steps=10 --ig_rule=midpoint", cross_task=same
+    )
+    assert "midpoint" in " ".join(next(job for job in jobs if job.name == "overlap").command)
+
+
 def test_what_cannot_be_run_is_refused(repository):
     process = start(repository, "-n", config=("model=no-such-model",))
     out, _ = process.communicate(timeout=60)
