@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
@@ -11,9 +12,11 @@ from drawing import COMBINED, MODEL, NORMALIZED, OTHER, PARETO, draw, pictures, 
 from models import fabricated
 from models.fabricated import SMALL
 
-from eap.figures import curves, tables
+from eap.figures import bars, curves, style, tables
 from eap.graph.graph import Graph
+from eap.methods import METHODS
 from eap.studies.provenance import write_table
+from eap.studies.settings import file_suffix
 
 
 def test_two_models_of_one_name_are_not_drawn_together(tmp_path, capfd):
@@ -146,7 +149,48 @@ def test_another_metric_than_the_papers_is_not_compared(tmp_path, capfd):
     assert "real-KL and EAP-IG are swapped" in out
 
 
-def test_agreement_by_another_metric_is_not_compared(tmp_path, capfd):
+@pytest.fixture
+def figures(monkeypatch):
+    """Figures by name, as they are saved."""
+    saved = {}
+    save = style.save_figure
+
+    def keep(figure, folder, name, **options):
+        saved[name] = figure
+        return save(figure, folder, name, **options)
+
+    monkeypatch.setattr(style, "save_figure", keep)
+    return saved
+
+
+def labels(ax) -> list[str]:
+    return ax.get_legend_handles_labels()[1]
+
+
+def test_every_method_of_the_comparison_has_a_bar():
+    keys = ["vanilla", "ig", *(file_suffix(name) for name in METHODS)]
+    axes = plt.figure().subplots()
+    bars.draw_method_bars(
+        axes, {f"ioi_{key}_kendall": 0.5 for key in keys}, ["ioi"], suffix="_kendall"
+    )
+    assert set(labels(axes)) == {style.method_look(name)[0] for name in METHODS}
+    plt.close()
+
+
+def test_more_numbers_of_steps_than_markers_are_all_drawn(tmp_path, figures):
+    fabricated.fabricate_ig_test(tmp_path, "small", ["ioi"])
+    path = tables.Results(tmp_path, "small").csv("ig_test", "ioi_logit_diff_ig_test")
+    frame = pd.read_csv(path)
+    steps = range(60, 75)
+    for number in steps:
+        frame[f"results_{number}"] = frame["results_5"]
+    fabricated.save(frame, path)
+    assert draw("results/ig_test/plot_ig_test.py", tmp_path, "--tasks", "ioi") == 0
+    drawn = set(labels(figures["ig_test"].axes[0]))
+    assert drawn >= {"EAP", "5 steps", *(f"{number} steps" for number in steps)}
+
+
+def test_agreement_by_another_metric_is_not_compared(tmp_path, capfd, figures):
     """Tables of agreement say which scores were compared, of all tasks."""
     results = tables.Results(tmp_path, "small")
     for task, metric in (("ioi", "kl"), ("gender-bias", "logit_diff")):
@@ -169,3 +213,14 @@ def test_agreement_by_another_metric_is_not_compared(tmp_path, capfd):
     assert "agreement on ioi is not compared" in out
     assert "pearson, EAP" in out
     assert not [line for line in out.splitlines() if line.split()[:2] == ["ioi", "pearson,"]]
+    # Figure 8 names the metric that was compared, and the claims leave the task out.
+    names = ("--tasks", "ioi", "gender-bias")
+    assert draw("results/real_rank/plot_kendall.py", tmp_path, *names) == 0
+    axes = figures["kendall_difference"].axes
+    assert [ax.get_ylabel() for ax in axes[:2]] == list(
+        map(style.metric_name, ("kl", "logit_diff"))
+    )
+    assert draw("results/claims/claims.py", tmp_path, *names) == 0
+    assert "left out of the agreement with exact values, as by other metrics: ioi" in (
+        capfd.readouterr().out
+    )
