@@ -4,10 +4,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lazy_loader
+import numpy as np
 
 from eap.runtime.errors import UserError, first_line, quoted
 
@@ -56,13 +59,13 @@ def read_header(path: Path) -> Header:
         UserError: the package `gguf` is missing, or the file is not a complete GGUF file.
     """
     try:
-        reader_class = library.GGUFReader
+        make_reader = _reader_class()
     except ModuleNotFoundError:
         raise UserError(
             f"{path.name} is a GGUF file, which needs the package `gguf` (pip install gguf)"
         ) from None
     try:
-        reader = reader_class(path)
+        reader = make_reader(path)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
         metadata["general.architecture"]
     except Exception as error:  # numpy raises several kinds of errors for missing bytes
@@ -72,9 +75,34 @@ def read_header(path: Path) -> Header:
     return Header(path, metadata, {tensor.name: tensor for tensor in reader.tensors})
 
 
+@cache
+def _reader_class() -> Any:
+    """The reader of `gguf`, without an `np.memmap` object for each of a million small slices.
+
+    For a vocabulary of 262,144 tokens, it takes 3.4 s instead of 11.3 s.
+    """
+
+    class Reader(library.GGUFReader):  # type: ignore[name-defined,misc]
+        @property
+        def data(self) -> np.ndarray:
+            return self._bytes
+
+        @data.setter
+        def data(self, mapped: np.ndarray) -> None:
+            self._bytes = mapped.view(np.ndarray)
+
+    return Reader
+
+
 @contextmanager
 def alone(path: Path) -> Iterator[str]:
-    """Folder with the file alone, because settings beside the file may be of another model."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Folder with the file alone, because settings beside the file may be of another model.
+
+    Within the context, transformers reads the file by the same reader as `read_header`.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(library, "GGUFReader", _reader_class()),
+    ):
         (Path(folder) / path.name).symlink_to(path.resolve())
         yield folder
