@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import eap
+from eap.model.origin import checksums
 from eap.model.runs import run_tokens
 
 TOKENS = torch.arange(4, 22).reshape(2, 9)
@@ -182,6 +183,20 @@ def write_data(hf, bridge):
         parameter.data.mul_(1.1)
 
 
+def matrices(hf):
+    return [p for name, p in hf.named_parameters() if p.ndim == 2 and "embed" not in name]
+
+
+def turn_signs(hf, bridge):
+    for parameter in matrices(hf):
+        parameter.data.neg_()
+
+
+def exchange(hf, bridge):
+    for parameter in matrices(hf):
+        parameter.data.copy_(parameter.data.flip(-1))
+
+
 def write_numpy(hf, bridge):
     next(hf.parameters()).detach().numpy()[5] += 1.0
 
@@ -201,6 +216,8 @@ EDITS = {
     "training step": train,
     "write": lambda hf, bridge: [p.mul_(1.1) for p in hf.parameters()],
     "write into .data": write_data,
+    "signs turned through .data": turn_signs,
+    "numbers exchanged through .data": exchange,
     "write through numpy": write_numpy,
     "new tensors": rebind,
     "state dict": lambda hf, bridge: hf.load_state_dict(
@@ -225,6 +242,23 @@ def test_weights_that_change_between_calls_are_read_again(family, edit):
     assert not torch.equal(after.scores, before.scores)
     signed = [graph.provenance["model"]["weights_sha256"] for graph in (before, after, expected)]
     assert signed[0] != signed[1] == signed[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_checksums_on_a_device_see_signs_places_and_the_last_digit(dtype):
+    numbers = torch.randn(5000, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+    def changed(change):
+        other = numbers.clone()
+        change(other)
+        return checksums(other.view(torch.uint8)) != checksums(numbers.view(torch.uint8))
+
+    assert not changed(lambda x: None)
+    assert changed(lambda x: x.neg_())
+    assert changed(lambda x: x[8:16].neg_())
+    assert changed(lambda x: x.__setitem__([10, 11], -x[[10, 11]]))
+    assert changed(lambda x: x.__setitem__([3, 40], x[[40, 3]]))
+    assert changed(lambda x: x.view(torch.uint8)[-1].add_(1))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "neox", "llama", "gemma2"])
