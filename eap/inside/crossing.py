@@ -179,6 +179,7 @@ def _cross(
     model, layout, cache = batch.work.model, batch.layout, batch.cache
     n_before = batch.work.config.senders_before(layer, "attention")
     change = changes.everywhere[:n_before].sum(0).to(clean.x.device)
+    d_z = d_z.to(change)  # gradients have the dtype of the weights
     last_only = clean.q.shape[1] < clean.x.shape[1]
     ones = torch.ones_like(d_z[:, :, 0, 0])
     queries = layout.spread(ones, layout.at_last if last_only else layout.everywhere)
@@ -190,7 +191,9 @@ def _cross(
         if layout.has(span):
             moved = layout.at_span(span, change, torch.zeros_like(change))
             z = held.change_of_z("k", moved[None])[0]
-            by_query = einsum(z, d_z, "batch query head d, batch query head d -> batch query head")
+            by_query = einsum(
+                z.to(d_z), d_z, "batch query head d, batch query head d -> batch query head"
+            )
             by_keys[:, :, span] = einsum(
                 by_query, queries, "batch query head, batch span query -> batch head span"
             )

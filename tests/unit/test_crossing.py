@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from models.tiny import FAMILIES, MAIN_FAMILIES
+from models.tiny import FAMILIES, MAIN_FAMILIES, bridge_of, tiny_hf
 from reference import oracle, twins
 from reference.crossing_twin import crossing
 from reference.span_data import DATA, NAMES, PAIRS
@@ -55,6 +57,19 @@ def test_values_sum_to_the_scores_of_edges_into_v(family, ablation):
         [edges.scores[:, :, edges.receiver_names.index(f"{head}<v>")] for head in found.heads]
     )
     assert_close(found.scores[1].sum(-1), into_v.sum(-1), 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_models_in_half_precision_give_nearly_the_same_scores(family, dtype):
+    half = tiny_hf(family).to(dtype)
+    found, expected = (
+        eap.crossing_scores(eap.from_bridge(bridge_of(hf), name="tiny"), DATA, batch_size=4)
+        for hf in (half, copy.deepcopy(half).float())
+    )
+    assert found.scores.dtype == torch.float32
+    for number in range(2):
+        assert_close(found.scores[number], expected.scores[number], 0.05)
 
 
 def test_nothing_is_moved_back_and_batches_change_nothing():
