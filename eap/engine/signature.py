@@ -4,6 +4,7 @@ So a graph, a table or a figure can name the model, tokens, metric, method, abla
 it comes from. `eap.studies.provenance` compares the provenance of two results.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,8 @@ def sign(
         ablation: ablation of the edges.
         level: 'edge' or 'node'.
         expanded_kv: whether the graph has one k and v receiver per query head.
-        spans: names of the spans of the prompt that edges belong to.
+        spans: names of the spans of the prompt that edges belong to; if given, a hash of where the
+            spans of all examples begin is recorded, too.
         settings: settings of the method (steps, rule, ...).
         by_task: further entries for each task (its metric, ...), for several data sets.
         more: further entries for the result. `code` is the key of the code that the result depends
@@ -64,7 +66,7 @@ def sign(
         "ablation": ablation.provenance(),
         "level": level,
         "expanded_kv": expanded_kv,
-        **({"spans": list(spans)} if spans else {}),
+        **({"spans": list(spans), "spans_sha256": _spans_sha256(data)} if spans else {}),
         **more,
         "code": more.get("code") or package_code(),
         "versions": library_versions(),
@@ -78,3 +80,10 @@ def _data(dataset: Dataset) -> dict[str, Any]:
         "n_pairs": len(dataset),
         "tokens_sha256": dataset.tokens_sha256,
     }
+
+
+def _spans_sha256(data: Dataset | Mapping[str, Dataset]) -> str:
+    """Hash of where the spans of all examples begin."""
+    datasets = [data] if isinstance(data, Dataset) else list(data.values())
+    starts = [[example.spans for example in dataset.examples] for dataset in datasets]
+    return hashlib.sha256(repr(starts).encode()).hexdigest()[:16]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from reference import twins
+from reference.span_data import DATA
 from safetensors import safe_open
 from safetensors.torch import save
 
 import eap
 from eap.runtime.checkpoint import Checkpoint, checkpoint_file
+from eap.studies.provenance import differences
 
 TOTALS = torch.arange(12, dtype=torch.float64).reshape(2, 6)
 
@@ -122,3 +126,30 @@ def test_every_run_has_a_file_of_its_own(tmp_path):
     assert checkpoint_file(tmp_path, "ioi", {"a": 1, "b": 2}) == checkpoint_file(
         tmp_path, "ioi", {"b": 2, "a": 1}
     )
+
+
+INTO_LOGITS = torch.zeros_like(eap.Graph.from_model(twins.load("gpt2")).in_graph)
+INTO_LOGITS[:, -1] = True
+
+SPAN_VERBS = {
+    "learn_ranking": lambda data, **options: eap.learn_ranking(
+        twins.load("gpt2"), data, recipe=eap.Recipe(steps=2, pairs=2), spans=True, **options
+    ),
+    "patch_edges": lambda data, **options: eap.patch_edges(
+        twins.load("gpt2"), data, edges=INTO_LOGITS, spans=True, **options
+    )["logit_diff"],
+}
+
+
+@pytest.mark.parametrize("verb", SPAN_VERBS)
+def test_progress_belongs_to_where_spans_begin(verb, tmp_path):
+    moved = tuple(
+        replace(pair, spans=tuple(max(0, start - 1) for start in pair.spans)) for pair in DATA
+    )
+    other = replace(DATA, examples=moved)
+    checkpoint = Checkpoint(tmp_path / "run.part.safetensors", {}, seconds=0.0)
+    first = SPAN_VERBS[verb](DATA, checkpoint=checkpoint)
+    with pytest.raises(eap.UserError, match="spans_sha256"):
+        SPAN_VERBS[verb](other, checkpoint=checkpoint)
+    second = SPAN_VERBS[verb](other)
+    assert "spans_sha256" in differences(first.provenance, second.provenance)
