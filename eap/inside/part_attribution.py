@@ -250,7 +250,7 @@ def part_scores(
 
     Raises:
         UserError: as for `eap.attribute`; also for a method that is not linear, a sender that has
-            no such parts, or an unknown receiver.
+            no such parts, an unknown receiver, or a sender or receiver that is given twice.
 
     Example:
         >>> scores = eap.part_scores(model, dataset, parts="hidden units", method="EAP")
@@ -259,6 +259,7 @@ def part_scores(
     """
     basis = get_parts(parts)
     call = linear_call(method, metric, ablation, rule, steps)
+    check_once("senders", senders or ())
     steps = DEFAULT_STEPS if steps is None else whole("steps", steps)
     points = call.points(steps)
     config = graph_config(model, expanded_kv=expanded_kv)
@@ -344,7 +345,15 @@ def _receivers(names: Sequence[str], index: Mapping[str, int]) -> tuple[int, ...
             )
     if not names:
         raise UserError("receivers is empty; leave it out for all receivers together")
+    check_once("receivers", names)
     return tuple(index[name] for name in names)
+
+
+def check_once(what: str, names: Sequence[str]) -> None:
+    """Check that no name is given twice."""
+    for name in names:
+        if list(names).count(name) > 1:
+            raise UserError(f"{what} has {quoted(str(name), 40)} twice; give each name once")
 
 
 # ---- where a part is active ----------------------------------------------------------------------

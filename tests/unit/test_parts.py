@@ -249,6 +249,8 @@ class Silent(eap.Resample):
         ({"receivers": ["m9"]}, "no receiver 'm9'"),
         ({"receivers": "logits"}, "receivers is 'logits'; it must be None or a list"),
         ({"receivers": []}, "receivers is empty"),
+        ({"receivers": ["logits", "m1", "logits"]}, "receivers has 'logits' twice"),
+        ({"senders": ["m0", "m0"]}, "senders has 'm0' twice"),
         ({"method": "exact"}, "exact are not linear"),
         ({"method": "AtP*-QK"}, "AtP*-QK are not linear"),
         ({"method": "IFR"}, "IFR are not linear"),
