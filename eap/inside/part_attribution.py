@@ -13,7 +13,7 @@ node score of the sender.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import prod
 from typing import Any, Unpack
 
@@ -437,14 +437,14 @@ def part_activity(
 def _find(model: Model, parts: Parts, name: str) -> tuple[int, int]:
     """Sender and number of a part, from the name of the part."""
     sender, _, short = str(name).rpartition(".")
-    known = sender in model.config.sender_names
-    layout = PartLayout.of(model, parts, [sender]) if known else None
-    count = 0 if layout is None else len(layout) - 1
-    digits = re.search(r"[0-9]{1,9}", short)
-    number = int(digits[0]) if digits else -1
-    if layout is None or not 0 <= number < count or parts.name(number) != short:
-        raise UserError(f"no part {quoted(str(name), 60)} of {parts.kind} in {model.name}")
-    return layout.senders[0], number
+    if sender in model.config.sender_names:
+        layout = PartLayout.of(model, parts, [sender])
+        count, digits = len(layout) - 1, re.search(r"[0-9]{1,9}", short)
+        likely = [int(digits[0])] if digits else []  # most names have the part's number
+        for number in chain(likely, range(count)):
+            if number < count and parts.name(number) == short:
+                return layout.senders[0], number
+    raise UserError(f"no part {quoted(str(name), 60)} of {parts.kind} in {model.name}")
 
 
 def _text(model: Model, dataset: Dataset, example: int, position: int, prompt: str) -> str:

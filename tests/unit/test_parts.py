@@ -167,30 +167,45 @@ def test_batches_do_not_change_scores():
     assert_close(ones.scores, all_at_once.scores, 1e-12)
 
 
-def test_a_basis_of_ones_own():
+class Two:
     """Two directions of the residual stream, and what is left of the sender."""
 
-    class Two:
-        kind, rest = "two directions", "others"
+    kind, rest = "two directions", "others"
 
-        def count(self, model, sender):
-            return 2 if sender == 0 else 0
+    def __init__(self, names=("first", "second")):
+        self.names = names
 
-        def name(self, number):
-            return ("first", "second")[number]
+    def count(self, model, sender):
+        return 2 if sender == 0 else 0
 
-        def coefficients(self, model, run):
-            return run.output[..., :2]
+    def name(self, number):
+        return self.names[number]
 
-        def directions(self, model, sender):
-            return torch.eye(2, model.config.d_model, dtype=model.residual_dtype)
+    def coefficients(self, model, run):
+        return run.output[..., :2]
 
+    def directions(self, model, sender):
+        return torch.eye(2, model.config.d_model, dtype=model.residual_dtype)
+
+
+def test_a_basis_of_ones_own():
     model = twins.load("gpt2", torch.float64)
     two = eap.part_scores(model, DATA, parts=Two(), **OPTIONS)
     each = eap.part_scores(model, DATA, parts="coordinates", senders=["input"], **OPTIONS)
     assert_close(two.scores[:2], each.scores[:2], 1e-12)
     assert_close(two.scores.sum(), each.scores.sum(), 1e-12)
     assert list(two.to_frame().part) == ["input.first", "input.second", "input.others"]
+
+
+@pytest.mark.parametrize("names", [("first", "second"), ("l0f0", "l0f1"), ("1", "0")])
+def test_parts_of_a_basis_of_ones_own_are_found_by_their_names(names):
+    model = twins.load("gpt2", torch.float64)
+    full = [f"input.{name}" for name in names]
+    found = eap.part_activity(model, DATA, full, parts=Two(names), n=3)
+    expected = eap.part_activity(model, DATA, ["input.d0", "input.d1"], parts="coordinates", n=3)
+    assert found.coefficient.equals(expected.coefficient)
+    with pytest.raises(eap.UserError, match="no part 'input.l0f7' of two directions"):
+        eap.part_activity(model, DATA, ["input.l0f7"], parts=Two(names))
 
 
 @pytest.mark.parametrize("parts", ["hidden units", "channels", "coordinates"])
