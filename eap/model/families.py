@@ -33,6 +33,16 @@ class Family:
     scale: float | None = None  # scale of attention scores; None: the module's own
     windows: Callable[[Any, int], int | None] = lambda config, layer: None
     requires: tuple[tuple[str, Any], ...] = ()  # settings of the config that the engine assumes
+    applies: tuple[str, ...] = ()  # settings that only some architectures apply
+
+    def setting(self, config: Any, name: str) -> Any:
+        """Setting of the config; None if the architecture ignores it."""
+        return getattr(config, name, None) if name in self.applies else None
+
+
+def _only_window(config: Any, layer: int) -> int | None:
+    """Window of all layers: Mistral ignores `layer_types` and `use_sliding_window`."""
+    return getattr(config, "sliding_window", None)
 
 
 def _sliding_window(config: Any, layer: int) -> int | None:
@@ -52,16 +62,28 @@ def _gpt_neo_window(config: Any, layer: int) -> int | None:
 FAMILIES: dict[str, Family] = {
     "GPT2LMHeadModel": Family("GPT-2", rotary=None, requires=(("add_cross_attention", False),)),
     "GPTNeoXForCausalLM": Family(
-        "GPT-NeoX, Pythia", parallel=lambda config: config.use_parallel_residual
+        "GPT-NeoX, Pythia",
+        parallel=lambda config: config.use_parallel_residual,
+        requires=(("attention_bias", True),),
     ),
     "LlamaForCausalLM": Family("Llama, SmolLM2"),
-    "MistralForCausalLM": Family("Mistral", windows=_sliding_window),
+    "MistralForCausalLM": Family("Mistral", windows=_only_window),
     "Qwen2ForCausalLM": Family("Qwen2, Qwen2.5", windows=_sliding_window),
     "Qwen3ForCausalLM": Family("Qwen3", windows=_sliding_window),
     "SmolLM3ForCausalLM": Family("SmolLM3", windows=_sliding_window),
-    "OlmoForCausalLM": Family("OLMo"),
-    "Gemma2ForCausalLM": Family("Gemma 2", norm_offset=1.0, windows=_sliding_window),
-    "Gemma3ForCausalLM": Family("Gemma 3", norm_offset=1.0, windows=_sliding_window),
+    "OlmoForCausalLM": Family("OLMo", applies=("clip_qkv",)),
+    "Gemma2ForCausalLM": Family(
+        "Gemma 2",
+        norm_offset=1.0,
+        windows=_sliding_window,
+        applies=("attn_logit_softcapping", "final_logit_softcapping"),
+    ),
+    "Gemma3ForCausalLM": Family(
+        "Gemma 3",
+        norm_offset=1.0,
+        windows=_sliding_window,
+        applies=("final_logit_softcapping",),
+    ),
     "GPTJForCausalLM": Family(
         "GPT-J", parallel=lambda config: True, one_norm=True, rotary="interleaved"
     ),
@@ -97,11 +119,23 @@ def find_family(architecture: str, config: Any) -> Family:
             raise UserError(
                 f"{architecture} with {setting}={value} is not supported; {setting}={needed} is"
             )
+    if "longrope" in _rope_types(config):
+        raise UserError(
+            f"{architecture} with rope_type=longrope is not supported: its rotary frequencies "
+            "depend on the length of the whole prompt"
+        )
     if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
         raise UserError(
             f"{architecture} whose embedding has another width than its layers is not supported"
         )
     return family
+
+
+def _rope_types(config: Any) -> set[str]:
+    """Kinds of rotary frequencies, of all layers or by type of layer."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    each = [settings, *(part for part in settings.values() if isinstance(part, dict))]
+    return {str(part.get("rope_type", "default")) for part in each}
 
 
 def read_blocks(bridge: Any, family: Family) -> tuple[Block, ...]:
@@ -159,10 +193,6 @@ def _read_attention(bridge: Any, attn: Any, layer: int, family: Family, config: 
     scale = family.scale
     if scale is None:
         scale = getattr(inner, "scaling", None) or d_head**-0.5
-        if getattr(config, "scale_attn_by_inverse_layer_idx", False):
-            scale = d_head**-0.5 / (layer + 1)
-        if getattr(config, "scale_attn_weights", True) is False:
-            scale = 1.0
     return Attention(
         W_Q=W_Q,
         W_K=W_K,
@@ -174,8 +204,8 @@ def _read_attention(bridge: Any, attn: Any, layer: int, family: Family, config: 
         b_O=b_O,
         scale=float(scale),
         window=family.windows(config, layer),
-        softcap=getattr(config, "attn_logit_softcapping", None),
-        clip=getattr(config, "clip_qkv", None),
+        softcap=family.setting(config, "attn_logit_softcapping"),
+        clip=family.setting(config, "clip_qkv"),
         q_norm=_read_optional_norm(attn, "q_norm", family),
         k_norm=_read_optional_norm(attn, "k_norm", family),
         rotary=rotary,

@@ -297,7 +297,7 @@ def _read(bridge: Any, family: Family, tokenizer: Any, name: str, source: dict[s
         ln_final=read_norm(bridge.ln_final, family),
         W_U=unembed.weight.detach(),
         b_U=None if bias is None else bias.detach(),
-        logit_softcap=getattr(hf.config, "final_logit_softcapping", None),
+        logit_softcap=family.setting(hf.config, "final_logit_softcapping"),
         source=source,
         origin=Origin(((ref(bridge), state_of(bridge), read_again),)),
     )

@@ -70,7 +70,7 @@ def _count_hooks(module: nn.Module) -> int:
 def _hash(storage: torch.UntypedStorage) -> bytes:
     held = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
     if held.device.type == "cpu":
-        return xxhash.xxh3_128_digest(memoryview(held.numpy()))
+        return xxhash.xxh3_128_digest(held.numpy().data)
     return checksums(held)
 
 

@@ -113,8 +113,16 @@ def _check_report(name: str, hf: PreTrainedModel, report: dict[str, Any]) -> Non
             f"{refusal} weights lack {missing[0]}{and_more(missing)}, of a configuration of "
             f"{n_layers} layers"
         )
-    layers = next(path for path, module in hf.named_modules() if isinstance(module, nn.ModuleList))
-    beyond = sorted(key for key in report["unexpected_keys"] if f"{layers}." in f"{key}.")
+    prefix = f"{hf.base_model_prefix}."  # files of the model without its head lack it
+    modules = {path.removeprefix(prefix): module for path, module in hf.named_modules()}
+    layers = next(path for path, module in modules.items() if isinstance(module, nn.ModuleList))
+
+    def has_a_place(key: str) -> bool:
+        """Whether a weight is of the layers or of another part that the model has."""
+        path = key.removeprefix(prefix)
+        return f"{layers}." in f"{path}." or path.rpartition(".")[0] in modules
+
+    beyond = sorted(key for key in report["unexpected_keys"] if has_a_place(key))
     numbers = [int(n) for key in beyond for n in re.findall(r"\.(\d+)\.", key)[:1]]
     if numbers and max(numbers) >= n_layers:
         raise UserError(

@@ -111,6 +111,36 @@ def test_weights_that_the_configuration_does_not_describe_are_refused(tmp_path):
     assert "does not describe" in refusal(lambda: eap.load_model(path, device="cpu"))
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
+@pytest.mark.parametrize("place", ["layer", "bias", "head"])
+def test_files_without_the_prefix_of_the_head_are_checked_alike(family, place, tmp_path):
+    """As `gpt2` on the hub: names of the model without its head."""
+    hf = tiny_hf(family, n_layers=2)
+    body = getattr(hf, hf.base_model_prefix)
+    path = save(body, tmp_path / "m")
+    edit_config(path, architectures=[type(hf).__name__])
+    weights = load_file(path / "model.safetensors")
+    head = hf.get_output_embeddings().weight
+    save_file(weights | {f"{HEADS[family]}.weight": head}, path / "model.safetensors")
+    tied = hf.config.tie_word_embeddings
+    assert_close(run_tokens(eap.load_model(str(path), device="cpu"), TOKENS), logits_of(hf), 1e-5)
+    last = max(name for name in weights if ".1." in name)
+    extra = {
+        "layer": {last.replace(".1.", ".2."): weights[last].clone()},
+        "bias": {last.rpartition(".")[0] + ".other": weights[last].clone()},
+        "head": {f"{HEADS[family]}.bias": head[:, 0].clone()},
+    }[place]
+    save_file(
+        weights | ({} if tied else {f"{HEADS[family]}.weight": head}) | extra,
+        path / "model.safetensors",
+    )
+    said = refusal(lambda: eap.load_model(str(path), device="cpu"))
+    assert "configuration has 2 layers" in said if place == "layer" else "does not describe" in said
+
+
+HEADS = {"gpt2": "lm_head", "llama": "lm_head", "neox": "embed_out"}
+
+
 @pytest.mark.parametrize("value", [None, [], "missing"])
 def test_a_configuration_without_architectures_is_known_by_its_type(value, tmp_path):
     hf = tiny_hf("llama")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import eap
-from eap.model import checking, loading
+from eap.model import checking, families, loading
 from eap.model.directory import TOY_MODEL
+from eap.model.runs import run_tokens
 
 TEXT = "The war lasted from the year 1732 to the year 17"
 
@@ -311,3 +313,74 @@ def test_nothing_that_comes_with_a_model_is_run(tmp_path, monkeypatch):
     with contextlib.suppress(eap.UserError):
         eap.load_model(tokens, device="cpu")
     assert not (tmp_path / "ran").exists()
+
+
+# ---- settings that one architecture applies and another ignores ----------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "n_positions"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False}, 12),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, 12),
+        ("gpt2", {"scale_attn_weights": False}, 12),
+        ("gemma3", {"attn_logit_softcapping": 0.5}, 12),
+        ("gemma3", {"final_logit_softcapping": 0.5}, 12),
+        ("llama", {"clip_qkv": 0.1, "final_logit_softcapping": 0.5}, 12),
+        ("mistral", {"use_sliding_window": False}, 12),
+        ("mistral", {"layer_types": ["full_attention"] * 2}, 12),
+        ("mistral", {"sliding_window": 300, "layer_types": ["full_attention"] * 2}, 320),
+    ],
+)
+def test_a_setting_counts_where_transformers_applies_it(family, settings, n_positions):
+    hf = tiny_hf(family, **{"max_position_embeddings": 400} if n_positions > 32 else {}, **settings)
+    tokens = torch.randint(50, (2, n_positions), generator=torch.Generator().manual_seed(0))
+    logits = run_tokens(eap.load_model(hf), tokens)
+    assert_close(logits, hf(input_ids=tokens, use_cache=False).logits[:, -1], 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "words"),
+    [
+        (
+            "llama",
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0,
+                    "original_max_position_embeddings": 16,
+                    "short_factor": [1.0, 1.1], "long_factor": [1.0, 2.0],
+                }
+            },
+            "rope_type=longrope is not supported",
+        ),
+        ("neox", {"attention_bias": False}, "attention_bias=False is not supported"),
+    ],
+)  # fmt: skip
+def test_settings_that_would_be_computed_wrongly_are_refused(family, settings, words):
+    assert words in refusal(lambda: eap.load_model(tiny_hf(family, **settings)))
+
+
+def test_a_model_computed_nearly_rightly_in_half_precision_is_refused(monkeypatch):
+    """Its logits differ by 7% of their range, where rounding alone makes .7%."""
+    hf = tiny_hf("gpt2", dtype=torch.bfloat16)
+    eap.load_model(hf, dtype="bfloat16")
+    wrong = replace(families.FAMILIES["GPT2LMHeadModel"], norm_offset=0.1)
+    monkeypatch.setitem(families.FAMILIES, "GPT2LMHeadModel", wrong)
+    assert "logits differ" in refusal(lambda: eap.load_model(hf, dtype="bfloat16"))
+
+
+def test_models_of_the_same_weights_and_another_configuration_are_not_one():
+    hf = tiny_hf("llama")
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    other = tiny_hf("llama", rope_parameters=rope)
+    other.load_state_dict(hf.state_dict())
+    one, same, another = (eap.load_model(model).source for model in (hf, tiny_hf("llama"), other))
+    assert one == same != another
+    assert one["weights_sha256"] == another["weights_sha256"]
+
+
+def test_weights_of_whole_numbers_are_refused(tmp_path):
+    hf = tiny_hf("llama")
+    weight = hf.model.layers[0].self_attn.q_proj
+    weight.weight = torch.nn.Parameter((10 * weight.weight).to(torch.int8), requires_grad=False)
+    assert "q_proj.weight holds int8" in refusal(lambda: eap.load_model(hf))
