@@ -244,8 +244,8 @@ class Mean:
             raise UserError(f"prompts is {prompts!r}; it must be 'clean' or 'corrupted'")
         if prompts == "corrupted":
             check_pairs(dataset, "a mean over prompts='corrupted'")
-        if len(dataset) < 2:
-            raise UserError("a mean needs at least two prompts; give more examples")
+        if len({getattr(example, prompts) for example in dataset}) < 2:
+            raise UserError("a mean needs at least two different prompts; give more examples")
         lengths = {len(example.clean) for example in dataset.examples}
         if per_position and len(lengths) > 1:
             raise UserError(

@@ -88,19 +88,22 @@ def check_rows(
     if task is None or not task.pieces:
         followers.prepare((d.prompts, [texts or () for texts in d.answers]) for d in drafts)
     examples = []
-    seen: dict[tuple[tuple[int, ...], ...], tuple[str, Example]] = {}
+    seen: dict[tuple[tuple[int, ...], ...], list[tuple[str, Example]]] = {}
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # one object for each answer set
     for draft in drafts:
         try:
             example = _example(task, draft, followers, shared, roles)
-            earlier = seen.setdefault(draft.ids, (draft.place, example))
-            _check_repetition(example, *earlier)
+            earlier = seen.setdefault(draft.ids, [])
+            for place, other in earlier:
+                _check_repetition(example, place, other)
         except UnfitRowError as error:
             problems.append(Problem(draft.place, error.kind, str(error)))
             continue
-        if earlier[1] is not example:
-            message = f"the same pair as {earlier[0]}"
+        if earlier:
+            message = f"the same pair as {earlier[0][0]}"
             problems.append(Problem(draft.place, "repeated", message))
+        if example not in (other for _, other in earlier):
+            earlier.append((draft.place, example))
         examples.append(example)
     return examples, problems
 
@@ -243,7 +246,9 @@ def _check_stated_ids(
     task: Task | None, row: Mapping[str, Any], correct: Sequence[int], incorrect: Sequence[int]
 ) -> None:
     """Check that columns of ids agree with the columns that give the answers."""
-    columns = {} if task is None or has_answers(task, row) else task.answer_ids
+    columns = {f"{side}_idx": side for side in ANSWERS}
+    if task is not None and not has_answers(task, row):
+        columns = dict(task.answer_ids)
     for column, side in columns.items():
         cell = row.get(column)
         if is_missing(cell) or (isinstance(cell, str) and not cell.strip()):
@@ -258,8 +263,6 @@ def _check_stated_ids(
 
 
 def _check_repetition(example: Example, place: str, earlier: Example) -> None:
-    if earlier is example:
-        return
     opposite = set(example.correct) & set(earlier.incorrect)
     if opposite or set(example.incorrect) & set(earlier.correct):
         raise UnfitRowError("contradictions", f"the same pair as {place}, with the opposite answer")

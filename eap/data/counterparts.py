@@ -135,7 +135,9 @@ def _noun(words: str | Sequence[str]) -> str:
 
 
 def _pattern(word: str) -> str:
-    """Regular expression for a word that is not part of another word."""
+    """Regular expression for a word that is not part of another word, or of another number."""
+    if word.isdigit():
+        return NUMBER.pattern.replace(r"\d+", word, 1)
     return rf"(?<!\w){re.escape(word)}(?!\w)"
 
 

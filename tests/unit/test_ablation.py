@@ -196,7 +196,8 @@ def test_a_mean_per_position_needs_prompts_of_its_length_in_every_batch(batch_si
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"examples": EXAMPLES[:1]}, "at least two prompts"),
+        ({"examples": EXAMPLES[:1]}, "at least two different prompts"),
+        ({"examples": EXAMPLES[:1] * 3}, "at least two different prompts"),
         ({"examples": EXAMPLES, "per_position": True}, "prompts of one length; these have 3 to 6"),
         ({"examples": EXAMPLES, "prompts": "both"}, "'clean' or 'corrupted'"),
     ],

@@ -120,6 +120,13 @@ def test_numbers_and_words_of_a_list(model):
         corrupt(rows[1:2], model.tokenizer, "names")
 
 
+def test_a_number_within_another_is_left_alone(model):
+    rows = [{"clean": "It costs 3.17 or 1,17 in the year 17 and the year", "correct": " 1"}]
+    (row,) = corrupt(rows, model.tokenizer, "numbers").rows
+    assert row["corrupted"].startswith("It costs 3.17 or 1,17 in the year ")
+    assert " 17 " not in row["corrupted"]
+
+
 @pytest.mark.parametrize("words", ["name", [], ["one"], ["a", ""], ["a", "a"], 5, [1, 2], b"names"])
 def test_words_that_are_none_are_refused(model, words):
     with pytest.raises(UserError, match=r"give 'names', 'numbers'|a string or a list of strings"):
