@@ -127,7 +127,8 @@ def load_features(path: str | Path | Sequence[str | Path], model: Model) -> Feat
         model: model whose MLPs the features belong to.
 
     Raises:
-        UserError: files that are missing, or whose shapes or hooks do not fit the model.
+        UserError: files that are missing, or whose shapes, settings or hooks do not fit the model;
+            or two files for one layer.
 
     Example:
         >>> features = eap.load_features("toy", model)
@@ -135,39 +136,49 @@ def load_features(path: str | Path | Sequence[str | Path], model: Model) -> Feat
     """
     path = TOY if path == "toy" else path
     folders = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+    if not folders:
+        raise UserError("path is empty; give at least one folder of features")
     dictionaries: dict[int, Dictionary] = {}
     for folder in folders:
         if (folder / "cfg.json").is_file():
-            layer, dictionary = _read_sae_lens(folder, model)
-            dictionaries[layer] = dictionary
+            found = [_read_sae_lens(folder, model)]
         elif (folder / "config.yaml").is_file():
-            dictionaries |= _read_circuit_tracer(folder, model)
+            found = _read_circuit_tracer(folder, model)
         else:
             raise UserError(
                 f"no features in {quoted(str(folder))}: a folder of circuit-tracer has a "
                 "config.yaml, one of SAELens a cfg.json"
             )
+        for layer, dictionary in found:
+            if layer in dictionaries:
+                raise UserError(
+                    f"{quoted(str(folder))} has features of layer {layer}, for which there are "
+                    "others already; give each layer once"
+                )
+            dictionaries[layer] = dictionary
     if not dictionaries:
         raise UserError(f"no features in {', '.join(quoted(str(one)) for one in folders)}")
     return Features(dictionaries)
 
 
-def _read_circuit_tracer(folder: Path, model: Model) -> dict[int, Dictionary]:
+def _read_circuit_tracer(folder: Path, model: Model) -> list[tuple[int, Dictionary]]:
     config = _read_yaml(folder)
     reads = _reads(folder, config.get("feature_input_hook"))
     _check_output(folder, config.get("feature_output_hook"), model)
-    dictionaries = {}
+    dictionaries = []
     for file in sorted(folder.glob("layer_*.safetensors")):
         number = re.fullmatch(r"layer_(\d+)", file.stem)
         if number is None:
             raise UserError(f"{quoted(file.name)} is not called layer_<number>.safetensors")
         weights = _load(file, ("W_enc", "b_enc", "W_dec"))
-        threshold = weights.get("activation_function.threshold")
         k = weights.get("k")
-        dictionaries[int(number[1])] = _checked(
+        if k is not None and k.numel() != 1:
+            raise UserError(f"{quoted(str(file))}: k has shape {list(k.shape)}; it is one number")
+        dictionary = _checked(
             file, model, int(number[1]), weights["W_enc"], weights["b_enc"], weights["W_dec"],
-            reads, _activation(threshold, None if k is None else int(k)),
+            reads, weights.get("activation_function.threshold"), None if k is None else int(k),
         )  # fmt: skip
+        dictionaries.append((int(number[1]), dictionary))
     return dictionaries
 
 
@@ -208,7 +219,7 @@ def _read_sae_lens(folder: Path, model: Model) -> tuple[int, Dictionary]:
         raise UserError(f"{quoted(str(folder))}: cfg.json: {first_line(error)}") from None
     if not isinstance(config, dict):
         raise UserError(f"{quoted(str(folder))}: cfg.json is not an object")
-    config = {**config, **(config.get("metadata") or {})}  # older files have no `metadata`
+    config = {**config, **_object(folder, config, "metadata")}  # older files have none
     hook = str(config.get("hook_name") or config.get("hook_point"))
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook)
     if match is None:
@@ -234,25 +245,33 @@ def _read_sae_lens(folder: Path, model: Model) -> tuple[int, Dictionary]:
         raise UserError(f"{quoted(str(folder))}: the threshold of the jumprelu encoder is missing")
     k = None
     if kind == "topk" or config.get("activation_fn_str") == "topk":  # the latter before SAELens 6
-        k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
-        if not isinstance(k, int) or k < 1:
+        k = config.get("k", _object(folder, config, "activation_fn_kwargs").get("k"))
+        if not isinstance(k, int):
             raise UserError(f"{quoted(str(folder))}: the k of the topk encoder is missing")
     if k is not None and config.get("rescale_acts_by_decoder_norm"):
         raise UserError(
             f"{quoted(str(folder))}: a topk encoder that ranks by decoder norms is not supported; "
             "fold the norms into the weights (fold_W_dec_norm in SAELens) and save it again"
         )
-    activation = _activation(weights["threshold"] if kind == "jumprelu" else None, k)
     subtracts = config.get("apply_b_dec_to_input", not is_transcoder)
     dictionary = _checked(
         folder, model, layer, weights["W_enc"].T, weights["b_enc"], weights["W_dec"], reads,
-        activation, weights["b_dec"] if subtracts else None,
+        weights["threshold"] if kind == "jumprelu" else None, k,
+        weights["b_dec"] if subtracts else None,
     )  # fmt: skip
     return layer, dictionary
 
 
+def _object(folder: Path, config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """An object within cfg.json; empty if it is not there."""
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise UserError(f"{quoted(str(folder))}: {key} in cfg.json is not an object")
+    return value
+
+
 def _reads(folder: Path, hook: Any) -> Reads:
-    if hook not in INPUT_HOOKS:
+    if not isinstance(hook, str) or hook not in INPUT_HOOKS:
         raise UserError(
             f"{quoted(str(folder))}: features read {quoted(str(hook), 60)}; known are "
             f"{', '.join(INPUT_HOOKS)}"
@@ -285,6 +304,7 @@ def _load(file: Path, keys: Sequence[str]) -> dict[str, Tensor]:
 
 def _activation(threshold: Tensor | None, k: int | None) -> Callable[[Tensor], Tensor]:
     if threshold is not None:
+        threshold = threshold.flatten()
         return lambda pre: pre * (pre > threshold.to(pre))
     if k is not None:
         return lambda pre: _top(pre.relu(), k)
@@ -304,7 +324,8 @@ def _checked(
     b_enc: Tensor,
     W_dec: Tensor,
     reads: Reads,
-    activation: Callable[[Tensor], Tensor],
+    threshold: Tensor | None,
+    k: int | None,
     input_bias: Tensor | None = None,
 ) -> Dictionary:
     """Features with shapes that fit the model, on its device and in the residual stream's dtype."""
@@ -313,13 +334,24 @@ def _checked(
         raise UserError(
             f"{quoted(str(source))} is of layer {layer}; {model.name} has {n_layers} layers"
         )
-    n = len(W_dec)
+    n = W_dec.shape[0] if W_dec.ndim else 0
     if W_enc.shape != (n, d_model) or W_dec.shape != (n, d_model) or b_enc.shape != (n,):
         raise UserError(
             f"{quoted(str(source))} has an encoder of {list(W_enc.shape)} and a decoder of "
             f"{list(W_dec.shape)}; {model.name} has d_model {d_model}"
         )
+    if threshold is not None and threshold.numel() not in (1, n):
+        raise UserError(
+            f"{quoted(str(source))} has a threshold of {list(threshold.shape)}; it has {n} features"
+        )
+    if k is not None and not 1 <= k <= n:
+        raise UserError(f"{quoted(str(source))} has k {k}; it must be from 1 to {n}, its features")
+    if input_bias is not None and input_bias.shape != (d_model,):
+        raise UserError(
+            f"{quoted(str(source))} has a b_dec of {list(input_bias.shape)}; {model.name} has "
+            f"d_model {d_model}"
+        )
     device = model.blocks[layer].device
     W_enc, b_enc, W_dec = (x.to(device, model.residual_dtype) for x in (W_enc, b_enc, W_dec))
     bias = None if input_bias is None else input_bias.to(device, model.residual_dtype)
-    return Dictionary(W_enc, b_enc, W_dec, reads, activation, bias)
+    return Dictionary(W_enc, b_enc, W_dec, reads, _activation(threshold, k), bias)

@@ -195,9 +195,10 @@ def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path):
     def tracer(name, weights=good, layer=0, **hooks):
         return write_circuit_tracer(tmp_path / name, {layer: weights}, **hooks)
 
-    def lens(name, **config):
+    def lens(name, weights=None, **config):
         config = {"hook_name": "blocks.0.hook_mlp_out", **config}
-        return write_sae_lens(tmp_path / name, random_weights(columns=True), **config)
+        weights = random_weights(columns=True) | (weights or {})
+        return write_sae_lens(tmp_path / name, weights, **config)
 
     (tmp_path / "empty").mkdir()
     broken = tracer("broken")
@@ -216,7 +217,28 @@ def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path):
         (lens("norm", normalize_activations="layer_norm"), model, "normalize_activations"),
         (lens("jump", architecture="jumprelu"), model, "threshold"),
         (lens("hook", hook_name="hook_embed"), model, "not of a block"),
-    ]
+        (lens("k8", architecture="topk", k=8), model, "k 8; it must be from 1 to 7"),
+        (lens("k0", architecture="topk", k=0), model, "k 0; it must be from 1 to 7"),
+        (tracer("k9", good | {"k": torch.tensor(9)}), model, "k 9; it must be from 1 to 7"),
+        (tracer("ks", good | {"k": torch.ones(2)}), model, "k has shape .2.; it is one number"),
+        (tracer("no", good | {"W_dec": torch.tensor(1.0)}), model, "d_model 16"),
+        (
+            lens("thresholds", {"threshold": torch.ones(5)}, architecture="jumprelu"),
+            model, "threshold of .5.; it has 7 features",
+        ),
+        (
+            tracer("tracer", good | {"activation_function.threshold": torch.ones(7, 7)}),
+            model, "threshold of .7, 7.; it has 7 features",
+        ),
+        (lens("b", {"b_dec": torch.ones(3)}), model, "b_dec of .3.; .* has d_model 16"),
+        (lens("metadata", metadata=[1]), model, "metadata in cfg.json is not an object"),
+        (
+            lens("kwargs", architecture="topk", activation_fn_kwargs="k"),
+            model, "activation_fn_kwargs in cfg.json is not an object",
+        ),
+        ([lens("a"), lens("again")], model, "layer 0, for which there are others"),
+        ([], model, "path is empty; give at least one folder"),
+    ]  # fmt: skip
     for folder, one, message in cases:
         with pytest.raises(eap.UserError, match=message) as error:
             eap.load_features(folder, one)
@@ -258,7 +280,9 @@ def test_settings_in_json_need_no_library_and_yaml_says_which(tmp_path, monkeypa
     assert list(eap.load_features(folder, model).dictionaries) == [1]
 
 
-@pytest.mark.parametrize("text", ["a: [", "{a: 1", "[]", "\x00", "", "\ud800"])
+@pytest.mark.parametrize(
+    "text", ["a: [", "{a: 1", "[]", "\x00", "", "\ud800", "feature_input_hook: [a]"]
+)
 def test_broken_settings_are_refused_in_one_line(tmp_path, text):
     model = twins.load("gpt2", torch.float64)
     folder = write_circuit_tracer(tmp_path / "set", {1: random_weights()})
