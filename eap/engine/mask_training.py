@@ -232,7 +232,7 @@ class Training:
             batch_size = plan(limits=half).batch_size
         work = plan(limits=replace(half, batch_size=recipe.pairs))
         if prices is not None:
-            prices = prices.cpu().double().flatten()[layout.places]
+            prices = prices.detach().cpu().double().flatten()[layout.places]
         kept = Kept(budget // 2, baselines=recipe.loss in ("faithfulness", "cmd"))
         return cls(work, recipe, layout, prices, difference, batch_size, kept)
 

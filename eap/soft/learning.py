@@ -92,7 +92,7 @@ def learn_ranking(
         level: 'edge' or 'node'; the input node is always kept, and its node score is NaN.
         recipe: loss, optimizer, steps and sizes; None: `eap.Recipe()`.
         prices: cost of each edge that is added to the loss in proportion to its mask, for instance
-            to keep edges out of a circuit; None: no costs.
+            to keep edges out of a circuit (not with level="node"); None: no costs.
         ablation: activation that an ablated edge carries; None: that on the corrupted prompt.
         expanded_kv: whether every query head has its own k and v receiver, even where query heads
             share key/value heads.
@@ -164,7 +164,11 @@ def learn_ranking(
 
 def _check_prices(prices: Tensor, level: str, shape: list[int]) -> str:
     """Hash of prices, after checking that they are one finite number for every edge of a graph."""
-    if level != "edge" or list(prices.shape) != shape or not bool(prices.isfinite().all()):
+    if level != "edge":
+        raise UserError("prices are costs of edges; leave them out where nodes are ranked")
+    if prices.is_complex():
+        raise UserError("prices are complex numbers; they must be real numbers")
+    if list(prices.shape) != shape or not bool(prices.isfinite().all()):
         raise UserError(f"prices must be finite numbers for every edge, in a tensor {shape}")
     return sha256(prices.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]
 

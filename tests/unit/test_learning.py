@@ -354,6 +354,23 @@ def test_what_cannot_be_is_refused_in_one_line(arguments, says):
     assert "\n" not in str(error.value)
 
 
+def test_prices_may_require_a_gradient():
+    model, dataset, recipe = twins.load("gpt2"), dataset_of(PAIRS), eap.Recipe(steps=1)
+    prices = torch.rand(model.config.n_forward, model.config.n_backward)
+    expected = learn_ranking(model, dataset, recipe=recipe, prices=prices)
+    found = learn_ranking(model, dataset, recipe=recipe, prices=prices.requires_grad_())
+    assert torch.equal(found.scores, expected.scores)
+
+
+def test_prices_are_real_numbers_of_edges(unchecked_shapes):
+    model, dataset = twins.load("gpt2"), dataset_of(PAIRS)
+    prices = torch.ones(model.config.n_forward, model.config.n_backward)
+    with pytest.raises(UserError, match="prices are complex numbers"):
+        learn_ranking(model, dataset, prices=prices.to(torch.complex64))
+    with pytest.raises(UserError, match="leave them out where nodes are ranked"):
+        learn_ranking(model, dataset, prices=prices, level="node")
+
+
 def test_metrics_that_pass_no_gradient_or_no_number_are_refused():
     def detached(logits, clean, answers: Answers):
         return logits[:, 0].detach()
