@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import torch
 
 from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
@@ -118,10 +119,12 @@ def measure_circuits(
             )
             circuits.append(circuit)
     measured = faithfulness(model, circuits, dataset, metric=metric, quiet=False, **resources)
-    values = measured.circuits.double()
+    values, n = measured.circuits.double(), len(dataset)
+    # one example has no standard error
+    errors = values.std(1) / n**0.5 if n > 1 else torch.full_like(values[:, 0], torch.nan)
     return pd.DataFrame(rows).assign(
         loss=values.mean(1).numpy(),
-        stderr=(values.std(1) / values.shape[1] ** 0.5).numpy(),
+        stderr=errors.numpy(),
         normalised=measured.normalised,
         stderr_share=measured.standard_error,
         baseline=float(measured.clean.double().mean()),

@@ -54,3 +54,14 @@ def test_the_figure_is_drawn(output):
         for kind in ("png", "pdf")
         for name in ("pairs", "shares")
     }
+
+
+def test_one_pair_has_no_standard_error(tmp_path, recwarn):
+    options = ("--model", "toy", "--device", "cpu", "--head", 1, "--output", tmp_path)
+    assert call("positions.py", *options, "--task", "greater-than", "--ig_steps", 1) == 0
+    assert not [one for one in recwarn if "degrees of freedom" in str(one.message)]
+    table = pd.read_csv(tmp_path / "results/positions/toy/csv/greater-than.csv")
+    assert table[["stderr", "stderr_share"]].isna().all(axis=None)
+    assert table[["loss", "normalised"]].notna().all(axis=None)
+    script = "results/positions/plot_positions.py"
+    assert call(script, "--model", "toy", "--output", tmp_path) == 0
