@@ -13,7 +13,7 @@ node score of the sender.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain
 from math import prod
 from typing import Any, Unpack
 
@@ -106,11 +106,11 @@ class PartScores:
         Raises:
             UserError: the parts are not coordinates, or not those of all senders.
         """
-        sizes = {stop - start for start, stop in pairwise(self.layout.starts)}
-        if self.parts.kind != "coordinates" or self.scores.ndim > 1 or len(sizes) > 1:
+        has_all = len(self.layout.senders) == self.layout.n_forward
+        if self.parts.kind != "coordinates" or self.scores.ndim > 1 or not has_all:
             raise UserError(
-                "neurons are the coordinates of senders: give parts='coordinates', without "
-                "receivers= and spans="
+                "neurons are the coordinates of all senders: give parts='coordinates', without "
+                "senders=, receivers= and spans="
             )
         return self.scores.unflatten(0, (len(self.layout.senders), -1))[:, :-1]
 
@@ -353,7 +353,7 @@ def check_once(what: str, names: Sequence[str]) -> None:
     """Check that no name is given twice."""
     for name in names:
         if list(names).count(name) > 1:
-            raise UserError(f"{what} has {quoted(str(name), 40)} twice; give each name once")
+            raise UserError(f"{what} has {quoted(str(name), 40)} twice; give each once")
 
 
 # ---- where a part is active ----------------------------------------------------------------------

@@ -226,11 +226,13 @@ class PartLayout:
         senders: indices of the senders in the graph.
         names: names of the senders.
         starts: number of each sender's first part, followed by the number of all parts.
+        n_forward: number of all senders of the model.
     """
 
     senders: tuple[int, ...]
     names: tuple[str, ...]
     starts: tuple[int, ...]
+    n_forward: int
 
     @classmethod
     def of(cls, model: Model, parts: Parts, senders: Sequence[str] | None = None) -> "PartLayout":
@@ -259,7 +261,8 @@ class PartLayout:
         starts = [0]
         for _, _, n in counts:
             starts.append(starts[-1] + n + 1)
-        return cls(tuple(row[0] for row in counts), tuple(row[1] for row in counts), tuple(starts))
+        numbers, names, _ = zip(*counts, strict=True)
+        return cls(numbers, names, tuple(starts), model.config.n_forward)
 
     def __len__(self) -> int:
         """Number of all parts, including the rests."""

@@ -236,6 +236,13 @@ def test_pairs_of_equal_prompts_score_exactly_zero(method):
         assert not scores.scores.any()
 
 
+def test_neurons_are_of_all_senders():
+    model = twins.load("gpt2")
+    some = eap.part_scores(model, DATA, parts="coordinates", senders=["m0"], method="EAP")
+    with pytest.raises(eap.UserError, match="coordinates of all senders"):
+        _ = some.by_coordinate
+
+
 @pytest.mark.parametrize("n", [-1, 10**6, True, 0.5, "3"])
 def test_numbers_of_parts_that_there_are_not_are_refused(n):
     scores = eap.part_scores(twins.load("gpt2"), DATA, method="EAP")
