@@ -187,9 +187,13 @@ def faithfulness(
     limits = Resources(**resources)
     values = _run(model, graphs, dataset, [measured], ablated, limits)[measured.name]
     warn_of_direction(measured, *values[:2].double().mean(1).tolist())
+    spans = next((names for one in graphs if (names := _edges_of(one).span_names)), ())
+    kinds = {get_parts(one.parts).kind for one in graphs if isinstance(one, PartCircuit)}
+    parts: dict[str, Any] = {"parts": sorted(kinds)} if kinds else {}
     provenance = sign(
         model, dataset, metric=measured, method="evaluation", ablation=ablated,
         expanded_kv=any(has_expanded_kv(_edges_of(one), model) for one in graphs),
+        spans=spans, **parts,
     )  # fmt: skip
     return Faithfulness(
         clean=values[0],

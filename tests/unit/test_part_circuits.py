@@ -190,6 +190,22 @@ def test_a_curve_by_number_of_parts():
     assert len(set(curve.normalised.round(6))) == 4
 
 
+def test_provenance_names_spans_and_kinds_of_parts():
+    model, data = twins.load("gpt2"), with_spans(DATA)
+    plain = circuit_of(model)
+    spread = plain.at_all_spans(SPANS)
+    kept = eap.part_scores(model, data, method="EAP").keep(3)
+    for circuits, expected in (
+        (plain, {}),
+        ([plain, spread], {"spans": list(SPANS)}),
+        (eap.PartCircuit(plain, "hidden units", kept), {"parts": ["hidden units"]}),
+    ):
+        origin = eap.faithfulness(model, circuits, data).provenance
+        found = {key: origin[key] for key in ("spans", "parts") if key in origin}
+        assert found == expected
+        assert ("spans_sha256" in origin) == ("spans" in expected)
+
+
 def test_masks_that_do_not_fit_are_refused():
     model = twins.load("gpt2")
     graph = eap.Graph.from_model(model)
