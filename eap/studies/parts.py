@@ -16,7 +16,7 @@ from eap.attribution import attribute
 from eap.circuits import Circuit, faithfulness
 from eap.data.dataset import Dataset
 from eap.graph.graph import Graph
-from eap.inside.part_attribution import PartScores, part_scores
+from eap.inside.part_attribution import PartScores, check_once, part_scores
 from eap.model.model import Model
 from eap.parts.basis import PARTS, PartCircuit, Parts, get_parts
 from eap.parts.features import load_features
@@ -89,9 +89,11 @@ def part_study(
         **resources: batch_size, memory_budget (bytes), quiet.
 
     Raises:
-        UserError: there are fewer than two pairs, there is no circuit of this size, or the circuit
-            has none of the nodes that a basis splits.
+        UserError: there are fewer than two pairs, a kind is given twice, there is no circuit of
+            this size, or the circuit has none of the nodes that a basis splits.
     """
+    bases = [get_parts(kind) for kind in kinds]
+    check_once("kinds", [basis.kind for basis in bases])
     if len(dataset) < 2:
         raise UserError("one pair is not enough to measure faithfulness; use more pairs")
     found_on = measured_on = dataset
@@ -109,8 +111,7 @@ def part_study(
     nodes = circuit.nodes_in_graph()
     scores, tables = {}, []
     provenance: dict[str, Any] = {}
-    for kind in kinds:
-        basis = get_parts(kind)
+    for basis in bases:
         split = [
             name
             for number, name in enumerate(circuit.sender_names)
@@ -127,6 +128,7 @@ def part_study(
     ranked_by = {kind: part_table.provenance for kind, part_table in scores.items()}
     provenance |= {
         "method": "faithfulness of parts",
+        "parts": list(scores),
         "ranking": {"circuit": graph.provenance, "parts": ranked_by},
         "settings": {"size": size, "seed": seed, "shares": list(shares)},
     }

@@ -26,6 +26,7 @@ def test_a_known_circuit_keeps_what_it_needs():
     assert table.kept.tolist() == [0, table.of[0] // 2, table.of[0]]
     assert table.faithfulness.iloc[0] == pytest.approx(0, abs=1e-6)
     assert table.faithfulness.iloc[-1] == pytest.approx(1, abs=1e-6)
+    assert study.provenance["parts"] == ["channels"]
     # Of a head's channels, few carry anything.
     assert table.faithfulness.iloc[1] > 0.5
 
@@ -45,6 +46,11 @@ def test_what_cannot_be_studied_is_refused():
         part_study(known.model, known.dataset.head(1))
     with pytest.raises(UserError, match="no node of the circuit has hidden units"):
         part_study(known.model, known.dataset, size=5, kinds=["hidden units"])
+    with pytest.raises(UserError, match="kinds has 'channels' twice"):
+        part_study(known.model, known.dataset, kinds=["channels", "hidden units", "channels"])
+    two = [eap.Features({}), eap.Features({})]
+    with pytest.raises(UserError, match="kinds has 'features' twice"):
+        part_study(known.model, known.dataset, kinds=two)
 
 
 @pytest.fixture(scope="module")
