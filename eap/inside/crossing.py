@@ -41,6 +41,7 @@ from eap.model.model import Model
 from eap.model.runs import LayerTrace, SenderOutputs
 from eap.model.shapes import graph_config
 from eap.model.verbs import verb
+from eap.runtime.errors import UserError
 from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.resources import ResourceOptions, Resources
 
@@ -127,6 +128,12 @@ def crossing_scores(
         ['head', 'input', 'from', 'to', 'score']
     """
     call = Call.check(get_method("EAP"), metric, ablation, "edge", "paper", spans=True)
+    assert call.metric is not None
+    if call.metric.flat_at_clean:
+        raise UserError(
+            f"the gradient of {call.metric.name} is zero at the clean input, where crossing scores "
+            "take it; use another metric, such as logit_diff"
+        )
     names, config, limits = named_spans(model, dataset), graph_config(model), Resources(**resources)
     heads = [name for name in config.sender_names if name.startswith("a")]
     shape = (len(KINDS), len(heads), len(names), len(names))
@@ -136,7 +143,6 @@ def crossing_scores(
         return attribution_need(shapes, extent, 1, n_columns)
 
     demand = Demand("crossing scores", need, 2 * len(heads) * len(names) ** 2)
-    assert call.metric is not None
     work = Work.plan(model, dataset, [call.metric], call.ablation, config, limits, demand)
     moments = Moments.zeros(*shape, device=model.device)
     baselines = Moments.zeros(3, device=model.device)
