@@ -236,7 +236,8 @@ class HeadResult:
         values: pattern[query, key] times each sender's contribution to the value at the key.
         W_O: output weights of the head, with the weight of a norm after attention.
         direction: effect of each d_model coordinate on the logit difference (correct minus
-            incorrect answers), with the scale of the final norm fixed at its value in the run.
+            incorrect answers) before a soft cap of the logits, with the scale of the final norm
+            fixed at its value in the run.
         tokens: tokens of the prompt, as text.
     """
 
@@ -261,7 +262,8 @@ class HeadResult:
     def to_frame(self, n: int | None = None) -> pd.DataFrame:
         """Make a table with a row per key and sender, largest magnitude first.
 
-        The columns are key, token, sender and answers (contribution to the logit difference).
+        The columns are key, token, sender and answers (contribution to the logit difference before
+        a soft cap of the logits).
 
         Args:
             n: number of rows; None: all rows.
@@ -349,7 +351,8 @@ class HeadReasons:
         query, key: last token, and the token with its largest attention weight.
         logit, softcap: logit and soft cap, as in `LogitTerms`.
         by_key, by_query, pairs: largest rows of `LogitTerms.by_key`, `by_query` and `to_frame`.
-        moved: contribution of the head at the last token to the logit difference of the answers.
+        moved: contribution of the head at the last token to the logit difference of the answers,
+            before a soft cap of the logits.
         by_answers: largest rows of `HeadResult.to_frame`.
     """
 
