@@ -45,8 +45,8 @@ COSTS, EXACT = "costs.csv", "exact-values.md"
 SHORT = 30
 """Smallest time, in seconds, that is listed as a cost."""
 METHODS = (
-    "EAP", "EAP-IG", "clean-corrupted", "CEAP", "RelP", "AttnLRP", "GIM", "AtP*-QK",
-    "AtP*-GradDrop", "IFR",
+    "EAP", "EAP-IG", "clean-corrupted", "EAP-IG-activations", "CEAP", "RelP", "AttnLRP", "GIM",
+    "AtP*-QK", "AtP*-GradDrop", "IFR",
 )  # fmt: skip
 
 
@@ -73,11 +73,9 @@ class AreasOf:
         return options + ["--learning_steps", str(self.learning_steps)] * bool(self.learning_steps)
 
 
-AREAS = {
-    "smollm2": AreasOf(100, (*METHODS, "EAP-IG-activations"), 500),
-    "gemma3": AreasOf(50, METHODS, 0),
-}
-"""Areas of each study."""
+STUDIES = ("gemma3", "smollm2")
+AREAS = AreasOf(100, METHODS, 500)
+"""Areas that every study measures."""
 
 SHOWN = ("Figure 1", "Figure 2", "Figure 3", "Figure 4", "Figure 5", "Figure 7", "Figure 8",
          "Figure 9", "Figure 10", "Overlap, and chance", "Positions", "Parts",
@@ -125,7 +123,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("study", choices=sorted(AREAS), help="name of the study")
+    add("study", choices=STUDIES, help="name of the study")
     add("model", type=Path, nargs="?", help="model directory or GGUF file")
     add("--output", type=Path, help="folder of graphs and results (default: <study>-results)")
     add("--cores", type=shell.positive, default=2, help="number of parallel steps of one thread")
@@ -165,7 +163,7 @@ def run_areas(study: Study) -> None:
     if table.exists():
         return
     command = [sys.executable, "benchmarks/areas.py", "--model", model]
-    command += [*AREAS[study.name].options, "--csv", str(table)]
+    command += [*AREAS.options, "--csv", str(table)]
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=REPOSITORY)
     _, status, usage = os.wait4(process.pid, 0)
@@ -228,7 +226,7 @@ def page(study: Study) -> str:
                 (study.gallery / EXACT).read_text("utf8").strip(),
                 "## Figures",
                 *pictures(study),
-                areas(pd.read_csv(study.gallery / "areas.csv"), AREAS[study.name]),
+                areas(pd.read_csv(study.gallery / "areas.csv"), AREAS),
                 verdicts(results),
                 COSTS_ARE,
             ]
