@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -16,6 +17,9 @@ CHUNK = 1024
 
 PIECE = 2**22
 """Numbers for which products are in memory at once, a multiple of `CHUNK`."""
+
+WORTH_THREADS = 2**24
+"""Number of bytes that are hashed in the time that it takes to start threads."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,14 @@ def state_of(module: nn.Module, known: dict[int, bytes] | None = None) -> State:
         address, offset = storage.data_ptr(), tensor.storage_offset()
         tensors.append((name, address, offset, tensor.dtype, tuple(tensor.shape), writes))
         storages[address] = storage
-    digest = hashlib.sha256()
-    for address, storage in storages.items():
-        if address not in known:
-            known[address] = _hash(storage)
-        digest.update(known[address])
+    unread = {address: part for address, part in storages.items() if address not in known}
+    if sum(part.nbytes() for part in unread.values()) < WORTH_THREADS:
+        hashes = list(map(_hash, unread.values()))
+    else:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # xxhash works without the GIL
+            hashes = list(pool.map(_hash, unread.values()))
+    known.update(zip(unread, hashes, strict=True))
+    digest = hashlib.sha256(b"".join(known[address] for address in storages))
     return State(tuple(tensors), digest.hexdigest(), _count_hooks(module))
 
 
