@@ -137,14 +137,13 @@ class KeptParts:
         masks = self.masks[run.sender]
         if masks.all() or not masks.any():
             return whole if masks.any() else torch.zeros_like(whole)
-        moved = self.parts.coefficients(model, run) - self.ablated(base, cache)
+        c = self.parts.coefficients(model, run)
+        moved = c - self.ablated(base, cache).to(c.device)
         W = self.parts.directions(model, run.sender)
         kept = torch.empty_like(whole)
         for piece in pieces if len(masks) > 1 else WHOLE.everywhere:
             place = piece.rows, piece.positions
-            kept[place] = _kept_of(
-                masks[piece.span].to(whole.device), moved[place], W, whole[place]
-            )
+            kept[place] = _kept_of(masks[piece.span].cpu(), moved[place], W, whole[place])
         return kept
 
 
@@ -159,10 +158,11 @@ def _kept_of(
     rest = bool(mask[-1])
     summed = (~mask[:-1] if rest else mask[:-1]).nonzero().flatten()
     if W is None:
-        kept = torch.zeros_like(whole)
-        kept[..., summed] = moved[..., summed].to(kept)
+        kept = torch.zeros_like(moved)
+        kept[..., summed] = moved[..., summed]
     else:
-        kept = (moved[..., summed] @ W[summed].to(moved)).to(whole)
+        kept = moved[..., summed] @ W[summed].to(moved)
+    kept = kept.to(whole)  # the layer may be on another device
     return whole - kept if rest else kept
 
 
@@ -307,7 +307,7 @@ def run_circuit(
             for number, head in enumerate(part.sends.tolist() if plan.kept else ()):
                 sender = plan.config.heads(layer).start + head
                 run, ablated = (
-                    SenderRun(sender, block, scaled_z=x[:, :, head].to(changes), head=head)
+                    SenderRun(sender, block, scaled_z=x[:, :, head].to(changes.dtype), head=head)
                     for x in (scaled_z, layer_base.scaled_z)
                 )
                 place = part.first_sender + number

@@ -58,7 +58,8 @@ def all_readers(
             yield Readers(config.heads(layer), 0, heads)
         if part is None or not part.scaled:
             return  # earlier senders are not part of this pass
-        stream = _everywhere(after, cache) + _attention_gradient(model, layer, part, cache)
+        of_attention = _attention_gradient(model, layer, part, cache)
+        stream = _everywhere(after, cache) + of_attention.to(after.device)
     yield Readers(slice(0, 1), 0, stream)
 
 
@@ -196,11 +197,12 @@ class PartScorer:
         c, W = self.parts.coefficients(model, before), self.parts.directions(model, sender)
         is_ablation = runs.change.after is None
         moved = self.ablated(after, cache) if is_ablation else self.parts.coefficients(model, after)
-        moved = moved - c  # [batch, query, n]
+        moved = moved.to(c.device) - c  # [batch, query, n]
         whole = after.output - before.output
         if is_ablation and (offsets := runs.change.batch.ablated_run.offsets) is not None:
             of_last = sender >= len(offsets.everywhere)
-            whole = whole - (offsets.at_last if of_last else offsets.everywhere)[sender]
+            offset = (offsets.at_last if of_last else offsets.everywhere)[sender]
+            whole = whole - offset.to(whole.device)
         for reader in readers:
             G = reader.gradient.to(moved)
             at_last = G.shape[1] < moved.shape[1]

@@ -324,7 +324,7 @@ def _result(run: HeadRun, pair: Example, query: int) -> HeadResult:
         direction = direction - W_U[list(pair.incorrect)].mean(0)
     final = model.ln_final
     if final.weight is not None:
-        direction = direction * final.weight
+        direction = direction * final.weight.to(direction)
     direction = final.centre(direction) * final.scale(run.final[0, -1])
     return HeadResult(
         head=run.name,
