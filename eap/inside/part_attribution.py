@@ -436,8 +436,10 @@ def part_activity(
 
 def _find(model: Model, parts: Parts, name: str) -> tuple[int, int]:
     """Sender and number of a part, from the name of the part."""
-    sender, _, short = str(name).rpartition(".")
-    if sender in model.config.sender_names:
+    for sender in model.config.sender_names:
+        if not str(name).startswith(f"{sender}."):
+            continue
+        short = str(name).removeprefix(f"{sender}.")
         layout = PartLayout.of(model, parts, [sender])
         count, digits = len(layout) - 1, re.search(r"[0-9]{1,9}", short)
         likely = [int(digits[0])] if digits else []  # most names have the part's number

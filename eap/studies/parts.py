@@ -93,6 +93,8 @@ def part_study(
             this size, or the circuit has none of the nodes that a basis splits.
     """
     bases = [get_parts(kind) for kind in kinds]
+    if not bases:
+        raise UserError("kinds has no entry; give one or more kinds of parts, such as 'channels'")
     check_once("kinds", [basis.kind for basis in bases])
     if len(dataset) < 2:
         raise UserError("one pair is not enough to measure faithfulness; use more pairs")

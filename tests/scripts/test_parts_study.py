@@ -48,6 +48,8 @@ def test_what_cannot_be_studied_is_refused():
         part_study(known.model, known.dataset, size=5, kinds=["hidden units"])
     with pytest.raises(UserError, match="kinds has 'channels' twice"):
         part_study(known.model, known.dataset, kinds=["channels", "hidden units", "channels"])
+    with pytest.raises(UserError, match="kinds has no entry"):
+        part_study(known.model, known.dataset, kinds=[])
     two = [eap.Features({}), eap.Features({})]
     with pytest.raises(UserError, match="kinds has 'features' twice"):
         part_study(known.model, known.dataset, kinds=two)
