@@ -38,8 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--sample",
         type=shell.positive,
-        default=200,
-        help="number of other edges to patch with --verify",
+        help="number of other edges to patch with --verify (default: 200)",
     )
     parser.add_argument(
         "--exact_head", type=shell.positive, metavar="N",
@@ -52,6 +51,9 @@ def main() -> None:
     )  # fmt: skip
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
+    if args.sample is not None and args.verify is None:
+        parser.error("--sample is about edges that --verify leaves out: add --verify")
+    sample = args.sample or 200
 
     settings = shell.settings_of(args)
     task = args.task
@@ -72,12 +74,12 @@ def main() -> None:
     if args.verify is None:
         exact = study.every_edge()
     else:
-        screening = {"verify": args.verify, "sample": args.sample, "seed": args.seed}
+        screening = {"verify": args.verify, "sample": sample, "seed": args.seed}
         exact = study.verify(
             {metric: estimates["EAP-IG"], "kl": estimates["EAP-IG-KL"]},
             also=[estimates["EAP"]] if "EAP" in estimates else [],
             top=args.verify,
-            sample=args.sample,
+            sample=sample,
         )
 
     # 3. Faithfulness of circuits selected by exact values and by estimates.

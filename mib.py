@@ -192,6 +192,17 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error(f"--rule: {' and '.join(args.method)} has no integration rule to choose")
     if args.submission is None and args.files == "nine":
         parser.error("--files nine needs --submission")
+    integrates = any(method.integrates for method in methods)
+    for names, has_use, needed in (
+        (("loss", "optimizer", "learning_rate", "learning_steps", "sizes"),
+         "MAttr" in args.method, "--method MAttr"),
+        (("ig_steps",), integrates, "a method that integrates"),
+        (("mean",), len(args.method) > 1, "several methods"),
+        (("by",), args.files == "nine", "--files nine"),
+    ):  # fmt: skip
+        for name in names:
+            if not has_use and getattr(args, name) != parser.get_default(name):
+                parser.error(f"--{name} changes nothing without {needed}")
 
 
 def save(args: argparse.Namespace, name: str, ranking: "eap.Graph", areas: "eap.Areas") -> None:

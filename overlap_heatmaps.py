@@ -51,7 +51,9 @@ def main() -> None:
         if processes.is_first():
             kind, _, measure = name.partition("_")
             sizes = {
-                task: circuit.count_edges() if kind == "edge" else circuit.count_nodes()
+                task: circuit.count_edges()
+                if kind == "edge"
+                else len({*circuit.nodes_in_graph()} - {"input", "logits"})
                 for task, circuit in circuits.items()
             }
             figure = figures.heatmaps.heatmap_figure(

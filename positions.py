@@ -27,17 +27,21 @@ def main() -> None:
         "--verify", type=shell.positive, metavar="K", help="patch the K best (edge, span) pairs"
     )
     parser.add_argument(
-        "--sample", type=shell.positive, default=200, help="number of other pairs to patch"
+        "--sample",
+        type=shell.positive,
+        help="number of other pairs to patch with --verify (default: 200)",
     )
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
+    if args.sample is not None and args.verify is None:
+        parser.error("--sample is about pairs that --verify leaves out: add --verify")
 
     settings = shell.settings_of(args)
     metric = studies.metric_name(args.metric, args.task)
     model = studies.load_model_of(settings)
     dataset = studies.load_task(settings, model, args.task, spans=args.spans)
     studies.positions_study(
-        settings, model, dataset, metric=metric, verify=args.verify, sample=args.sample
+        settings, model, dataset, metric=metric, verify=args.verify, sample=args.sample or 200
     )
 
 

@@ -59,9 +59,10 @@ def main() -> None:
     add("--data", type=shell.data_file, help="file of your own pairs, for --attention and --why")
     add("--drop_unfit", action="store_true", help="leave out rows of --data that do not fit")
     args = parser.parse_args()
+    check_options(parser, args)
 
     graphs = [Graph.load(path) for path in (args.graph, args.other) if path is not None]
-    if args.why:
+    if args.why is not None:
         print("\n\n".join(reasons(*model_and_pairs(graphs[0], args), args)))
         return
     if args.labels:
@@ -82,6 +83,27 @@ def main() -> None:
         patterns=attention_of(graphs[0], args) if args.attention else None,
     )
     print(f"wrote {shown(page)}: open it in a browser")
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options that would change nothing."""
+
+    def refuse(names: tuple[str, ...], why: str) -> None:
+        for name in names:
+            if getattr(args, name) != parser.get_default(name):
+                option = name if name == "other" else f"--{name}"
+                parser.error(f"{option}: {why}")
+
+    if args.why is not None:
+        refuse(
+            ("other", "output", "sizes", "by", "selection", "labels"),
+            "with --why, tables are printed and no page is written; leave one of them out",
+        )
+    elif args.attention is None:
+        refuse(
+            ("model", "revision", "task", "data", "drop_unfit"),
+            "no pairs are run; add --attention or --why",
+        )
 
 
 def attention_of(graph: Graph, args: argparse.Namespace) -> Patterns:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from eap.graph.graph import Graph
 from eap.runtime.errors import UserError
+from eap.runtime.identity import model_identity
 from eap.runtime.kinds import checked
 
 
@@ -78,7 +80,7 @@ def _mean_magnitude(graph: Graph, scores: Tensor, *, at_nodes: bool) -> Tensor:
 
 def _check_together(graphs: Sequence[Graph]) -> None:
     models = [graph.provenance.get("model") for graph in graphs]
-    known = [model for model in models if model is not None]
+    known = [model_identity(model) for model in models if model is not None]
     if any(model != known[0] for model in known):
         raise UserError("graphs of different models have no common mean")
     signed = {
@@ -97,9 +99,11 @@ def _provenance(parts: Sequence[dict[str, Any]], *, scaled: bool) -> dict[str, A
     kind = "scaled" if scaled else "raw"
     different = {"settings", "completeness", "command"}
     shared: dict[str, Any] = {}
-    for key in parts[0]:
+    for key in dict.fromkeys(chain.from_iterable(parts)):
         values = [part.get(key) for part in parts]
-        if all(value == values[0] for value in values):
+        if key == "model":  # of which there is one, though its name or place may differ
+            shared[key] = next(value for value in values if value is not None)
+        elif all(value == values[0] for value in values):
             shared[key] = values[0]
         elif key not in different:
             shared[key] = values

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,13 @@ class ExactStudy:
             Graphs by metric, with exact scores where `is_exact` and scaled estimates elsewhere.
         """
         settings, dataset = self.settings, self.dataset
-        of_screening = {"verify": top, "sample": sample, "seed": settings.seed, "others": "scaled"}
+        chosen = choose_edges(
+            [*also, *estimates.values()], top=top, sample=sample, seed=settings.seed
+        )
+        # The choice depends on all estimates, and so on metrics that a graph does not name.
+        edges = sha256(chosen.all.numpy().tobytes()).hexdigest()[:16]
+        of_screening = {"verify": top, "sample": sample, "seed": settings.seed, "edges": edges,
+                        "others": "scaled"}  # fmt: skip
         paths, origins, at = {}, {}, "_spans" if self.spans else ""
         for metric in estimates:
             name = f"real_test/{dataset.task}_{metric}{at}_verified"
@@ -107,9 +114,6 @@ class ExactStudy:
                 options={"steps": settings.ig_steps, "rule": settings.ig_rule, **of_screening},
                 code=score_code(), spans=dataset.span_names if self.spans else (),
             )  # fmt: skip
-        chosen = choose_edges(
-            [*also, *estimates.values()], top=top, sample=sample, seed=settings.seed
-        )
         checkpoint = self._checkpoint(f"{dataset.task}{at}_verify", **of_screening)
         finished = self._finished(paths, origins)
         if finished is None:

@@ -22,6 +22,7 @@ import pandas as pd
 
 from eap.runtime import processes
 from eap.runtime.atomic import write_atomically
+from eap.runtime.identity import model_identity
 from eap.runtime.progress import say
 from eap.studies.paths import shown
 
@@ -29,7 +30,6 @@ Provenance = Mapping[str, Any]
 
 # Entries that do not distinguish results: command, outcome, and location of the weights.
 _NOT_COMPARED = ("command", "completeness")
-_NOT_OF_A_MODEL = ("name", "directory", "file")
 
 # Entries that must agree in one figure or table, besides the model, with their names in messages.
 _OF_A_TASK = {
@@ -78,7 +78,7 @@ def comparable(*provenances: Provenance | None) -> str | None:
         return None
     models = [provenance.get("model") for provenance in known]
     for model in models[1:]:
-        if not _equal(_model_identity(model), _model_identity(models[0])):
+        if not _equal(model_identity(model), model_identity(models[0])):
             return f"made with different models: {_model_line(models[0])} and {_model_line(model)}"
     by_task: dict[str, Provenance] = {}
     for provenance in chain.from_iterable(map(_of_tasks, known)):
@@ -110,16 +110,8 @@ def _of_tasks(provenance: Provenance) -> Iterator[Provenance]:
 def _comparable_form(provenance: Provenance) -> dict[str, Any]:
     kept = {key: value for key, value in provenance.items() if key not in _NOT_COMPARED}
     if "model" in kept:
-        kept["model"] = _model_identity(kept["model"])
+        kept["model"] = model_identity(kept["model"])
     return kept
-
-
-def _model_identity(model: Any) -> Any:
-    """A model's hashes or revision, and dtype; the name only if nothing else is known."""
-    if not isinstance(model, Mapping):
-        return model
-    kept = {key: value for key, value in model.items() if key not in _NOT_OF_A_MODEL}
-    return kept if set(kept) - {"dtype"} else model
 
 
 def _same_tokens(a: Any, b: Any) -> bool:
@@ -158,7 +150,7 @@ def _model_line(model: Any) -> str:
     parts += [str(model[key]) for key in ("dtype",) if key in model]
     parts += [
         f"{key.removesuffix('_sha256')} {str(value)[:8]}"
-        for key, value in _model_identity(model).items()
+        for key, value in model_identity(model).items()
         if key.endswith("sha256") or key == "revision"
     ]
     return f"{parts[0]} ({', '.join(parts[1:])})" if parts[1:] else parts[0]

@@ -160,7 +160,7 @@ def describe(
 
 def graph_path(settings: Settings, model: Model, name: str) -> Path:
     """`graphs/<model>/<name>.json`; `.safetensors` for graphs of more than half a million edges."""
-    n_edges = Graph.from_config(model.config).n_edges
+    n_edges = count_edges(settings, model)
     return graph_file(settings.output, settings.model, name, n_edges=n_edges)
 
 
@@ -300,8 +300,8 @@ def next_experiment(script: str, *options: str, settings: Settings) -> str:
     """The command of the experiment to run next, with all settings that are not the defaults."""
     usual = Settings()
     words = ["--tasks", *settings.tasks]
-    named = ("data", "head", "seed", "device", "device_map", "dtype", "batch_size", "ig_steps",
-             "ig_rule")  # fmt: skip
+    named = ("revision", "data", "head", "seed", "device", "device_map", "dtype", "batch_size",
+             "ig_steps", "ig_rule")  # fmt: skip
     for name in named:
         if (value := getattr(settings, name)) != getattr(usual, name):
             words += [f"--{name}", str(value)]
@@ -315,8 +315,6 @@ def next_experiment(script: str, *options: str, settings: Settings) -> str:
 def next_command(script: str, *options: str, settings: Settings) -> str:
     """The command of the figure to draw next, with the model and the output folder."""
     words = [*as_typed(script), *options, "--model", settings.model]
-    if settings.revision is not None:
-        words += ["--revision", settings.revision]
     if settings.output.resolve() != Settings().output.resolve():
         words += ["--output", shown(settings.output)]
     return shlex.join(words)

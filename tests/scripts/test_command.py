@@ -162,6 +162,27 @@ def test_attention_is_shown_on_a_few_pairs(monkeypatch, capfd, graphs, tmp_path)
     assert "--model and --task" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--task", "ioi"], "--task: no pairs are run; add --attention or --why"),
+        (["--model", "toy"], "--model: no pairs are run"),
+        (["--drop_unfit"], "--drop_unfit: no pairs are run"),
+        (["--why", "a0.h0", "-o", "page.html"], "--output: with --why, tables are printed"),
+        (["--why", "a0.h0", "--sizes", 5], "--sizes: with --why"),
+        (["--why", ""], "no head"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(
+    options, says, monkeypatch, capfd, graphs, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    more = ["--model", "toy", "--task", "ioi"] if options == ["--why", ""] else []
+    assert command(monkeypatch, "view", graphs[0], *options, *more) == 2
+    assert says in capfd.readouterr().err
+    assert list(tmp_path.glob("*.html")) == []
+
+
 def test_data_of_ones_own_is_checked(monkeypatch, capsys, tmp_path):
     path = tmp_path / "my.csv"
     rows = ['"The nurse said that","The man said that"," she"," he"'] * 12

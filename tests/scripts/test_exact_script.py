@@ -125,6 +125,32 @@ def test_verified_edges_are_exact_the_others_estimates(run, tmp_path, capfd):
     assert agreed["ioi_ig_kendall"] == pytest.approx(whole.kendall, abs=0.2)
 
 
+def test_verified_values_of_another_choice_of_edges_are_not_reused(tmp_path, capfd):
+    """The choice depends on the estimates by --metric, and so does the graph of KL."""
+    options = ("--head", 4, "--verify", 6, "--sample", 4, "--sizes", 30, "--output", tmp_path)
+
+    def run_by(metric, *more):
+        script = ("get_real_values.py", "--task", "ioi", *options, "--metric", metric, *more)
+        assert call(*script) == 0
+        out = capfd.readouterr().out
+        folder = tmp_path / "graphs/toy/real_test"
+        of_kl, own = (
+            eap.Graph.load(folder / f"ioi_{name}_verified.json") for name in ("kl", metric)
+        )
+        assert of_kl.is_exact.equal(own.is_exact)
+        return out[out.index("\nkl\n") :].split("wrote")[0]
+
+    first = run_by("logit_diff")
+    run_by("prob_diff")
+    assert run_by("logit_diff") == first
+
+
+def test_a_sample_without_verify_is_refused(capfd):
+    for script in ("get_real_values.py", "positions.py"):
+        assert call(script, "--task", "ioi", "--sample", 5) == 2
+        assert "add --verify" in capfd.readouterr().err
+
+
 def test_other_methods_stand_beside_the_exact_values(run, tmp_path):
     shutil.copytree(run, tmp_path, dirs_exist_ok=True)
     methods = ("--methods", "EAP", "EAP-IG", "RelP", "AtP*-GradDrop")

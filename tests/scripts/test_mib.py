@@ -339,6 +339,11 @@ def test_other_methods_and_levels(toy_rows, tmp_path, options, name):
         (("--free_input",), "--free_input is about nodes"),
         (("--method", "EAP", "--rule", "midpoint"), "EAP has no integration rule"),
         (("--files", "nine"), "--files nine needs --submission"),
+        (("--loss", "kl"), "--loss changes nothing without --method MAttr"),
+        (("--learning_steps", 3), "--learning_steps changes nothing without --method MAttr"),
+        (("--method", "EAP", "--ig_steps", 30), "--ig_steps changes nothing without a method that"),
+        (("--mean", "scaled"), "--mean changes nothing without several methods"),
+        (("--by", "magnitude"), "--by changes nothing without --files nine"),
     ],
 )
 def test_options_that_would_change_nothing_are_refused(toy_rows, tmp_path, options, says, capsys):

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from reference import twins
 from running import EXPERIMENTS, ROOT, call, files_below
 from safetensors.torch import load_file, save_file
 
+import eap
 from eap import attribution
 from eap.engine import signature
 from eap.runtime import progress
 from eap.runtime.errors import UserError
-from eap.studies import scoring, shell, sweep
+from eap.studies import paths, scoring, shell, sweep
 from eap.studies.settings import Settings
 
 PAIRS = "clean,corrupted,correct,incorrect\nThe nurse said that,The doctor said that, she, he\n"
@@ -407,6 +409,14 @@ def test_the_next_experiment_has_the_settings_of_this_one(tmp_path):
     assert shell.settings_of(parser.parse_args(words[2:])) == settings
 
 
+def test_the_format_of_a_graph_goes_by_the_edges_that_it_has(monkeypatch):
+    model = twins.load("llama")
+    monkeypatch.setattr(paths, "JSON_EDGES", eap.Graph.from_model(model).n_edges)
+    for expanded, suffix in ((False, ".json"), (True, ".safetensors")):
+        settings = Settings(model="llama", expanded_kv=expanded)
+        assert scoring.graph_path(settings, model, "ioi").suffix == suffix
+
+
 def test_a_revision_is_passed_on_to_the_model_and_to_the_next_command(monkeypatch, tmp_path):
     from eap.studies import scoring, shell
 
@@ -417,7 +427,9 @@ def test_a_revision_is_passed_on_to_the_model_and_to_the_next_command(monkeypatc
     settings = shell.settings_of(shell.make_parser("a script").parse_args(words))
     scoring.load_model_of(settings)
     assert given["revision"] == "abc"
-    assert "--revision abc" in scoring.next_command("pareto.py", settings=settings)
+    assert "--revision abc" in scoring.next_experiment("pareto.py", settings=settings)
+    figure = scoring.next_command("results/pareto/plot_pareto.py", settings=settings)
+    assert "--revision" not in figure  # figures read tables alone
 
 
 def test_help_shows_lists_of_defaults_as_they_are_typed(capfd):

@@ -43,6 +43,31 @@ def test_metrics_of_opposite_directions_are_turned_to_one():
         assert mean.top_n(9, by="helpful").edge_names() == up.top_n(9, by="helpful").edge_names()
 
 
+def test_the_provenance_of_a_mean_does_not_depend_on_the_order():
+    model = {"name": "x", "directory": "/a", "weights_sha256": "1"}
+    known = {"method": "EAP", "ablation": "mean", "level": "edge", "model": model}
+    parts = [
+        replace(random_graph(), higher_is_better=True, provenance=provenance)
+        for provenance in ({"read_from": "a file"}, known)
+    ]
+    one, other = (eap.mean_of(order).provenance for order in (parts, parts[::-1]))
+    assert set(one) == set(other) == {"read_from", "settings", *known}
+    assert one["model"] == other["model"] == model
+    assert one["ablation"] == other["ablation"][::-1] == [None, "mean"]
+
+
+def test_the_same_weights_in_another_folder_are_the_same_model():
+    places = [{"name": name, "directory": name, "weights_sha256": "1"} for name in ("x", "y")]
+    places.append({"name": "x", "directory": "x", "weights_sha256": "2"})
+    graphs = [
+        replace(random_graph(), higher_is_better=True, provenance={"model": model})
+        for model in places
+    ]
+    assert eap.mean_of(graphs[:2]).provenance["model"] == places[0]
+    with pytest.raises(eap.UserError, match="different models"):
+        eap.mean_of(graphs[1:])
+
+
 def test_graphs_of_files_that_do_not_know_the_models_width_have_a_mean(tmp_path):
     """The paper's files have no d_model; circuits and comparisons do not ask for it either."""
     graph = eap.Graph.from_config(SMALL)

@@ -197,7 +197,9 @@ def test_a_basis_of_ones_own():
     assert list(two.to_frame().part) == ["input.first", "input.second", "input.others"]
 
 
-@pytest.mark.parametrize("names", [("first", "second"), ("l0f0", "l0f1"), ("l0.f0", "l0.f1"), ("1", "0")])
+@pytest.mark.parametrize(
+    "names", [("first", "second"), ("l0f0", "l0f1"), ("l0.f0", "l0.f1"), ("1", "0")]
+)
 def test_parts_of_a_basis_of_ones_own_are_found_by_their_names(names):
     model = twins.load("gpt2", torch.float64)
     full = [f"input.{name}" for name in names]
