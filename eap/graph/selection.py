@@ -51,7 +51,7 @@ def top_n(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
         return torch.zeros_like(graph.in_graph)
     last = torch.topk(values.flatten(), n, sorted=False).values.min()  # faster than a full sort
     kept = values > last
-    ties = (values == last).flatten().nonzero().flatten()
+    ties = ((values == last) & edge_exists(graph.config)).flatten().nonzero().flatten()
     kept.view(-1)[ties[: n - int(kept.sum())]] = True
     return kept
 
@@ -167,9 +167,10 @@ def top_n_nodes(
     values = _directed(graph, graph.node_scores, by)[..., first:]
     unscored = values.isnan()
     n = check_number(n, int((~unscored).sum()), "scored nodes")
-    ranks = values.masked_fill(unscored, -torch.inf).flatten()
     nodes = unscored.flatten()
-    nodes[torch.sort(ranks, descending=True, stable=True).indices[:n]] = True
+    scored = (~nodes).nonzero().flatten()
+    ranks = values.flatten()[scored]
+    nodes[scored[torch.sort(ranks, descending=True, stable=True).indices[:n]]] = True
     kept = torch.ones_like(graph.node_scores, dtype=torch.bool)
     kept[..., first:] = nodes.view_as(values)
     return among(graph.config, kept) & edge_exists(graph.config)

@@ -245,6 +245,21 @@ def test_nodes_are_kept_by_their_scores_with_all_edges_among_them(graph, n, by):
     assert circuit.provenance["level"] == "node"
 
 
+@pytest.mark.parametrize("by", ["magnitude", "helpful", "harmful"])
+def test_infinite_scores_rank_first_or_last_among_edges_and_nodes_that_exist(by):
+    graph = replace(Graph.from_config(SMALL), higher_is_better=True)
+    scores = torch.full(graph.scores.shape, math.inf).masked_fill(~graph.edge_exists, 0)
+    nodes = torch.full((graph.n_forward,), math.inf)
+    nodes[:2] = math.nan
+    graph = replace(graph, scores=scores, node_scores=nodes)
+    for n in (5, graph.n_edges):
+        for circuit in (graph.top_n(n, by=by), graph.greedy(n, by=by)):
+            assert circuit.count_edges() == n
+            assert not (circuit.in_graph & ~graph.edge_exists).any()
+    kept = graph.top_n_nodes(2, by=by).nodes_in_graph()
+    assert kept == {"input", "a0.h0", "a0.h1", "m0", "logits"}
+
+
 def test_a_selection_of_nodes_needs_their_scores():
     with pytest.raises(UserError, match="level='node'"):
         Graph.from_config(SMALL).top_n_nodes(1)
