@@ -456,10 +456,10 @@ class Graph(NamedEdges):
             schema: form of a JSON file, 'library' or 'paper'.
 
         Raises:
-            UserError: another suffix or schema; infinite scores in JSON; scores of nodes alone in
-                the paper's form; or key/value heads that
-                several query heads share, which the library and the paper do not support (`.pt`,
-                `schema="paper"`): make the graph with `expanded_kv=True`.
+            UserError: another suffix or schema; infinite scores in JSON; scores of nodes in the
+                paper's form; or key/value heads that several query heads share, which the library
+                and the paper do not support (`.pt`, `schema="paper"`): make the graph with
+                `expanded_kv=True`.
 
         Example:
             >>> circuit.save("ioi.json")

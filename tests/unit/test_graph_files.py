@@ -104,7 +104,8 @@ def circuit():
 @pytest.mark.parametrize("form", ["json", "paper", "pt"])
 @pytest.mark.parametrize("better", [True, False, None])
 def test_the_eap_ig_library_reads_our_files(tmp_path, circuit, form, better):
-    circuit = replace(circuit, higher_is_better=better)
+    nodes = None if form == "paper" else circuit.node_scores
+    circuit = replace(circuit, higher_is_better=better, node_scores=nodes)
     path = tmp_path / f"graph.{form.replace('paper', 'json')}"
     circuit.save(path, schema="paper" if form == "paper" else "library")
     read = eap_ig_files.read_pt if form == "pt" else eap_ig_files.read_json
@@ -124,6 +125,7 @@ def test_the_eap_ig_library_reads_our_files(tmp_path, circuit, form, better):
 
 
 def test_the_papers_form_knows_nothing_of_what_came_later(tmp_path, circuit):
+    circuit = replace(circuit, node_scores=None)
     circuit.save(tmp_path / "graph.json", schema="paper")
     document = json.loads((tmp_path / "graph.json").read_text())
     assert document["cfg"] == {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False}
@@ -261,10 +263,24 @@ def test_a_graph_of_nodes_alone_is_saved_and_loaded(tmp_path, n, suffix):
 def test_node_scores_have_no_place_in_the_papers_form(tmp_path):
     graph = Graph.from_config(SMALL)
     unknown = torch.full_like(graph.scores, torch.nan)
-    graph = replace(graph, scores=unknown, node_scores=torch.ones(graph.n_forward))
-    with pytest.raises(UserError, match="no place for node scores"):
-        graph.save(tmp_path / "g.json", schema="paper")
-    assert not [*tmp_path.iterdir()]
+    for scores in (unknown, graph.scores):
+        scored = replace(graph, scores=scores, node_scores=torch.ones(graph.n_forward))
+        with pytest.raises(UserError, match="no place for node scores"):
+            scored.save(tmp_path / "g.json", schema="paper")
+        assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("known", ["standard_errors", "is_exact"])
+def test_what_is_known_of_edges_without_scores_is_saved(tmp_path, known):
+    graph = Graph.from_config(SMALL)
+    unknown = torch.full_like(graph.scores, torch.nan)
+    values = {"standard_errors": graph.edge_exists * 0.5, "is_exact": graph.edge_exists}[known]
+    graph = replace(graph, scores=unknown, node_scores=torch.ones(7), **{known: values})
+    graph.save(tmp_path / "g.json")
+    assert torch.equal(
+        getattr(Graph.load(tmp_path / "g.json"), known)[graph.edge_exists],
+        values[graph.edge_exists],
+    )
 
 
 def test_neurons_are_passed_over_and_the_provenance_says_so(tmp_path):

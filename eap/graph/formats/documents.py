@@ -60,8 +60,11 @@ def texts_of(graph: GraphContents) -> dict[str, Any]:
 
 
 def is_of_nodes_alone(graph: GraphContents) -> bool:
-    """Whether only nodes have scores, and the circuit has all edges among some of the nodes."""
-    if graph.node_scores is None or not graph.scores[edge_exists(graph.config)].isnan().all():
+    """Whether edges have no values, and the circuit has all edges among some of the nodes."""
+    known = (graph.standard_errors, graph.is_exact)
+    if graph.node_scores is None or any(tensor is not None for tensor in known):
+        return False
+    if not graph.scores[edge_exists(graph.config)].isnan().all():
         return False
     nodes = has_incoming(graph.config, graph.in_graph) & graph.in_graph.any(dim=1)
     nodes[0] = True

@@ -60,8 +60,11 @@ def write(graph: GraphContents, path: Path, *, schema: Schema = "library") -> No
         )
     if schema == "paper" and path.suffix != ".json":
         raise UserError(f"the paper's files are JSON: save {quoted(path.name)} with suffix .json")
-    if schema == "paper" and documents.is_of_nodes_alone(graph):
-        raise UserError("the paper's files have no place for node scores: leave schema='paper' out")
+    if schema == "paper" and graph.node_scores is not None:
+        raise UserError(
+            "the paper's files have no place for node scores: leave schema='paper' out, or drop "
+            "them with dataclasses.replace(graph, node_scores=None)"
+        )
     if graph.span_names and path.suffix != ".safetensors":
         raise UserError(
             f"a {path.suffix} file has no place for spans: save the graph as .safetensors, or the "
