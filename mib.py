@@ -11,8 +11,10 @@ layout.
 import argparse
 from pathlib import Path
 
-import eap
 import eap_circuits
+
+# isort: split
+import eap
 from eap import studies
 from eap.data.collections.mib import MIB_TASKS, SPLITS, check_source
 from eap.engine.recipe import LOSSES, SIZES, Recipe

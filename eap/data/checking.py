@@ -246,9 +246,7 @@ def _check_stated_ids(
     task: Task | None, row: Mapping[str, Any], correct: Sequence[int], incorrect: Sequence[int]
 ) -> None:
     """Check that columns of ids agree with the columns that give the answers."""
-    columns = {f"{side}_idx": side for side in ANSWERS}
-    if task is not None and not has_answers(task, row):
-        columns = dict(task.answer_ids)
+    columns = {} if task is None or has_answers(task, row) else task.answer_ids
     for column, side in columns.items():
         cell = row.get(column)
         if is_missing(cell) or (isinstance(cell, str) and not cell.strip()):

@@ -321,8 +321,8 @@ def test_verbs_of_pairs_give_the_same_numbers(place, verb):
 
 
 def group(n: int) -> eap.Dataset:
-    """Equal pairs: one group, so that batches differ in number alone."""
-    return eap.Dataset("random", tiny.random_examples([6], [2]) * n)
+    """Pairs of equal form: one group, so that batches differ in number alone."""
+    return eap.Dataset("random", tuple(tiny.random_examples([6] * n, [2] * n)))
 
 
 # By what must not wait for pairs or points: a verb, of a model, pairs and a number of points.

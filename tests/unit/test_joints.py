@@ -259,7 +259,7 @@ def test_a_pair_of_equal_prompts_has_no_score_at_all(method):
 @pytest.mark.parametrize("batch_size", [None, 1, 2])
 def test_a_mean_per_position_is_refused_whatever_the_batch(batch_size):
     model = twins.load("gpt2")
-    of_six = dataset_of([EXAMPLES[2], EXAMPLES[2]])
+    of_six = dataset_of(random_examples([6, 6], [2, 2]))
     mean = eap.Mean.over_dataset(model, of_six, per_position=True)
     mixed = dataset_of([EXAMPLES[2], EXAMPLES[1]])
     for verb in (eap.attribute, eap.evaluate_baselines):

@@ -327,16 +327,6 @@ def test_every_earlier_row_of_a_pair_is_compared():
     assert "row 3: the same pair as row 2" in refusal([plain, other, opposite])
 
 
-def test_ids_beside_answers_must_be_those_of_the_answers():
-    dataset = load_dataset("own", TOKENIZER, data=ROWS[:1])
-    sides = ("correct", "incorrect")
-    ids = {f"{side}_idx": getattr(dataset.examples[0], side)[0] for side in sides}
-    both = load_dataset("own", TOKENIZER, data=[{**ROWS[0], **ids}])
-    assert both.examples == dataset.examples
-    wrong = {**ROWS[0], **ids, "correct_idx": ids["incorrect_idx"]}
-    assert "correct_idx is" in refusal([wrong])
-
-
 # ---- heads and tokenizers ------------------------------------------------------------------------
 
 
