@@ -138,7 +138,7 @@ def agreement(
             kendall=float(stats.kendalltau(a, b)[0]) if varied else float("nan"),
             mean_difference=float(difference.mean()),
         )
-    w = weights[counted].numpy()
+    w = weights[counted].double().numpy()
     covariance = np.cov(a, b, aweights=w, ddof=0)
     return Agreement(
         pearson=float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))

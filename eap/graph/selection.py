@@ -99,7 +99,8 @@ def greedy_order(graph: GraphContents, n: int, by: By = "magnitude") -> Order:
     inputs = values.transpose(1, 2).flatten(0, 1).contiguous()
     n_backward = config.n_backward  # outside the loop, because the property computes it
     # The edges of every receiver are sorted by score; the heap holds the next edge of each.
-    sorted_values, order = (x.numpy() for x in torch.sort(inputs, descending=True, stable=True))
+    ranked = torch.sort(inputs, descending=True, stable=True)
+    sorted_values, order = ranked.values.double().numpy(), ranked.indices.numpy()  # no bfloat16
     n_incoming = edge_exists(config).sum(dim=0).tolist()
     receivers_of, at_keys = receiver_of(config).tolist(), reads_keys(config).tolist()
     heap: list[tuple[float, int, int]] = []  # (-score, span and receiver, rank in its sorted edges)

@@ -260,6 +260,18 @@ def test_a_graph_of_nodes_alone_is_saved_and_loaded(tmp_path, n, suffix):
         loaded.top_n(1)
 
 
+def test_scores_in_a_file_that_were_trained_are_plain_numbers(tmp_path, circuit):
+    path = tmp_path / "graph.pt"
+    circuit.save(path)
+    saved = torch.load(path, weights_only=True)
+    saved["edges_scores"].requires_grad_()
+    torch.save(saved, path)
+    loaded = Graph.load(path)
+    assert not loaded.scores.requires_grad
+    assert loaded.greedy(5) == circuit.greedy(5)
+    assert len(loaded.to_frame()) == circuit.n_edges
+
+
 def test_node_scores_have_no_place_in_the_papers_form(tmp_path):
     graph = Graph.from_config(SMALL)
     unknown = torch.full_like(graph.scores, torch.nan)

@@ -69,6 +69,15 @@ def test_greedy_adds_the_best_edge_into_the_circuit_each_time(graph, n, by):
     assert selected.in_graph.nonzero().tolist() == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_of_half_precision_are_ranked_as_they_are(dtype):
+    scores = torch.randn(SMALL.n_forward, SMALL.n_backward, dtype=dtype)
+    half = replace(Graph.from_config(SMALL), scores=scores)
+    full = replace(half, scores=scores.float())
+    assert half.greedy(20) == full.greedy(20)
+    assert half.top_n(20) == full.top_n(20)
+
+
 @given(graphs(), st.lists(st.integers(0, 60), max_size=5), BY)
 def test_one_greedy_search_serves_many_sizes(graph, sizes, by):
     sizes = [min(n, graph.n_edges) for n in sizes]

@@ -235,7 +235,7 @@ def _read_torch(path: Path, sign: int | None) -> GraphContents:
     receivers = _order(saved["dst_nodes"], receiver_index(config), "dst_nodes")
     exists = edge_exists(config)
     for name, tensor in tensors.items():
-        tensors[name] = tensor[senders]
+        tensors[name] = tensor.detach()[senders]
         if name in EDGE_TENSORS:
             # Values at pairs that are not edges have no meaning.
             tensors[name] = tensors[name][:, receivers].masked_fill(~exists, 0)
