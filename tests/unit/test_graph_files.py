@@ -260,6 +260,14 @@ def test_a_graph_of_nodes_alone_is_saved_and_loaded(tmp_path, n, suffix):
         loaded.top_n(1)
 
 
+def test_one_tensor_in_two_places_is_saved_twice(tmp_path, circuit):
+    circuit = replace(circuit, is_exact=circuit.in_graph)
+    for suffix in ("json", "pt", "safetensors"):
+        circuit.save(tmp_path / f"graph.{suffix}")
+        loaded = Graph.load(tmp_path / f"graph.{suffix}")
+        assert torch.equal(loaded.is_exact, loaded.in_graph)
+
+
 def test_scores_in_a_file_that_were_trained_are_plain_numbers(tmp_path, circuit):
     path = tmp_path / "graph.pt"
     circuit.save(path)

@@ -135,6 +135,17 @@ def test_files_keep_spans_or_refuse_them(tmp_path):
     graph.over_spans().save(tmp_path / "graph.json")
 
 
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_the_file_of_one_span_holds_one_span(tmp_path, suffix):
+    names = tuple(map(str, range(50)))
+    config = replace(CONFIG, n_kv_heads=2)
+    for graph in (scored(names=names, config=config), scored(names=("0",), config=config)):
+        plain = replace(graph.at_span("0"), higher_is_better=False)  # unturned
+        plain.save(tmp_path / f"{len(graph.span_names)}.{suffix}")
+    sizes = {path.stat().st_size for path in tmp_path.iterdir()}
+    assert max(sizes) - min(sizes) < 100
+
+
 def test_frames_have_a_row_per_pair_and_drawings_refuse():
     graph = scored()
     frame = graph.to_frame()

@@ -93,7 +93,7 @@ def _write(path: Path, write_to: Callable[[Path], Any]) -> None:
 
 def _safetensors_of(graph: GraphContents) -> bytes:
     tensors = {
-        name: tensor.contiguous()
+        name: tensor.clone(memory_format=torch.contiguous_format)  # nothing is shared
         for name in (*EDGE_TENSORS, *NODE_TENSORS)
         if (tensor := getattr(graph, name)) is not None
     }
@@ -127,7 +127,8 @@ def _torch_dict_of(graph: GraphContents) -> dict[str, Any]:
         "cfg": asdict(graph.config),
         "src_nodes": list(graph.config.sender_names),
         "dst_nodes": list(graph.config.receiver_names),
-        **{name: tensor for name, tensor in tensors.items() if tensor is not None},
+        # torch.save would write all of the memory behind a view, such as every span.
+        **{name: tensor.clone() for name, tensor in tensors.items() if tensor is not None},
         "score_sign": sign,
         "higher_is_better": graph.higher_is_better,
         "provenance": json.dumps(graph.provenance),
