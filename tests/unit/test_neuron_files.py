@@ -98,6 +98,7 @@ def test_files_without_neurons_or_with_others_are_refused(tmp_path):
     model = twins.load("gpt2")
     graph = eap.Graph.from_model(model)
     graph.save(tmp_path / "plain.json")
+    spread = graph.at_all_spans(["subject", "end"])
     wide, *_ = published(tmp_path, ".json", d_model=8)
     units = eap.part_scores(model, DATA, method="EAP")
     for call, message in (
@@ -115,6 +116,10 @@ def test_files_without_neurons_or_with_others_are_refused(tmp_path):
                 tmp_path / "a.json", graph, scores=torch.full((11, 16), torch.inf)
             ),
             "not finite",
+        ),
+        (
+            lambda: eap.save_neurons(tmp_path / "a.json", spread, scores=torch.zeros(11, 16)),
+            "no place for spans",
         ),
         (lambda: units.by_coordinate, "give parts='coordinates'"),
     ):

@@ -50,6 +50,23 @@ def write(graph: GraphContents, path: Path, *, schema: Schema = "library") -> No
     """Write a graph in the format given by the suffix of `path`, whole or not at all.
 
     Raises:
+        UserError: as for `check_format`.
+    """
+    check_format(graph, path, schema=schema)
+    if path.suffix == ".json":
+        content = json.dumps(documents.to_document(graph, schema=schema)).encode()
+        _write(path, lambda temporary: temporary.write_bytes(content))
+    elif path.suffix == ".safetensors":
+        content = _safetensors_of(graph)
+        _write(path, lambda temporary: temporary.write_bytes(content))
+    else:
+        _write(path, lambda temporary: torch.save(_torch_dict_of(graph), temporary))
+
+
+def check_format(graph: GraphContents, path: Path, *, schema: Schema = "library") -> None:
+    """Check that the format given by the suffix of `path` can hold a graph.
+
+    Raises:
         UserError: an unknown suffix or schema, or a graph that the format cannot hold.
     """
     if schema not in get_args(Schema):
@@ -76,14 +93,6 @@ def write(graph: GraphContents, path: Path, *, schema: Schema = "library") -> No
             "this format has one k and one v per query head, but heads of this graph share them: "
             "make the graph with expanded_kv=True, or save it as .safetensors"
         )
-    if path.suffix == ".json":
-        content = json.dumps(documents.to_document(graph, schema=schema)).encode()
-        _write(path, lambda temporary: temporary.write_bytes(content))
-    elif path.suffix == ".safetensors":
-        content = _safetensors_of(graph)
-        _write(path, lambda temporary: temporary.write_bytes(content))
-    else:
-        _write(path, lambda temporary: torch.save(_torch_dict_of(graph), temporary))
 
 
 def _write(path: Path, write_to: Callable[[Path], Any]) -> None:

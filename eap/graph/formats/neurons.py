@@ -116,7 +116,8 @@ def save_neurons(
         scores: scores of the coordinates, with the sign of this package; None: not written.
 
     Raises:
-        UserError: another suffix, tensors of another shape, or scores that JSON cannot hold.
+        UserError: another suffix, tensors of another shape, or a graph or scores that the file
+            cannot hold.
 
     Example:
         >>> scores = eap.part_scores(model, dataset, parts="coordinates", method="EAP")
@@ -124,6 +125,7 @@ def save_neurons(
     """
     path = Path(path)
     kept_key, scores_key = _keys(path)
+    files.check_format(graph, path)
     sign = documents.file_sign(graph.higher_is_better)
     values: dict[str, Tensor] = {}
     if kept is not None:
