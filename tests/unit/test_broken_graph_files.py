@@ -121,6 +121,15 @@ def test_files_that_are_not_there_and_names_that_say_nothing_are_refused(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("suffix", [".json", ".pt", ".safetensors"])
+@pytest.mark.parametrize("name", ["a\0", "x" * 300, "two\nlines", "two\nlines" * 30])
+def test_names_that_no_file_can_have_are_refused_in_one_line(tmp_path, name, suffix):
+    with pytest.raises(UserError, match="graph") as error:
+        Graph.load(tmp_path / f"{name}{suffix}")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) <= 400
+
+
 def test_a_save_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path):
     path = tmp_path / "graph.json"
     graph = Graph.from_config(SMALL)

@@ -157,8 +157,15 @@ def read(path: Path, *, sign: int | None = None) -> GraphContents:
     """
     if sign not in (None, 1, -1) or isinstance(sign, bool):
         raise UserError("sign is 1 (scores as they are in the file), -1 (turned) or None")
-    shown = str(path) if len(str(path)) <= 150 else f"...{str(path)[-147:]}"
-    if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+    shown = str(path) if str(path).isprintable() else quoted(str(path), len(str(path)))
+    shown = shown if len(shown) <= 150 else f"...{shown[-147:]}"
+    if "\0" in str(path):
+        raise UserError(f"no graph at {shown}: it is not a path in a file system")
+    try:
+        irregular = path.exists() and not path.is_file()
+    except OSError as error:
+        raise UserError(f"cannot read a graph from {shown}: {error.strerror or error}") from None
+    if irregular:  # reading a pipe would wait for its writer
         raise UserError(f"cannot read a graph from {shown}: it is not a regular file")
     try:
         if path.suffix == ".safetensors":
