@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 import pytest
 import torch
@@ -258,6 +259,20 @@ def test_a_graph_of_nodes_alone_is_saved_and_loaded(tmp_path, n, suffix):
     assert torch.equal(loaded.node_scores, circuit.node_scores)
     with pytest.raises(UserError, match="NaN"):
         loaded.top_n(1)
+
+
+@pytest.mark.parametrize("suffix", ["json", "pt", "safetensors"])
+def test_values_of_provenance_that_json_does_not_know_are_saved_as_text(tmp_path, circuit, suffix):
+    provenance = {"weights": PurePosixPath("folder/model"), "dtype": torch.float32}
+    replace(circuit, provenance=provenance).save(tmp_path / f"g.{suffix}")
+    loaded = Graph.load(tmp_path / f"g.{suffix}").provenance
+    assert loaded == {"weights": "folder/model", "dtype": "torch.float32"}
+    circular: dict = {}
+    circular["self"] = circular
+    for odd in (circular, {(1, 2): 3}):
+        with pytest.raises(UserError, match="provenance cannot be saved as JSON") as error:
+            replace(circuit, provenance=odd).save(tmp_path / f"odd.{suffix}")
+        assert "\n" not in str(error.value)
 
 
 def test_one_tensor_in_two_places_is_saved_twice(tmp_path, circuit):

@@ -10,6 +10,7 @@ paper lack `d_model`. This package adds `cfg.n_kv_heads`, `cfg.expanded_kv`, `sc
 node; the library's reader ignores keys that it does not know.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from eap.graph.contents import GraphContents, edge_exists, has_incoming
 from eap.graph.labels import check_labels
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
 from eap.graph.selection import among
-from eap.runtime.errors import UserError, quoted
+from eap.runtime.errors import UserError, first_line, quoted
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -52,6 +53,18 @@ def to_document(graph: GraphContents, *, schema: str) -> dict[str, Any]:
         "nodes": _node_entries(graph, sign, booleans=schema == "paper"),
         "edges": {} if is_of_nodes_alone(graph) else _edge_entries(graph, sign),
     }
+
+
+def text_of(document: dict[str, Any]) -> str:
+    """JSON text of a document; values of provenance that JSON does not know are written as text.
+
+    Raises:
+        UserError: provenance with keys that are not names, or that contains itself.
+    """
+    try:
+        return json.dumps(document, default=str)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"provenance cannot be saved as JSON: {first_line(error, 150)}") from None
 
 
 def texts_of(graph: GraphContents) -> dict[str, Any]:

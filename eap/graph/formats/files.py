@@ -54,7 +54,7 @@ def write(graph: GraphContents, path: Path, *, schema: Schema = "library") -> No
     """
     check_format(graph, path, schema=schema)
     if path.suffix == ".json":
-        content = json.dumps(documents.to_document(graph, schema=schema)).encode()
+        content = documents.text_of(documents.to_document(graph, schema=schema)).encode()
         _write(path, lambda temporary: temporary.write_bytes(content))
     elif path.suffix == ".safetensors":
         content = _safetensors_of(graph)
@@ -113,7 +113,7 @@ def _safetensors_of(graph: GraphContents) -> bytes:
         **documents.texts_of(graph),
         **({"span_names": graph.span_names} if graph.span_names else {}),
     }
-    return save(tensors, metadata={"graph": json.dumps(header)})
+    return save(tensors, metadata={"graph": documents.text_of(header)})
 
 
 def _torch_dict_of(graph: GraphContents) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _torch_dict_of(graph: GraphContents) -> dict[str, Any]:
         **{name: tensor.clone() for name, tensor in tensors.items() if tensor is not None},
         "score_sign": sign,
         "higher_is_better": graph.higher_is_better,
-        "provenance": json.dumps(graph.provenance),
+        "provenance": documents.text_of(graph.provenance),
         **documents.texts_of(graph),
     }
 

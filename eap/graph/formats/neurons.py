@@ -139,7 +139,7 @@ def save_neurons(
                 raise UserError(f"some {key} are not finite, which JSON cannot hold: save as .pt")
             for name, row in zip(graph.config.sender_names, tensor.tolist(), strict=True):
                 document["nodes"][name][key] = row
-        content = json.dumps(document).encode()
+        content = documents.text_of(document).encode()
         with write_atomically(path) as temporary:
             temporary.write_bytes(content)
     else:
