@@ -388,7 +388,8 @@ class Graph(NamedEdges):
     def to_networkx(self) -> nx.MultiDiGraph:
         """Convert the circuit to a directed multigraph of its nodes.
 
-        Nodes have `kind` (`input`, `head`, `mlp`, `logits`), `layer` and, where known, `score`.
+        Nodes have `kind` (`input`, `head`, `mlp`, `logits`), `layer` and, where known, `score`,
+        `label` and `group`.
         Edges are keyed by the input (`q`, `k`, `v`) that they lead into, and have `edge` (the
         name), `input`, `score` and, where known, `standard_error` and `exact`. An edge into a
         shared key or value leads to every head that shares it and sends along an edge of the
@@ -403,6 +404,9 @@ class Graph(NamedEdges):
 
         Args:
             path: path of the file.
+
+        Raises:
+            UserError: a span, label or group with a character that XML does not allow.
         """
         export.write_graphml(self, Path(path))
 

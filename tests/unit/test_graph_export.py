@@ -108,6 +108,40 @@ def test_edges_without_scores_have_no_width_in_dot(tmp_path):
     assert "penwidth" not in text
 
 
+def test_labels_and_groups_are_those_of_the_network(tmp_path):
+    circuit = circuit_of(SMALL, "input->m0", "m0->logits")
+    circuit = circuit.with_labels({"m0": "copies", "m1": "unseen"}, groups={"input": "ends"})
+    circuit.to_graphml(tmp_path / "c.graphml")
+    for network in (circuit.to_networkx(), nx.read_graphml(tmp_path / "c.graphml")):
+        assert dict(network.nodes(data="label")) == {"input": None, "m0": "copies", "logits": None}
+        assert dict(network.nodes(data="group")) == {"input": "ends", "m0": None, "logits": None}
+
+
+def test_odd_names_of_spans_are_escaped_in_dot(tmp_path):
+    for name, written in (('a "b"', r"a \"b\""), ("a\\", r"a\\"), ("a\nb", r"a\nb")):
+        circuit = Graph.from_config(SMALL, [name]).empty().add(f"input->logits @ {name}")
+        circuit.to_dot(tmp_path / "c.dot")
+        lines = (tmp_path / "c.dot").read_text("utf8").splitlines()
+        assert f'  "input @ {written}";' in lines
+        assert f'  "input @ {written}" -> "logits @ {written}" [headlabel=' in lines[-2]
+        circuit.to_graphml(tmp_path / "c.graphml")
+        assert f"input @ {name}" in nx.read_graphml(tmp_path / "c.graphml")
+
+
+@pytest.mark.parametrize("character", ["\0", "\x1b", "\ud800", "\uffff"])
+def test_characters_that_xml_does_not_allow_are_refused_in_graphml(tmp_path, character):
+    circuit = circuit_of(SMALL, "input->logits")
+    for odd in (
+        Graph.from_config(SMALL, [f"a{character}"]),
+        circuit.with_labels({"input": character}),
+        circuit.with_labels(groups={"input": character}),
+    ):
+        with pytest.raises(UserError, match="GraphML has no place") as error:
+            odd.to_graphml(tmp_path / "c.graphml")
+        assert str(error.value).isprintable()
+    assert not [*tmp_path.iterdir()]
+
+
 def test_graphml_and_dot_are_written(tmp_path):
     edges = ("input->a0.h1<q>", "input->a0.h1<k>", "a0.h1->logits")
     circuit = circuit_of(SMALL, *edges)

@@ -1,5 +1,6 @@
 """Graphs for other programs: tables of edges, networkx, GraphML and DOT."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pandas as pd
 from eap.graph.contents import GraphContents, edge_exists
 from eap.graph.numbering import GraphConfig
 from eap.runtime.atomic import write_atomically
+from eap.runtime.errors import UserError, quoted
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_frame(graph: GraphContents, *, in_graph_only: bool) -> pd.DataFrame:
@@ -61,6 +65,9 @@ def to_networkx(graph: GraphContents) -> nx.MultiDiGraph:
             kind = component if component in ("input", "logits") else kinds[component[0]]
             span_of = {"span": graph.span_names[span]} if graph.span_names else {}
             network.add_node(name, kind=kind, layer=layer, **span_of)
+            for key, texts in (("label", graph.labels), ("group", graph.groups)):
+                if component in texts:
+                    network.nodes[name][key] = texts[component]
             if graph.node_scores is not None and component != "logits":
                 scores = graph.node_scores.view(-1, graph.config.n_forward)
                 network.nodes[name]["score"] = float(scores[span, index])
@@ -145,7 +152,17 @@ def nodes_of_receiver(config: GraphConfig, receiver: str) -> list[str]:
 
 
 def write_graphml(graph: GraphContents, path: Path) -> None:
-    """Write the circuit as GraphML (Gephi, yEd, Cytoscape), whole or not at all."""
+    """Write the circuit as GraphML (Gephi, yEd, Cytoscape), whole or not at all.
+
+    Raises:
+        UserError: a span, label or group with a character that XML does not allow.
+    """
+    for text in (*graph.span_names, *graph.labels.values(), *graph.groups.values()):
+        if _NOT_XML.search(text):
+            raise UserError(
+                f"GraphML has no place for the control characters of {quoted(text)}: rename the "
+                "span, label or group"
+            )
     with write_atomically(path) as temporary:
         nx.write_graphml(to_networkx(graph), temporary)
 
@@ -156,13 +173,18 @@ def write_dot(graph: GraphContents, path: Path) -> None:
     scores = [abs(score) for *_, score in network.edges(data="score") if score == score]
     largest = max(scores, default=0.0) or 1.0
     lines = ["digraph circuit {", "  rankdir=BT; node [shape=box, style=rounded];"]
-    lines += [f'  "{name}";' for name in network]
+    lines += [f'  "{_escaped(name)}";' for name in network]
     for sender, receiver, edge in network.edges(data=True):
         attributes = f'headlabel="{edge["input"]}"'
         score = edge["score"]
         if score == score:  # edges of a graph whose nodes have scores have none
             width = 0.5 + 3.5 * abs(score) / largest
             attributes += f', penwidth={width:.2f}, tooltip="{score:.6g}"'
-        lines.append(f'  "{sender}" -> "{receiver}" [{attributes}];')
+        lines.append(f'  "{_escaped(sender)}" -> "{_escaped(receiver)}" [{attributes}];')
     with write_atomically(path) as temporary:
         temporary.write_text("\n".join([*lines, "}", ""]), encoding="utf8")
+
+
+def _escaped(name: str) -> str:
+    """Name between the quotes of DOT."""
+    return name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
