@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eap.graph import numbering
 from eap.graph.numbering import GraphConfig
-from eap.runtime.errors import UserError
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.other_names import GRAPH, unknown
 
 
@@ -80,6 +80,10 @@ class GraphContents:
     groups: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        names = self.span_names
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"two spans are named {quoted(twice, 60)}; give each its own name")
         nodes = (*([len(self.span_names)] if self.span_names else []), self.config.n_forward)
         shapes: dict[str, tuple[int, ...]] = {
             **dict.fromkeys(EDGE_TENSORS, (*nodes, self.config.n_backward)),

@@ -64,6 +64,9 @@ class Graph(NamedEdges):
         Args:
             config: shape of the graph.
             span_names: names of the spans; none: a graph without spans.
+
+        Raises:
+            UserError: two spans of one name.
         """
         exists = edge_exists(config)
         if span_names:
@@ -117,6 +120,7 @@ class Graph(NamedEdges):
         """
         return spans.at_span(self, name)
 
+    @checked
     def at_all_spans(self, span_names: Sequence[str]) -> "Graph":
         """Make a circuit with spans that has every edge of this circuit at every span.
 
@@ -126,7 +130,7 @@ class Graph(NamedEdges):
             span_names: names of the spans.
 
         Raises:
-            UserError: this graph has spans already, or no span is named.
+            UserError: this graph has spans already, no span is named, or two have one name.
         """
         return spans.at_all_spans(self, span_names)
 

@@ -122,6 +122,16 @@ def test_plain_graphs_of_spans_and_back():
     assert (graph.top_n(5) & graph.top_n(9)).count_edges() == 5
 
 
+def test_spans_are_a_list_of_different_names(tmp_path):
+    circuit = scored().at_span("last")
+    with pytest.raises(UserError, match="must be a list of strings"):
+        circuit.at_all_spans("subject")
+    with pytest.raises(UserError, match="two spans are named 'a'"):
+        circuit.at_all_spans(["a", "b", "a"])
+    with pytest.raises(UserError, match="two spans are named 'a'"):
+        Graph.from_config(CONFIG, ["a", "a"])
+
+
 def test_files_keep_spans_or_refuse_them(tmp_path):
     graph = replace(scored().greedy(9), node_scores=torch.ones(3, CONFIG.n_forward))
     graph.save(tmp_path / "graph.safetensors")
