@@ -94,6 +94,17 @@ def test_scores_of_coordinates_are_saved_and_kept_ones_run(tmp_path, metric):
         assert eap.evaluate(model, circuit, DATA)["logit_diff"].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_scores_of_neurons_keep_their_precision(tmp_path, dtype):
+    graph = eap.Graph.from_model(twins.load("gpt2"))
+    scores = torch.rand(11, 16, dtype=dtype)
+    eap.save_neurons(tmp_path / "n.pt", graph, scores=scores)
+    assert torch.equal(eap.load_neurons(tmp_path / "n.pt").scores, scores)
+    assert eap.load_neurons(tmp_path / "n.pt").scores.dtype == dtype
+    eap.save_neurons(tmp_path / "n.json", graph, scores=scores)
+    assert torch.equal(eap.load_neurons(tmp_path / "n.json").scores, scores.to(torch.float32))
+
+
 def test_files_without_neurons_or_with_others_are_refused(tmp_path):
     model = twins.load("gpt2")
     graph = eap.Graph.from_model(model)

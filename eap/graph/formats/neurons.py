@@ -92,11 +92,11 @@ def load_neurons(path: str | Path) -> NeuronFile:
     kept, scores = values
     if kept is None and scores is None:
         raise UserError(f"{quoted(path.name)} has no neurons: neither {kept_key} nor {scores_key}")
-    return NeuronFile(
-        graph,
-        None if kept is None else kept != 0,
-        None if scores is None else documents.turned(scores.to(graph.scores.dtype), sign),
-    )
+    if scores is not None:
+        if path.suffix == ".json" or not scores.is_floating_point():  # JSON knows no precision
+            scores = scores.to(graph.scores.dtype)
+        scores = documents.turned(scores, sign)
+    return NeuronFile(graph, None if kept is None else kept != 0, scores)
 
 
 @checked
@@ -129,9 +129,9 @@ def save_neurons(
     sign = documents.file_sign(graph.higher_is_better)
     values: dict[str, Tensor] = {}
     if kept is not None:
-        values[kept_key] = _checked(graph, kept.bool(), kept_key)
+        values[kept_key] = _checked(graph, kept.bool(), kept_key).clone()
     if scores is not None:
-        values[scores_key] = documents.turned(_checked(graph, scores, scores_key), sign)
+        values[scores_key] = documents.turned(_checked(graph, scores, scores_key), sign).clone()
     if path.suffix == ".json":
         document = documents.to_document(graph, schema="library")
         for key, tensor in values.items():
@@ -172,7 +172,7 @@ def _of_file(graph: Graph, values: Any, key: str, order: list[int]) -> Tensor | 
         tensor = values if isinstance(values, Tensor) else torch.tensor(values)
     except (TypeError, ValueError, RuntimeError):
         raise UserError(f"{key} is not a table of numbers, a row for every sender") from None
-    return _checked(graph, tensor, key)[order]
+    return _checked(graph, tensor, key).detach()[order]
 
 
 def _checked(graph: Graph, tensor: Tensor, key: str) -> Tensor:
