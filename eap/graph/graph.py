@@ -217,6 +217,7 @@ class Graph(NamedEdges):
         """
         return replace(self, in_graph=selection.greedy(self, n, by))
 
+    @checked
     def greedy_circuits(self, sizes: Sequence[int], *, by: By = "magnitude") -> Iterator["Graph"]:
         """Select greedy circuits of several sizes, one after the other, from one search.
 

@@ -60,11 +60,11 @@ def threshold(graph: GraphContents, minimum: float | Tensor, by: By = "magnitude
     """Select all edges whose rank value is at least `minimum`, in units of the metric.
 
     Raises:
-        UserError: `minimum` is not a number, scores are unknown, or an unknown order.
+        UserError: `minimum` is not a finite number, scores are unknown, or an unknown order.
     """
     if isinstance(minimum, Tensor) and minimum.numel() == 1:
         minimum = minimum.item()
-    minimum = real("minimum", minimum, Range(-inf, inf))
+    minimum = real("minimum", minimum, Range(-inf, inf, open=True))
     return (edge_ranks(graph, by) >= minimum) & edge_exists(graph.config)
 
 

@@ -206,10 +206,12 @@ def test_sizes_of_greedy_circuits_are_refused_at_the_call():
     graph = replace(Graph.from_config(SMALL), scores=torch.ones(SMALL.n_forward, SMALL.n_backward))
     with pytest.raises(UserError, match="cannot select"):
         graph.greedy_circuits([5, -1])
+    with pytest.raises(UserError, match="sizes is 5; it must be a list of whole numbers"):
+        graph.greedy_circuits(5)
 
 
-@pytest.mark.parametrize("minimum", [math.nan, "0.1", None, True])
-def test_a_threshold_is_a_number(minimum):
+@pytest.mark.parametrize("minimum", [math.nan, math.inf, -math.inf, "0.1", None, True])
+def test_a_threshold_is_a_finite_number(minimum):
     with pytest.raises(UserError, match=r"minimum is .*; it must be a number"):
         Graph.from_config(SMALL).threshold(minimum)
 
