@@ -156,6 +156,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
         ("x.json", b"\x1f\x8b\x08", "it is a gzip file"),
         ("x.json", "{}".encode("utf-16"), "it is text in UTF-16"),
         ("x.json", b"edge,score\n", "not complete JSON"),
+        ("x.json", b"[" * 10**5, "nested too deeply"),
         ("x.safetensors", b'{"cfg": {}}', "it is JSON"),
         ("x.safetensors", b"1234", "not a complete safetensors file"),
         ("x.pt", b"\x80\x04cos\nsystem\n.", "not a file of tensors alone from torch.save"),

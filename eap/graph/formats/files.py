@@ -194,6 +194,8 @@ def _damage(path: Path, error: Exception) -> str:
         return f"it is not complete JSON (line {error.lineno}, column {error.colno})"
     if isinstance(error, KeyError):
         return f"it has no {quoted(str(error.args[0]), 60)}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     with path.open("rb") as file:
         kind = kind_of(file.read(8))
     if isinstance(error, UnicodeDecodeError):
