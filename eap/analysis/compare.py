@@ -127,8 +127,15 @@ def agreement(
         exact: graph of exact scores, of the same shape.
         weights: number of edges that each edge stands for, if the exact scores are a sample
             (`eap.screening.weights_of`); None: one each.
+
+    Raises:
+        UserError: graphs without a common edge, or weights of another shape.
     """
     counted = _both_scored(estimate, exact)
+    if weights is not None and weights.shape != counted.shape:
+        raise UserError(
+            f"weights is {list(weights.shape)}; these graphs have {list(counted.shape)}"
+        )
     a, b = (graph.scores[counted].double().numpy() for graph in (estimate, exact))
     difference, a, b = np.abs(a - b), np.abs(a), np.abs(b)
     varied = np.ptp(a) > 0 and np.ptp(b) > 0

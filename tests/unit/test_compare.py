@@ -177,3 +177,5 @@ def test_agreement_over_a_sample_has_weights():
     assert weighted.pearson == pytest.approx(plain.pearson)
     assert weighted.kendall == pytest.approx(plain.kendall)
     assert weighted.mean_difference == pytest.approx(plain.mean_difference)
+    with pytest.raises(UserError, match=r"weights is \[3, 3\]; these graphs have \[7, 15\]"):
+        compare.agreement(estimate, exact, weights=torch.ones(3, 3))
