@@ -46,8 +46,12 @@ def choose_edges(estimates: Sequence[Graph], *, top: int, sample: int, seed: int
     `sample` others exist, all are chosen.
 
     Raises:
-        UserError: estimates with different spans.
+        UserError: no estimates, or estimates of different shapes or spans.
     """
+    if not estimates:
+        raise UserError("no estimates: give at least one graph by whose scores to choose edges")
+    if len({estimate.config.shape for estimate in estimates}) > 1:
+        raise UserError("estimates of different shapes cannot choose edges together")
     if len({estimate.span_names for estimate in estimates}) > 1:
         raise UserError("estimates with different spans cannot choose edges together")
     top, sample, seed = whole("top", top), whole("sample", sample), whole("seed", seed)
@@ -166,21 +170,29 @@ def report(estimate: Graph, exact: Graph, chosen: Chosen) -> str:
             f"  over all edges, as the sample has them: Pearson r {over_all.pearson:.3f}, "
             f"Kendall tau {over_all.kendall:.3f}"
         )
-    if not len(sampled):
+    if not n_rest:
         return "\n".join([*lines, "no other edges: nothing can have been missed"])
-    typical = float(np.median(truth))
-    above = int((sampled > typical).sum())
-    missed = float(above)
-    if len(sampled) < n_rest:
-        missed = upper_share(above, len(sampled)) * n_rest
+    if not len(sampled):
+        return "\n".join([*lines, f"no sample of the {n_rest:,} others: some may have been missed"])
+    lines.append(f"sampled: {len(sampled):,} of the {n_rest:,} others")
+    largest = f"  largest exact value there {sampled.max():.2e}"
+    if n_top:
+        typical = float(np.median(truth))
+        above = int((sampled > typical).sum())
+        missed = float(above)
+        if len(sampled) < n_rest:
+            missed = upper_share(above, len(sampled)) * n_rest
+        lines += [
+            f"{largest} (among the verified: {truth.max():.2e})",
+            f"  {above} above the median verified value {typical:.2e}; with 95% confidence at most "
+            f"{missed:,.0f} such edges were missed",
+        ]
+    else:
+        lines.append(largest)
     total, others = float(truth.sum()), float(sampled.mean()) * n_rest
     unsure = total_error(sampled, n_rest)
-    lines += [
-        f"sampled: {len(sampled):,} of the {n_rest:,} others",
-        f"  largest exact value there {sampled.max():.2e} (among the verified: {truth.max():.2e})",
-        f"  {above} above the median verified value {typical:.2e}; with 95% confidence at most "
-        f"{missed:,.0f} such edges were missed",
+    lines.append(
         f"  absolute values of all others sum to about {others:.3g} (standard error {unsure:.2g}), "
-        f"of the verified ones to {total:.3g}",
-    ]
+        f"of the verified ones to {total:.3g}"
+    )
     return "\n".join(lines)

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 import eap
-from eap.analysis.screening import choose_edges, merge, total_error, upper_share, weights_of
+from eap.analysis.screening import (
+    choose_edges,
+    merge,
+    report,
+    total_error,
+    upper_share,
+    weights_of,
+)
 from eap.graph.numbering import GraphConfig
 from eap.runtime.errors import UserError
 
@@ -88,6 +95,27 @@ def test_exact_values_of_another_scale_rank_above_what_they_rank_above(estimates
     ratio = found.scores[rest] / estimate.scores[rest]
     assert ratio.min() == pytest.approx(float(ratio.max()))
     assert merge(estimate, squares).scores[rest].abs().max() < squares.scores[chosen.top].max()
+
+
+def test_estimates_of_no_graph_or_of_two_shapes_choose_no_edges(estimates):
+    other = eap.Graph.from_config(replace(estimates[0].config, n_layers=3))
+    for graphs, message in (([], "no estimates"), ([estimates[0], other], "different shapes")):
+        with pytest.raises(UserError, match=message):
+            choose_edges(graphs, top=1, sample=1, seed=0)
+
+
+def test_a_report_says_what_was_and_was_not_looked_at(estimates):
+    estimate, exact = estimates
+    for top, sample, says, not_said in (
+        (0, 9, "sampled: 9 of the 46 others", "median"),
+        (9, 0, "no sample of the 37 others", "nothing can"),
+        (46, 9, "nothing can have been missed", "sampled"),
+        (9, 9, "above the median verified value", "nothing can"),
+    ):
+        text = report(estimate, exact, choose_edges([estimate], top=top, sample=sample, seed=0))
+        assert says in text
+        assert not_said not in text
+        assert "nan" not in text
 
 
 def test_a_graph_of_another_choice_is_refused(estimates):
