@@ -174,6 +174,7 @@ def test_agreement_over_a_sample_has_weights():
     ones = torch.ones(graph.scores.shape, dtype=torch.float64)
     plain = compare.agreement(estimate, exact)
     weighted = compare.agreement(estimate, exact, weights=ones * 3)
+    assert compare.agreement(estimate, exact, weights=ones.bfloat16() * 3) == weighted
     assert weighted.pearson == pytest.approx(plain.pearson)
     assert weighted.kendall == pytest.approx(plain.kendall)
     assert weighted.mean_difference == pytest.approx(plain.mean_difference)

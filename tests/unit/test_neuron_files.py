@@ -97,10 +97,13 @@ def test_scores_of_coordinates_are_saved_and_kept_ones_run(tmp_path, metric):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_scores_of_neurons_keep_their_precision(tmp_path, dtype):
     graph = eap.Graph.from_model(twins.load("gpt2"))
-    scores = torch.rand(11, 16, dtype=dtype)
+    scores = torch.rand(500, 11, 16, dtype=dtype, requires_grad=True)[0]
     eap.save_neurons(tmp_path / "n.pt", graph, scores=scores)
-    assert torch.equal(eap.load_neurons(tmp_path / "n.pt").scores, scores)
-    assert eap.load_neurons(tmp_path / "n.pt").scores.dtype == dtype
+    assert (tmp_path / "n.pt").stat().st_size < 10**5  # without the other 499
+    loaded = eap.load_neurons(tmp_path / "n.pt").scores
+    assert torch.equal(loaded, scores)
+    assert loaded.dtype == dtype
+    assert not loaded.requires_grad
     eap.save_neurons(tmp_path / "n.json", graph, scores=scores)
     assert torch.equal(eap.load_neurons(tmp_path / "n.json").scores, scores.to(torch.float32))
 
