@@ -100,7 +100,8 @@ def greedy_order(graph: GraphContents, n: int, by: By = "magnitude") -> Order:
     n_backward = config.n_backward  # outside the loop, because the property computes it
     # The edges of every receiver are sorted by score; the heap holds the next edge of each.
     ranked = torch.sort(inputs, descending=True, stable=True)
-    sorted_values, order = ranked.values.double().numpy(), ranked.indices.numpy()  # no bfloat16
+    wide = torch.promote_types(inputs.dtype, torch.float32)  # numpy has no bfloat16
+    sorted_values, order = ranked.values.to(wide).numpy(), ranked.indices.numpy()
     n_incoming = edge_exists(config).sum(dim=0).tolist()
     receivers_of, at_keys = receiver_of(config).tolist(), reads_keys(config).tolist()
     heap: list[tuple[float, int, int]] = []  # (-score, span and receiver, rank in its sorted edges)
