@@ -101,11 +101,12 @@ def _write(path: Path, write_to: Callable[[Path], Any]) -> None:
 
 
 def _safetensors_of(graph: GraphContents) -> bytes:
-    tensors = {
-        name: tensor.clone(memory_format=torch.contiguous_format)  # nothing is shared
-        for name in (*EDGE_TENSORS, *NODE_TENSORS)
-        if (tensor := getattr(graph, name)) is not None
-    }
+    tensors: dict[str, Tensor] = {}
+    for name in (*EDGE_TENSORS, *NODE_TENSORS):
+        if (tensor := getattr(graph, name)) is not None:
+            tensor = tensor.contiguous()
+            shared = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
+            tensors[name] = tensor.clone() if shared else tensor  # the format has no shared memory
     header = {
         "cfg": asdict(graph.config),
         "higher_is_better": graph.higher_is_better,
