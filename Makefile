@@ -28,7 +28,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: env
-	$(BIN)/python pareto.py --model toy --task ioi --metric logit_diff --batch_size 32
+	$(BIN)/python pareto.py --model toy --task ioi --metric logit_diff --head 300
 	$(BIN)/python results/pareto/plot_pareto_normalized_single.py --model toy --tasks ioi
 
 test: env
