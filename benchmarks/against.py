@@ -167,6 +167,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the names of works")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if not (args.other / "eap").is_dir():
+        parser.error(f"{args.other} is no checkout of this project: it has no folder eap")
     if args.serve:
         sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).parent.resolve()]
         sys.path[:0] = [str(args.other), str(args.other / "benchmarks")]

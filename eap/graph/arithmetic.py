@@ -102,7 +102,7 @@ def _provenance(parts: Sequence[dict[str, Any]], *, scaled: bool) -> dict[str, A
     for key in dict.fromkeys(chain.from_iterable(parts)):
         values = [part.get(key) for part in parts]
         if key == "model":  # of which there is one, though its name or place may differ
-            shared[key] = next(value for value in values if value is not None)
+            shared[key] = next((value for value in values if value is not None), None)
         elif all(value == values[0] for value in values):
             shared[key] = values[0]
         elif key not in different:

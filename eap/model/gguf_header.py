@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import lazy_loader
 import numpy as np
@@ -95,14 +94,22 @@ def _reader_class() -> Any:
 
 
 @contextmanager
+def _one_reader() -> Iterator[None]:
+    """Let transformers, which asks `gguf` for its reader in every call, use ours."""
+    theirs = library.GGUFReader
+    library.GGUFReader = _reader_class()
+    try:
+        yield
+    finally:
+        library.GGUFReader = theirs
+
+
+@contextmanager
 def alone(path: Path) -> Iterator[str]:
     """Folder with the file alone, because settings beside the file may be of another model.
 
     Within the context, transformers reads the file by the same reader as `read_header`.
     """
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(library, "GGUFReader", _reader_class()),
-    ):
+    with tempfile.TemporaryDirectory() as folder, _one_reader():
         (Path(folder) / path.name).symlink_to(path.resolve())
         yield folder

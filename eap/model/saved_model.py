@@ -114,13 +114,16 @@ def _check_report(name: str, hf: PreTrainedModel, report: dict[str, Any]) -> Non
             f"{n_layers} layers"
         )
     prefix = f"{hf.base_model_prefix}."  # files of the model without its head lack it
-    modules = {path.removeprefix(prefix): module for path, module in hf.named_modules()}
-    layers = next(path for path, module in modules.items() if isinstance(module, nn.ModuleList))
+    layers = next(path for path, module in hf.named_modules() if isinstance(module, nn.ModuleList))
+    modules = {path.removeprefix(prefix) for path, _ in hf.named_modules() if path}
 
     def has_a_place(key: str) -> bool:
-        """Whether a weight is of the layers or of another part that the model has."""
+        """Whether a tensor is of the layers, or a weight or bias of another part of the model."""
         path = key.removeprefix(prefix)
-        return f"{layers}." in f"{path}." or path.rpartition(".")[0] in modules
+        if f"{layers}." in key or path.startswith(f"{layers.removeprefix(prefix)}."):
+            return True
+        module, _, kind = path.rpartition(".")
+        return module in modules and kind in ("weight", "bias")
 
     beyond = sorted(key for key in report["unexpected_keys"] if has_a_place(key))
     numbers = [int(n) for key in beyond for n in re.findall(r"\.(\d+)\.", key)[:1]]

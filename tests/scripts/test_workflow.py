@@ -18,14 +18,14 @@ from pathlib import Path
 import forked
 import pytest
 import torch
-from running import ROOT, files_below
+from running import ROOT, call, files_below
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from eap.runtime.errors import UserError
 from eap.runtime.shipped import data_folder
 
 sys.path.insert(0, str(ROOT / "workflow"))
-from inputs import Settings, planned
+from inputs import OF_GRAPHS, Settings, planned
 
 pytest.importorskip("snakemake", reason="the extra `paper` is not installed")
 
@@ -276,6 +276,12 @@ def test_options_by_which_a_step_remakes_anothers_graphs_are_refused(tmp_path):
         pareto="--sizes 20 " + same, overlap="--ig_steps=10 --ig_rule=midpoint", cross_task=same
     )
     assert "midpoint" in " ".join(next(job for job in jobs if job.name == "overlap").command)
+
+
+def test_options_of_graphs_are_options_of_the_experiments(capsys):
+    assert call("pareto.py", "--help") == 0
+    known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert set(OF_GRAPHS) <= known
 
 
 def test_what_cannot_be_run_is_refused(repository):

@@ -54,6 +54,8 @@ def test_the_provenance_of_a_mean_does_not_depend_on_the_order():
     assert set(one) == set(other) == {"read_from", "settings", *known}
     assert one["model"] == other["model"] == model
     assert one["ablation"] == other["ablation"][::-1] == [None, "mean"]
+    unknown = [replace(part, provenance={"model": None}) for part in parts]
+    assert eap.mean_of(unknown).provenance["model"] is None
 
 
 def test_the_same_weights_in_another_folder_are_the_same_model():

@@ -114,7 +114,7 @@ def test_weights_that_the_configuration_does_not_describe_are_refused(tmp_path):
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
 @pytest.mark.parametrize("place", ["layer", "bias", "head"])
 def test_files_without_the_prefix_of_the_head_are_checked_alike(family, place, tmp_path):
-    """As `gpt2` on the hub: names of the model without its head."""
+    """Names of the model without its head, as in the files of `gpt2` on the hub."""
     hf = tiny_hf(family, n_layers=2)
     body = getattr(hf, hf.base_model_prefix)
     path = save(body, tmp_path / "m")
@@ -136,6 +136,16 @@ def test_files_without_the_prefix_of_the_head_are_checked_alike(family, place, t
     )
     said = refusal(lambda: eap.load_model(str(path), device="cpu"))
     assert "configuration has 2 layers" in said if place == "layer" else "does not describe" in said
+
+
+def test_tensors_of_parts_that_the_model_does_not_have_are_left_out(tmp_path):
+    """Towers of other inputs, and marks of a format, beside the weights of a language model."""
+    hf = tiny_hf("llama")
+    path = save(hf, tmp_path / "m")
+    others = ("vision_tower.layers.0.fc.weight", "model.version", "score_head.weight")
+    weights = load_file(path / "model.safetensors")
+    save_file(weights | {name: torch.ones(2) for name in others}, path / "model.safetensors")
+    assert_close(run_tokens(eap.load_model(str(path), device="cpu"), TOKENS), logits_of(hf), 1e-5)
 
 
 HEADS = {"gpt2": "lm_head", "llama": "lm_head", "neox": "embed_out"}
