@@ -231,8 +231,8 @@ def progress(output) -> dict[str, int]:
 
 
 def start_and_wait_for_progress(*command, cwd, output):
-    """A run that has written some progress."""
-    before, process = progress(output), start(*command, cwd=cwd)
+    """A run that has written some progress, which it does all the time."""
+    before, process = progress(output), start(*command, "--save_every", 0, cwd=cwd)
     while progress(output) in (before, {}):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -240,7 +240,7 @@ def start_and_wait_for_progress(*command, cwd, output):
 
 
 def test_the_script_goes_on_after_a_kill_and_after_ctrl_c(run, tmp_path):
-    command = ("get_real_values.py", *OPTIONS, "--save_every", 0, "--output", tmp_path)
+    command = ("get_real_values.py", *OPTIONS, "--output", tmp_path)
     for signal_number in (signal.SIGKILL, signal.SIGINT):
         process = start_and_wait_for_progress(*command, cwd=tmp_path, output=tmp_path)
         process.send_signal(signal_number)
@@ -278,7 +278,7 @@ def test_the_metric_may_be_one_without_a_gradient_at_the_clean_input(run, tmp_pa
 
 
 def test_two_runs_in_one_folder_keep_their_own_progress(run, tmp_path, capfd):
-    command = ("get_real_values.py", *OPTIONS, "--save_every", 0, "--output", tmp_path)
+    command = ("get_real_values.py", *OPTIONS, "--output", tmp_path)
     first = start_and_wait_for_progress(*command, cwd=tmp_path, output=tmp_path)
     first.kill()
     first.communicate()

@@ -24,7 +24,7 @@ TOY = ("--model", "toy", "--device", "cpu", "--batch_size", 2)
 RUNS = {
     "pareto.py": (*TOY, "--head", 7, "--end", 61, "--n_random", 1),
     "get_real_values.py": (*TOY, "--head", 3, "--end", 41),
-    "all_cross_task_faithfulness.py": (*TOY, "--head", 5, "--tasks", "ioi", "sva"),
+    "all_cross_task_faithfulness.py": (*TOY, "--head", 5, "--tasks", "ioi", "greater-than"),
     "test_ig_iterations.py": (*TOY, "--head", 5, "--end", 41, "--steps", 2, 3),
 }
 
@@ -135,7 +135,7 @@ def workers(process: forked.Forked) -> list[int]:
     return [pid for _, pid in sorted(found)]
 
 
-EXACT = ("get_real_values.py", *TOY, "--head", 4, "--end", 41, "--save_every", 0, "--output")
+EXACT = ("get_real_values.py", *TOY, "--head", 4, "--sizes", 30, "--output")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_run_and_exact_patching_goes_on(rank, undisturbed, tmp_path):
     command = (*EXACT, tmp_path)
-    process = start_together(2, *command, cwd=tmp_path)
+    process = start_together(2, *command, "--save_every", 0, cwd=tmp_path)
     folder = tmp_path / "graphs" / "toy" / "real_test"
     while len(list(folder.glob("*of2.safetensors"))) < 2:
         assert process.poll() is None, process.communicate()
