@@ -52,8 +52,7 @@ def several(tmp_path_factory):
             [script, *map(str, RUNS[script]), "--output", str(folder / script)]
             for script in scripts
         ]
-        start = torchrun if n == 2 else start_together
-        process = start(n, "tests/running_in_processes.py", json.dumps(commands), cwd=folder)
+        process = start_together(n, "tests/running_in_processes.py", json.dumps(commands), cwd=folder)
         out, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
         ended[n] = folder, out
@@ -119,7 +118,8 @@ def test_a_number_of_processes_without_a_place_to_meet_is_one_line(monkeypatch):
 
 
 def test_bad_input_is_said_once(tmp_path):
-    process = start_together(2, "pareto.py", *TOY, "--task", "nothing", cwd=tmp_path)
+    """Started as a person does, with all imports."""
+    process = torchrun(2, "pareto.py", *TOY, "--task", "nothing", cwd=tmp_path)
     _, err = process.communicate(timeout=200)
     assert process.returncode != 0
     assert err.count("unknown task 'nothing'") == 1
@@ -265,16 +265,15 @@ def test_who_did_not_come_is_named():
         "distributed.start = lambda: start(timedelta(seconds=3))\n"
         "shell.run(main)\n"
     )
-    process = start_by_hand(code, 0, 3, free_port())
-    _, err = process.communicate(timeout=100)
-    assert process.returncode == 1
-    assert "process 1, 2 of 3 did not come" in err
-    assert len(err.strip().splitlines()) == 1
-    process = start_by_hand(code, 1, 2, free_port())
-    _, err = process.communicate(timeout=100)
-    assert process.returncode == 1
-    assert "no process keeps the meeting place" in err
-    assert "Traceback" not in err
+    first, second = (start_by_hand(code, *place, free_port()) for place in ((0, 3), (1, 2)))
+    (_, without_others), (_, without_first) = (
+        process.communicate(timeout=100) for process in (first, second)
+    )
+    assert first.returncode == second.returncode == 1
+    assert "process 1, 2 of 3 did not come" in without_others
+    assert len(without_others.strip().splitlines()) == 1
+    assert "no process keeps the meeting place" in without_first
+    assert "Traceback" not in without_first
 
 
 @pytest.mark.parametrize("rank", [0, 1])
