@@ -254,12 +254,12 @@ def test_scores_along_the_input_sum_to_the_change_of_the_metric_as_steps_grow(fa
             return abs(float(graph.scores[0].sum()) - change) / size
 
         gaps = {
-            rule: [gap(rule, steps) for steps in (5, 50, 500)] for rule in ("paper", "midpoint")
+            rule: [gap(rule, steps) for steps in (5, 100)] for rule in ("paper", "midpoint")
         }
-    print(f"{family} {metric}: what is missing with 5, 50 and 500 steps: {gaps}")
-    assert gaps["paper"][2] < 5e-3
-    assert gaps["midpoint"][2] < 1e-4
-    for first, _, last in gaps.values():
+    print(f"{family} {metric}: what is missing with 5 and with 100 steps: {gaps}")
+    assert gaps["paper"][1] < 0.02
+    assert gaps["midpoint"][1] < 5e-4
+    for first, last in gaps.values():
         assert last < first
 
 

@@ -1,5 +1,6 @@
 """The tasks: what their rows say, for tokenizers of different kinds."""
 
+from collections import defaultdict
 from dataclasses import replace
 from random import Random
 
@@ -176,12 +177,15 @@ def test_the_toy_model_does_the_task_on_held_out_pairs(task, toy):
     model = AutoModelForCausalLM.from_pretrained(str(TOY_MODEL), dtype=torch.float32)
     dataset = load_dataset(task, toy.tokenizer, head=300)
     values = {}
+    of_length = defaultdict(list)
+    for place, example in enumerate(dataset.examples):
+        of_length[len(example.clean)].append(place)
     for side in ("clean", "corrupted"):
-        logits = []
-        for example in dataset.examples:
+        stacked = torch.empty(len(dataset), model.config.vocab_size)
+        for places in of_length.values():
+            prompts = torch.tensor([getattr(dataset.examples[place], side) for place in places])
             with torch.no_grad():
-                logits.append(model(torch.tensor([getattr(example, side)])).logits[0, -1])
-        stacked = torch.stack(logits)
+                stacked[places] = model(prompts).logits[:, -1]
         answers = Answers.of(dataset.examples, range(len(dataset)), torch.device("cpu"))
         for name in ("accuracy", TASKS[task].metric, "prob_diff"):
             values[side, name] = METRICS[name](stacked, stacked, answers).mean().item()
