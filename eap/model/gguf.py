@@ -1,46 +1,27 @@
 """A model in one GGUF file, the format of llama.cpp: weights, settings and tokenizer.
 
-transformers dequantises the weights and builds the tokenizer; the settings come from the file's own
-metadata (`gguf_config`, `gguf_tokenizer`). A file is refused if it has a setting, a tensor or a
-token that transformers would ignore.
+The weights are dequantised by the package `gguf`; the settings and the tokenizer come from the
+file's own metadata (`gguf_config`, `gguf_tokenizer`). A file is refused if it has a setting, a
+tensor or a token that the model in transformers would ignore.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (needs `pip install gguf`).
 """
 
 import hashlib
-import io
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from einops import rearrange
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from eap.model.gguf_config import read_config
-from eap.model.gguf_header import Header, alone, library, read_header
-from eap.model.gguf_tokenizer import read_tokenizer
+from eap.model.gguf_header import Header, library
+from eap.model.saved_model import quiet_libraries
 from eap.runtime.errors import UserError, first_line
 from eap.runtime.home import from_home
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Contents of a GGUF file.
-
-    Attributes:
-        model: model with dequantised weights, in evaluation mode.
-        tokenizer: tokenizer with the ids of the file, without a BOS token if the file says that
-            prompts have none; None: not requested.
-        source: name and SHA-256 of the file, and the quantisation of its weights.
-    """
-
-    model: PreTrainedModel
-    tokenizer: Any
-    source: dict[str, Any]
 
 
 def find_file(name: str) -> Path | None:
@@ -59,109 +40,88 @@ def find_file(name: str) -> Path | None:
     return path
 
 
-def read_file(path: Path, *, dtype: torch.dtype, tokenizer: bool = True) -> Stored:
-    """Read the model, the tokenizer and the provenance of a GGUF file.
+def read_model(header: Header, dtype: torch.dtype) -> PreTrainedModel:
+    """Read the model of a GGUF file, with dequantised weights and in evaluation mode.
 
     Args:
-        path: path of the file.
+        header: header of the file.
         dtype: dtype of the dequantised weights.
-        tokenizer: whether to read the tokenizer.
 
     Raises:
-        UserError: the package `gguf` is missing, or the file is broken, not supported, or describes
-            something that transformers would not compute.
+        UserError: the file is broken, not supported, or describes something that the model in
+            transformers would not compute.
 
     Example:
-        >>> stored = read_file(Path("gemma-3-270m-q4_k_m.gguf"), dtype=torch.float32)
+        >>> model = read_model(read_header(Path("gemma-3-270m-q4_k_m.gguf")), torch.float32)
     """
-    header = read_header(path)
     config = read_config(header)
-    _check_tensors(header, config)
     model_class = getattr(transformers, config.architectures[0])
+    names = _names_of_parameters(header, config, model_class)
+    model: PreTrainedModel
     try:
-        with alone(path) as folder, _quiet():
+        weights = {
+            names[stored]: _read_tensor(header, config, stored).to(dtype)
+            for stored in header.tensors
+        }
+        with quiet_libraries():
             model, report = model_class.from_pretrained(
-                folder, gguf_file=path.name, config=config, dtype=dtype, output_loading_info=True
+                None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
             )
     except Exception as error:  # every library raises its own kind of error
         raise header.refused(first_line(error)) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
+    if missing := sorted(report["missing_keys"]):
         raise header.refused(f"its weights lack {missing[0]} (of {len(missing)})")
-    _check_norm(header, model)
-    # Once dequantised, this is a model like any other.
-    model.hf_quantizer, model.is_quantized = None, False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    return Stored(
-        model=model.eval(),
-        tokenizer=read_tokenizer(header) if tokenizer else None,
-        source={
-            "file": path.name,
-            "weights_sha256": _hash(path),
-            "quantisation": _quantisation(header),
-        },
-    )
+    return model.eval()
 
 
-def _check_tensors(header: Header, config: Any) -> None:
-    """Check that every tensor of the file is a parameter of the model.
+def _names_of_parameters(header: Header, config: Any, model_class: Any) -> dict[str, str]:
+    """Names of the model's parameters, by their names in the file.
 
     Raises:
-        UserError: a tensor is not (such as factors of the rotary frequencies, or an extra bias).
+        UserError: a tensor of the file is not a parameter of the model (such as factors of the
+            rotary frequencies, or an extra bias).
     """
-    with torch.device("meta"):
-        names = getattr(transformers, config.architectures[0])(config).state_dict()
     (number,) = (
         key for key, name in library.MODEL_ARCH_NAMES.items() if name == header.architecture
     )
     mapping = library.get_tensor_name_map(number, config.num_hidden_layers)
-    ends = (".weight", ".bias")
-    known = {
-        f"{mapping.get_name(stem, ends) or stem}.{end}"
-        for stem, end in (name.rsplit(".", 1) for name in names)
-    }
-    if unknown := [name for name in header.tensors if name not in known]:
+    with torch.device("meta"):
+        parameters = model_class(config).state_dict()
+    names = {}
+    for name in parameters:
+        stem, end = name.rsplit(".", 1)
+        if stored := mapping.get_name(stem):
+            names[f"{stored}.{end}"] = name
+    if unknown := [tensor for tensor in header.tensors if tensor not in names]:
         raise header.refused(
-            f"its tensor {unknown[0]} (of {len(unknown)}) has no place in {config.architectures[0]}"
+            f"its tensor {unknown[0]} (of {len(unknown)}) has no place in {model_class.__name__}"
         )
+    return names
 
 
-def _check_norm(header: Header, model: Any) -> None:
-    """Check that the weight of the last norm is that of the file; Gemma's class stores weight - 1.
-
-    Raises:
-        UserError: the weights differ.
-    """
-    weights = torch.from_numpy(header.tensors["output_norm.weight"].data.copy()).float()
-    norm = model.get_submodule(
-        "transformer.ln_f" if header.architecture == "gpt2" else "model.norm"
-    )
-    offset = 1.0 if header.architecture.startswith("gemma") else 0.0
-    difference = float((norm.weight.detach().float().cpu() + offset - weights).abs().max())
-    if not difference <= 2e-2 * float(weights.abs().max()):
-        raise header.refused(
-            f"the weights of its last norm were read with an error of {difference:.2g}: "
-            "this version of transformers adds another offset than the file has"
+def _read_tensor(header: Header, config: Any, name: str) -> Tensor:
+    """Dequantised tensor, as the model in transformers has it."""
+    tensor, kind = header.tensors[name], name.split(".")[-2]
+    values = library.dequantize(tensor.data, tensor.tensor_type)
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    if header.architecture == "llama" and kind in heads:  # pairs that are rotated are neighbours
+        values = rearrange(
+            values, "(head pair two) ... -> (head two pair) ...", head=heads[kind], two=2
         )
+    if header.architecture.startswith("gemma") and kind.endswith("norm"):
+        values = values - 1
+    return torch.tensor(values)  # a copy, because the file is only mapped into memory
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the library's progress bar if there is no terminal."""
-    with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
-        yield
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _quantisation(header: Header) -> str:
-    """Name of the quantisation in llama.cpp (`Q4_K_M`), or the types of the tensors."""
+def source_of(header: Header) -> dict[str, Any]:
+    """Name and SHA-256 of the file, and the quantisation of its weights."""
+    with header.path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     number = header.metadata.get("general.file_type")
-    if number in set(library.LlamaFileType):
-        name = library.LlamaFileType(number).name
-        return str(name.removeprefix("MOSTLY_").removeprefix("ALL_"))
-    return ", ".join(sorted({tensor.tensor_type.name for tensor in header.tensors.values()}))
+    if number in set(library.LlamaFileType):  # Q4_K_M, for example
+        name = str(library.LlamaFileType(number).name)
+        quantisation = name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    else:
+        kinds = {tensor.tensor_type.name for tensor in header.tensors.values()}
+        quantisation = ", ".join(sorted(kinds))
+    return {"file": header.path.name, "weights_sha256": digest, "quantisation": quantisation}

@@ -7,7 +7,6 @@ the value that llama.cpp assumes. A key that nothing here reads is refused.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import transformers
@@ -27,76 +26,60 @@ SIZES = {
     "attention.head_count_kv": "num_key_value_heads",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
 }
-ROTARY = ("rope.freq_base", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor")
-HEADS = ("attention.key_length", "attention.value_length", "attention.scale", "attention.causal")
-GEMMA = ("attention.sliding_window", PATTERN, "final_logit_softcapping")
 # Settings that do not change results: the size of the vocabulary is that of the embedding, and the
 # quantiser of llama.cpp records what it did.
 UNUSED = ("vocab_size", "rope.scaling.finetuned")
 
 
-def _llama(header: Header) -> dict[str, Any]:
-    """Configuration of Llama and of models with the same blocks: rotary heads, RMS norms."""
-    d_head = _d_head(header)
+def _llama(header: Header, d_head: int) -> dict[str, Any]:
+    """Settings of Llama and of models with the same blocks: rotary heads, RMS norms."""
     scale = header.setting("attention.scale") or d_head**-0.5
     if abs(scale - d_head**-0.5) > 1e-6:
         raise header.refused(
             f"its queries are scaled by {scale:.6g}, which {header.architecture} models of "
             f"transformers cannot have; theirs is {d_head**-0.5:.6g}"
         )
+    return {"rope_parameters": _rotary(header, 10_000.0)}
+
+
+def _gemma2(header: Header, d_head: int) -> dict[str, Any]:
     return {
-        **{name: header.number(key) for key, name in SIZES.items()},
-        "head_dim": d_head,
-        "rope_parameters": _rotary(header, "rope.freq_base", 10_000.0),
-        "attention_bias": "blk.0.attn_q.bias" in header.tensors,
-    }
-
-
-def _qwen2(header: Header) -> dict[str, Any]:
-    settings = _llama(header)
-    del settings["attention_bias"]  # in Qwen2, q, k and v have a bias, and the output has none
-    return settings
-
-
-def _gemma2(header: Header) -> dict[str, Any]:
-    return {
-        **_gemma(header, period=2, window=4096, largest=46),
-        "rope_parameters": _rotary(header, "rope.freq_base", 10_000.0),
+        **_gemma(header, d_head, period=2, window=4096, largest=46),
+        "rope_parameters": _rotary(header, 10_000.0),
         "attn_logit_softcapping": header.setting("attn_logit_softcapping", 50.0) or None,
         "final_logit_softcapping": header.setting("final_logit_softcapping", 30.0) or None,
     }
 
 
-def _gemma3(header: Header) -> dict[str, Any]:
+def _gemma3(header: Header, d_head: int) -> dict[str, Any]:
+    local = float(header.setting("rope.freq_base_swa", 10_000.0))
     return {
-        **_gemma(header, period=6, window=0, largest=62),
+        **_gemma(header, d_head, period=6, window=0, largest=62),
         "rope_parameters": {
-            "full_attention": _rotary(header, "rope.freq_base", 1_000_000.0),
-            "sliding_attention": {
-                "rope_type": "default",
-                "rope_theta": float(header.setting("rope.freq_base_swa", 10_000.0)),
-            },
+            "full_attention": _rotary(header, 1_000_000.0),
+            "sliding_attention": {"rope_type": "default", "rope_theta": local},
         },
         "final_logit_softcapping": header.setting("final_logit_softcapping") or None,
     }
 
 
-def _gemma(header: Header, *, period: int, window: int, largest: int) -> dict[str, Any]:
+def _gemma(
+    header: Header, d_head: int, *, period: int, window: int, largest: int
+) -> dict[str, Any]:
     """Settings that Gemma 2 and 3 share.
 
     Args:
         header: header of the file.
+        d_head: width of a head.
         period: distance between layers with full attention, if the file does not give the pattern.
         window: window of the other layers, if the file does not give it.
         largest: number of layers of the model whose queries are scaled by d_model / n_heads.
     """
-    sizes = {name: header.number(key) for key, name in SIZES.items()}
-    n_layers, d_head = sizes["num_hidden_layers"], _d_head(header)
-    scalar = float(d_head)
+    n_layers, scalar = header.number("block_count"), float(d_head)
     if scale := header.setting("attention.scale"):
         scalar = float(scale) ** -2
     elif n_layers == largest:
-        scalar = sizes["hidden_size"] / sizes["num_attention_heads"]
+        scalar = header.number("embedding_length") / header.number("attention.head_count")
     if abs(scalar - round(scalar)) > 1e-4 * scalar:
         raise header.refused(
             f"its queries are scaled by {scalar:.6g} ** -0.5; transformers takes whole numbers"
@@ -109,12 +92,9 @@ def _gemma(header: Header, *, period: int, window: int, largest: int) -> dict[st
         raise header.refused(f"its {PATTERN} is about {len(pattern)} layers, and it has {n_layers}")
     slides = [bool(window) and bool(layer) for layer in pattern]
     return {
-        **sizes,
-        "head_dim": d_head,
         "query_pre_attn_scalar": round(scalar),
-        "sliding_window": window or sizes["max_position_embeddings"],
+        "sliding_window": window or header.number("context_length"),
         "layer_types": ["sliding_attention" if local else "full_attention" for local in slides],
-        "attention_bias": "blk.0.attn_q.bias" in header.tensors,
     }
 
 
@@ -129,11 +109,11 @@ def _d_head(header: Header) -> int:
     return int(d_head)
 
 
-def _rotary(header: Header, key: str, base: float) -> dict[str, Any]:
+def _rotary(header: Header, base: float) -> dict[str, Any]:
     kind = header.setting("rope.scaling.type", "none")
-    rotary = {"rope_type": "default", "rope_theta": float(header.setting(key, base))}
+    factor = float(header.setting("rope.scaling.factor", 1.0))
+    rotary = {"rope_type": "default", "rope_theta": float(header.setting("rope.freq_base", base))}
     if kind == "linear":
-        factor = float(header.setting("rope.scaling.factor", 1.0))
         return {**rotary, "rope_type": "linear", "factor": factor}
     if kind != "none":
         raise header.refused(
@@ -142,32 +122,15 @@ def _rotary(header: Header, key: str, base: float) -> dict[str, Any]:
     return rotary
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Translation of an architecture of llama.cpp to transformers.
-
-    Attributes:
-        name: name of the model class; the configuration class has the same name with `Config`.
-        config: function that gives the arguments of the configuration.
-        keys: keys that are read in addition to `SIZES`.
-    """
-
-    name: str
-    config: Callable[[Header], dict[str, Any]]
-    keys: tuple[str, ...]
-
-
-ARCHITECTURES = {
-    "llama": Architecture("LlamaForCausalLM", _llama, (*HEADS, *ROTARY)),
-    "qwen2": Architecture("Qwen2ForCausalLM", _qwen2, (*HEADS, *ROTARY)),
-    "qwen3": Architecture("Qwen3ForCausalLM", _llama, (*HEADS, *ROTARY)),
-    "gemma2": Architecture(
-        "Gemma2ForCausalLM", _gemma2, (*HEADS, *ROTARY, *GEMMA, "attn_logit_softcapping")
-    ),
-    "gemma3": Architecture(
-        "Gemma3ForCausalLM", _gemma3, (*HEADS, *ROTARY, *GEMMA, "rope.freq_base_swa")
-    ),
+ARCHITECTURES: dict[str, tuple[str, Callable[[Header, int], dict[str, Any]]]] = {
+    "llama": ("LlamaForCausalLM", _llama),
+    "qwen2": ("Qwen2ForCausalLM", _llama),
+    "qwen3": ("Qwen3ForCausalLM", _llama),
+    "gemma2": ("Gemma2ForCausalLM", _gemma2),
+    "gemma3": ("Gemma3ForCausalLM", _gemma3),
 }
+"""Model class in transformers, and settings besides sizes (of a header and the width of a head), by
+the name of the architecture in llama.cpp."""
 
 
 def read_config(header: Header) -> Any:
@@ -176,33 +139,37 @@ def read_config(header: Header) -> Any:
     Raises:
         UserError: the file describes something that the model in transformers would not compute.
     """
-    form = ARCHITECTURES.get(header.architecture)
-    if form is None:
+    architecture, tensors = header.architecture, header.tensors
+    if architecture not in ARCHITECTURES:
         raise header.refused(
-            f"its architecture is {quoted(header.architecture)}; read are "
-            f"{', '.join(ARCHITECTURES)}"
+            f"its architecture is {quoted(architecture)}; read are {', '.join(ARCHITECTURES)}"
         )
-    known = {f"{header.architecture}.{key}" for key in (*SIZES, *UNUSED, *form.keys)}
-    prefix = f"{header.architecture}."
-    unknown = [key for key in header.metadata if key.startswith(prefix) and key not in known]
-    if unknown:
-        raise header.refused(f"it has the setting {unknown[0]}, which {form.name} does not have")
     if header.setting("attention.causal", True) is not True:
         raise header.refused("its attention is not causal")
     if header.metadata.get("split.count", 1) > 1:
         raise header.refused("it is one part of a model in several files; merge them first")
-    if "token_embd.weight" not in header.tensors:
+    if "token_embd.weight" not in tensors:
         raise header.refused("it has no token_embd.weight: it is not a language model")
-    roles = {
-        f"{role}_token_id": header.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        for role, key in ROLES.items()
-        if role != "unk"
+    name, read_settings = ARCHITECTURES[architecture]
+    d_head = _d_head(header)
+    settings = {
+        **{ours: header.number(key) for key, ours in SIZES.items()},
+        **{
+            f"{role}_token_id": header.metadata.get(f"tokenizer.ggml.{key}_token_id")
+            for role, key in ROLES.items()
+            if role != "unk"
+        },
+        **read_settings(header, d_head),
+        "head_dim": d_head,
+        "vocab_size": int(tensors["token_embd.weight"].shape[-1]),
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "architectures": [name],
     }
-    config_class = getattr(transformers, form.name).config_class
-    return config_class(
-        **form.config(header),
-        **roles,
-        vocab_size=int(header.tensors["token_embd.weight"].shape[-1]),
-        tie_word_embeddings="output.weight" not in header.tensors,
-        architectures=[form.name],
-    )
+    if architecture != "qwen2":  # in which q, k and v have a bias, and the output has none
+        settings["attention_bias"] = "blk.0.attn_q.bias" in tensors
+    prefix = f"{architecture}."
+    known = header.used | {f"{prefix}{key}" for key in UNUSED}
+    unknown = [key for key in header.metadata if key.startswith(prefix) and key not in known]
+    if unknown:
+        raise header.refused(f"it has the setting {unknown[0]}, which {name} does not have")
+    return getattr(transformers, name).config_class(**settings)

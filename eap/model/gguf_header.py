@@ -1,9 +1,7 @@
 """Header of a GGUF file: metadata and tensors by name."""
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,19 @@ PATTERN = "attention.sliding_window_pattern"
 
 @dataclass(frozen=True)
 class Header:
-    """Metadata and tensors of a file, by name; a tensor is read when it is used."""
+    """Metadata and tensors of a file, by name; a tensor is read when it is used.
+
+    Attributes:
+        path: path of the file.
+        metadata: values of all keys.
+        tensors: tensors as stored.
+        used: keys of the architecture's settings that have been asked for.
+    """
 
     path: Path
     metadata: Mapping[str, Any]
     tensors: Mapping[str, Any]
+    used: set[str] = field(default_factory=set)
 
     @property
     def architecture(self) -> str:
@@ -33,6 +39,7 @@ class Header:
 
     def setting(self, key: str, default: Any = None) -> Any:
         """Setting of the architecture; a list with one value per layer is reduced if all agree."""
+        self.used.add(f"{self.architecture}.{key}")
         value = self.metadata.get(f"{self.architecture}.{key}", default)
         if isinstance(value, list) and key != PATTERN and len(set(value)) == 1:
             return value[0]
@@ -58,15 +65,13 @@ def read_header(path: Path) -> Header:
         UserError: the package `gguf` is missing, or the file is not a complete GGUF file.
     """
     try:
-        make_reader = _reader_class()
+        reader = _reader_class()(path)
+        metadata = {key: field.contents() for key, field in reader.fields.items()}
+        metadata["general.architecture"]
     except ModuleNotFoundError:
         raise UserError(
             f"{path.name} is a GGUF file, which needs the package `gguf` (pip install gguf)"
         ) from None
-    try:
-        reader = make_reader(path)
-        metadata = {key: field.contents() for key, field in reader.fields.items()}
-        metadata["general.architecture"]
     except Exception as error:  # numpy raises several kinds of errors for missing bytes
         raise UserError(
             f"cannot load {path.name}: it is not a complete GGUF file ({first_line(error)})"
@@ -91,25 +96,3 @@ def _reader_class() -> Any:
             self._bytes = mapped.view(np.ndarray)
 
     return Reader
-
-
-@contextmanager
-def _one_reader() -> Iterator[None]:
-    """Let transformers, which asks `gguf` for its reader in every call, use ours."""
-    theirs = library.GGUFReader
-    library.GGUFReader = _reader_class()
-    try:
-        yield
-    finally:
-        library.GGUFReader = theirs
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[str]:
-    """Folder with the file alone, because settings beside the file may be of another model.
-
-    Within the context, transformers reads the file by the same reader as `read_header`.
-    """
-    with tempfile.TemporaryDirectory() as folder, _one_reader():
-        (Path(folder) / path.name).symlink_to(path.resolve())
-        yield folder

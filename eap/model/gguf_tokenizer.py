@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Regex, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from eap.model.gguf_config import ROLES
-from eap.model.gguf_header import Header, alone
+from eap.model.gguf_header import Header
 from eap.runtime.errors import first_line, quoted
 
 CONTROL, USER_DEFINED = 3, 4  # types in tokenizer.ggml.token_type that are never split
@@ -68,8 +68,9 @@ def read_tokenizer(header: Header) -> Any:
         if not 0 <= number < len(tokens):
             raise header.refused(f"its {role} token is {number}, and it has {len(tokens)} tokens")
     try:
-        with alone(header.path) as folder:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=header.path.name)
+        # `from_pretrained` would read files beside this one, which may be of another model.
+        folder, name = header.path.parent, header.path.name
+        tokenizer = PreTrainedTokenizerFast(name_or_path=str(folder), gguf_file=name)
     except Exception as error:  # every library raises its own kind of error
         raise header.refused(f"no tokenizer: {first_line(error)}") from error
     if kind == "gpt2":
@@ -93,10 +94,9 @@ def _check_added_tokens(header: Header, tokenizer: Any, tokens: list, types: Any
     ]
 
     def cut() -> list[tuple[int, str, bool]]:
-        encoded = tokenizer(
-            [token for _, token, _ in whole], add_special_tokens=False, return_attention_mask=False
-        )["input_ids"] if whole else []  # fmt: skip
-        return [entry for entry, ids in zip(whole, encoded, strict=True) if ids != [entry[0]]]
+        texts = [token for _, token, _ in whole]
+        encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [entry for entry, at in zip(whole, encodings, strict=True) if at.ids != [entry[0]]]
 
     if pieces := cut():
         tokenizer.add_tokens(
@@ -112,10 +112,7 @@ def _check_added_tokens(header: Header, tokenizer: Any, tokens: list, types: Any
 
 def _check_prefix_space(header: Header, tokenizer: Any, expected: bool) -> None:
     """Check that a space is added in front of a prompt if, and only if, the file says so."""
-    letter = next(
-        (token for token in header.metadata["tokenizer.ggml.tokens"] if token == "a"), "a"
-    )
-    pieces = tokenizer.convert_ids_to_tokens(tokenizer.encode(letter, add_special_tokens=False))
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer.encode("a", add_special_tokens=False))
     if pieces[0].startswith("\u2581") != bool(expected):
         says, does = ("a", "none") if expected else ("no", "one")
         raise header.refused(

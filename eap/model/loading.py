@@ -27,6 +27,8 @@ from eap.model.checking import (
 from eap.model.devices import find_device, find_dtype
 from eap.model.directory import check_directory, find_directory, hash_directory, read_config
 from eap.model.families import Family, find_family, read_blocks, read_norm
+from eap.model.gguf_header import read_header
+from eap.model.gguf_tokenizer import read_tokenizer
 from eap.model.model import Model
 from eap.model.origin import Origin, state_of
 from eap.model.plain import evaluating, plain_copy, unwrapped
@@ -94,11 +96,12 @@ def load_model(
         )
     if device_map is not None and device is not None:
         raise UserError("give a device or a device map, not both")
+    options = {"device map": device_map, "revision": revision}
+    given = [what for what, value in options.items() if value is not None]
     inner = unwrapped(model)
     if isinstance(inner, PreTrainedModel):
-        if device_map is not None or revision is not None:
-            what = "revision" if device_map is None else "device map"
-            raise UserError(f"a model in memory keeps its weights and place: give no {what}")
+        if given:
+            raise UserError(f"a model in memory keeps its weights and place: give no {given[0]}")
         target = inner.device if device is None else find_device(device)
         with _LOADING, said_when_long(f"reading {type(inner).__name__}"):
             kind = inner.dtype if dtype is None else numbers
@@ -111,15 +114,14 @@ def load_model(
     place = find_device(device) if device_map is None else None
     name = os.fspath(model)
     if (file := gguf.find_file(name)) is not None:
-        if device_map is not None or revision is not None:
-            what = "revision" if device_map is None else "device map"
-            raise UserError(f"a GGUF file is loaded whole onto one device: give no {what}")
+        if given:
+            raise UserError(f"a GGUF file is loaded whole onto one device: give no {given[0]}")
         with _LOADING, said_when_long(f"loading {quoted(name)}"):
-            stored = gguf.read_file(file, dtype=numbers, tokenizer=tokenizer is None)
-            hf = cast(PreTrainedModel, cast(nn.Module, stored.model).to(place))
+            header = read_header(file)
+            hf = cast(PreTrainedModel, cast(nn.Module, gguf.read_model(header, numbers)).to(place))
             family = find_family(architecture_of(hf.config), hf.config)
-            tokenizer = stored.tokenizer if tokenizer is None else tokenizer
-            return _around(hf, hf, family, tokenizer, name, stored.source)
+            tokenizer = read_tokenizer(header) if tokenizer is None else tokenizer
+            return _around(hf, hf, family, tokenizer, name, gguf.source_of(header))
     path = find_directory(name)
     if path is not None:
         if revision is not None:

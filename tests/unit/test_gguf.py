@@ -14,6 +14,8 @@ from tests.models.tiny import D_VOCAB, tiny_hf
 from tests.running import ROOT
 
 pytest.importorskip("gguf")
+import gguf
+
 from tests.models.gguf_files import ADDED, write_gguf
 
 # What llama.cpp's converter writes about each family beside sizes; none is transformers' default.
@@ -67,6 +69,23 @@ def test_logits_are_those_of_the_model_that_was_written(family, tied, tmp_path):
     tokens = torch.randint(3, D_VOCAB, (3, 12), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(run_tokens(model, tokens), logits(hf, tokens), rtol=1e-4, atol=1e-4)
     assert model.bridge.original_model.config.tie_word_embeddings is tied
+
+
+def test_weights_are_dequantised_as_the_package_gguf_does(tmp_path, monkeypatch):
+    kind, add_plain = gguf.GGMLQuantizationType.Q8_0, gguf.GGUFWriter.add_tensor
+
+    def add(writer, name, array):
+        if array.ndim == 1:
+            add_plain(writer, name, array)
+        else:
+            add_plain(writer, name, gguf.quantize(array, kind), raw_dtype=kind)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", add)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8}  # blocks have 32 numbers
+    hf, path = written(tmp_path, "qwen3", config=sizes)
+    stored = gguf.quantize(hf.get_input_embeddings().weight.detach().numpy(), kind)
+    model = eap.load_model(path, device="cpu")
+    assert torch.equal(model.W_E, torch.from_numpy(gguf.dequantize(stored, kind)))
 
 
 def test_provenance_has_the_hash_of_the_file_and_its_quantisation(tmp_path):
