@@ -213,7 +213,7 @@ def graphs(_: Bench, repeats: int) -> list[Row]:
     }
     folder = Path("/tmp") if Path("/tmp").is_dir() else Path()
     for name, (config, n) in shapes.items():
-        for table in (numbering.edge_exists, numbering.receiver_of, contents.edge_exists):
+        for table in (numbering.reads, contents.edge_exists, contents.receiver_of):
             table.cache_clear()
         build = seconds(partial(Graph.from_config, config))
         graph = Graph.from_config(config)

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eap.graph import numbering
-from eap.graph.numbering import GraphConfig
+from eap.graph.numbering import GraphConfig, reads
 from eap.runtime.errors import UserError, quoted
 from eap.runtime.other_names import GRAPH, unknown
 
@@ -23,22 +22,33 @@ from eap.runtime.other_names import GRAPH, unknown
 @lru_cache(maxsize=16)
 def edge_exists(config: GraphConfig) -> Bool[Tensor, "n_forward n_backward"]:
     """Mask of the (sender, receiver) pairs that are edges; shared, so it must not be modified."""
-    return torch.from_numpy(numbering.edge_exists(config).copy())
+    senders = torch.arange(config.n_forward, device="cpu")
+    return senders[:, None] < torch.tensor(reads(config), device="cpu")
 
 
 @lru_cache(maxsize=16)
 def receiver_of(config: GraphConfig) -> Int[Tensor, "n_forward 3"]:
-    """q, k and v receivers of every sender, as in `numbering.receiver_of`; must not be modified."""
-    return torch.from_numpy(numbering.receiver_of(config).copy())
+    """q, k and v receivers of every head; an MLP's receiver three times; -1 for the input.
+
+    The table is shared, so it must not be modified.
+    """
+    table = torch.full((config.n_forward, 3), -1, device="cpu")
+    heads = torch.arange(config.n_heads, device="cpu")
+    kv_heads = torch.tensor([config.kv_head(head) for head in range(config.n_heads)], device="cpu")
+    for layer in range(config.n_layers):
+        q, k, v = (config.receivers(layer, kind).start for kind in "qkv")
+        table[config.heads(layer)] = torch.stack([q + heads, k + kv_heads, v + kv_heads], dim=1)
+        table[config.mlp_sender(layer)] = config.mlp_receiver(layer)
+    return table
 
 
 @lru_cache(maxsize=16)
 def reads_keys(config: GraphConfig) -> Bool[Tensor, " n_backward"]:
     """Mask of the k and v receivers, which are read at a key's position; must not be modified."""
-    reads = torch.zeros(config.n_backward, dtype=torch.bool, device="cpu")
+    mask = torch.zeros(config.n_backward, dtype=torch.bool, device="cpu")
     for layer in range(config.n_layers):
-        reads[config.receivers(layer, "k").start : config.receivers(layer, "v").stop] = True
-    return reads
+        mask[config.receivers(layer, "k").start : config.receivers(layer, "v").stop] = True
+    return mask
 
 
 def has_incoming(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from eap.runtime.errors import UserError, quoted
 from eap.runtime.ranges import Range, whole
@@ -119,6 +119,10 @@ class GraphConfig:
         """Index of the MLP of a layer among the receivers."""
         return (layer + 1) * self._receivers_per_layer - 1
 
+    def layer_of_sender(self, sender: int) -> int:
+        """Layer that a sender belongs to; -1 for the input, `n_layers` for the next free index."""
+        return (sender - 1) // (self.n_heads + 1)
+
     def layer_of_receiver(self, receiver: int) -> int:
         """Layer that a receiver belongs to; `n_layers` for the logits."""
         return receiver // self._receivers_per_layer
@@ -177,39 +181,16 @@ def _receiver_names(config: GraphConfig) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=16)
-def _reads(config: GraphConfig) -> Int[np.ndarray, " n_backward"]:
+def reads(config: GraphConfig) -> Int[np.ndarray, " n_backward"]:
     """Number of senders, from the first on, that have an edge into each receiver."""
-    reads = np.empty(config.n_backward, dtype=np.int64)
+    counts = np.empty(config.n_backward, dtype=np.int64)
     for layer in range(config.n_layers):
         attention = slice(config.receivers(layer, "q").start, config.receivers(layer, "v").stop)
-        reads[attention] = config.senders_before(layer, "attention")
-        reads[config.mlp_receiver(layer)] = config.senders_before(layer, "mlp")
-    reads[config.logits_receiver] = config.senders_before(config.n_layers, "logits")
-    reads.setflags(write=False)
-    return reads
-
-
-@lru_cache(maxsize=16)
-def edge_exists(config: GraphConfig) -> Bool[np.ndarray, "n_forward n_backward"]:
-    """Mask of the (sender, receiver) pairs that are edges; read-only, because callers share it."""
-    exists = np.arange(config.n_forward)[:, None] < _reads(config)
-    exists.setflags(write=False)
-    return exists
-
-
-@lru_cache(maxsize=16)
-def receiver_of(config: GraphConfig) -> Int[np.ndarray, "n_forward 3"]:
-    """q, k and v receivers of every head; an MLP's receiver three times; -1 for the input."""
-    table = np.full((config.n_forward, 3), -1, dtype=np.int64)
-    kv_heads = np.array([config.kv_head(head) for head in range(config.n_heads)])
-    for layer in range(config.n_layers):
-        q, k, v = (config.receivers(layer, kind) for kind in "qkv")
-        table[config.heads(layer)] = np.stack(
-            [np.arange(q.start, q.stop), k.start + kv_heads, v.start + kv_heads], axis=1
-        )
-        table[config.mlp_sender(layer)] = config.mlp_receiver(layer)
-    table.setflags(write=False)
-    return table
+        counts[attention] = config.senders_before(layer, "attention")
+        counts[config.mlp_receiver(layer)] = config.senders_before(layer, "mlp")
+    counts[config.logits_receiver] = config.senders_before(config.n_layers, "logits")
+    counts.setflags(write=False)
+    return counts
 
 
 @lru_cache(maxsize=16)
@@ -232,7 +213,7 @@ def edge_index(config: GraphConfig, edge: str) -> tuple[int, int]:
     """
     sender, _, receiver = str(edge).partition("->")
     i, j = sender_index(config).get(sender), receiver_index(config).get(receiver)
-    if i is None or j is None or i >= _reads(config)[j]:
+    if i is None or j is None or i >= reads(config)[j]:
         raise UserError(
             f"no edge {quoted(str(edge))} in this graph; edges look like 'input->a0.h0<q>' or "
             f"'{config.sender_names[-1]}->logits', and a sender comes before its receiver"

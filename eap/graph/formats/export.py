@@ -8,8 +8,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from eap.graph.contents import GraphContents, edge_exists
-from eap.graph.numbering import GraphConfig
+from eap.graph.contents import GraphContents, edge_exists, reads_keys, receiver_of
 from eap.runtime.atomic import write_atomically
 from eap.runtime.errors import UserError, quoted
 
@@ -18,22 +17,24 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def to_frame(graph: GraphContents, *, in_graph_only: bool) -> pd.DataFrame:
     """Table with a row per edge; see `Graph.to_frame` for the columns."""
-    exists = edge_exists(graph.config).expand(graph.in_graph.shape)
+    config = graph.config
+    exists = edge_exists(config).expand(graph.in_graph.shape)
     place = (graph.in_graph if in_graph_only else exists).nonzero(as_tuple=True)
     i, j = place[-2:]
-    senders = np.array(graph.config.sender_names, dtype=object)[i.numpy()]
-    receivers = np.array(graph.config.receiver_names, dtype=object)[j.numpy()]
-    layers = np.array([layer for layer, _ in map(_place, graph.config.sender_names)])
-    ends = [_place(name, graph.config.n_layers) for name in graph.config.receiver_names]
+    senders = np.array(config.sender_names, dtype=object)[i.numpy()]
+    receivers = np.array(config.receiver_names, dtype=object)[j.numpy()]
+    layers = np.array([config.layer_of_sender(index) for index in range(config.n_forward)])
+    ends = np.array([config.layer_of_receiver(index) for index in range(config.n_backward)])
+    inputs = [name.rstrip(">").partition("<")[2] for name in config.receiver_names]
     spans = np.array(graph.span_names, dtype=object)
     columns = {
         **({"span": spans[place[0].numpy()]} if graph.span_names else {}),
         "edge": senders + "->" + receivers,
         "sender": senders,
         "receiver": receivers,
-        "input": np.array([kind for _, kind in ends], dtype=object)[j.numpy()],
+        "input": np.array(inputs, dtype=object)[j.numpy()],
         "sender_layer": layers[i.numpy()],
-        "receiver_layer": np.array([layer for layer, _ in ends])[j.numpy()],
+        "receiver_layer": ends[j.numpy()],
         "score": graph.scores[place].double().numpy(),
     }
     if graph.standard_errors is not None:
@@ -44,14 +45,6 @@ def to_frame(graph: GraphContents, *, in_graph_only: bool) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _place(name: str, n_layers: int = -1) -> tuple[int, str]:
-    """Layer of a node or receiver (input: -1, logits: `n_layers`), and name of its input."""
-    if name in ("input", "logits"):
-        return (-1 if name == "input" else n_layers), ""
-    node, _, kind = name.rstrip(">").partition("<")
-    return int(node.partition(".")[0][1:]), kind
-
-
 def to_networkx(graph: GraphContents) -> nx.MultiDiGraph:
     """Directed multigraph of the circuit; see `Graph.to_networkx`."""
     network = nx.MultiDiGraph()
@@ -60,7 +53,7 @@ def to_networkx(graph: GraphContents) -> nx.MultiDiGraph:
     for span, index, name in _nodes(graph):
         if name in present:
             component = (*graph.config.sender_names, "logits")[index]
-            layer, _ = _place(component, graph.config.n_layers)
+            layer = graph.config.layer_of_sender(index)  # the logits come after the last sender
             kinds = {"a": "head", "m": "mlp"}
             kind = component if component in ("input", "logits") else kinds[component[0]]
             span_of = {"span": graph.span_names[span]} if graph.span_names else {}
@@ -98,13 +91,15 @@ def node_names(graph: GraphContents) -> list[str]:
 def nodes_behind(graph: GraphContents, receiver: int, span: int = 0) -> list[str]:
     """Nodes that read a receiver; with spans, at each span where they read it.
 
-    A head reads a key or value of one span at that span and at all later spans.
+    All heads that share a key/value head read its receivers. A head reads a key or value of one
+    span at that span and at all later spans.
     """
-    name = graph.config.receiver_names[receiver]
-    nodes = nodes_of_receiver(graph.config, name)
+    config = graph.config
+    readers = (receiver_of(config) == receiver).any(dim=1).nonzero().flatten().tolist()
+    nodes = [config.sender_names[reader] for reader in readers] or ["logits"]
     if not graph.span_names:
         return nodes
-    stop = len(graph.span_names) if name.endswith(("<k>", "<v>")) else span + 1
+    stop = len(graph.span_names) if reads_keys(config)[receiver] else span + 1
     return [f"{node} @ {at}" for at in graph.span_names[span:stop] for node in nodes]
 
 
@@ -139,16 +134,6 @@ def _sending(graph: GraphContents) -> set[str]:
 def drawn_nodes(graph: GraphContents, ends: Mapping[str, Sequence[str]]) -> set[str]:
     """Nodes of the circuit, including nodes that its edges enter and that send nothing."""
     return _sending(graph).union(*ends.values())
-
-
-def nodes_of_receiver(config: GraphConfig, receiver: str) -> list[str]:
-    """Node behind a receiver, or all heads that share a key/value head."""
-    node = receiver.partition("<")[0]
-    layer, shared, kv_head = node.partition(".kv")
-    if not shared:
-        return [node]
-    heads = range(config.n_heads)
-    return [f"{layer}.h{head}" for head in heads if config.kv_head(head) == int(kv_head)]
 
 
 def write_graphml(graph: GraphContents, path: Path) -> None:
