@@ -12,8 +12,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 import eap
-from eap.graph import selection, spans
-from eap.graph.contents import edge_exists
+from eap.graph import selection
+from eap.graph.contents import EDGE_TENSORS, NODE_TENSORS, edge_exists
 from eap.graph.formats import export, files
 from eap.graph.formats.files import Schema
 from eap.graph.labels import check_labels, read_labels
@@ -107,7 +107,13 @@ class Graph(NamedEdges):
         without spans. The sums have no standard errors, because the scores at different spans vary
         together over the examples.
         """
-        return spans.over_spans(self)
+        if not self.span_names:
+            return self
+        nodes = None if self.node_scores is None else self.node_scores.sum(dim=0)
+        return replace(
+            self, scores=self.scores.sum(dim=0), in_graph=self.in_any_span, standard_errors=None,
+            is_exact=None, node_scores=nodes, node_errors=None, span_names=(),
+        )  # fmt: skip
 
     def at_span(self, name: str) -> "Graph":
         """Make the graph of one span, without a span axis.
@@ -118,7 +124,11 @@ class Graph(NamedEdges):
         Raises:
             UserError: this graph has no such span.
         """
-        return spans.at_span(self, name)
+        span, parts = self._span_index(name), dict[str, Any](span_names=())
+        for part in (*EDGE_TENSORS, *NODE_TENSORS):
+            tensor = getattr(self, part)
+            parts[part] = None if tensor is None else tensor[span]
+        return replace(self, **parts)
 
     @checked
     def at_all_spans(self, span_names: Sequence[str]) -> "Graph":
@@ -132,7 +142,14 @@ class Graph(NamedEdges):
         Raises:
             UserError: this graph has spans already, no span is named, or two have one name.
         """
-        return spans.at_all_spans(self, span_names)
+        if self.span_names or not span_names:
+            raise UserError("give at least one span name, for a graph that has no spans yet")
+        in_graph = self.in_graph.expand(len(span_names), -1, -1).clone()
+        unknown = self.scores.new_full(in_graph.shape, torch.nan)
+        return replace(
+            self, scores=unknown, in_graph=in_graph, standard_errors=None, is_exact=None,
+            node_scores=None, node_errors=None, span_names=tuple(span_names),
+        )  # fmt: skip
 
     # ---- selections ----------------------------------------------------------------------------
 
@@ -215,7 +232,8 @@ class Graph(NamedEdges):
         Example:
             >>> circuit = graph.greedy(200).prune()
         """
-        return replace(self, in_graph=selection.greedy(self, n, by))
+        order = selection.greedy_order(self, n, by)
+        return replace(self, in_graph=selection.first_edges(self, order))
 
     @checked
     def greedy_circuits(self, sizes: Sequence[int], *, by: By = "magnitude") -> Iterator["Graph"]:

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from eap.graph import spans
 from eap.graph.contents import GraphContents, edge_exists
 from eap.graph.numbering import edge_index
+from eap.runtime.errors import UserError, quoted
 from eap.runtime.notebooks import html_table
 
 N_ROWS = 10  # rows shown in a notebook
@@ -110,7 +110,17 @@ class NamedEdges(GraphContents):
         if not self.span_names:
             return self.index(edge)
         name, _, span = str(edge).partition(" @ ")
-        return (spans.span_index(self, span), *self.index(name))
+        return (self._span_index(span), *self.index(name))
+
+    def _span_index(self, name: str) -> int:
+        """Number of a span, by its name."""
+        if name not in self.span_names:
+            names = quoted(", ".join(self.span_names), 200)
+            raise UserError(
+                f"no span {quoted(name, 60)}; this graph has {names}, and names of edges at a span "
+                "end in ' @ ' and the span's name"
+            )
+        return self.span_names.index(name)
 
     def edges(self, *, in_graph_only: bool = True) -> Iterator[Edge]:
         """Iterate over edges as `Edge` objects, in the order of their senders.

@@ -68,18 +68,6 @@ def threshold(graph: GraphContents, minimum: float | Tensor, by: By = "magnitude
     return (edge_ranks(graph, by) >= minimum) & edge_exists(graph.config)
 
 
-def greedy(graph: GraphContents, n: int, by: By = "magnitude") -> Edges:
-    """Select greedily: `n` times, add the best edge whose receiver's node is in the circuit.
-
-    The selection starts from the logits alone, and the sender of an added edge joins the circuit
-    (Hanna et al. 2024, section 4.1). Ties go to the earlier receiver, then to the earlier sender.
-
-    Raises:
-        UserError: fewer than `n` edges, unknown scores, or an unknown order.
-    """
-    return first_edges(graph, greedy_order(graph, n, by))
-
-
 def first_edges(graph: GraphContents, order: Order) -> Edges:
     """Mask of the edges in an order, or in the beginning of one."""
     kept = torch.zeros_like(graph.in_graph)
@@ -90,7 +78,13 @@ def first_edges(graph: GraphContents, order: Order) -> Edges:
 def greedy_order(graph: GraphContents, n: int, by: By = "magnitude") -> Order:
     """Indices of the first `n` edges, in the order in which greedy selection adds them.
 
-    The circuit of any smaller size is the beginning of this order, `order[:, :m]`.
+    The selection starts from the logits alone; in each step, it adds the best edge whose receiver's
+    node is in the circuit, and with it the edge's sender (Hanna et al. 2024, section 4.1). Ties go
+    to the earlier receiver, then to the earlier sender. The circuit of any smaller size is the
+    beginning of this order, `order[:, :m]`.
+
+    Raises:
+        UserError: fewer than `n` edges, unknown scores, or an unknown order.
     """
     n = check_number(n, graph.n_edges)
     config, values = graph.config, edge_ranks(graph, by)
