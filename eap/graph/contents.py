@@ -6,6 +6,7 @@ and every operation is a matrix operation. The modules `selection` (choosing edg
 combines them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,21 @@ EDGE_TENSORS = ("scores", "in_graph", "standard_errors", "is_exact")
 NODE_TENSORS = ("node_scores", "node_errors")
 
 
+def check_shapes(config: GraphConfig, tensors: Mapping[str, Any], *, n_spans: int = 0) -> None:
+    """Check the shapes of the tensors of a graph, by their names; other values are ignored.
+
+    Raises:
+        UserError: a tensor of another shape, or a value that is no tensor.
+    """
+    nodes = [n_spans, config.n_forward] if n_spans else [config.n_forward]
+    for name in (*EDGE_TENSORS, *NODE_TENSORS):
+        tensor = tensors.get(name)
+        shape = nodes if name in NODE_TENSORS else [*nodes, config.n_backward]
+        found = list(getattr(tensor, "shape", ()))
+        if tensor is not None and found != shape:
+            raise UserError(f"{name} is {found}; a graph of this shape has {shape}")
+
+
 @dataclass(frozen=True, eq=False)
 class GraphContents:
     """Fields of a `Graph`; see the documentation of `Graph`."""
@@ -94,17 +110,7 @@ class GraphContents:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(f"two spans are named {quoted(twice, 60)}; give each its own name")
-        nodes = (*([len(self.span_names)] if self.span_names else []), self.config.n_forward)
-        shapes: dict[str, tuple[int, ...]] = {
-            **dict.fromkeys(EDGE_TENSORS, (*nodes, self.config.n_backward)),
-            **dict.fromkeys(NODE_TENSORS, nodes),
-        }
-        for name, shape in shapes.items():
-            tensor = getattr(self, name)
-            if tensor is not None and tuple(tensor.shape) != shape:
-                raise UserError(
-                    f"{name} is {list(tensor.shape)}; a graph of this shape has {list(shape)}"
-                )
+        check_shapes(self.config, vars(self), n_spans=len(self.span_names))
 
     if not TYPE_CHECKING:  # a type checker would accept every name
 

@@ -12,15 +12,14 @@ node; the library's reader ignores keys that it does not know.
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from eap.graph.contents import GraphContents, edge_exists, has_incoming
-from eap.graph.labels import check_labels
 from eap.graph.numbering import GraphConfig, receiver_index, sender_index
 from eap.graph.selection import among
 from eap.runtime.errors import UserError, first_line, quoted
@@ -43,6 +42,7 @@ def to_document(graph: GraphContents, *, schema: str) -> dict[str, Any]:
     if schema == "paper":
         config = {name: config[name] for name in ("n_layers", "n_heads", "parallel_attn_mlp")}
     sign = file_sign(graph.higher_is_better)
+    signed = with_sign(graph, sign)
     return {
         "cfg": config,
         "score_sign": sign,
@@ -50,8 +50,8 @@ def to_document(graph: GraphContents, *, schema: str) -> dict[str, Any]:
         "dtype": str(graph.scores.dtype).removeprefix("torch."),
         "provenance": graph.provenance,
         **texts_of(graph),
-        "nodes": _node_entries(graph, sign, booleans=schema == "paper"),
-        "edges": {} if is_of_nodes_alone(graph) else _edge_entries(graph, sign),
+        "nodes": _node_entries(signed, booleans=schema == "paper"),
+        "edges": {} if is_of_nodes_alone(graph) else _edge_entries(signed),
     }
 
 
@@ -100,10 +100,16 @@ def turned(scores: Tensor, sign: int) -> Tensor:
     return scores if sign == 1 else 0 - scores
 
 
-def _edge_entries(graph: GraphContents, sign: int) -> dict[str, dict[str, Any]]:
+def with_sign(graph: GraphContents, sign: int) -> GraphContents:
+    """Graph with the scores of edges and nodes times `sign`."""
+    nodes = None if graph.node_scores is None else turned(graph.node_scores, sign)
+    return replace(graph, scores=turned(graph.scores, sign), node_scores=nodes)
+
+
+def _edge_entries(graph: GraphContents) -> dict[str, dict[str, Any]]:
     exists = edge_exists(graph.config)
     columns = {
-        "score": _numbers(turned(graph.scores[exists], sign), "scores"),
+        "score": _numbers(graph.scores[exists], "scores"),
         "in_graph": graph.in_graph[exists].tolist(),
     }
     if graph.standard_errors is not None:
@@ -119,7 +125,7 @@ def _edge_entries(graph: GraphContents, sign: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def _node_entries(graph: GraphContents, sign: int, *, booleans: bool) -> dict[str, Any]:
+def _node_entries(graph: GraphContents, *, booleans: bool) -> dict[str, Any]:
     present = graph.nodes_in_graph()
     senders = graph.config.sender_names
     if booleans:
@@ -127,10 +133,7 @@ def _node_entries(graph: GraphContents, sign: int, *, booleans: bool) -> dict[st
     entries: dict[str, dict[str, Any]] = {
         name: {"in_graph": name in present} for name in (*senders, "logits")
     }
-    for key, scores in (
-        ("score", None if graph.node_scores is None else turned(graph.node_scores, sign)),
-        ("standard_error", graph.node_errors),
-    ):
+    for key, scores in (("score", graph.node_scores), ("standard_error", graph.node_errors)):
         if scores is not None:
             for name, value in zip(senders, _numbers(scores, "node scores"), strict=True):
                 entries[name][key] = value
@@ -147,85 +150,51 @@ def _numbers(values: Tensor, what: str) -> list[float | None]:
 # ---- reading -------------------------------------------------------------------------------------
 
 
-def from_document(document: Any, *, sign: int | None) -> GraphContents:
-    """Read the graph of a document in any of the supported forms.
+def read_document(document: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and fields of the graph of a document in any of the supported forms.
 
     Args:
         document: content of a JSON file.
-        sign: factor for the scores; None: chosen by the origin of the file.
+
+    Returns:
+        The document, with the names of its parts that a graph cannot hold as `left_out`; and the
+        fields that it gives to a graph, with scores as in the file.
 
     Raises:
         UserError: the document is not a graph, or parts of it contradict one another.
     """
-    document = _mapping(document, "a graph's file")
+    document = mapping(document, "a graph's file")
     for key in ("cfg", "nodes", "edges"):
         if key not in document:
             raise UserError(f"no {key!r}; a graph's file has 'cfg', 'nodes' and 'edges'")
     config = read_config(document["cfg"])
-    nodes = _mapping(document["nodes"], "'nodes'")
-    edges = _mapping(document["edges"], "'edges'")
-    if not _fits(config, len(edges)):
-        raise UserError(_misfit(config, len(edges)))
     dtype = DTYPES.get(str(document.get("dtype", "float32")))
     if dtype is None:
         raise UserError(
             f"dtype {quoted(str(document['dtype']), 40)} is none of {', '.join(DTYPES)}"
         )
-    node_columns = _read_nodes(config, nodes, dtype)
-    edge_columns = _read_edges(config, edges, dtype)
-    if not edges and node_columns["kept"] is not None:
-        kept = among(config, node_columns["kept"]) & edge_exists(config)
-        edge_columns["in_graph"] = kept
-    unread = [key for key in ("neurons", "neurons_scores") if _any_has(nodes, key)]
-    return finish(
-        document,
-        own="n_kv_heads" in document["cfg"],
-        sign=sign,
-        unread=unread,
-        config=config,
-        node_scores=node_columns["score"],
-        node_errors=node_columns["standard_error"],
-        **edge_columns,
-    )
-
-
-def finish(
-    header: Mapping[str, Any], *, own: bool, sign: int | None, unread: list[str], **fields: Any
-) -> GraphContents:
-    """Turn the sign of the scores as the origin of the file requires, and record it in provenance.
-
-    Args:
-        header: `score_sign`, `higher_is_better`, `provenance`, `labels` and `groups`, as far as the
-            file has them.
-        own: whether this package wrote the file, perhaps before `score_sign` was recorded.
-        sign: factor for the scores; None: chosen by the origin of the file.
-        unread: names of parts of the file that a graph cannot hold.
-        fields: fields of the graph, with scores as in the file.
-    """
-    provenance = dict(_mapping(header.get("provenance") or {}, "'provenance'"))
-    better = header.get("higher_is_better")
-    written = header.get("score_sign")
-    if better is not None and not isinstance(better, bool):
-        raise UserError("'higher_is_better' is neither true, false nor null")
-    if written is not None and (isinstance(written, bool) or written not in (1, -1)):
-        raise UserError("'score_sign' is neither 1 nor -1")
-    if written is None and not (own and "provenance" in header):
-        # In files of other programs, positive is helpful; so the sign is turned by default.
-        better = True if sign in (None, -1) else None
-        factor = -1 if sign is None else sign
-        provenance["read_from"] = {"signs": "turned" if factor == -1 else "as in the file"}
-        if unread:
-            provenance["read_from"]["left_out"] = unread
-    else:
-        factor = sign or written or 1
-    for name in ("scores", "node_scores"):
-        if fields.get(name) is not None:
-            fields[name] = turned(fields[name], factor)
-    # These keys may have another meaning in files of other programs.
-    texts: dict[str, Any] = {key: header.get(key) or {} for key in TEXTS if written is not None}
-    for each in texts.values():
-        check_labels(fields["config"], each)
-    return GraphContents(provenance=provenance, higher_is_better=better, **texts, **fields)
+    edges = _read_edges(config, mapping(document["edges"], "'edges'"), dtype)
+    nodes = {
+        name: {"in_graph": node} if isinstance(node, bool) else mapping(node, f"node {name!r}")
+        for name, node in mapping(document["nodes"], "'nodes'").items()
+    }
+    if unknown := nodes.keys() - {*config.sender_names, "logits"}:
+        raise UserError(f"{quoted(min(unknown), 60)} is not a node of this shape")
+    senders = [nodes.get(name, {}) for name in config.sender_names]
+    kept = _column(senders, "in_graph", torch.bool, False)
+    if not document["edges"] and kept.any():
+        kept[0] = True
+        edges["in_graph"] = among(config, kept) & edge_exists(config)
+    left_out = [key for key in ("neurons", "neurons_scores") if _any_has(nodes.values(), key)]
+    written = document.get("score_sign")
+    if written is None and "provenance" in document and "n_kv_heads" in document["cfg"]:
+        written = 1  # this package wrote the file, before it recorded the sign
+    return {**document, "score_sign": written, "left_out": left_out}, {
+        "config": config,
+        "node_scores": _known_column(senders, "score", dtype, math.nan),
+        "node_errors": _known_column(senders, "standard_error", dtype, math.nan),
+        **edges,
+    }
 
 
 def read_config(cfg: Any) -> GraphConfig:
@@ -234,131 +203,89 @@ def read_config(cfg: Any) -> GraphConfig:
     Raises:
         UserError: the value is not a shape, or the shape is too large for any file.
     """
-    cfg = _mapping(cfg, "'cfg'")
+    cfg = mapping(cfg, "'cfg'")
+    names = [part.name for part in fields(GraphConfig)]
+    given = {name: cfg[name] for name in names if cfg.get(name) is not None}
     for name in ("n_layers", "n_heads"):
-        if name not in cfg:
+        if name not in given:
             raise UserError(f"no {name!r} in 'cfg'")
-
-    def given(name: str, default: Any) -> Any:
-        value = cfg.get(name)
-        return default if value is None else value
-
-    return GraphConfig(
-        n_layers=cfg["n_layers"],
-        n_heads=cfg["n_heads"],
-        d_model=given("d_model", 0),
-        n_kv_heads=given("n_kv_heads", cfg["n_heads"]),
-        parallel_attn_mlp=given("parallel_attn_mlp", False),
-        expanded_kv=given("expanded_kv", False),
-    )
-
-
-def _fits(config: GraphConfig, n_edges: int) -> bool:
-    """Whether a shape can have this number of edges; checked before large tensors are made."""
-    slim = n_edges < config.n_edges and config.n_forward * config.n_backward <= MOST_PAIRS
-    return slim or n_edges == config.n_edges
-
-
-def _misfit(config: GraphConfig, n_edges: int) -> str:
-    missing = config.n_edges - n_edges
-    return f"{n_edges:,} edges where this shape has {config.n_edges:,} ({missing:+,})"
+    return GraphConfig(**{"d_model": 0, "n_kv_heads": given["n_heads"], **given})
 
 
 def _read_edges(
     config: GraphConfig, edges: Mapping[str, Any], dtype: torch.dtype
 ) -> dict[str, Tensor | None]:
-    """Columns of the edges; edges that are not listed are not kept and have unknown scores."""
-    infos = [_mapping(info, f"edge {quoted(name, 60)}") for name, info in edges.items()]
-    complete = len(edges) == config.n_edges
-    if not complete and not all(info.get("in_graph", True) is True for info in infos):
-        raise UserError(f"{_misfit(config, len(edges))}, and not all of them are in the circuit")
+    """Tensors of the edges; edges that are not listed are not kept and have unknown scores."""
+    infos = [mapping(info, f"edge {quoted(name, 60)}") for name, info in edges.items()]
+    missing = config.n_edges - len(edges)
+    misfit = f"{len(edges):,} edges where this shape has {config.n_edges:,} ({missing:+,})"
+    # Checked before large tensors are made.
+    if missing < 0 or (missing and config.n_forward * config.n_backward > MOST_PAIRS):
+        raise UserError(misfit)
+    if missing and not all(info.get("in_graph", True) is True for info in infos):
+        raise UserError(f"{misfit}, and not all of them are in the circuit")
     exists = edge_exists(config)
     split = [name.partition("->") for name in edges]
-    sender_of, receiver_of = sender_index(config), receiver_index(config)
-    for name, (sender, _, receiver) in zip(edges, split, strict=True):
-        if sender not in sender_of or receiver not in receiver_of:
-            raise UserError(f"{quoted(name, 60)} names a node that this shape does not have")
+    position, position_read = sender_index(config), receiver_index(config)
+    try:
+        ends = [position[name] for name, _, _ in split], [position_read[name] for *_, name in split]
+    except KeyError as error:
+        name = quoted(error.args[0], 60)
+        raise UserError(f"an edge ends at {name}, which is not a node of this shape") from None
     senders, receivers = (
-        torch.tensor(ends, dtype=torch.long, device=exists.device)
-        for ends in (
-            [sender_of[sender] for sender, _, _ in split],
-            [receiver_of[receiver] for _, _, receiver in split],
-        )
+        torch.tensor(indices, dtype=torch.long, device=exists.device) for indices in ends
     )
     if not exists[senders, receivers].all():
         wrong = int((~exists[senders, receivers]).nonzero()[0])
         raise UserError(f"{quoted(list(edges)[wrong], 60)} is not an edge of this shape")
 
-    def place(values: list[Any], outside: Any, kind: torch.dtype) -> Tensor:
-        column = torch.zeros(exists.shape, dtype=kind, device=exists.device)
-        column[exists] = outside
-        column[senders, receivers] = torch.tensor(values, dtype=kind, device=exists.device)
-        return column
-
-    def numbers(key: str) -> Tensor:
-        return place(_read_column(infos, key, _number, math.nan), math.nan, dtype)
-
-    def flags(key: str, default: bool) -> Tensor:
-        return place(_read_column(infos, key, _flag, default), False, torch.bool)
+    def placed(column: Tensor | None) -> Tensor | None:
+        if column is None:
+            return None
+        table = column.new_zeros(exists.shape)
+        if column.is_floating_point():
+            table[exists] = math.nan
+        table[senders, receivers] = column
+        return table
 
     return {
-        "scores": numbers("score"),
-        "in_graph": flags("in_graph", not complete),
-        "standard_errors": numbers("standard_error") if _any_has(edges, "standard_error") else None,
-        "is_exact": flags("exact", False) if _any_has(edges, "exact") else None,
+        "scores": placed(_column(infos, "score", dtype, math.nan)),
+        "in_graph": placed(_column(infos, "in_graph", torch.bool, missing > 0)),
+        "standard_errors": placed(_known_column(infos, "standard_error", dtype, math.nan)),
+        "is_exact": placed(_known_column(infos, "exact", torch.bool, False)),
     }
 
 
-def _read_nodes(
-    config: GraphConfig, nodes: Mapping[str, Any], dtype: torch.dtype
-) -> dict[str, Tensor | None]:
-    """Scores and errors of the senders, and a mask of those kept (None if there are none)."""
-    position = sender_index(config)
-    kept = torch.zeros(config.n_forward, dtype=torch.bool, device="cpu")
-    columns: dict[str, Tensor | None] = {"score": None, "standard_error": None}
-    for name, info in nodes.items():
-        if name not in position and name != "logits":
-            raise UserError(f"{quoted(name, 60)} is not a node of this shape")
-        entry = {"in_graph": info} if isinstance(info, bool) else _mapping(info, f"node {name!r}")
-        if name == "logits":
-            continue
-        kept[position[name]] = _read_column([entry], "in_graph", _flag, False)[0]
-        for key in columns:
-            if key in entry:
-                column = columns[key]
-                if column is None:
-                    column = torch.full((config.n_forward,), math.nan, dtype=dtype, device="cpu")
-                    columns[key] = column
-                column[position[name]] = _read_column([entry], key, _number, math.nan)[0]
-    circuit = kept.any()
-    kept[0] = True
-    return {**columns, "kept": kept if circuit else None}
-
-
-def _read_column(
-    entries: list[Mapping[str, Any]], key: str, is_valid: Callable[[Any], bool], default: Any
-) -> list[Any]:
+def _column(
+    entries: Sequence[Mapping[str, Any]], key: str, dtype: torch.dtype, default: float
+) -> Tensor:
     """Values of one key in every entry; missing or null values become the default."""
     values = [entry.get(key) for entry in entries]
+    kinds = {bool} if dtype == torch.bool else {int, float}
     for value in values:
-        if value is not None and not is_valid(value):
+        if value is not None and type(value) not in kinds:
             raise UserError(f"{key!r} of an edge or node is {repr(value)[:40]}")
-    return [default if value is None else value for value in values]
+    known = [default if value is None else value for value in values]
+    return torch.tensor(known, dtype=dtype, device="cpu")
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool))
+def _known_column(
+    entries: Sequence[Mapping[str, Any]], key: str, dtype: torch.dtype, default: float
+) -> Tensor | None:
+    """The same; None if no entry has the key."""
+    return _column(entries, key, dtype, default) if _any_has(entries, key) else None
 
 
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
+def _any_has(entries: Iterable[Mapping[str, Any]], key: str) -> bool:
+    return any(key in entry for entry in entries)
 
 
-def _any_has(entries: Mapping[str, Any], key: str) -> bool:
-    return any(isinstance(entry, Mapping) and key in entry for entry in entries.values())
+def mapping(value: Any, what: str) -> Mapping[str, Any]:
+    """`value`, if it is a JSON object.
 
-
-def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    Raises:
+        UserError: it is not.
+    """
     if not isinstance(value, Mapping):
         raise UserError(f"{what[:80]} is not a JSON object but {type(value).__name__}")
     return value

@@ -10,7 +10,6 @@ turned. `.safetensors` files belong to this package alone, and their sign is not
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,11 +23,13 @@ from eap.graph.contents import (
     EDGE_TENSORS,
     NODE_TENSORS,
     GraphContents,
+    check_shapes,
     edge_exists,
     has_incoming,
 )
 from eap.graph.formats import documents
-from eap.graph.numbering import GraphConfig, receiver_index, sender_index
+from eap.graph.labels import check_labels
+from eap.graph.numbering import receiver_index, sender_index
 from eap.runtime.atomic import write_atomically
 from eap.runtime.errors import UserError, quoted
 from eap.runtime.first_bytes import kind_of
@@ -37,6 +38,14 @@ Schema = Literal["library", "paper"]
 
 _SUFFIXES = (".json", ".pt", ".safetensors")
 _BOOLEAN = ("in_graph", "is_exact")
+_TORCH_KEYS = {
+    "scores": "edges_scores",
+    "in_graph": "edges_in_graph",
+    "standard_errors": "standard_errors",
+    "is_exact": "is_exact",
+    "node_scores": "nodes_scores",
+    "node_errors": "node_errors",
+}  # keys of the tensors in `.pt` files
 _LONGEST = 400  # largest number of characters of a message
 
 # Errors that readers raise for a damaged file: zip, pickle, JSON, allocation, arithmetic.
@@ -53,14 +62,14 @@ def write(graph: GraphContents, path: Path, *, schema: Schema = "library") -> No
         UserError: as for `check_format`.
     """
     check_format(graph, path, schema=schema)
-    if path.suffix == ".json":
-        content = documents.text_of(documents.to_document(graph, schema=schema)).encode()
-        _write(path, lambda temporary: temporary.write_bytes(content))
-    elif path.suffix == ".safetensors":
-        content = _safetensors_of(graph)
-        _write(path, lambda temporary: temporary.write_bytes(content))
-    else:
-        _write(path, lambda temporary: torch.save(_torch_dict_of(graph), temporary))
+    with write_atomically(path) as temporary:
+        if path.suffix == ".json":
+            text = documents.text_of(documents.to_document(graph, schema=schema))
+            temporary.write_text(text, encoding="utf8")
+        elif path.suffix == ".safetensors":
+            temporary.write_bytes(_safetensors_of(graph))
+        else:
+            torch.save(_torch_dict_of(graph), temporary)
 
 
 def check_format(graph: GraphContents, path: Path, *, schema: Schema = "library") -> None:
@@ -95,11 +104,6 @@ def check_format(graph: GraphContents, path: Path, *, schema: Schema = "library"
         )
 
 
-def _write(path: Path, write_to: Callable[[Path], Any]) -> None:
-    with write_atomically(path) as temporary:
-        write_to(temporary)
-
-
 def _safetensors_of(graph: GraphContents) -> bytes:
     tensors: dict[str, Tensor] = {}
     for name in (*EDGE_TENSORS, *NODE_TENSORS):
@@ -120,25 +124,17 @@ def _safetensors_of(graph: GraphContents) -> bytes:
 def _torch_dict_of(graph: GraphContents) -> dict[str, Any]:
     """Dictionary that the EAP-IG library reads, with further keys of this package."""
     sign = documents.file_sign(graph.higher_is_better)
+    signed = documents.with_sign(graph, sign)
+    tensors = {key: getattr(signed, name) for name, key in _TORCH_KEYS.items()}
     # In the library, a node is in the graph if it has edges in and out; the input always is.
     nodes = has_incoming(graph.config, graph.in_graph) & graph.in_graph.any(dim=1)
-    tensors = {
-        "edges_scores": documents.turned(graph.scores, sign),
-        "edges_in_graph": graph.in_graph,
-        "nodes_in_graph": nodes,
-        "nodes_scores": None
-        if graph.node_scores is None
-        else documents.turned(graph.node_scores, sign),
-        "standard_errors": graph.standard_errors,
-        "is_exact": graph.is_exact,
-        "node_errors": graph.node_errors,
-    }
     return {
         "cfg": asdict(graph.config),
         "src_nodes": list(graph.config.sender_names),
         "dst_nodes": list(graph.config.receiver_names),
         # torch.save would write all of the memory behind a view, such as every span.
-        **{name: tensor.clone() for name, tensor in tensors.items() if tensor is not None},
+        **{key: tensor.clone() for key, tensor in tensors.items() if tensor is not None},
+        "nodes_in_graph": nodes,
         "score_sign": sign,
         "higher_is_better": graph.higher_is_better,
         "provenance": documents.text_of(graph.provenance),
@@ -170,10 +166,12 @@ def read(path: Path, *, sign: int | None = None) -> GraphContents:
         raise UserError(f"cannot read a graph from {shown}: it is not a regular file")
     try:
         if path.suffix == ".safetensors":
-            return _read_safetensors(path, sign)
-        if path.suffix == ".pt":
-            return _read_torch(path, sign)
-        return documents.from_document(json.loads(path.read_text("utf-8-sig")), sign=sign)
+            header, fields = _read_safetensors(path)
+        elif path.suffix == ".pt":
+            header, fields = _read_torch(path)
+        else:
+            header, fields = documents.read_document(json.loads(path.read_text("utf-8-sig")))
+        return _contents(header, fields, sign)
     except FileNotFoundError:
         raise UserError(f"no graph at {shown}") from None
     except OSError as error:
@@ -208,62 +206,48 @@ def _damage(path: Path, error: Exception) -> str:
     return " ".join(f"{type(error).__name__} {error}".split())[:100]
 
 
-def _read_safetensors(path: Path, sign: int | None) -> GraphContents:
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header of a file (see `_contents`), and fields that it gives to a graph."""
     with safe_open(path, framework="pt") as file:
         header = json.loads((file.metadata() or {})["graph"])
-        names = list(file.keys())
-        if unknown := set(names) - {*EDGE_TENSORS, *NODE_TENSORS}:
-            raise UserError(f"{quoted(min(unknown), 60)} is not part of a graph")
-        tensors = {name: file.get_tensor(name) for name in names}
-    if missing := {"scores", "in_graph"} - set(names):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if unknown := tensors.keys() - {*EDGE_TENSORS, *NODE_TENSORS}:
+        raise UserError(f"{quoted(min(unknown), 60)} is not part of a graph")
+    if missing := {"scores", "in_graph"} - tensors.keys():
         raise UserError(f"no {min(missing)}")
     spans = header.get("span_names", [])
     if not isinstance(spans, list) or not all(isinstance(name, str) for name in spans):
         raise UserError("'span_names' is not a list of names")
-    return documents.finish(
-        {**header, "score_sign": 1},
-        own=True,
-        sign=sign,
-        unread=[],
-        config=_checked(documents.read_config(header["cfg"]), tensors, n_spans=len(spans)),
-        span_names=tuple(spans),
-        **tensors,
-    )
+    config = documents.read_config(header["cfg"])
+    return {**header, "score_sign": 1}, {"config": config, "span_names": tuple(spans), **tensors}
 
 
-def _read_torch(path: Path, sign: int | None) -> GraphContents:
+def _read_torch(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header of a file (see `_contents`), and fields that it gives to a graph."""
     saved = torch.load(path, weights_only=True, map_location="cpu")
     required = ("cfg", "src_nodes", "dst_nodes", "edges_scores", "edges_in_graph")
     if not isinstance(saved, dict) or (missing := [key for key in required if key not in saved]):
         lacking = "" if not isinstance(saved, dict) else f", and this file has no {missing[0]!r}"
         raise UserError(f"a graph's .pt file has {', '.join(required)}{lacking}")
     config = documents.read_config(saved["cfg"])
-    names = {
-        "scores": "edges_scores",
-        "in_graph": "edges_in_graph",
-        "standard_errors": "standard_errors",
-        "is_exact": "is_exact",
-        "node_scores": "nodes_scores",
-        "node_errors": "node_errors",
-    }
-    tensors = {ours: saved[key] for ours, key in names.items() if saved.get(key) is not None}
-    for name in _BOOLEAN:  # some versions of the library store them as numbers
-        if isinstance(tensors.get(name), Tensor) and not tensors[name].is_complex():
-            tensors[name] = tensors[name] != 0
-    _checked(config, tensors, outside=False)
+    tensors = {name: saved[key] for name, key in _TORCH_KEYS.items() if saved.get(key) is not None}
+    for name in tensors.keys() & set(_BOOLEAN):
+        tensors[name] = tensors[name] != 0  # some versions of the library store them as numbers
+    check_shapes(config, tensors)
     senders = _order(saved["src_nodes"], sender_index(config), "src_nodes")
     receivers = _order(saved["dst_nodes"], receiver_index(config), "dst_nodes")
-    exists = edge_exists(config)
     for name, tensor in tensors.items():
-        tensors[name] = tensor.detach()[senders]
+        ordered = tensor.detach()[senders]
         if name in EDGE_TENSORS:
             # Values at pairs that are not edges have no meaning.
-            tensors[name] = tensors[name][:, receivers].masked_fill(~exists, 0)
+            ordered = ordered[:, receivers].masked_fill(~edge_exists(config), 0)
+        tensors[name] = ordered
     header = {key: saved.get(key) for key in ("score_sign", "higher_is_better", *documents.TEXTS)}
     provenance = saved.get("provenance")
     header["provenance"] = json.loads(provenance) if isinstance(provenance, str) else provenance
-    unread = [key for key in ("neurons_in_graph", "neurons_scores") if saved.get(key) is not None]
-    return documents.finish(header, own=False, sign=sign, unread=unread, config=config, **tensors)
+    unread = ("neurons_in_graph", "neurons_scores")
+    header["left_out"] = [key for key in unread if saved.get(key) is not None]
+    return header, {"config": config, **tensors}
 
 
 def _order(names: Any, position: dict[str, int], what: str) -> list[int]:
@@ -274,21 +258,42 @@ def _order(names: Any, position: dict[str, int], what: str) -> list[int]:
     return [place[name] for name in position]
 
 
-def _checked(
-    config: GraphConfig, tensors: dict[str, Any], *, outside: bool = True, n_spans: int = 0
-) -> GraphConfig:
-    """`config`, after checking tensor shapes against it, before anything large is made."""
-    spans = (n_spans,) if n_spans else ()
-    for name, tensor in tensors.items():
-        shape: tuple[int, ...] = (*spans, config.n_forward, config.n_backward)
-        shape = shape[:-1] if name in NODE_TENSORS else shape
-        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
-            size = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise UserError(f"{name} is {size}; this graph is {list(shape)}")
-        if (tensor.dtype == torch.bool) != (name in _BOOLEAN) or not (
-            tensor.dtype == torch.bool or tensor.is_floating_point()
-        ):
+def _contents(header: dict[str, Any], fields: dict[str, Any], sign: int | None) -> GraphContents:
+    """Graph of a file, with the sign of the scores that the origin of the file requires.
+
+    Args:
+        header: `score_sign`, `higher_is_better`, `provenance`, `labels` and `groups`, as far as the
+            file has them, and the names of its parts that a graph cannot hold (`left_out`).
+        fields: the other fields of the graph, with scores as in the file.
+        sign: factor for the scores; None: chosen by the origin of the file.
+    """
+    provenance = dict(documents.mapping(header.get("provenance") or {}, "'provenance'"))
+    better, written = header.get("higher_is_better"), header.get("score_sign")
+    if better is not None and not isinstance(better, bool):
+        raise UserError("'higher_is_better' is neither true, false nor null")
+    if written is not None and (isinstance(written, bool) or written not in (1, -1)):
+        raise UserError("'score_sign' is neither 1 nor -1")
+    texts: dict[str, Any] = {}
+    if written is None:
+        # In files of other programs, positive is helpful; so the sign is turned by default.
+        factor = sign or -1
+        better = True if factor == -1 else None
+        provenance["read_from"] = {"signs": "turned" if factor == -1 else "as in the file"}
+        if header.get("left_out"):
+            provenance["read_from"]["left_out"] = header["left_out"]
+    else:
+        factor = sign or written
+        # These keys may have another meaning in files of other programs.
+        texts = {key: header.get(key) or {} for key in documents.TEXTS}
+    for each in texts.values():
+        check_labels(fields["config"], each)
+    check_shapes(fields["config"], fields, n_spans=len(fields.get("span_names", ())))
+    for name in (*EDGE_TENSORS, *NODE_TENSORS):
+        if (tensor := fields.get(name)) is None:
+            continue
+        if not (tensor.dtype == torch.bool if name in _BOOLEAN else tensor.is_floating_point()):
             raise UserError(f"{name} has values of {str(tensor.dtype).removeprefix('torch.')}")
-    if outside and (tensors["in_graph"] & ~edge_exists(config)).any():
+    if (fields["in_graph"] & ~edge_exists(fields["config"])).any():
         raise UserError("in_graph is True where this shape has no edge")
-    return config
+    graph = GraphContents(provenance=provenance, higher_is_better=better, **texts, **fields)
+    return documents.with_sign(graph, factor)

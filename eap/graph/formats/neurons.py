@@ -81,15 +81,17 @@ def load_neurons(path: str | Path) -> NeuronFile:
         origin = {key: value for key, value in origin.items() if key != "left_out"}
         origin |= {"left_out": unread} if unread else {}
         graph = replace(graph, provenance={**graph.provenance, "read_from": origin})
+    names = graph.config.sender_names
     if path.suffix == ".json":
         nodes = json.loads(path.read_text("utf-8-sig"))["nodes"]
-        values = [_of_nodes(graph, nodes, key) for key in (kept_key, scores_key)]
+        senders = [node if isinstance(node := nodes.get(name), dict) else {} for name in names]
+        saved = {key: [node.get(key) for node in senders] for key in (kept_key, scores_key)}
+        order = list(range(len(names)))
     else:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         place = {name: number for number, name in enumerate(saved["src_nodes"])}
-        order = [place[name] for name in graph.config.sender_names]
-        values = [_of_file(graph, saved.get(key), key, order) for key in (kept_key, scores_key)]
-    kept, scores = values
+        order = [place[name] for name in names]
+    kept, scores = (_table(graph, saved.get(key), key, order) for key in (kept_key, scores_key))
     if kept is None and scores is None:
         raise UserError(f"{quoted(path.name)} has no neurons: neither {kept_key} nor {scores_key}")
     if scores is not None:
@@ -139,9 +141,9 @@ def save_neurons(
                 raise UserError(f"some {key} are not finite, which JSON cannot hold: save as .pt")
             for name, row in zip(graph.config.sender_names, tensor.tolist(), strict=True):
                 document["nodes"][name][key] = row
-        content = documents.text_of(document).encode()
+        text = documents.text_of(document)
         with write_atomically(path) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_text(text, encoding="utf8")
     else:
         files.write(graph, path)
         saved = torch.load(path, weights_only=True) | values
@@ -155,18 +157,9 @@ def _keys(path: Path) -> tuple[str, str]:
     return _KEYS[path.suffix]
 
 
-def _of_nodes(graph: Graph, nodes: dict[str, Any], key: str) -> Tensor | None:
-    rows = []
-    for name in graph.config.sender_names:
-        node = nodes.get(name)
-        rows.append(node.get(key) if isinstance(node, dict) else None)
-    if all(row is None for row in rows):
-        return None
-    return _of_file(graph, rows, key, list(range(len(rows))))
-
-
-def _of_file(graph: Graph, values: Any, key: str, order: list[int]) -> Tensor | None:
-    if values is None:
+def _table(graph: Graph, values: Any, key: str, order: list[int]) -> Tensor | None:
+    """Values of a file, with rows in an order; None: the file has none."""
+    if values is None or (isinstance(values, list) and all(row is None for row in values)):
         return None
     try:
         tensor = values if isinstance(values, Tensor) else torch.tensor(values)
