@@ -69,7 +69,7 @@ def write(graph: GraphContents, path: Path, *, schema: Schema = "library") -> No
         elif path.suffix == ".safetensors":
             temporary.write_bytes(_safetensors_of(graph))
         else:
-            torch.save(_torch_dict_of(graph), temporary)
+            torch.save(torch_document(graph), temporary)
 
 
 def check_format(graph: GraphContents, path: Path, *, schema: Schema = "library") -> None:
@@ -121,7 +121,7 @@ def _safetensors_of(graph: GraphContents) -> bytes:
     return save(tensors, metadata={"graph": documents.text_of(header)})
 
 
-def _torch_dict_of(graph: GraphContents) -> dict[str, Any]:
+def torch_document(graph: GraphContents) -> dict[str, Any]:
     """Dictionary that the EAP-IG library reads, with further keys of this package."""
     sign = documents.file_sign(graph.higher_is_better)
     signed = documents.with_sign(graph, sign)

@@ -145,10 +145,8 @@ def save_neurons(
         with write_atomically(path) as temporary:
             temporary.write_text(text, encoding="utf8")
     else:
-        files.write(graph, path)
-        saved = torch.load(path, weights_only=True) | values
         with write_atomically(path) as temporary:
-            torch.save(saved, temporary)
+            torch.save(files.torch_document(graph) | values, temporary)
 
 
 def _keys(path: Path) -> tuple[str, str]:
