@@ -151,11 +151,16 @@ def hash_directory(path: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Contents of a JSON file with an object; empty if the file is missing or has no object."""
+    read = _parsed(path)
+    return read if isinstance(read, dict) else {}
+
+
+def _parsed(path: Path) -> Any:
+    """Contents of a JSON file; an empty object if it is missing or damaged."""
     try:
-        read = json.loads(path.read_text(encoding="utf8"))
+        return json.loads(path.read_text(encoding="utf8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return read if isinstance(read, dict) else {}
 
 
 def _check_settings(path: Path) -> None:
@@ -165,10 +170,7 @@ def _check_settings(path: Path) -> None:
         UserError: a file holds something else.
     """
     for name in OBJECTS:
-        try:
-            read = json.loads((path / name).read_text(encoding="utf8"))
-        except (OSError, ValueError, RecursionError):
-            continue  # reported where the file is read
+        read = _parsed(path / name)
         if not isinstance(read, dict):
             kind = "null" if read is None else type(read).__name__
             raise UserError(f"{path}: {name} holds {kind}, where a JSON object is needed")

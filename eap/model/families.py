@@ -141,22 +141,20 @@ def _rope_types(config: Any) -> set[str]:
 def read_blocks(bridge: Any, family: Family) -> tuple[Block, ...]:
     """Weights of every layer in the form that the engine uses, as views of the bridge's weights."""
     config = bridge.original_model.config
-    return tuple(
-        _read_block(bridge, block, layer, family, config)
-        for layer, block in enumerate(bridge.blocks)
-    )
-
-
-def _read_block(bridge: Any, block: Any, layer: int, family: Family, config: Any) -> Block:
-    ln1 = read_norm(block.ln1, family)
-    return Block(
-        ln1=ln1,
-        attention=_read_attention(bridge, block.attn, layer, family, config),
-        post_attention_norm=_read_optional_norm(block, "ln1_post", family),
-        ln2=ln1 if family.one_norm else read_norm(block.ln2, family),
-        mlp=_read_mlp(block.mlp, config),
-        post_mlp_norm=_read_optional_norm(block, "ln2_post", family),
-    )
+    blocks = []
+    for layer, block in enumerate(bridge.blocks):
+        ln1 = read_norm(block.ln1, family)
+        blocks.append(
+            Block(
+                ln1=ln1,
+                attention=_read_attention(bridge, block.attn, layer, family, config),
+                post_attention_norm=_read_optional_norm(block, "ln1_post", family),
+                ln2=ln1 if family.one_norm else read_norm(block.ln2, family),
+                mlp=_read_mlp(block.mlp, config),
+                post_mlp_norm=_read_optional_norm(block, "ln2_post", family),
+            )
+        )
+    return tuple(blocks)
 
 
 def read_norm(module: Any, family: Family) -> Norm:
@@ -228,13 +226,9 @@ def _read_mlp(mlp: Any, config: Any) -> MLP:
         for key in ("hidden_activation", "hidden_act", "activation_function")
         if getattr(config, key, None)
     )
-    return MLP(W_in, b_in, W_gate, b_gate, W_out, b_out, _activation(name))
-
-
-def _activation(name: str) -> Callable[[Tensor], Tensor]:
-    if name in ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"):
-        return gelu_tanh
-    return ACT2FN[name]
+    is_tanh = name in ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+    activation = gelu_tanh if is_tanh else ACT2FN[name]
+    return MLP(W_in, b_in, W_gate, b_gate, W_out, b_out, activation)
 
 
 def _read_linear(module: Any) -> tuple[Tensor, Tensor | None]:
@@ -253,7 +247,8 @@ def _rotary_of_module(bridge: Any, layer_type: str | None) -> RotaryTable:
     """Rotary tables from the model's own module, because configs are read in several ways."""
     module = bridge.rotary_emb.original_component
     weight = bridge.embed.original_component.weight
-    extra: Sequence[str] = (layer_type,) if layer_type and _takes_layer_type(module) else ()
+    takes_type = "layer_type" in inspect.signature(module.forward).parameters
+    extra: Sequence[str] = (layer_type,) if layer_type and takes_type else ()
 
     @lru_cache(maxsize=4)
     def table(n_positions: int) -> tuple[Tensor, Tensor]:
@@ -265,10 +260,6 @@ def _rotary_of_module(bridge: Any, layer_type: str | None) -> RotaryTable:
         return cos[0], sin[0]
 
     return table
-
-
-def _takes_layer_type(module: Any) -> bool:
-    return "layer_type" in inspect.signature(module.forward).parameters
 
 
 def _gptj_rotary(bridge: Any) -> RotaryTable:

@@ -8,7 +8,6 @@ here once.
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -68,10 +67,9 @@ class HeldAttention:
         if kind == "q":
             queries = attention.queries(projected, self.cache, last_only=_last_only(self.run))
             return attention.pattern(queries, _repeated(self.keys, n), self.mask)
-        keys = attention.keys(projected, self.cache)
-        return attention.pattern(
-            _repeated(self.queries, n), self._after_prefix(self.keys, keys), self.mask
-        )
+        prefix, keys = self.keys[:, :, : self.cache.start], attention.keys(projected, self.cache)
+        keys = self.cache.after_prefix(prefix, keys)
+        return attention.pattern(_repeated(self.queries, n), keys, self.mask)
 
     def change_of_z(
         self, kind: str, changes: Float[Tensor, "n batch pos d_model"]
@@ -79,10 +77,10 @@ class HeldAttention:
         """Change of z if every q (or k, or v: `kind`) reads a changed input."""
         attention, n = self.block.attention, len(changes)
         if kind == "v":
+            prefix = self.values[:, :, : self.cache.start]
             values = attention.values(self._projected(kind, changes))
-            z = attention.average(
-                _repeated(self.pattern, n), self._after_prefix(self.values, values)
-            )
+            values = self.cache.after_prefix(prefix, values)
+            z = attention.average(_repeated(self.pattern, n), values)
         else:
             z = attention.average(self.pattern_with(kind, changes), _repeated(self.values, n))
         return z.unflatten(0, (n, -1)) - self.run.z
@@ -99,11 +97,6 @@ class HeldAttention:
         projected = self.block.attention.project(kind, normed)
         # In expanded grouped-query attention, several receivers share a weight.
         return projected.repeat_interleave(self.run.k.shape[2] // projected.shape[2], dim=2)
-
-    def _after_prefix(self, held: Tensor, x: Float[Tensor, "rows n pos d_head"]) -> Tensor:
-        """Keys or values of stacked rows: those of the prefix, followed by `x`."""
-        prefix = held[:, :, : self.cache.start]
-        return torch.cat([_repeated(prefix, len(x) // len(held)), x], dim=2)
 
 
 def _last_only(run: LayerTrace) -> bool:

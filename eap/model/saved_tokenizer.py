@@ -130,22 +130,21 @@ def of_bridge(tokenizer: Any) -> Any:
         and getattr(tokenizer, role) is not None
         and getattr(tokenizer, role) == tokenizer.eos_token
     ]
-    if "bos_token" not in made_up:
-        return tokenizer
-    saved = copy.deepcopy(tokenizer)
-    for role in made_up:
-        setattr(saved, role, None)
-    return saved
+    return _without(tokenizer, made_up) if "bos_token" in made_up else tokenizer
 
 
 def without_foreign_bos(tokenizer: Any, d_vocab: int) -> Any:
     """Tokenizer without a BOS token that the weights have no row for, which its class made up."""
     bos = getattr(tokenizer, "bos_token_id", None)
-    if bos is None or bos < d_vocab:
-        return tokenizer
-    saved = copy.deepcopy(tokenizer)
-    saved.bos_token = None
-    return saved
+    return tokenizer if bos is None or bos < d_vocab else _without(tokenizer, ["bos_token"])
+
+
+def _without(tokenizer: Any, roles: list[str]) -> Any:
+    """Copy of a tokenizer without some of its special tokens."""
+    changed = copy.deepcopy(tokenizer)
+    for role in roles:
+        setattr(changed, role, None)
+    return changed
 
 
 def saved_file(source: str, name: str, revision: str | None = None) -> Path | None:
