@@ -13,12 +13,11 @@ from torch import Tensor
 
 import eap
 from eap.graph import selection
-from eap.graph.contents import EDGE_TENSORS, NODE_TENSORS, edge_exists
+from eap.graph.contents import EDGE_TENSORS, NODE_TENSORS, GraphContents, edge_exists
+from eap.graph.contents import Edge as Edge
 from eap.graph.formats import export, files
 from eap.graph.formats.files import Schema
 from eap.graph.labels import check_labels, read_labels
-from eap.graph.named_edges import Edge as Edge
-from eap.graph.named_edges import NamedEdges
 from eap.graph.numbering import GraphConfig
 from eap.graph.selection import By
 from eap.runtime.errors import UserError
@@ -26,7 +25,7 @@ from eap.runtime.kinds import checked, shown
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Graph(NamedEdges):
+class Graph(GraphContents):
     """Scores of all edges, and the circuit that is selected from them.
 
     A graph is never modified: selections return a new graph.
