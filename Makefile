@@ -15,6 +15,8 @@ JOBS ?= 2
 VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
+# Compiled files are kept, even where the environment says otherwise: tests start many processes.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: env demo test test-unit test-older fuzz chaos cluster lint format bench proof exam paper docs wheel clean
 

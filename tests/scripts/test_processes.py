@@ -52,7 +52,9 @@ def several(tmp_path_factory):
             [script, *map(str, RUNS[script]), "--output", str(folder / script)]
             for script in scripts
         ]
-        process = start_together(n, "tests/running_in_processes.py", json.dumps(commands), cwd=folder)
+        process = start_together(
+            n, "tests/running_in_processes.py", json.dumps(commands), cwd=folder
+        )
         out, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
         ended[n] = folder, out

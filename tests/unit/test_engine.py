@@ -253,9 +253,7 @@ def test_scores_along_the_input_sum_to_the_change_of_the_metric_as_steps_grow(fa
             graph = eap.attribute(model, dataset, metric=metric, rule=rule, steps=steps)
             return abs(float(graph.scores[0].sum()) - change) / size
 
-        gaps = {
-            rule: [gap(rule, steps) for steps in (5, 100)] for rule in ("paper", "midpoint")
-        }
+        gaps = {rule: [gap(rule, steps) for steps in (5, 100)] for rule in ("paper", "midpoint")}
     print(f"{family} {metric}: what is missing with 5 and with 100 steps: {gaps}")
     assert gaps["paper"][1] < 0.02
     assert gaps["midpoint"][1] < 5e-4
