@@ -39,8 +39,14 @@ RAGGED = random_examples([4, 9, 6, 6, 11, 9, 8], [3, 2, 5, 2, 7, 4, None], seed=
 FROM_THE_FIRST = random_examples([1, 5, 2, 8, 8], [0, 0, 1, 0, 7], seed=2)
 """Prompts that differ from their first token on, one of a single token."""
 WITH_BOS = random_examples([5, 7, 7], [0, 3, 6], seed=3, bos=0)
-EXAMPLES = (*RAGGED[:2], RAGGED[3], RAGGED[6], FROM_THE_FIRST[0], FROM_THE_FIRST[3], WITH_BOS[1])
-"""Examples of every kind, two with one first difference: 7, which no batch size divides."""
+EXAMPLES = (
+    *RAGGED[:3], *RAGGED[5:], FROM_THE_FIRST[0], *FROM_THE_FIRST[2:4], WITH_BOS[1]
+)  # fmt: skip
+"""Examples of every kind: 9, which few batch sizes divide.
+
+Each of the first six tokens, the last token and none is the first that differs; two pairs have one
+first difference.
+"""
 
 
 def dataset_of(examples: Sequence[Example]) -> Dataset:

@@ -113,21 +113,18 @@ def test_clean_corrupted_is_the_mean_of_the_gradients_at_both_ends(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_first_difference_alone_equals_the_oracle(family):
-    """One example at a time: every one runs from its own first difference on."""
-    length = 6
-    examples = random_examples([length] * length, range(length), seed=5)
-    for example in examples:
+    """One example at a time, in calls of their own, and with prefixes of their own in one call."""
+    for example in EXAMPLES:
         check_scores(family, torch.float64, [example], "logit_diff", AT_CLEAN, method="EAP")
-    # And with a prefix of its own for each inside one call.
     check_scores(
-        family, torch.float64, examples, "logit_diff", AT_CLEAN, method="EAP", batch_size=1
+        family, torch.float64, EXAMPLES, "logit_diff", AT_CLEAN, method="EAP", batch_size=1
     )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 64])
 @pytest.mark.parametrize("family", MAIN_FAMILIES)
 def test_every_batch_size_equals_the_oracle(family, batch_size):
-    """Fifteen ragged examples: some last batches are smaller than the rest."""
+    """Nine ragged examples: some last batches are smaller than the rest."""
     path = RULES["paper", 3]
     check_scores(family, torch.float32, EXAMPLES, "kl", path, steps=3, batch_size=batch_size)
 

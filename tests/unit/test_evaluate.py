@@ -118,7 +118,10 @@ def test_baselines_equal_the_oracle(family, dtype):
 @pytest.mark.parametrize(("family", "expanded"), FORMS)
 def test_random_circuits_equal_the_oracle(family, expanded):
     circuits = random_circuits(family, expanded=expanded)
-    check_circuits(family, circuits, EXAMPLES, expanded=expanded)
+    for batch_size, dtype in ((64, torch.float64), (4, torch.float32)):
+        check_circuits(
+            family, circuits, EXAMPLES, expanded=expanded, dtypes=[dtype], batch_size=batch_size
+        )
 
 
 @pytest.mark.parametrize(("family", "expanded"), FORMS)
@@ -129,10 +132,7 @@ def test_odd_circuits_equal_the_oracle(family, expanded):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_circuits_equal_the_oracle_at_each_first_difference(family):
-    examples = random_examples([6] * 6, range(6), seed=5)
-    circuits = random_circuits(family)
-    for batch_size, dtype in ((1, torch.float64), (4, torch.float32)):
-        check_circuits(family, circuits, examples, dtypes=[dtype], batch_size=batch_size)
+    check_circuits(family, random_circuits(family), EXAMPLES, dtypes=[torch.float64], batch_size=1)
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,24 @@ from reference.oracle import (
     sender_outputs,
 )
 from reference.split_run import existing_edges, receiver_names, sender_names, shape_of
+from reference.twins import EXAMPLES
 
 FORMS = [
     *((family, False) for family in FAMILIES),
     *((family, True) for family in GROUPED_FAMILIES),
 ]
 (EXAMPLE,) = random_examples([7], [2], seed=3)
+
+
+def test_the_examples_of_all_twins_are_of_every_kind():
+    firsts = []
+    for example in EXAMPLES:
+        pairs = zip(example.clean, example.corrupted, strict=True)
+        firsts.append(next((place for place, (a, b) in enumerate(pairs) if a != b), None))
+    assert {None, *range(6)} == {*firsts}
+    assert len(set(firsts)) < len(firsts)
+    assert any(first == len(e.clean) - 1 > 0 for first, e in zip(firsts, EXAMPLES, strict=True))
+    assert len({len(example.clean) for example in EXAMPLES}) > 5
 
 
 @pytest.fixture(autouse=True)
