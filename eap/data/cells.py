@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +26,8 @@ LONGEST_LIST = 100_000
 NUMBER = r"[0-9]{1,9}(?:\.0*)?"
 # Numbers as libraries print them: abbreviated, or as an object of the library.
 PRINTED = re.compile(r"\s*(?:(?:tensor|array)\(\[.*|\[[0-9\s,.]*\.\.\.[0-9\s,.]*\])\s*", re.DOTALL)
+# A text in quotes, and the space after it.
+QUOTED = re.compile(r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")\s*""")
 NUMBERS = re.compile(rf"\[\s*{NUMBER}(?:(?:\s*,\s*|\s+){NUMBER})*\s*\]")
 
 
@@ -104,12 +107,18 @@ def answer_texts(cell: Cell, side: str) -> tuple[str, ...]:
     Raises:
         UnfitRowError: the cell is neither, or may hold token ids.
     """
+    items = cell if isinstance(cell, list) else [cell]
     if isinstance(cell, str):
-        items = _quoted_list(cell, side)
-        if items is None:
+        written = written_list(cell)
+        if written is None:
             return tuple(answer for answer in as_text(cell, side).split("|") if answer)
-    else:
-        items = cell if isinstance(cell, list) else [cell]
+        if not written or not all(isinstance(item, str | bool | None) for item in written):
+            raise UnfitRowError(
+                "bad answers",
+                f"{side} is the text {quoted(cell)}, which looks like a list; answers are "
+                f"separated by |, token ids are in {side}_idx",
+            )
+        items = written
     if any(isinstance(item, list) for item in items):
         raise UnfitRowError(
             "bad answers",
@@ -119,29 +128,19 @@ def answer_texts(cell: Cell, side: str) -> tuple[str, ...]:
     return tuple(text for text in texts if text)
 
 
-def _quoted_list(text: str, side: str) -> list[Cell] | None:
-    """Entries of a list that is written as text; None: the text is not a list."""
+def written_list(text: str) -> list[Cell] | None:
+    """Entries of a list that is written as text, in JSON or Python; None: the text is not a list.
+
+    NumPy prints texts without commas between them. Python would join them, so they are not a list.
+    """
     if not (text.startswith("[") and text.endswith("]")) or len(text) > LONGEST_LIST:
         return None
-    items = _literal(text)
-    if not isinstance(items, list):
+    if "''" in QUOTED.sub("'", text):
         return None
-    if items and all(isinstance(item, str | bool | None) for item in items):
-        return items
-    raise UnfitRowError(
-        "bad answers",
-        f"{side} is the text {quoted(text)}, which looks like a list; answers are separated by |, "
-        f"token ids are in {side}_idx",
-    )
-
-
-def _literal(text: str) -> Any:
-    """Value of a text in JSON or Python; None if it is neither."""
     for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            items = read(text)
+            return items if isinstance(items, list) else None
     return None
 
 
@@ -161,10 +160,7 @@ def prompt_ids(cell: Cell, what: str) -> tuple[int, ...]:
     Raises:
         UnfitRowError: the cell is not such a list.
     """
-    listed = _listed(cell)
-    if isinstance(listed, list) and len(listed) == 1 and isinstance(listed[0], list):
-        listed = listed[0]
-    return _whole_numbers(listed, cell, what)
+    return _whole_numbers(_unbatched(_listed(cell)), cell, what)
 
 
 def answer_ids(cell: Cell, what: str) -> tuple[int, ...]:
@@ -173,32 +169,35 @@ def answer_ids(cell: Cell, what: str) -> tuple[int, ...]:
     Raises:
         UnfitRowError: the cell is none of these, or an answer has several tokens.
     """
-    listed = _listed(cell)
-    if isinstance(listed, list) and listed and all(isinstance(item, list) for item in listed):
-        if any(len(item) != 1 for item in listed):
+    items = _listed(cell)
+    if items and all(isinstance(item, list) for item in items):
+        if any(len(item) != 1 for item in items):
             raise UnfitRowError(
                 "answers of several tokens",
                 f"{what} is {quoted(cell)}, lists of several tokens; an answer is a single token",
             )
-        listed = [item[0] for item in listed]
-    return tuple(dict.fromkeys(_whole_numbers(listed, cell, what)))
+        items = [item[0] for item in items]
+    return tuple(dict.fromkeys(_whole_numbers(items, cell, what)))
 
 
-def _listed(cell: Cell) -> Any:
-    """List that a cell holds as text, or the cell unchanged."""
+def _listed(cell: Cell) -> list[Any]:
+    """Entries of a list, which may be written as text; a cell that is no list is the only entry."""
     text = cell.strip() if isinstance(cell, str) else ""
-    if not text.startswith("["):
-        return cell
-    if NUMBERS.fullmatch(text) and len(text) <= LONGEST_LIST:
+    if len(text) <= LONGEST_LIST and NUMBERS.fullmatch(text):
         return text[1:-1].replace(",", " ").split()
-    try:
-        return json.loads(text[:LONGEST_LIST])
-    except (ValueError, RecursionError):
-        return cell
+    if text.startswith("["):
+        with suppress(ValueError, RecursionError):
+            return json.loads(text[:LONGEST_LIST])
+    return cell if isinstance(cell, list) else [cell]
 
 
-def _whole_numbers(listed: Any, cell: Cell, what: str) -> tuple[int, ...]:
-    numbers = [_whole(item) for item in (listed if isinstance(listed, list) else [listed])]
+def _unbatched(items: list[Any]) -> list[Any]:
+    """Entries without a batch axis of size one."""
+    return items[0] if len(items) == 1 and isinstance(items[0], list) else items
+
+
+def _whole_numbers(items: list[Any], cell: Cell, what: str) -> tuple[int, ...]:
+    numbers = [_whole(item) for item in items]
     ids = tuple(number for number in numbers if number is not None)
     if len(ids) < len(numbers):
         raise UnfitRowError(
@@ -227,8 +226,7 @@ def masked(ids: Sequence[int], mask: Cell, what: str) -> tuple[int, ...]:
     Raises:
         UnfitRowError: the mask does not fit the ids, or keeps no ids or several runs of ids.
     """
-    bits = _listed(mask)
-    bits = [int(bit) if isinstance(bit, bool) else _whole(bit) for bit in _flat(bits)]
+    bits = [int(bit) if isinstance(bit, bool) else _whole(bit) for bit in _unbatched(_listed(mask))]
     kept = "".join(str(bit) for bit in bits)
     if len(bits) != len(ids) or not re.fullmatch("0*1+0*", kept):
         raise UnfitRowError(
@@ -237,12 +235,6 @@ def masked(ids: Sequence[int], mask: Cell, what: str) -> tuple[int, ...]:
             "numbers 0 or 1, the ones side by side",
         )
     return tuple(token for token, bit in zip(ids, bits, strict=True) if bit)
-
-
-def _flat(bits: Any) -> list[Any]:
-    if isinstance(bits, list) and len(bits) == 1 and isinstance(bits[0], list):
-        return bits[0]
-    return bits if isinstance(bits, list) else [bits]
 
 
 def count_padding(ids: Sequence[int], padding: int) -> tuple[int, int]:

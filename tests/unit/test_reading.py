@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from own_rows import COLUMNS, EXPECTED, ROWS, TOKENIZER, frame, refusal, write
 
-from eap.data.cells import answer_ids, prompt_ids
+from eap.data.cells import answer_ids, answer_texts, prompt_ids
 from eap.data.dataset import Dataset, Example, load_dataset
 from eap.data.tasks import TASKS
 from eap.runtime.errors import UserError
@@ -181,7 +181,15 @@ def test_ids_of_a_prompt_may_have_a_batch_axis_and_repeat():
     assert prompt_ids([[7, 7, 8]], "x") == prompt_ids("[7, 7, 8]", "x") == (7, 7, 8)
 
 
-@pytest.mark.parametrize("cell", ["[" * 3000, "-" * 3000 + "1", "['a'", "[1]", "['\\x']", "[]"])
+def test_texts_without_commas_between_them_as_numpy_prints_them_are_not_joined():
+    printed = str(np.array([" Mary", " Ann"]))
+    assert answer_texts(printed, "correct") == (printed,)
+    assert answer_texts("[' Mary', ' ', \" 'n' 'n'\"]", "correct") == (" Mary", " ", " 'n' 'n'")
+
+
+@pytest.mark.parametrize(
+    "cell", ["[" * 3000, "-" * 3000 + "1", "['a'", "[1]", "['\\x']", "[]", "['a' 'b']"]
+)
 def test_lists_of_words_that_are_none_are_refused_in_one_line(cell):
     row = {"clean": ", ants and other", "corrupted": ", cows and other"}
     row |= {"answers": cell, "corrupted_answers": "['a']"}

@@ -4,11 +4,11 @@ The corrupted prompt names a member of another class, with the same number of to
 that class are the incorrect answers.
 """
 
-import ast
 import re
 from collections import defaultdict
 from random import Random
 
+from eap.data.cells import written_list
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
 from eap.data.tasks.words import word_pairs
 from eap.data.vocabulary import Vocabulary
@@ -20,9 +20,6 @@ CLASSES = {
 }
 
 TEMPLATE = ", {} and other"
-
-QUOTED = r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\""
-LIST = re.compile(rf"\s*\[\s*(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))*\s*,?\s*\]\s*")
 
 
 def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
@@ -77,14 +74,9 @@ def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
 
 
 def _names(row: Row, column: str) -> tuple[str, ...]:
-    """Words of a list in Python's notation."""
-    names: list[str] = []
-    if LIST.fullmatch(row[column]):
-        try:
-            names = [ast.literal_eval(word) for word in re.findall(QUOTED, row[column])]
-        except (ValueError, SyntaxError):  # an invalid escape sequence
-            names = []
-    if not names or not all(name.strip() for name in names):
+    """Words of a list that is written as text."""
+    names = written_list(row[column].strip())
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise ValueError(
             f"{column} is {quoted(row[column])}, not a list of words such as ['birds', 'bird']"
         )
