@@ -5,10 +5,9 @@ is represented by its first token.
 """
 
 import re
-from collections import defaultdict
 from random import Random
 
-from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
+from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all, replacements
 from eap.data.tasks.words import word_pairs
 from eap.data.vocabulary import Vocabulary
 
@@ -20,38 +19,24 @@ TEMPLATE = " {}, the capital of"
 
 def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
     """One pair for every capital that can be replaced by another with equally many tokens."""
-    prompts = vocabulary.encode_all([TEMPLATE.format(capital) for capital in CAPITALS])
     first = {}
     for country in CAPITALS.values():
-        tokens = vocabulary.continuation(f" {country}")
-        if tokens and not vocabulary.lacks(country, tokens[:1]):
-            first[country] = tokens[0]
-    same_length = defaultdict(list)
-    for capital, prompt in zip(CAPITALS, prompts, strict=True):
-        same_length[len(prompt)].append(capital)
-    rows = []
-    for capital, prompt in zip(CAPITALS, prompts, strict=True):
-        country = CAPITALS[capital]
-        others = [
-            other
-            for other in same_length[len(prompt)]
-            if CAPITALS[other] in first and first[CAPITALS[other]] != first.get(country)
-        ]
-        if not others or country not in first:
-            continue
-        corrupted = random.choice(others)
-        rows.append(
-            {
-                "clean": TEMPLATE.format(capital),
-                "capital": capital,
-                "country": country,
-                "country_idx": str(first[country]),
-                "corrupted": TEMPLATE.format(corrupted),
-                "corrupted_capital": corrupted,
-                "corrupted_country": CAPITALS[corrupted],
-                "corrupted_country_idx": str(first[CAPITALS[corrupted]]),
-            }
-        )
+        tokens = vocabulary.continuation(f" {country}")[:1]
+        if tokens and not vocabulary.lacks(country, tokens):
+            first[country] = tokens
+    rows = [
+        {
+            "clean": TEMPLATE.format(capital),
+            "capital": capital,
+            "country": CAPITALS[capital],
+            "country_idx": str(first[CAPITALS[capital]][0]),
+            "corrupted": TEMPLATE.format(other),
+            "corrupted_capital": other,
+            "corrupted_country": CAPITALS[other],
+            "corrupted_country_idx": str(first[CAPITALS[other]][0]),
+        }
+        for capital, other in replacements(random, vocabulary, TEMPLATE, CAPITALS, first)
+    ]
     rows = [row for row in rows if keep(row)]
     random.shuffle(rows)
     return rows

@@ -13,24 +13,11 @@ from eap.runtime.errors import quoted
 
 MALE = words("male_professions.txt")
 FEMALE = words("female_professions.txt")
+SAID = "said, thought, hoped, believed, shouted, claimed, promised"
+DID = "smiled, left, stopped, stayed, worried, waited, sang, was late, was tired, went away"
 TEMPLATES = (
-    "The {} said that",
-    "The {} thought that",
-    "The {} hoped that",
-    "The {} believed that",
-    "The {} shouted that",
-    "The {} claimed that",
-    "The {} promised that",
-    "The {} smiled because",
-    "The {} left because",
-    "The {} stopped because",
-    "The {} stayed because",
-    "The {} worried because",
-    "The {} waited because",
-    "The {} sang because",
-    "The {} was late because",
-    "The {} was tired because",
-    "The {} went away because",
+    *(f"The {{}} {said} that" for said in SAID.split(", ")),
+    *(f"The {{}} {did} because" for did in DID.split(", ")),
 )
 
 

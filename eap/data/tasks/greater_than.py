@@ -8,6 +8,7 @@ Prices and sequences of years ask the same question in other settings; the share
 """
 
 import re
+from functools import partial
 from random import Random
 
 from eap.data.tasks.task import AnswerSets, Keep, Row, Task, draw_pairs, keep_all
@@ -21,26 +22,27 @@ EVENTS = tuple(
 )
 TEMPLATE = "The {word} lasted from the year {start} to the year {head}"
 
+# Numbers before the last two digits of years and prices.
+HEADS = range(11, 18)
+
 
 def number_pairs(
     random: Random,
     vocabulary: Vocabulary,
+    keep: Keep = keep_all,
     *,
     template: str,
     words: tuple[str, ...],
-    heads: range,
-    keep: Keep,
-    n: int,
+    n: int = 1000,
 ) -> list[dict[str, str]]:
     """Up to `n` different pairs of a template, in which all askable last pieces are as frequent.
 
     Args:
         random: random number generator.
         vocabulary: vocabulary of the tokenizer.
+        keep: filter of the pairs.
         template: text with places for `word`, `start` and `head`.
         words: words to choose from.
-        heads: numbers before the last two digits.
-        keep: filter of the pairs.
         n: number of pairs.
     """
     digits = vocabulary.digits_per_piece
@@ -48,7 +50,7 @@ def number_pairs(
     lowest = 1 if digits == 2 else 0  # last piece in the corrupted prompt
     # If a piece has one digit, the head includes the tens: 13 -> 130 .. 139.
     scale = 100 // base
-    all_heads = [head * scale + tens for head in heads for tens in range(scale)]
+    all_heads = [head * scale + tens for head in HEADS for tens in range(scale)]
     last = range(2, 99) if digits == 2 else range(1, 9)
     split = vocabulary.splits_numbers(
         head * base + label for head in all_heads for label in (lowest, *last)
@@ -57,7 +59,7 @@ def number_pairs(
     valid = {label: [head for head in begin if head * base + label in split] for label in last}
     labels = [label for label in last if valid[label]]
     if not labels:
-        raise ValueError(f"no number from {heads[0]}00 to {heads[-1]}99 is split as the task needs")
+        raise ValueError(f"no number from {HEADS[0]}00 to {HEADS[-1]}99 is split as the task needs")
     fitting = vocabulary.one_token_words(words)
     if not fitting:
         raise ValueError(f"none of its words ({words[0]}, {words[1]}, ..) is one token")
@@ -76,16 +78,26 @@ def number_pairs(
     return pairs
 
 
+generate = partial(number_pairs, template=TEMPLATE, words=EVENTS)
+"""Up to `n` pairs with years of the 12th to the 18th century."""
+
+
+def _last_numbers(row: Row) -> tuple[re.Match[str], re.Match[str]]:
+    """The last whole number of the clean prompt, and the number that the prompt ends within."""
+    numbers = list(re.finditer(r"\d+", row["clean"]))
+    if len(numbers) < 2 or len(numbers[-2].group()) - len(numbers[-1].group()) not in (1, 2):
+        raise ValueError("the clean prompt must end in the first digits of a number")
+    return numbers[-2], numbers[-1]
+
+
 def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
     """All last pieces above the label, and all others.
 
     The number of digits in a piece follows from the prompt, which ends in all digits before it.
     """
     digits = vocabulary.digits_per_piece
-    numbers = re.findall(r"\d+", row["clean"])
-    if len(numbers) < 2 or len(numbers[-2]) - len(numbers[-1]) not in (1, 2):
-        raise ValueError("the clean prompt must end in the first digits of a number")
-    asked = len(numbers[-2]) - len(numbers[-1])
+    start, head = (number.group() for number in _last_numbers(row))
+    asked = len(start) - len(head)
     if asked != digits:
         raise ValueError(
             f"the prompt asks for {asked} digit(s) at once, and this tokenizer has {digits} to a token"
@@ -93,33 +105,16 @@ def answers(row: Row, vocabulary: Vocabulary) -> AnswerSets:
     label = int(row["correct_idx"]) if row["correct_idx"].strip().isdigit() else -1
     if not 0 <= label < 10**digits - 1:
         raise ValueError(f"label {quoted(row['correct_idx'])} is not in 0 .. {10**digits - 2}")
-    if int(numbers[-2][-digits:]) != label:
-        raise ValueError(f"label {label} is not how {numbers[-2]} ends")
+    if int(start[-digits:]) != label:
+        raise ValueError(f"label {label} is not how {start} ends")
     pieces = [f"{piece:0{digits}d}" for piece in range(10**digits)]
     return tuple(pieces[label + 1 :]), tuple(pieces[: label + 1])
 
 
-ROLE_NAMES = ("before", "start century", "start year", "between", "end century", "last")
-"""Spans of the last two numbers; the century is all digits of a number that are not asked for."""
-
-
 def roles(row: Row) -> tuple[int, int, int, int]:
     """Characters at which the last whole number, its year, its end and the last number begin."""
-    numbers = list(re.finditer(r"\d+", row["clean"]))
-    if len(numbers) < 2 or len(numbers[-2].group()) - len(numbers[-1].group()) not in (1, 2):
-        raise ValueError("the clean prompt must end in the first digits of a number")
-    start, head = numbers[-2:]
+    start, head = _last_numbers(row)
     return start.start(), start.start() + len(head.group()), start.end(), head.start()
-
-
-def generate(
-    random: Random, vocabulary: Vocabulary, keep: Keep = keep_all, *, n: int = 1000
-) -> list[dict[str, str]]:
-    """Up to `n` pairs with years of the 12th to the 18th century."""
-    centuries = range(11, 18)
-    return number_pairs(
-        random, vocabulary, template=TEMPLATE, words=EVENTS, heads=centuries, keep=keep, n=n
-    )
 
 
 TASK = Task(
@@ -134,6 +129,7 @@ TASK = Task(
     main=True,
     pieces=True,
     circuit_size=200,
-    role_names=ROLE_NAMES,
+    # Of the last two numbers; the century is all digits of a number that are not asked for.
+    role_names=("before", "start century", "start year", "between", "end century", "last"),
     roles=roles,
 )

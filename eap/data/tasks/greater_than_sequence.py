@@ -4,10 +4,11 @@ In the corrupted prompt, the fifth number is the first of the next century (of t
 digits are single tokens), and the sixth begins there.
 """
 
+from dataclasses import replace
 from random import Random
 
-from eap.data.tasks.greater_than import ROLE_NAMES, answers, roles
-from eap.data.tasks.task import Keep, Task, draw_pairs, keep_all
+from eap.data.tasks import greater_than
+from eap.data.tasks.task import Keep, draw_pairs, keep_all
 from eap.data.vocabulary import Vocabulary
 
 
@@ -30,35 +31,23 @@ def generate(
             if not following:
                 return None
             years.append(random.choice(following))
-        if not 2 <= years[4] % base <= base - 2:
-            return None
+        label = years[4] % base
         jumped = (years[3] // base + 1) * base + 1
-        if jumped >= 1900 or jumped not in valid:
+        if not 2 <= label <= base - 2 or jumped >= 1900 or jumped not in valid:
             return None
-        clean, corrupted = (_write([*years[:4], fifth], base) for fifth in (years[4], jumped))
-        if clean == corrupted:
-            return None
-        return {"clean": clean, "corrupted": corrupted, "correct_idx": str(years[4] % base)}
+        begin = ", ".join(map(str, years[:4]))
+        clean, corrupted = (f"{begin}, {fifth}, {fifth // base}" for fifth in (years[4], jumped))
+        return {"clean": clean, "corrupted": corrupted, "correct_idx": str(label)}
 
     return draw_pairs(n, draw, keep)
 
 
-def _write(years: list[int], base: int) -> str:
-    return f"{', '.join(map(str, years))}, {years[-1] // base}"
-
-
-TASK = Task(
+TASK = replace(
+    greater_than.TASK,
     name="greater-than-sequence",
     display_name="Greater-Than (Sequence)",
-    metric="prob_diff",
-    cross_task_metric="prob_diff",
-    columns=("correct_idx",),
     generate=generate,
-    answers=answers,
     variant_of="greater-than",
     order=8,
-    pieces=True,
-    circuit_size=200,
-    role_names=ROLE_NAMES,
-    roles=roles,
+    main=False,
 )

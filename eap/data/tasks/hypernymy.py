@@ -5,11 +5,10 @@ that class are the incorrect answers.
 """
 
 import re
-from collections import defaultdict
 from random import Random
 
 from eap.data.cells import written_list
-from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all
+from eap.data.tasks.task import AnswerSets, Keep, Row, Task, keep_all, replacements
 from eap.data.tasks.words import word_pairs
 from eap.data.vocabulary import Vocabulary
 from eap.runtime.errors import quoted
@@ -24,45 +23,24 @@ TEMPLATE = ", {} and other"
 
 def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> list[dict[str, str]]:
     """One pair for every member that can be replaced by a member of another class."""
-    accepted = {
-        names: [name for name in names if vocabulary.is_one_token(f" {name}")] for names in CLASSES
-    }
-    members = [
-        (member, names)
-        for names, members_of in CLASSES.items()
-        if accepted[names]
-        for member in members_of
+    accepted = {names[0]: vocabulary.one_token_words(names) for names in CLASSES}
+    ids = {name: [vocabulary.token(f" {n}") for n in names] for name, names in accepted.items()}
+    class_of = {member: names[0] for names, members in CLASSES.items() for member in members}
+    rows = [
+        {
+            "clean": TEMPLATE.format(member),
+            "h1": member,
+            "hypernym": class_of[member],
+            "answers": str(accepted[class_of[member]]),
+            "answers_idx": str(ids[class_of[member]]),
+            "corrupted": TEMPLATE.format(other),
+            "c1": other,
+            "corrupted_hypernym": class_of[other],
+            "corrupted_answers": str(accepted[class_of[other]]),
+            "corrupted_answers_idx": str(ids[class_of[other]]),
+        }
+        for member, other in replacements(random, vocabulary, TEMPLATE, class_of, accepted)
     ]
-    prompts = vocabulary.encode_all([TEMPLATE.format(member) for member, _ in members])
-    same_length = defaultdict(list)
-    for (member, names), prompt in zip(members, prompts, strict=True):
-        same_length[len(prompt)].append((member, names))
-    rows = []
-    for (member, names), prompt in zip(members, prompts, strict=True):
-        others = [
-            (other, other_names)
-            for other, other_names in same_length[len(prompt)]
-            if not set(accepted[other_names]) & set(accepted[names])
-        ]
-        if not others:
-            continue
-        other, other_names = random.choice(others)
-        rows.append(
-            {
-                "clean": TEMPLATE.format(member),
-                "h1": member,
-                "hypernym": names[0],
-                "answers": str(accepted[names]),
-                "answers_idx": str([vocabulary.token(f" {name}") for name in accepted[names]]),
-                "corrupted": TEMPLATE.format(other),
-                "c1": other,
-                "corrupted_hypernym": other_names[0],
-                "corrupted_answers": str(accepted[other_names]),
-                "corrupted_answers_idx": str(
-                    [vocabulary.token(f" {n}") for n in accepted[other_names]]
-                ),
-            }
-        )
     rows = [row for row in rows if keep(row)]
     random.shuffle(rows)
     return rows

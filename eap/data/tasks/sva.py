@@ -4,6 +4,7 @@ The corrupted prompt has the subject in the other number. Every pair occurs in b
 the corrupted baseline is minus the clean one.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import product
 from random import Random
@@ -41,56 +42,49 @@ VERB_PAIRS = (*IRREGULAR, *((third_person(verb), verb) for verb in VERBS))
 
 def constructions() -> dict[str, list[tuple[str, str]]]:
     """Prompts up to the verb, for each construction: (singular subject, plural subject)."""
-    people = [(noun, f"{noun}s") for noun in ANIMATE]
-    things = [(noun, f"{noun}s") for noun in INANIMATE]
-    # Between subject and verb there may be another noun of either number, with a verb of its own.
-    others = [(noun, 0) for noun in ATTRACTORS] + [(f"{noun}s", 1) for noun in ATTRACTORS]
 
     def pairs(
-        template: str, subjects: list[tuple[str, str]], *between: list[str]
+        template: str, subjects: Iterable[tuple[str, str]], *between: Iterable[str]
     ) -> list[tuple[str, str]]:
         return [
             (template.format(singular, *rest), template.format(plural, *rest))
             for (singular, plural), *rest in product(subjects, *between)
         ]
 
-    def relative(template: str, subjects: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        # The inner verb agrees with the inner noun.
+    def acting(link: str) -> list[tuple[str, str]]:
         return [
-            (template.format(s, noun, verb[number]), template.format(p, noun, verb[number]))
-            for (s, p), (noun, number), verb in product(subjects, others, LIKING)
+            (f"{noun}{link} {verb[0]}", f"{noun}s{link} {verb[1]}")
+            for noun, verb in product(ANIMATE, LIKING)
         ]
 
-    def coordinated(thing: str) -> list[tuple[str, str]]:
-        return [
-            (f"The {s} {verb[0]} {thing} and", f"The {p} {verb[1]} {thing} and")
-            for (s, p), verb in product(people, LIKING)
-        ]
+    def both_numbers(nouns: tuple[str, ...]) -> tuple[str, ...]:
+        return (*nouns, *(f"{noun}s" for noun in nouns))
 
-    nouns = [noun for noun, _ in others]
-    inner = [(noun, f"{noun}s") for noun in ATTRACTORS]
-    prepositions = ["near", "behind", "beside", "with", "above", "below"]
-    heads = [noun[0] for noun in people] + [noun[1] for noun in people]
-    thing_heads = [noun[0] for noun in things] + [noun[1] for noun in things]
+    people, things, inner = (
+        [(noun, f"{noun}s") for noun in nouns] for nouns in (ANIMATE, INANIMATE, ATTRACTORS)
+    )
+    # Between subject and verb there may be another noun of either number, with a verb of its own.
+    nouns = both_numbers(ATTRACTORS)
+    clauses = [
+        f"{noun[number]} {verb[number]}" for number, noun, verb in product((0, 1), inner, LIKING)
+    ]
+    prepositions = ("near", "behind", "beside", "with", "above", "below")
     return {
         "simple_agrmt": pairs("The {}", people),
-        "sent_comp": pairs("The {1} said the {0}", people, [noun for noun, _ in inner]),
-        "vp_coord": coordinated("the dog"),
-        "long_vp_coord": coordinated("many different foreign songs"),
+        "sent_comp": pairs("The {1} said the {0}", people, ATTRACTORS),
+        "vp_coord": pairs("The {} the dog and", acting("")),
+        "long_vp_coord": pairs("The {} many different foreign songs and", acting("")),
         "prep_anim": pairs("The {} {} the {}", people, prepositions, nouns),
-        "prep_inanim": pairs("The {} {} the {}", things, ["by", "from", "about"], nouns),
-        "subj_rel": [
-            (f"The {s} that {verb[0]} the {noun}", f"The {p} that {verb[1]} the {noun}")
-            for (s, p), verb, noun in product(people, LIKING, nouns)
-        ],
-        "obj_rel_across_anim": relative("The {} that the {} {}", people),
-        "obj_rel_across_inanim": relative("The {} that the {} {}", things),
-        "obj_rel_no_comp_across_anim": relative("The {} the {} {}", people),
-        "obj_rel_no_comp_across_inanim": relative("The {} the {} {}", things),
-        "obj_rel_within_anim": pairs("The {1} that the {0}", inner, heads),
-        "obj_rel_within_inanim": pairs("The {1} that the {0}", inner, thing_heads),
-        "obj_rel_no_comp_within_anim": pairs("The {1} the {0}", inner, heads),
-        "obj_rel_no_comp_within_inanim": pairs("The {1} the {0}", inner, thing_heads),
+        "prep_inanim": pairs("The {} {} the {}", things, ("by", "from", "about"), nouns),
+        "subj_rel": pairs("The {} the {}", acting(" that"), nouns),
+        "obj_rel_across_anim": pairs("The {} that the {}", people, clauses),
+        "obj_rel_across_inanim": pairs("The {} that the {}", things, clauses),
+        "obj_rel_no_comp_across_anim": pairs("The {} the {}", people, clauses),
+        "obj_rel_no_comp_across_inanim": pairs("The {} the {}", things, clauses),
+        "obj_rel_within_anim": pairs("The {1} that the {0}", inner, both_numbers(ANIMATE)),
+        "obj_rel_within_inanim": pairs("The {1} that the {0}", inner, both_numbers(INANIMATE)),
+        "obj_rel_no_comp_within_anim": pairs("The {1} the {0}", inner, both_numbers(ANIMATE)),
+        "obj_rel_no_comp_within_inanim": pairs("The {1} the {0}", inner, both_numbers(INANIMATE)),
     }
 
 
@@ -113,11 +107,8 @@ def generate(random: Random, vocabulary: Vocabulary, keep: Keep = keep_all) -> l
 @lru_cache(maxsize=8)
 def verb_sets(vocabulary: Vocabulary) -> AnswerSets:
     """Singular forms and plural forms of the verbs for which both are single tokens."""
-    pairs = [
-        (f" {singular}", f" {plural}")
-        for singular, plural in VERB_PAIRS
-        if vocabulary.is_one_token(f" {singular}") and vocabulary.is_one_token(f" {plural}")
-    ]
+    spaced = [(f" {singular}", f" {plural}") for singular, plural in VERB_PAIRS]
+    pairs = [pair for pair in spaced if all(map(vocabulary.is_one_token, pair))]
     if not pairs:
         raise ValueError("no verb has both forms as single tokens in this vocabulary")
     return tuple(singular for singular, _ in pairs), tuple(plural for _, plural in pairs)

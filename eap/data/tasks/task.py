@@ -46,6 +46,35 @@ def draw_pairs(
     return list(rows.values())
 
 
+def replacements(
+    random: Random,
+    vocabulary: Vocabulary,
+    template: str,
+    kinds: Mapping[str, str],
+    answers: Mapping[str, Sequence[str | int]],
+) -> list[tuple[str, str]]:
+    """Words, each with another at random that fills as many tokens of a prompt.
+
+    Args:
+        random: random number generator.
+        vocabulary: vocabulary of the tokenizer.
+        template: text of the prompts, with a place for a word.
+        kinds: kind of each word, such as the country of a capital.
+        answers: answers of each kind. Words of kinds without an answer are left out, and kinds that
+            share an answer do not replace one another.
+    """
+    words = [word for word in kinds if answers.get(kinds[word])]
+    lengths = [len(ids) for ids in vocabulary.encode_all([template.format(w) for w in words])]
+    pairs = []
+    for word, length in zip(words, lengths, strict=True):
+        fitting = (w for w, n in zip(words, lengths, strict=True) if n == length)
+        own = set(answers[kinds[word]])
+        others = [other for other in fitting if own.isdisjoint(answers[kinds[other]])]
+        if others:
+            pairs.append((word, random.choice(others)))
+    return pairs
+
+
 @dataclass(frozen=True)
 class Task:
     """Task: how its pairs are generated, and how a row of its CSV is read.
