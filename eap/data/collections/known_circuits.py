@@ -8,6 +8,7 @@ the circuit has a value of exactly 0.
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +34,10 @@ TRAINED = ("trained-pointer", "trained-xor")
 """Models with weights in superposition: edges outside the circuit are not exactly 0, but ablating
 all of them at once changes no answer."""
 
-BLOCK_WEIGHTS = (
-    *("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"),
-    *("W_in", "b_in", "W_out", "b_out"),
-)
+ATTENTION_WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")
+MLP_WEIGHTS = ("W_in", "b_in", "W_out", "b_out")
+
+Weights = dict[str, Float[np.ndarray, "..."]]
 
 NO_NORM = Norm(weight=None, bias=None, eps=0.0, kind="none")
 
@@ -93,12 +94,13 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> KnownCircuit:
     weights = load_file(path / "model.safetensors")
     digest = hashlib.sha256((path / "model.safetensors").read_bytes())
     source = {"directory": name, "weights_sha256": digest.hexdigest()}
-    model = _model_of(name, document, weights, dtype, source)
+    tensors = {key: torch.from_numpy(weight).to(dtype) for key, weight in weights.items()}
+    model = _model_of(name, document, tensors, source)
     examples = tuple(
         Example(*(tuple(row[key]) for key in ("clean", "corrupted", "correct", "incorrect")))
         for row in document["examples"]
     )
-    _check_against_numpy(model, weights, document, examples)
+    _check_against_numpy(model, weights, document["scale"], examples)
     graph = Graph.from_model(model)
     origin = {"source": f"data/known-circuits/{name}", "n_pairs": len(examples)}
     return KnownCircuit(
@@ -113,7 +115,7 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> KnownCircuit:
 
 
 def numpy_logits(
-    weights: dict[str, Float[np.ndarray, "..."]], scale: float, tokens: tuple[int, ...]
+    weights: Weights, scale: float, tokens: tuple[int, ...]
 ) -> Float[np.ndarray, " d_vocab"]:
     """Logits at the last token, by a plain forward pass in float64."""
     W = {name: weight.astype(np.float64) for name, weight in weights.items()}
@@ -134,79 +136,58 @@ def numpy_logits(
 
 
 def _model_of(
-    name: str,
-    document: dict[str, Any],
-    weights: dict[str, Float[np.ndarray, "..."]],
-    dtype: torch.dtype,
-    source: dict[str, Any],
+    name: str, document: dict[str, Any], tensors: dict[str, torch.Tensor], source: dict[str, Any]
 ) -> Model:
-    def read(key: str) -> torch.Tensor:
-        return torch.from_numpy(weights[key]).to(dtype)
-
-    blocks = tuple(
-        _block_of({key: read(f"blocks.{layer}.{key}") for key in BLOCK_WEIGHTS}, document["scale"])
-        for layer in range(document["n_layers"])
-    )
-    W_E = read("W_E")
+    n_layers, n_heads = document["n_layers"], document["n_heads"]
+    W_E = tensors["W_E"]
     return Model(
         name=name,
         bridge=None,
         tokenizer=None,
-        config=GraphConfig(
-            n_layers=document["n_layers"],
-            n_heads=document["n_heads"],
-            d_model=W_E.shape[1],
-            n_kv_heads=document["n_heads"],
-        ),
-        blocks=blocks,
+        config=GraphConfig(n_layers, n_heads, d_model=W_E.shape[1], n_kv_heads=n_heads),
+        blocks=tuple(_block_of(tensors, layer, document["scale"]) for layer in range(n_layers)),
         W_E=W_E,
         embed_scale=1.0,
-        W_pos=read("W_pos"),
+        W_pos=tensors["W_pos"],
         ln_final=NO_NORM,
-        W_U=read("W_U"),
+        W_U=tensors["W_U"],
         b_U=None,
         logit_softcap=None,
         source=source,
     )
 
 
-def _block_of(weights: dict[str, torch.Tensor], scale: float) -> Block:
+def _block_of(tensors: dict[str, torch.Tensor], layer: int, scale: float) -> Block:
+    def read(names: Iterable[str]) -> dict[str, torch.Tensor]:
+        return {name: tensors[f"blocks.{layer}.{name}"] for name in names}
+
+    mlp = MLP(**read(MLP_WEIGHTS), W_gate=None, b_gate=None, activation=F.relu)
+    attention = Attention(
+        **read(ATTENTION_WEIGHTS),
+        scale=scale,
+        window=None,
+        softcap=None,
+        clip=None,
+        q_norm=None,
+        k_norm=None,
+        rotary=None,
+        rotary_interleaved=False,
+    )
     return Block(
         ln1=NO_NORM,
-        attention=Attention(
-            **{key: weights[key] for key in BLOCK_WEIGHTS if key[-1] in "QKVO"},
-            scale=scale,
-            window=None,
-            softcap=None,
-            clip=None,
-            q_norm=None,
-            k_norm=None,
-            rotary=None,
-            rotary_interleaved=False,
-        ),
+        attention=attention,
         post_attention_norm=None,
         ln2=NO_NORM,
-        mlp=MLP(
-            W_in=weights["W_in"],
-            b_in=weights["b_in"],
-            W_gate=None,
-            b_gate=None,
-            W_out=weights["W_out"],
-            b_out=weights["b_out"],
-            activation=F.relu,
-        ),
+        mlp=mlp,
         post_mlp_norm=None,
     )
 
 
 def _check_against_numpy(
-    model: Model,
-    weights: dict[str, Float[np.ndarray, "..."]],
-    document: dict[str, Any],
-    examples: tuple[Example, ...],
+    model: Model, weights: Weights, scale: float, examples: Sequence[Example]
 ) -> None:
     prompts = [prompt for example in examples[:4] for prompt in (example.clean, example.corrupted)]
-    expected = np.stack([numpy_logits(weights, document["scale"], prompt) for prompt in prompts])
+    expected = np.stack([numpy_logits(weights, scale, prompt) for prompt in prompts])
     logits = run_tokens(model, torch.tensor(prompts)).double().numpy()
     error = np.abs(logits - expected).max()
     if not error <= 1e-4 * np.abs(expected).max():  # true also for NaN
