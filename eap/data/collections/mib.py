@@ -10,6 +10,7 @@ that follows the prompt.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,33 +76,18 @@ class MibTask:
     n_train: int = 100
 
 
+_choice_task = partial(MibTask, counterfactual="symbol_counterfactual", answers=_choices)
+_sum_task = partial(MibTask, counterfactual="random_counterfactual", answers=_labels)
+
 MIB_TASKS: dict[str, MibTask] = {
     task.name: task
     for task in (
         MibTask("ioi", "mib-bench/ioi", "s2_io_flip_counterfactual", _names, n_train=1000),
-        MibTask(
-            "mcqa",
-            "mib-bench/copycolors_mcqa",
-            "symbol_counterfactual",
-            _choices,
-            subset="4_answer_choices",
-        ),
-        MibTask(
-            "arithmetic-addition",
-            "mib-bench/arithmetic_addition",
-            "random_counterfactual",
-            _labels,
-            operator="+",
-        ),
-        MibTask(
-            "arithmetic-subtraction",
-            "mib-bench/arithmetic_subtraction",
-            "random_counterfactual",
-            _labels,
-            operator="-",
-        ),
-        MibTask("arc-easy", "mib-bench/arc_easy", "symbol_counterfactual", _choices),
-        MibTask("arc-challenge", "mib-bench/arc_challenge", "symbol_counterfactual", _choices),
+        _choice_task("mcqa", "mib-bench/copycolors_mcqa", subset="4_answer_choices"),
+        _sum_task("arithmetic-addition", "mib-bench/arithmetic_addition", operator="+"),
+        _sum_task("arithmetic-subtraction", "mib-bench/arithmetic_subtraction", operator="-"),
+        _choice_task("arc-easy", "mib-bench/arc_easy"),
+        _choice_task("arc-challenge", "mib-bench/arc_challenge"),
     )
 }
 
