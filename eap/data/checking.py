@@ -13,7 +13,7 @@ from eap.data.cells import (
     is_id_list,
     is_missing,
 )
-from eap.data.columns import ANSWERS, SIDES, has_answers, renamed, standard_names
+from eap.data.columns import ANSWERS, SIDES, has_answers, renamed
 from eap.data.example import Example
 from eap.data.followers import Followers, Prompt
 from eap.data.prompts import Prompts, with_ids
@@ -22,7 +22,8 @@ from eap.data.tasks.task import Task
 from eap.data.vocabulary import Vocabulary
 from eap.runtime.errors import UserError, quoted
 
-_Texts = tuple[tuple[str, ...] | None, tuple[str, ...] | None]
+_Answers = tuple[tuple[str, ...], tuple[int, ...]]
+"""Answers of one side: as texts, or (if there are no texts) as ids."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class _Draft:
-    """Row during its checks: prompts as given, ids with the BOS token, and answers as text or ids.
+    """Row during its checks: prompts as given, ids with the BOS token, and answers of both sides.
 
     Without a corrupted prompt there is one prompt, and the ids of the other are empty.
     """
@@ -48,8 +49,7 @@ class _Draft:
     place: str
     prompts: tuple[Prompt, ...]
     ids: tuple[tuple[int, ...], tuple[int, ...]]
-    answers: _Texts
-    answer_ids: tuple[tuple[int, ...], tuple[int, ...]]
+    answers: tuple[_Answers, ...]
 
 
 def check_rows(
@@ -75,8 +75,7 @@ def check_rows(
     places = places or [f"line {number}" for number in range(2, len(rows) + 2)]
     problems: list[Problem] = []
     drafts = []
-    names = standard_names(task, dict.fromkeys(name for row in rows for name in row))
-    rows = [with_ids(renamed(row, names)) for row in rows]
+    rows = [with_ids(row) for row in renamed(task, rows)]
     sides = SIDES if any(_has_pair(row) for row in rows) else SIDES[:1]
     prompts = Prompts(vocabulary, rows, prepend_bos=prepend_bos)
     for row, place in zip(rows, places, strict=True):
@@ -86,7 +85,7 @@ def check_rows(
             problems.append(Problem(place, error.kind, str(error)))
     followers = Followers(vocabulary, first_token=task is not None and task.first_token)
     if task is None or not task.pieces:
-        followers.prepare((d.prompts, [texts or () for texts in d.answers]) for d in drafts)
+        followers.prepare((d.prompts, [texts for texts, _ in d.answers]) for d in drafts)
     examples = []
     seen: dict[tuple[tuple[int, ...], ...], list[tuple[str, Example]]] = {}
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # one object for each answer set
@@ -113,33 +112,28 @@ def _has_pair(row: Mapping[str, Any]) -> bool:
 
 
 def _draft(
-    task: Task | None,
-    row: Mapping[str, Any],
-    place: str,
-    prompts: Prompts,
-    sides: Sequence[str],
+    task: Task | None, row: Mapping[str, Any], place: str, prompts: Prompts, sides: Sequence[str]
 ) -> _Draft:
     read = [prompts.read(row, side) for side in sides]
     as_given, ids = tuple(prompt for prompt, _ in read), [tokens for _, tokens in read]
     if len(sides) == len(SIDES):
         _check_pair(as_given, ids)
-    answers, own_ids = _read_answers(task, row, prompts.vocabulary)
-    has_text = any(texts for texts in answers)
-    if has_text and not all(text for text, _ in as_given):
+    answers = _read_answers(task, row, prompts.vocabulary)
+    texts = [side for side, _ in answers]
+    if any(texts) and not all(text for text, _ in as_given):
         raise UnfitRowError(
             "answers as text",
             "the prompts are token ids, so the answers must be too: columns correct_idx and "
             "incorrect_idx",
         )
-    for text, _ in as_given:
-        first = next((a for texts in answers for a in texts or () if a.startswith(" ")), None)
-        if text.endswith(" ") and first is not None:
-            raise UnfitRowError(
-                "trailing spaces",
-                f"the prompt ends in a space and the answer {quoted(first)} begins with one",
-            )
+    spaced = next((a for side in texts for a in side if a.startswith(" ")), None)
+    if spaced is not None and any(text.endswith(" ") for text, _ in as_given):
+        raise UnfitRowError(
+            "trailing spaces",
+            f"the prompt ends in a space and the answer {quoted(spaced)} begins with one",
+        )
     corrupted = ids[1] if len(ids) > 1 else ()
-    return _Draft(row, place, as_given, (ids[0], corrupted), answers, own_ids)
+    return _Draft(row, place, as_given, (ids[0], corrupted), answers)
 
 
 def _check_pair(as_given: Sequence[Prompt], ids: Sequence[tuple[int, ...]]) -> None:
@@ -166,19 +160,18 @@ def _check_pair(as_given: Sequence[Prompt], ids: Sequence[tuple[int, ...]]) -> N
 
 def _read_answers(
     task: Task | None, row: Mapping[str, Any], vocabulary: Vocabulary
-) -> tuple[_Texts, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Answers of each side as text, or None and their ids."""
-    if task is not None and not has_answers(task, row):
-        texts = {name: _task_cell(name, cell) for name, cell in row.items()}
-        texts = {**dict.fromkeys(SIDES, ""), **texts}
-        try:
-            return task.answers(texts, vocabulary), ((), ())
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UnfitRowError("bad labels", str(error)) from None
-    correct, incorrect = (_read_side(row, side, vocabulary) for side in ANSWERS)
-    return (correct[0], incorrect[0]), (correct[1], incorrect[1])
+) -> tuple[_Answers, ...]:
+    """Correct and incorrect answers."""
+    if task is None or has_answers(task, row):
+        return tuple(_read_side(row, side, vocabulary) for side in ANSWERS)
+    cells = {name: _task_cell(name, cell) for name, cell in row.items()}
+    try:
+        sides = task.answers({**dict.fromkeys(SIDES, ""), **cells}, vocabulary)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UnfitRowError("bad labels", str(error)) from None
+    return tuple((texts, ()) for texts in sides)
 
 
 def _task_cell(name: str, cell: Any) -> str:
@@ -189,9 +182,7 @@ def _task_cell(name: str, cell: Any) -> str:
         return repr(cell)
 
 
-def _read_side(
-    row: Mapping[str, Any], side: str, vocabulary: Vocabulary
-) -> tuple[tuple[str, ...] | None, tuple[int, ...]]:
+def _read_side(row: Mapping[str, Any], side: str, vocabulary: Vocabulary) -> _Answers:
     cell, what = row.get(side), side
     if is_missing(cell) and not is_missing(row.get(f"{side}_idx")):
         cell, what = row[f"{side}_idx"], f"{side}_idx"
@@ -206,7 +197,7 @@ def _read_side(
             f"{what} is {quoted(cell)}, which has the BOS token {bos}: leave it out, as "
             "tokenizer(answer, add_special_tokens=False) does",
         )
-    return None, ids
+    return (), ids
 
 
 def _prompts_are_ids(row: Mapping[str, Any]) -> bool:
@@ -221,8 +212,7 @@ def _example(
     roles: Roles | None,
 ) -> Example:
     sides = []
-    for texts, ids in zip(draft.answers, draft.answer_ids, strict=True):
-        tokens = ids
+    for texts, tokens in draft.answers:
         if texts and task is not None and task.pieces:
             tokens = followers.pieces(texts)
         elif texts:
@@ -231,8 +221,7 @@ def _example(
     correct, incorrect = sides
     if not correct:
         raise UnfitRowError("without answers", "the row has no correct answer")
-    if not set(correct).isdisjoint(incorrect):
-        common = set(correct) & set(incorrect)
+    if common := set(correct).intersection(incorrect):
         word = followers.vocabulary.tokenizer.decode([min(common)])
         raise UnfitRowError(
             "answers on both sides", f"{quoted(word)} is both a correct and an incorrect answer"

@@ -80,6 +80,7 @@ def has_answers(task: Task | None, columns: Iterable[str]) -> bool:
     return task is None or set(ANSWERS) <= set(columns)
 
 
-def renamed(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Row with its columns renamed."""
-    return {names[name]: cell for name, cell in row.items()}
+def renamed(task: Task | None, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the standard names of their columns."""
+    names = standard_names(task, dict.fromkeys(name for row in rows for name in row))
+    return [{names[name]: cell for name, cell in row.items()} for row in rows]

@@ -9,7 +9,7 @@ from typing import Any
 
 from eap.data.cells import as_text, is_missing
 from eap.data.checking import check_rows
-from eap.data.columns import renamed, standard_names
+from eap.data.columns import renamed
 from eap.data.dataset import vocabulary_of
 from eap.data.reading import read_rows
 from eap.data.tasks.ioi import NAMES
@@ -83,8 +83,7 @@ def corrupt(
     """
     listed = _listed(words)
     table = read_rows(data)
-    names = standard_names(None, table.columns)
-    rows = [renamed(row, names) for row in table.rows]
+    rows = renamed(None, table.rows)
     if any(not is_missing(row.get("corrupted")) for row in rows):
         raise UserError(f"{table.shown} has corrupted prompts already")
     vocabulary = vocabulary_of(tokenizer)
@@ -100,7 +99,7 @@ def corrupt(
         clean = as_text(row.get("clean"), "the clean prompt")
         places = _words_in(clean, listed)
         if not places:
-            left_out[f"without one of the {_noun(words)}"] += 1
+            left_out[f"without one of the {words if isinstance(words, str) else 'words'}"] += 1
             continue
         fitting = _first_fitting(row, clean, places, listed, vocabulary, random)
         if fitting is None:
@@ -130,10 +129,6 @@ def _listed(words: str | Sequence[str]) -> tuple[str, ...] | None:
     return tuple(word.strip() for word in listed)
 
 
-def _noun(words: str | Sequence[str]) -> str:
-    return words if isinstance(words, str) else "words"
-
-
 def _pattern(word: str) -> str:
     """Regular expression for a word that is not part of another word, or of another number."""
     if word.isdigit():
@@ -157,15 +152,14 @@ def _first_fitting(
 ) -> tuple[str, tuple[str, str]] | None:
     """First corrupted prompt, among random ones, with which the row fits; and the two words."""
     random.shuffle(places)
+    n_tokens = len(vocabulary.encode(clean))
     for word in places:
         others = [other for other in _others(word, listed, random) if other not in places]
         texts = [re.sub(_pattern(word), other.replace("\\", r"\\"), clean) for other in others]
-        n_tokens = len(vocabulary.encode(clean))
-        lengths = [len(ids) for ids in vocabulary.encode_all(texts)]
-        for other, text, length in zip(others, texts, lengths, strict=True):
-            if length == n_tokens:
-                examples, problems = check_rows(None, [{**row, "corrupted": text}], vocabulary)
-                if examples and not problems:
+        for other, text, ids in zip(others, texts, vocabulary.encode_all(texts), strict=True):
+            if len(ids) == n_tokens:
+                _, problems = check_rows(None, [{**row, "corrupted": text}], vocabulary)
+                if not problems:
                     return text, (word, other)
     return None
 
