@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from eap.data.answers import Answers
 from eap.data.dataset import Dataset
@@ -86,11 +87,12 @@ class Group:
 
 
 def check_dataset(model: Model, dataset: Dataset) -> None:
-    """Check that a model and a data set have the right types, and fit together.
+    """Check that a model can run a data set.
 
     Raises:
-        UserError: one of them is something else (a name, a list, a loader), or as for
-            `check_examples`.
+        UserError: one of them is something else (a name, a list, a loader), there are no examples,
+            or an example has empty prompts, prompts of different lengths, no answer at all, a token
+            that the weights do not have, or more tokens than the model has positions.
     """
     graph_config(model)
     if not isinstance(dataset, Dataset):
@@ -98,7 +100,33 @@ def check_dataset(model: Model, dataset: Dataset) -> None:
             f"the data set is {type(dataset).__name__}; give what eap.load_dataset returns, or "
             "eap.Dataset('name', examples) with a list of eap.Example"
         )
-    check_examples(model, dataset.examples)
+    if not dataset.examples:
+        raise UserError("there are no examples to run")
+    d_vocab = len(model.W_E)
+    n_positions = model.n_positions
+    for row, example in enumerate(dataset.examples):
+        n = len(example.clean)
+        if not n or len(example.corrupted) not in (0, n):
+            raise UserError(
+                f"example {row}: the prompts have {n} and {len(example.corrupted)} tokens; they "
+                "must be equally long, and not empty"
+            )
+        if not example.correct and not example.incorrect:
+            raise UserError(f"example {row} has neither a correct nor an incorrect answer")
+        if n_positions is not None and n > n_positions:
+            raise UserError(
+                f"example {row} has {n} tokens; {model.name} takes at most {n_positions}"
+            )
+        sets = (example.clean, example.corrupted, example.correct, example.incorrect)
+        tokens = [token for ids in sets for token in ids]
+        largest, smallest = max(tokens), min(tokens)
+        if smallest < 0:
+            raise UserError(f"example {row} has token {smallest}; token ids begin at 0")
+        if largest >= d_vocab:
+            raise UserError(
+                f"example {row} has token {largest}, but the weights have {d_vocab} tokens: this "
+                f"tokenizer does not belong to {model.name}"
+            )
 
 
 def named_spans(model: Model, dataset: Dataset) -> tuple[str, ...]:
@@ -128,43 +156,6 @@ def check_pairs(dataset: Dataset, what: str) -> None:
             f"{len(dataset)} examples have none: ablation='zero' or a mean (eap.Mean.over_dataset("
             "model, dataset, prompts='clean')) needs none, and eap.data.corrupt makes pairs"
         )
-
-
-def check_examples(model: Model, examples: Sequence[Example]) -> None:
-    """Check that a model can run these examples.
-
-    Raises:
-        UserError: there are no examples, or an example has empty prompts, prompts of different
-            lengths, no answer at all, a token that the weights do not have, or more tokens than the
-            model has positions.
-    """
-    if not examples:
-        raise UserError("there are no examples to run")
-    d_vocab = len(model.W_E)
-    n_positions = model.n_positions
-    for row, example in enumerate(examples):
-        n = len(example.clean)
-        if not n or len(example.corrupted) not in (0, n):
-            raise UserError(
-                f"example {row}: the prompts have {n} and {len(example.corrupted)} tokens; they "
-                "must be equally long, and not empty"
-            )
-        if not example.correct and not example.incorrect:
-            raise UserError(f"example {row} has neither a correct nor an incorrect answer")
-        if n_positions is not None and n > n_positions:
-            raise UserError(
-                f"example {row} has {n} tokens; {model.name} takes at most {n_positions}"
-            )
-        sets = (example.clean, example.corrupted, example.correct, example.incorrect)
-        tokens = [token for ids in sets for token in ids]
-        largest, smallest = max(tokens), min(tokens)
-        if smallest < 0:
-            raise UserError(f"example {row} has token {smallest}; token ids begin at 0")
-        if largest >= d_vocab:
-            raise UserError(
-                f"example {row} has token {largest}, but the weights have {d_vocab} tokens: this "
-                f"tokenizer does not belong to {model.name}"
-            )
 
 
 def one_group(examples: Sequence[Example], start_of: StartOf = first_difference) -> Group:
@@ -217,18 +208,17 @@ def load_batch(
 ) -> Batch:
     """Make the tensors of one batch."""
     chosen = [examples[row] for row in rows]
-    group = one_group(chosen, start_of)
-    start, n_positions = group.start, group.n_positions
-    clean, corrupted = torch.zeros(2, len(chosen), n_positions, dtype=torch.long)
-    for row, example in enumerate(chosen):
-        n = len(example.clean) - start
-        clean[row, :n] = torch.tensor(example.clean[start:])
-        # Without a pair, the corrupted tokens are never read (`check_pairs`).
-        corrupted[row, :n] = torch.tensor((example.corrupted or example.clean)[start:])
+    start = min(start_of(example) for example in chosen)
+    # Without a pair, the corrupted tokens are never read (`check_pairs`).
+    pairs = [(example.clean, example.corrupted or example.clean) for example in chosen]
+    clean, corrupted = (
+        pad_sequence([torch.tensor(ids[start:]) for ids in prompts], batch_first=True).to(device)
+        for prompts in zip(*pairs, strict=True)
+    )
     return Batch(
         prefix=torch.tensor([example.clean[:start] for example in chosen], device=device).long(),
-        clean=clean.to(device),
-        corrupted=corrupted.to(device),
+        clean=clean,
+        corrupted=corrupted,
         last=torch.tensor([len(example.clean) - 1 - start for example in chosen], device=device),
         answers=Answers.of(chosen, rows, device),
     )

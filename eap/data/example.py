@@ -45,25 +45,16 @@ class Example:
             object.__setattr__(self, name, _as_ids(name, part))
 
     @classmethod
-    def of_ids(
-        cls,
-        clean: TokenIds,
-        corrupted: TokenIds,
-        correct: TokenIds,
-        incorrect: TokenIds,
-        spans: tuple[int, ...] = (),
-    ) -> "Example":
+    def of_ids(cls, *parts: TokenIds) -> "Example":
         """Make an example without checks, from parts known to be token ids; nothing is copied."""
         example = cls.__new__(cls)
-        vars(example).update(
-            clean=clean, corrupted=corrupted, correct=correct, incorrect=incorrect, spans=spans
-        )
+        vars(example).update(zip(cls.__match_args__, parts, strict=True))
         return example
 
 
 def _as_ids(name: str, part: Any) -> TokenIds:
     if type(part) is tuple and set(map(type, part)) <= {int}:
-        return part  # `check_examples` checks that the model has these ids
+        return part  # `check_dataset` checks that the model has these ids
     cell = plain(part)
     if cell is None or cell == []:
         return ()
