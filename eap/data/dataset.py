@@ -9,14 +9,14 @@ else.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any, overload
 
-from eap.data.checking import Problem, check_rows
+from eap.data.checking import check_rows
 from eap.data.columns import check_columns, standard_names
 from eap.data.example import Example, first_difference
 from eap.data.reading import Rows, read_rows
@@ -144,16 +144,16 @@ class Dataset:
 
     def summary(self) -> str:
         """One line with the number of pairs, their origin, and what was dropped."""
-        dropped = ", ".join(f"{n} {why}" for why, n in self.provenance.get("dropped", {}).items())
+        source, dropped = self.provenance.get("source", "memory"), self.provenance.get("dropped")
         what = "pairs" if self.has_pairs else "prompts"
-        parts = [f"{self.task}: {len(self)} {what} from {self.provenance.get('source', 'memory')}"]
-        parts += [f"dropped {dropped}"] if dropped else []
+        parts = [f"{self.task}: {len(self)} {what} from {source}"]
+        if dropped:
+            parts += [f"dropped {_counted(dropped)}"]
         parts += ["with BOS" if self.prepend_bos else "without BOS"]
-        if not self.has_pairs:
-            unpaired = sum(not example.corrupted for example in self.examples)
+        if unpaired := sum(not example.corrupted for example in self.examples):
             parts += [f"{unpaired} without a corrupted prompt, for zero and mean ablation"]
-        alone = sum(not example.incorrect for example in self.examples)
-        parts += [f"{alone} without an incorrect answer"] if alone else []
+        if alone := sum(not example.incorrect for example in self.examples):
+            parts += [f"{alone} without an incorrect answer"]
         if self.provenance.get("unit_digit"):
             parts += ["asked about the last digit, as this tokenizer splits numbers before it"]
         return "; ".join(parts)
@@ -223,24 +223,25 @@ def load_dataset(
         known, rows.rows, vocabulary, places=rows.places, prepend_bos=prepend_bos, roles=roles
     )
     unfit = [problem for problem in problems if problem.kind != "repeated"]
+    dropped = Counter(problem.kind for problem in unfit)
     if data is not None and unfit and not drop_unfit:
-        raise UserError(f"{rows.shown}: {unfit[0]}{_and_others(unfit, len(rows.rows))}")
+        raise UserError(f"{rows.shown}: {unfit[0]}{_and_others(dropped, len(rows.rows))}")
     if len(examples) < (FEWEST if data is None else 1):
         raise UserError(
-            f"{task}: only {len(examples)} pairs fit this tokenizer ({_counted(unfit)}); "
+            f"{task}: only {len(examples)} pairs fit this tokenizer ({_counted(dropped)}); "
             f"the first: {unfit[0]}"
         )
-    dataset = Dataset(task, tuple(examples), prepend_bos, span_names=names)
+    dataset = Dataset(task, tuple(examples), prepend_bos, provenance, names)
     provenance |= {
         "pairs": len(examples),
-        "dropped": dict(Counter(problem.kind for problem in unfit)),
+        "dropped": dict(dropped),
         "prepend_bos": prepend_bos,
         "tokens_sha256": dataset.tokens_sha256,
-        **({"spans": {"kind": spans, "names": list(names)}} if spans == "roles" else {}),
     }
+    if spans == "roles":
+        provenance["spans"] = {"kind": spans, "names": list(names)}
     if known is not None and task.startswith("greater-than") and vocabulary.digits_per_piece == 1:
         provenance["unit_digit"] = True
-    dataset = replace(dataset, provenance=provenance)
     dataset = dataset if head is None else dataset.head(head)
     return dataset.with_spans(spans) if spans in ("auto", "tokens") else dataset
 
@@ -273,17 +274,18 @@ def _check_tokenizer(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def _counted(problems: Sequence[Problem]) -> str:
-    return ", ".join(f"{n} {why}" for why, n in Counter(p.kind for p in problems).items())
+def _counted(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {why}" for why, n in dropped.items())
 
 
-def _and_others(unfit: Sequence[Problem], n_rows: int) -> str:
+def _and_others(dropped: Counter[str], n_rows: int) -> str:
+    n_unfit = dropped.total()
     if n_rows == 1:
         return ""
-    if len(unfit) == n_rows:
-        return f" (none of the {n_rows} rows fits: {_counted(unfit)})"
+    if n_unfit == n_rows:
+        return f" (none of the {n_rows} rows fits: {_counted(dropped)})"
     return (
-        f" ({len(unfit)} of {n_rows} rows do not fit: {_counted(unfit)}; --drop_unfit, or "
+        f" ({n_unfit} of {n_rows} rows do not fit: {_counted(dropped)}; --drop_unfit, or "
         "drop_unfit=True, leaves them out)"
     )
 

@@ -53,14 +53,16 @@ class Followers:
         Raises:
             UnfitRowError: an answer is not a single token.
         """
-        tokens = [self.vocabulary.token(answer) for answer in answers]
-        for answer, token in zip(answers, tokens, strict=True):
+        tokens = {}
+        for answer in answers:
+            token = self.vocabulary.token(answer)
             if token is None:
                 raise UnfitRowError(
                     "answers of several tokens",
                     f"the answer {quoted(answer)} is not a token of its own",
                 )
-        return tuple(dict.fromkeys(token for token in tokens if token is not None))
+            tokens[token] = answer
+        return tuple(tokens)
 
     def ids(self, prompts: Sequence[Prompt], answers: Answers) -> tuple[int, ...]:
         """Token of each answer after all of `prompts`.
@@ -100,9 +102,8 @@ class Followers:
         endings = {text: _last_words(text) for text in prompts if text not in self._endings}
         self._encode(word for words in endings.values() for word in words)
         for text, words in endings.items():
-            fitting = (w for w in words if w and _ends_in(prompts[text], self._ids[w]))
+            fitting = (w for w in words if _ends_in(prompts[text], self._ids[w]))
             self._endings[text] = next(fitting, text)
-        self._encode(self._endings[text] for text in endings)
 
     def _encode(self, texts: Iterable[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
@@ -132,8 +133,8 @@ def _last_words(text: str) -> tuple[str, ...]:
     return () if match is None else (match.group(0), match.group(1))
 
 
-def _ends_in(ids: Sequence[int], last: Sequence[int]) -> bool:
-    return 0 < len(last) <= len(ids) and tuple(ids[len(ids) - len(last) :]) == tuple(last)
+def _ends_in(ids: tuple[int, ...], last: tuple[int, ...]) -> bool:
+    return bool(last) and ids[-len(last) :] == last
 
 
 def _changed_prompt(text: str, answer: str) -> UnfitRowError:

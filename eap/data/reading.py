@@ -88,7 +88,7 @@ def read_rows(data: Any, source: str | None = None) -> Rows:
     if isinstance(data, (str, os.PathLike)):
         path = find_file(data)
         source = source or str(path)
-        content = _unpacked(path, _read(path), source)
+        content = _read(path, source)
         digest = hashlib.sha256(content).hexdigest()
         rows, places, form = _parse(content, path, source)
     else:
@@ -129,21 +129,17 @@ def find_file(name: str | os.PathLike[str]) -> Path:
     raise UserError(f"{quoted(text)} {what}" if exists else f"no data at {quoted(text)[1:-1]}")
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _unpacked(path: Path, content: bytes, source: str) -> bytes:
+def _read(path: Path, source: str) -> bytes:
+    """Bytes of a file, unpacked if its name says that it is packed."""
     suffix = path.suffix.lower()
     if suffix in OTHERS:
         raise UserError(f"{source} is not supported: {OTHERS[suffix]}")
-    if suffix not in UNPACKERS:
-        return content
     try:
-        return UNPACKERS[suffix](content)
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return UNPACKERS[suffix](content) if suffix in UNPACKERS else content
     except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):
         raise UserError(f"{source} is not a complete {suffix} file") from None
 
@@ -178,26 +174,25 @@ def _read_csv(text: str, source: str) -> Parsed:
     )
     rows: list[Record] = []
     places = []
-    first = True
-    line = 1
     try:
+        next(cells for cells in reader if cells)  # the header
+        end = reader.line_num
         for cells in reader:
-            line, start = reader.line_num + 1, line
-            if not cells:
-                continue
-            if first:
-                first = False
-            elif len(cells) != len(header):
+            start, end = end + 1, reader.line_num
+            if cells and len(cells) != len(header):
                 raise UserError(
                     f"{source}: line {start} has {len(cells)} cells and the header {len(header)}; "
                     f"put texts that contain a {SEPARATORS[separator]} in double quotes"
                 )
-            else:
+            if cells:
                 rows.append(dict(zip(header, cells, strict=True)))
                 places.append(f"line {start}")
     except csv.Error as error:
         raise UserError(f"{source}: line {reader.line_num} is not valid CSV: {error}") from None
-    _check_spaces(rows, source, separator)
+    prompts = [(row.get("clean") or "", row.get("corrupted") or "") for row in rows]
+    # In every pair, one prompt begins with a space, and the other does not.
+    if prompts and all(a and b and a.startswith(" ") != b.startswith(" ") for a, b in prompts):
+        raise _spaces_refused(source, separator)
     return rows, places, "" if separator == "," else f"{SEPARATORS[separator]}-separated"
 
 
@@ -244,13 +239,6 @@ def _spaces_mean_nothing(text: str, header: list[str], separator: str) -> bool:
     has_texts = set(ANSWER_TEXTS) & set(header)
     body = re.sub(r'"(?:[^"]|"")*"', '"', text.lstrip().partition("\n")[2])
     return not has_texts or re.search(f'{re.escape(separator)}(?! ")', body) is None
-
-
-def _check_spaces(rows: list[Record], source: str, separator: str) -> None:
-    """Check that the two prompts of a pair both begin with a space, or both without."""
-    prompts = [(row.get("clean") or "", row.get("corrupted") or "") for row in rows]
-    if prompts and all(a and b and a.startswith(" ") != b.startswith(" ") for a, b in prompts):
-        raise _spaces_refused(source, separator)
 
 
 def _spaces_refused(source: str, separator: str) -> UserError:

@@ -82,24 +82,20 @@ def first_tokens(
     Raises:
         UnfitRowError: a part begins within a token.
     """
-    before = [text[:character] for character in characters]
-    stripped = [part.rstrip() for part in before]
-    whole, *parts = vocabulary.encode_all([text, *before, *stripped])
+    before = [(text[:character], text[:character].rstrip()) for character in characters]
+    parts = [part for pair in before for part in pair]
+    whole, *encoded = vocabulary.encode_all([text, *parts])
+    tokens = {**dict(zip(parts, encoded, strict=True)), "": ()}
     n_special = len(ids) - len(whole)  # number of BOS tokens, which the text does not have
     starts = []
-    for number, character in enumerate(characters):
-        for part, tokens in (
-            (before[number], parts[number]),
-            (stripped[number], parts[number + len(before)]),
-        ):
-            if not part or whole[: len(tokens)] == tokens:
-                starts.append(n_special + (len(tokens) if part else 0))
-                break
-        else:
+    for character, pair in zip(characters, before, strict=True):
+        lengths = [len(tokens[part]) for part in pair if whole[: len(tokens[part])] == tokens[part]]
+        if not lengths:
             raise UnfitRowError(
                 "roles within tokens",
                 f"no token begins at {quoted(text[character:], 40)} in {quoted(text, 100)}",
             )
+        starts.append(n_special + lengths[0])
     return tuple(starts)
 
 
@@ -118,7 +114,7 @@ def _of_columns(
             starts = prompt_ids(cells, "spans")
         except UnfitRowError:
             starts = (-1,)
-        if starts[0] != 0 or not _ascend(starts, len(ids) - n_special):
+        if not _tile(starts, len(ids) - n_special):
             raise UnfitRowError(
                 "bad spans",
                 f"spans of a prompt of ids are numbers of their first tokens that ascend from 0 to "
@@ -136,8 +132,8 @@ def _of_columns(
     return (0, *first_tokens(text, characters, ids, vocabulary))
 
 
-def _ascend(starts: Sequence[int], n_tokens: int) -> bool:
-    return all(a <= b for a, b in pairwise((*starts, n_tokens)))
+def _tile(starts: Sequence[int], n_tokens: int) -> bool:
+    return starts[0] == 0 and all(a <= b for a, b in pairwise((*starts, n_tokens)))
 
 
 def auto_spans(clean: Sequence[int], corrupted: Sequence[int]) -> tuple[int, ...]:
@@ -182,7 +178,7 @@ def check_spans(names: Sequence[str], spans: Sequence[tuple[Sequence[int], int]]
     if len(set(names)) < len(names):
         raise UserError(f"two spans have one name: {quoted(', '.join(names), 200)}")
     for number, (starts, n_tokens) in enumerate(spans):
-        if len(starts) != len(names) or starts[0] != 0 or not _ascend(starts, n_tokens):
+        if len(starts) != len(names) or not _tile(starts, n_tokens):
             raise UserError(
                 f"example {number}: its {len(names)} spans begin at tokens that ascend from 0 to "
                 f"at most {n_tokens}, not at {quoted(list(starts), 100)}"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
+from itertools import compress
 from typing import Any
 
 from eap.data.cells import UnfitRowError
@@ -142,8 +143,7 @@ class Vocabulary:
     def splits_numbers(self, numbers: Iterable[int]) -> set[int]:
         """Numbers whose last piece is a token of its own."""
         asked = list(numbers)
-        split = self._split_numbers(asked, self.digits_per_piece)
-        return {number for number, splits in zip(asked, split, strict=True) if splits}
+        return set(compress(asked, self._split_numbers(asked, self.digits_per_piece)))
 
     def _split_numbers(self, numbers: Iterable[int], digits: int) -> list[bool]:
         texts = [str(number) for number in numbers]
