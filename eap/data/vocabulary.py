@@ -42,7 +42,7 @@ class Vocabulary:
         """Largest id plus one."""
         return max(self.tokenizer.get_vocab().values(), default=-1) + 1
 
-    @property
+    @cached_property
     def bos(self) -> int | None:
         """Id of the BOS token, or None."""
         return self.tokenizer.bos_token_id

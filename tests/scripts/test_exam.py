@@ -83,18 +83,18 @@ def test_evidence_is_written_task_by_task_and_not_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(evidence, "row_of", noted)
     options = "--pairs 16 --size 150 --subsets 30 --steps 2 --prices 0.5".split()
-    for tasks in (["ioi"], ["ioi", "sva"]):
+    for tasks in (["ioi"], ["ioi", "greater-than"]):
         arguments = ["evidence.py", *options, "--tasks", *tasks, "--csv", str(path)]
         monkeypatch.setattr("sys.argv", arguments)
         evidence.main()
-    assert measured == ["ioi", "sva"]
+    assert measured == ["ioi", "greater-than"]
     found = pd.read_csv(path)
     assert list(found["task"]) == measured
     monkeypatch.setattr("sys.argv", [*arguments, "--size", "30"])
     with pytest.raises(SystemExit) as end:
         evidence.main()
     assert end.value.code == 2
-    assert measured == ["ioi", "sva"]
+    assert measured == ["ioi", "greater-than"]
     assert found["plain"].to_list() == pytest.approx(found["first"].to_list())  # one circuit
 
 

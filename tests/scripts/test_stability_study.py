@@ -69,13 +69,13 @@ def test_few_pairs_are_not_halved():
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stability")
     options = ("--model", "toy", "--device", "cpu", "--head", 16, "--output", folder)
-    for task in ("ioi", "sva"):
+    for task in ("ioi", "greater-than"):
         assert call("stability.py", *options, "--task", task, *QUICK) == 0
     return folder
 
 
 def test_the_script_writes_four_tables_a_task(output):
-    names = {f"{task}{kind}.csv" for task in ("ioi", "sva") for kind in KINDS}
+    names = {f"{task}{kind}.csv" for task in ("ioi", "greater-than") for kind in KINDS}
     assert {name for name in files_below(output) if name.endswith(".csv")} == {
         f"{FOLDER}/{name}" for name in names
     }
