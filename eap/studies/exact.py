@@ -1,9 +1,8 @@
 """Study of exact edge values: expected cost, files, and resuming after an interruption."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -21,14 +20,7 @@ from eap.runtime.errors import UserError
 from eap.runtime.progress import duration, say
 from eap.runtime.resources import Resources
 from eap.studies.paths import shown
-from eap.studies.scoring import (
-    check_finite,
-    describe,
-    graph_path,
-    reusable,
-    save_graph,
-    scored_curves,
-)
+from eap.studies.scoring import describe, graph_path, kept_graphs, scored_curves
 from eap.studies.settings import EXACT_CURVES, Settings, file_suffix
 
 EXACT_METRICS = ("logit_diff", "prob_diff", "kl", "js")
@@ -58,24 +50,11 @@ class ExactStudy:
 
         The graphs are saved as graphs/<model>/real_test/<task>_<metric>_real.json.
         """
-        settings, model, dataset = self.settings, self.model, self.dataset
-        paths = {
-            metric: graph_path(settings, model, f"real_test/{dataset.task}_{metric}_real")
-            for metric in EXACT_METRICS
-        }
-        origins = {
-            metric: describe(
-                settings, model, dataset, metric=metric, method="exact", code=score_code()
-            )
-            for metric in EXACT_METRICS
-        }
-        checkpoint = self._checkpoint(dataset.task)
-        finished = self._finished(paths, origins)
-        if finished is None:
-            finished = self._patch(checkpoint, edges=None)
-            self._keep(finished, paths)
-        checkpoint.delete()
-        return finished
+        origins = {metric: self._describe(metric) for metric in EXACT_METRICS}
+        checkpoint = self._checkpoint(self.dataset.task)
+        return self._kept(
+            "real", origins, checkpoint, lambda: self._patch(checkpoint, edges=None).values()
+        )
 
     def verify(
         self, estimates: Mapping[str, Graph], *, also: Sequence[Graph] = (), top: int, sample: int
@@ -104,58 +83,54 @@ class ExactStudy:
         edges = sha256(chosen.all.numpy().tobytes()).hexdigest()[:16]
         of_screening = {"verify": top, "sample": sample, "seed": settings.seed, "edges": edges,
                         "others": "scaled"}  # fmt: skip
-        paths, origins, at = {}, {}, "_spans" if self.spans else ""
-        for metric in estimates:
-            name = f"real_test/{dataset.task}_{metric}{at}_verified"
-            path = graph_path(settings, self.model, name)
-            paths[metric] = path.with_suffix(".safetensors") if self.spans else path
-            origins[metric] = describe(
-                settings, self.model, dataset, metric=metric, method="EAP-IG, verified",
-                options={"steps": settings.ig_steps, "rule": settings.ig_rule, **of_screening},
-                code=score_code(), spans=dataset.span_names if self.spans else (),
-            )  # fmt: skip
-        checkpoint = self._checkpoint(f"{dataset.task}{at}_verify", **of_screening)
-        finished = self._finished(paths, origins)
-        if finished is None:
+        options = {"steps": settings.ig_steps, "rule": settings.ig_rule, **of_screening}
+        spans = dataset.span_names if self.spans else ()
+        at = "spans_" if self.spans else ""
+        origins = {
+            metric: self._describe(metric, method="EAP-IG, verified", options=options, spans=spans)
+            for metric in estimates
+        }
+        checkpoint = self._checkpoint(f"{dataset.task}_{at}verify", **of_screening)
+
+        def patch() -> Iterable[Graph]:
             exact = self._patch(checkpoint, edges=chosen.all)
-            finished = {
-                metric: replace(merge(graph, exact[metric], chosen), provenance=origins[metric])
-                for metric, graph in estimates.items()
-            }
-            self._keep(finished, paths)
-        checkpoint.delete()
+            for metric, graph in estimates.items():
+                yield replace(merge(graph, exact[metric], chosen), provenance=origins[metric])
+
+        finished = self._kept(f"{at}verified", origins, checkpoint, patch)
         for metric, estimate in estimates.items():
             say(f"\n{metric}\n{report(estimate, finished[metric], chosen)}")
         return finished
 
-    def _finished(
-        self, paths: Mapping[str, Path], origins: Mapping[str, Mapping[str, Any]]
-    ) -> dict[str, Graph] | None:
-        """The saved graphs of all metrics, or None unless all exist with the same provenance."""
-        graphs = {
-            metric: reusable(path, origins[metric], overwrite=self.settings.overwrite)
-            for metric, path in paths.items()
-        }
-        existing = {metric: graph for metric, graph in graphs.items() if graph is not None}
-        return existing if len(existing) == len(paths) else None
+    def _kept(
+        self,
+        suffix: str,
+        origins: Mapping[str, Mapping[str, Any]],
+        checkpoint: Checkpoint,
+        make: Callable[[], Iterable[Graph]],
+    ) -> dict[str, Graph]:
+        """The graphs <task>_<metric>_<suffix> of all metrics, reused or made; no progress is left.
 
-    def _keep(self, graphs: Mapping[str, Graph], paths: Mapping[str, Path]) -> None:
-        """Save all graphs, or none if a score is not finite."""
-        check_finite({paths[metric].name: graph for metric, graph in graphs.items()})
-        for metric, graph in graphs.items():
-            save_graph(graph, paths[metric])
+        Args:
+            suffix: end of the names of the files.
+            origins: provenance of the graphs, by metric.
+            checkpoint: progress of `make`.
+            make: function that makes the graphs, in the order of `origins`.
+        """
+        task = self.dataset.task
+        named = {f"real_test/{task}_{metric}_{suffix}": origins[metric] for metric in origins}
+        graphs = kept_graphs(self.settings, self.model, named, make)
+        checkpoint.delete()
+        return dict(zip(origins, graphs, strict=True))
+
+    def _describe(self, metric: str, *, method: str = "exact", **more: Any) -> dict[str, Any]:
+        """Provenance of exact values of a metric."""
+        more |= {"metric": metric, "method": method, "code": score_code()}
+        return describe(self.settings, self.model, self.dataset, **more)
 
     def _checkpoint(self, name: str, **more: Any) -> Checkpoint:
         """The checkpoint of this run; runs with other settings have checkpoints of their own."""
-        identity = describe(
-            self.settings,
-            self.model,
-            self.dataset,
-            metric="logit_diff",
-            method="exact",
-            code=score_code(),
-            **more,
-        )
+        identity = self._describe("logit_diff", **more)
         for key in ("command", "metric"):
             del identity[key]
         folder = graph_path(self.settings, self.model, f"real_test/{name}").parent

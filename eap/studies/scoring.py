@@ -1,12 +1,13 @@
 """Model, pairs and scored graphs of an experiment; finished graphs are reused."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from eap.ablation import get_ablation
 from eap.attribution import attribute
+from eap.data.batches import named_spans
 from eap.data.dataset import Dataset, check_data, load_dataset
 from eap.engine.signature import sign
 from eap.graph.graph import Graph
@@ -158,10 +159,64 @@ def describe(
 # ---- scored graphs -------------------------------------------------------------------------------
 
 
-def graph_path(settings: Settings, model: Model, name: str) -> Path:
-    """`graphs/<model>/<name>.json`; `.safetensors` for graphs of more than half a million edges."""
+def graph_path(settings: Settings, model: Model, name: str, *, spans: bool = False) -> Path:
+    """`graphs/<model>/<name>.json`; `.safetensors` with spans, or above half a million edges."""
     n_edges = count_edges(settings, model)
-    return graph_file(settings.output, settings.model, name, n_edges=n_edges)
+    path = graph_file(settings.output, settings.model, name, n_edges=n_edges)
+    return path.with_suffix(".safetensors") if spans else path
+
+
+def kept_graphs(
+    settings: Settings,
+    model: Model,
+    origins: Mapping[str, Mapping[str, Any]],
+    make: Callable[[], Iterable[Graph]],
+) -> list[Graph]:
+    """Load graphs if all of them have the same provenance; otherwise make and save all of them.
+
+    Args:
+        settings: settings of the experiment.
+        model: model of `load_model_of`.
+        origins: provenance that the graphs have if they are made now, by name of the file below
+            `graphs/<model>`.
+        make: function that makes the graphs, in the order of `origins`.
+
+    Raises:
+        UserError: a score is infinite or NaN, so that no graph is saved.
+    """
+    paths = [
+        graph_path(settings, model, name, spans="spans" in origin)
+        for name, origin in origins.items()
+    ]
+    saved = [
+        reusable(path, origin, overwrite=settings.overwrite)
+        for path, origin in zip(paths, origins.values(), strict=True)
+    ]
+    finished = [graph for graph in saved if graph is not None]
+    if len(finished) == len(paths):
+        return finished
+    graphs = list(make())
+    for path, graph in zip(paths, graphs, strict=True):
+        if not graph.scores[graph.edge_exists].isfinite().all():
+            raise UserError(
+                f"{path.name}: some scores are infinite or NaN, so nothing is saved; check the "
+                "weights, or use another --dtype or metric"
+            )
+    keep_folders(settings, model)
+    for path, graph in zip(paths, graphs, strict=True):
+        if distributed.is_first():
+            graph.save(path)
+            say(f"wrote {shown(path)}")
+        distributed.wait_for_all(f"wrote {path.name}")
+    return graphs
+
+
+def integration(method: str, steps: int, rule: str) -> dict[str, Any]:
+    """Those of the arguments `steps` and `rule` of `eap.attribute` that a method uses."""
+    spec = get_method(method)
+    if not spec.integrates:
+        return {}
+    return {"steps": steps, "rule": rule} if spec.uses_rule else {"steps": steps}
 
 
 def attributed(
@@ -182,32 +237,20 @@ def attributed(
     """
     spec = get_method(method)
     used_metric = metric if spec.uses_metric else None
-    rule = settings.ig_rule if spec.uses_rule else "paper"
-    options: dict[str, Any] = {"steps": settings.ig_steps if steps is None else steps}
-    options |= {"rule": rule} if spec.uses_rule else {}
+    steps = settings.ig_steps if steps is None else steps
+    options = integration(method, steps, settings.ig_rule)
     origin = describe(
-        settings, model, dataset, metric=used_metric, method=method,
-        options=options if spec.integrates else {}, code=score_code(), signed=spec.signed,
-        spans=dataset.span_names if spans else (),
+        settings, model, dataset, metric=used_metric, method=method, options=options,
+        code=score_code(), signed=spec.signed, spans=named_spans(model, dataset) if spans else (),
     )  # fmt: skip
-    path = graph_path(settings, model, name)
-    path = path.with_suffix(".safetensors") if spans else path
-    if (finished := reusable(path, origin, overwrite=settings.overwrite)) is not None:
-        return finished
-    graph = attribute(
-        model,
-        dataset,
-        method=method,
-        metric=used_metric,
-        steps=options["steps"] if spec.integrates else None,
-        rule=rule if spec.integrates and spec.uses_rule else "paper",
-        expanded_kv=settings.expanded_kv,
-        spans=spans,
-        quiet=False,
-        **settings.resources,
-    )
-    keep_folders(settings, model)
-    save_graph(graph, path)
+
+    def score() -> Iterable[Graph]:
+        given = {**options, **settings.resources, "expanded_kv": settings.expanded_kv}
+        yield attribute(
+            model, dataset, method=method, metric=used_metric, spans=spans, quiet=False, **given
+        )
+
+    (graph,) = kept_graphs(settings, model, {name: origin}, score)
     return graph
 
 
@@ -267,33 +310,6 @@ def reusable(path: Path, origin: Mapping[str, Any], *, overwrite: bool) -> Graph
         return graph
 
     return distributed.decided_by_first(decide, f"reuse {path.name}")
-
-
-def save_graph(graph: Graph, path: Path) -> None:
-    """Write a graph (in the first process), and print its path.
-
-    Raises:
-        UserError: a score is infinite or NaN, so that the graph is not written.
-    """
-    check_finite({path.name: graph})
-    if distributed.is_first():
-        graph.save(path)
-        say(f"wrote {shown(path)}")
-    distributed.wait_for_all(f"wrote {path.name}")
-
-
-def check_finite(graphs: Mapping[str, Graph]) -> None:
-    """Check that all scores are finite.
-
-    Raises:
-        UserError: a score is infinite or NaN.
-    """
-    for name, graph in graphs.items():
-        if not graph.scores[graph.edge_exists].isfinite().all():
-            raise UserError(
-                f"{name}: some scores are infinite or NaN, so nothing is saved; check the "
-                "weights, or use another --dtype or metric"
-            )
 
 
 def next_experiment(script: str, *options: str, settings: Settings) -> str:

@@ -1,7 +1,7 @@
 """The circuit of each task that the cross-task studies compare."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from eap.runtime.code import package_code
 from eap.runtime.progress import say
 from eap.statistics.measures import normalised
 from eap.studies.paths import model_name
-from eap.studies.scoring import attributed, graph_path, reusable, save_graph
+from eap.studies.scoring import attributed, kept_graphs
 from eap.studies.settings import Settings
 
 # Normalised faithfulness that a circuit must reach.
@@ -69,23 +69,22 @@ def task_circuit(settings: Settings, model: Model, task: str, dataset: Dataset) 
     graph = attributed(
         settings, model, dataset, f"{task}_task", method="EAP-IG", metric=spec.metric
     )
-    path = graph_path(settings, model, f"{task}_circuit")
     published = has_published_sizes(model) and spec.circuit_size <= graph.n_edges
-    rule = f"{spec.circuit_size} edges" if published else f"{FAITHFUL:.0%} faithful"
     origin = {
         **graph.provenance,
-        "circuit": rule,
+        "circuit": f"{spec.circuit_size} edges" if published else f"{FAITHFUL:.0%} faithful",
         "faithful_by": spec.cross_task_metric,
         "code": package_code(),
     }
-    if (finished := reusable(path, origin, overwrite=settings.overwrite)) is not None:
-        return finished
-    if published:
-        circuit = graph.greedy(spec.circuit_size).prune()
-    else:
-        circuit = smallest_faithful(settings, model, graph, dataset, spec.cross_task_metric)
-    circuit = replace(circuit, provenance=origin)
-    save_graph(circuit, path)
+
+    def select() -> Iterable[Graph]:
+        if published:
+            circuit = graph.greedy(spec.circuit_size).prune()
+        else:
+            circuit = smallest_faithful(settings, model, graph, dataset, spec.cross_task_metric)
+        yield replace(circuit, provenance=origin)
+
+    (circuit,) = kept_graphs(settings, model, {f"{task}_circuit": origin}, select)
     return circuit
 
 
