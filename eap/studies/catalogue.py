@@ -50,31 +50,6 @@ class Run:
     gpt2_shaped: bool = False
 
 
-def always(run: Run) -> bool:
-    """Whether the step belongs to the run: always."""
-    return True
-
-
-def small(run: Run) -> bool:
-    """Whether the run measures circuits of up to 1,000 edges."""
-    return not run.large
-
-
-def large(run: Run) -> bool:
-    """Whether the run measures circuits of up to a share of all edges."""
-    return run.large
-
-
-def exact(run: Run) -> bool:
-    """Whether the run measures exact values."""
-    return run.exact
-
-
-def gpt2_shaped(run: Run) -> bool:
-    """Whether the model has the shape of GPT-2 small."""
-    return run.gpt2_shaped
-
-
 Names = tuple[str, ...]
 
 
@@ -93,11 +68,6 @@ def variants(tasks: Names) -> Names:
     return tuple(task for task in tasks if task not in main_tasks(tasks))
 
 
-def points_tasks(tasks: Names) -> Names:
-    """Tasks of Figure 7."""
-    return tuple(task for task in tasks if task in POINTS_TASKS)
-
-
 def countries(tasks: Names) -> Names:
     """The task of Figure 1 if requested, otherwise the first task."""
     return (COUNTRIES,) if COUNTRIES in tasks else first_task(tasks)
@@ -108,9 +78,9 @@ def first_task(tasks: Names) -> Names:
     return main_tasks(tasks)[:1]
 
 
-def named(name: str) -> Callable[[Names], Names]:
-    """A chooser of one task, if that task was requested."""
-    return lambda tasks: tuple(task for task in tasks if task == name)
+def only(*names: str) -> Callable[[Names], Names]:
+    """A chooser of the given tasks, as far as they were requested."""
+    return lambda tasks: tuple(task for task in tasks if task in names)
 
 
 @dataclass(frozen=True)
@@ -139,7 +109,7 @@ class Step:
     reads: tuple[str, ...] = ()
     also_reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
-    when: Callable[[Run], bool] = always
+    when: Callable[[Run], bool] = lambda run: True
 
 
 def _csv(study: str, *names: str) -> tuple[str, ...]:
@@ -177,20 +147,21 @@ STEPS: tuple[Step, ...] = (
     Step(
         "pareto", "pareto.py",
         "how faithful are circuits of each size? EAP, EAP-IG, EAP-IG with KL",
-        option="--task", runs_model=True, writes=(*_CURVES, *_SCORES), when=small,
+        option="--task", runs_model=True, writes=(*_CURVES, *_SCORES),
+        when=lambda run: not run.large,
     ),
     Step(
         "pareto_big", "pareto_big.py", "the same, with sizes up to a share of all edges",
-        option="--task", runs_model=True, writes=(*_CURVES, *_SCORES), when=large,
+        option="--task", runs_model=True, writes=(*_CURVES, *_SCORES), when=lambda run: run.large,
     ),
     Step(
         "exact", "get_real_values.py", "what is the exact value of every edge?",
         tasks=main_tasks, option="--task", runs_model=True,
-        writes=(*_EXACT_CURVES, *_EXACT), when=exact,
+        writes=(*_EXACT_CURVES, *_EXACT), when=lambda run: run.exact,
     ),
     Step(
         "ig_test", "test_ig_iterations.py", "how many points of integrated gradients are enough?",
-        tasks=points_tasks, option="--task", runs_model=True,
+        tasks=only(*POINTS_TASKS), option="--task", runs_model=True,
         writes=(*_POINTS_CURVES, *_graphs("ig_test/{task}_{metric}_{points}")),
     ),
     Step(
@@ -225,7 +196,8 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "figure_11_shares", "results/pareto/plot_pareto_big.py", "Figure 11, by share of all edges",
-        tasks=main_tasks, reads=_CURVES, writes=_pictures("pareto", "pareto_big"), when=large,
+        tasks=main_tasks, reads=_CURVES, writes=_pictures("pareto", "pareto_big"),
+        when=lambda run: run.large,
     ),
     Step(
         "figure_10", "results/pareto/plot_pareto_normalized_single.py", "Figure 10",
@@ -239,22 +211,22 @@ STEPS: tuple[Step, ...] = (
     Step(
         "compare_real", "results/real_rank/compare_real.py",
         "how well do the estimates agree with exact values?",
-        tasks=main_tasks, reads=_EXACT, writes=_RANKS, when=exact,
+        tasks=main_tasks, reads=_EXACT, writes=_RANKS, when=lambda run: run.exact,
     ),
     Step(
         "figure_4", "results/real_rank/plot_overlap.py", "Figure 4",
         tasks=main_tasks, reads=_RANKS, writes=_pictures("real_rank", "correlation_overlap"),
-        when=exact,
+        when=lambda run: run.exact,
     ),
     Step(
         "figure_8", "results/real_rank/plot_kendall.py", "Figure 8",
         tasks=main_tasks, reads=_RANKS, writes=_pictures("real_rank", "kendall_difference"),
-        when=exact,
+        when=lambda run: run.exact,
     ),
     Step(
         "figure_9", "results/real_rank/node_edge_overlap_plot.py", "Figure 9",
         tasks=main_tasks, reads=_RANKS, writes=_pictures("real_rank", "node_edge_overlap"),
-        when=exact,
+        when=lambda run: run.exact,
     ),
     Step(
         "figure_5", "results/cross-task/make_all_heatmaps.py", "Figure 5",
@@ -266,24 +238,21 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "figure_7", "results/ig_test/plot_ig_test.py", "Figure 7",
-        tasks=points_tasks, reads=_POINTS_CURVES, writes=_pictures("ig_test", "ig_test"),
+        tasks=only(*POINTS_TASKS), reads=_POINTS_CURVES, writes=_pictures("ig_test", "ig_test"),
     ),
-    Step(
-        "figure_6_ioi", "results/manual_overlap/ioi_overlap.py", "Figure 6, left",
-        tasks=named("ioi"), option="", reads=_graphs("{task}_vanilla", "{task}_task"),
-        writes=(
-            *_csv("manual_overlap", "{task}_node_edge_precision_recall"),
-            *_pictures("manual_overlap", "{task}_precision_recall"),
-        ), when=gpt2_shaped,
-    ),
-    Step(
-        "figure_6_greater_than", "results/manual_overlap/greater_overlap.py",
-        "Figure 6, right",
-        tasks=named("greater-than"), option="", reads=_graphs("{task}_vanilla", "{task}_task"),
-        writes=(
-            *_csv("manual_overlap", "{task}_node_edge_precision_recall"),
-            *_pictures("manual_overlap", "{task}_precision_recall"),
-        ), when=gpt2_shaped,
+    *(
+        Step(
+            f"figure_6_{task.replace('-', '_')}", f"results/manual_overlap/{script}",
+            f"Figure 6, {side}",
+            tasks=only(task), option="", reads=_graphs("{task}_vanilla", "{task}_task"),
+            writes=(
+                *_csv("manual_overlap", "{task}_node_edge_precision_recall"),
+                *_pictures("manual_overlap", "{task}_precision_recall"),
+            ), when=lambda run: run.gpt2_shaped,
+        )
+        for task, script, side in (
+            ("ioi", "ioi_overlap.py", "left"), ("greater-than", "greater_overlap.py", "right"),
+        )
     ),
     Step(
         "stability", "stability.py",
