@@ -26,6 +26,7 @@ from eap.runtime.errors import UserError
 from eap.runtime.resources import ResourceOptions
 from eap.soft.learning import learn_ranking
 from eap.statistics.measures import SHARES, circuit_sizes
+from eap.studies.scoring import integration
 
 # Names of models on the leaderboard, by the last part of their hub name.
 LEADERBOARD = {
@@ -105,23 +106,21 @@ def mib_ranking(
     """
     names = [method] if isinstance(method, str) else list(method)
     recipe = recipe or Recipe()
-    integrating = {name for name in names if name != MATTR and get_method(name).integrates}
+    # Unknown names are refused before anything is scored.
+    integrations = {
+        name: integration(name, steps, rule or benchmark_rule(name, level))
+        for name in names
+        if name != MATTR
+    }
 
     def score(name: str) -> Graph:
+        options: dict[str, Any] = {"level": level, "expanded_kv": True, **resources}
         if name == MATTR:
             metric = None if recipe.loss == "kl" else "logit_diff"
-            return learn_ranking(
-                model, train, metric=metric, level=level, recipe=recipe, expanded_kv=True,
-                **resources,
-            )  # fmt: skip
-        integration: dict[str, Any] = {"steps": steps} if name in integrating else {}
-        if name in integrating and get_method(name).uses_rule:
-            integration["rule"] = rule or benchmark_rule(name, level)
+            return learn_ranking(model, train, metric=metric, recipe=recipe, **options)
         metric = "logit_diff" if get_method(name).uses_metric else None
-        return attribute(
-            model, train, method=name, metric=metric, level=level, expanded_kv=True,
-            **integration, **resources,
-        )  # fmt: skip
+        options |= integrations[name]
+        return attribute(model, train, method=name, metric=metric, **options)
 
     graphs = [score(name) for name in names]
     return graphs[0] if len(graphs) == 1 else mean_of(graphs, scaled=scaled)

@@ -5,7 +5,7 @@ measured on the other half. With fewer than four pairs, all pairs are used for b
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from eap.parts.basis import PARTS, PartCircuit, Parts, get_parts
 from eap.parts.features import load_features
 from eap.runtime.errors import UserError
 from eap.statistics.measures import normalised
+from eap.studies.scoring import halves
 
 SHARES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of parts to keep in the circuit's nodes."""
@@ -96,13 +97,7 @@ def part_study(
     if not bases:
         raise UserError("kinds has no entry; give one or more kinds of parts, such as 'channels'")
     check_once("kinds", [basis.kind for basis in bases])
-    if len(dataset) < 2:
-        raise UserError("one pair is not enough to measure faithfulness; use more pairs")
-    found_on = measured_on = dataset
-    if len(dataset) >= 4:
-        found_on, measured_on = (
-            replace(dataset, examples=dataset.examples[first::2]) for first in (0, 1)
-        )
+    found_on, measured_on = halves(dataset, "faithfulness")
     options: dict[str, Any] = {
         "metric": metric, "steps": steps, "rule": rule, "expanded_kv": expanded_kv, **resources
     }  # fmt: skip

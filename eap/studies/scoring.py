@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,20 @@ def load_tasks(settings: Settings, model: Model) -> dict[str, Dataset]:
         tasks = ", ".join(settings.tasks)
         raise UserError(f"none of {tasks} can be expressed with the tokenizer of {model.name}")
     return datasets
+
+
+def halves(dataset: Dataset, what: str) -> tuple[Dataset, Dataset]:
+    """Pairs to find a circuit on, and the other pairs, to measure it on; all pairs if under four.
+
+    Raises:
+        UserError: there are fewer than two pairs, which are not enough to measure `what`.
+    """
+    if len(dataset) < 2:
+        raise UserError(f"one pair is not enough to measure {what}; use more pairs")
+    if len(dataset) < 4:
+        return dataset, dataset
+    found_on, measured_on = dataset.examples[0::2], dataset.examples[1::2]
+    return replace(dataset, examples=found_on), replace(dataset, examples=measured_on)
 
 
 def metric_name(metric: str | None, task: str) -> str:

@@ -6,7 +6,7 @@ With fewer than four pairs, all pairs are used for both.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Unpack
 
 import pandas as pd
@@ -22,6 +22,7 @@ from eap.model.model import Model
 from eap.runtime.errors import UserError
 from eap.runtime.ranges import ALPHA, enough_random
 from eap.runtime.resources import ResourceOptions
+from eap.studies.scoring import halves, integration
 
 # Largest circuit to judge: number of edges, and share of all edges.
 LARGEST_JUDGED, JUDGED_SHARE = 200, 0.1
@@ -112,58 +113,36 @@ def stability_study(
     Raises:
         UserError: there are too few pairs, or one of the functions refuses its arguments.
     """
-    if len(dataset) < 2:
-        raise UserError("one pair is not enough to measure stability; use more pairs")
+    found_on, measured_on = halves(dataset, "stability")
     n_random = enough_random(draws.n_random, ALPHA)  # before the edges are scored
-    halves = [dataset, dataset]
-    if len(dataset) >= 4:
-        halves = [replace(dataset, examples=dataset.examples[first::2]) for first in (0, 1)]
-    spec = get_method(method)
-    scoring: dict[str, Any] = {"metric": metric} if spec.uses_metric else {}
-    scoring |= {"steps": steps} if spec.integrates else {}
-    scoring |= {"rule": rule} if spec.integrates and spec.uses_rule else {}
+    options: dict[str, Any] = {"seed": draws.seed, **resources}
+    scoring = {
+        "method": method,
+        **({"metric": metric} if get_method(method).uses_metric else {}),
+        **integration(method, steps, rule),
+        "expanded_kv": expanded_kv,
+        **options,
+    }
     stability = bootstrap(
         model,
-        halves[0],
-        method=method,
-        **scoring,
+        found_on,
         sizes=sizes,
         n_resamples=draws.n_resamples,
         selection="greedy",  # small circuits selected by top-n are often disconnected
-        seed=draws.seed,
-        expanded_kv=expanded_kv,
-        **resources,
+        **scoring,
     )
-    graph = stability.graph
-    circuit = _to_be_judged(stability)
-    certificate = None
+    circuit, certificate = _to_be_judged(stability), None
     if draws.n_subsets:
+        size = _judged_size(stability)
         certificate = certify(
-            model,
-            halves[0],
-            _judged_size(stability),
-            n_subsets=draws.n_subsets,
-            measured_on=halves[1],
-            seed=draws.seed,
-            method=method,
-            **scoring,
-            expanded_kv=expanded_kv,
-            **resources,
+            model, found_on, size, n_subsets=draws.n_subsets, measured_on=measured_on, **scoring
         )
     return StabilityStudy(
-        found_on=halves[0],
-        measured_on=halves[1],
+        found_on=found_on,
+        measured_on=measured_on,
         stability=stability,
-        areas=areas(model, graph, halves[1], metric=metric, seed=draws.seed, **resources),
-        verdicts=judge(
-            model,
-            circuit,
-            halves[1],
-            metric=metric,
-            n_random=n_random,
-            seed=draws.seed,
-            **resources,
-        ),
+        areas=areas(model, stability.graph, measured_on, metric=metric, **options),
+        verdicts=judge(model, circuit, measured_on, metric=metric, n_random=n_random, **options),
         certificate=certificate,
     )
 
