@@ -48,8 +48,8 @@ def main() -> None:
     )
     shell.say("\nnormalised faithfulness (row: task tested, column: task of the circuit):")
     shell.say(shares.round(2).to_string())
-    command = studies.next_command("results/cross-task/make_all_heatmaps.py", settings=settings)
-    shell.say(f"\n{shell.shown(csv)} is written; draw it with: {command}")
+    script = "results/cross-task/make_all_heatmaps.py"
+    studies.say_next(csv, "draw it with", script, settings=settings)
 
 
 if __name__ == "__main__":

@@ -21,34 +21,27 @@ from eap.studies.settings import CURVES, EXACT_CURVES
 def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=CURVES,
-        default=list(EXACT_CURVES),
-        help="estimates to compare",
-    )
-    parser.add_argument(
-        "--metric", help="metric of the estimates and curves (default: the task's metric)"
-    )
+    add, usual = parser.add_argument, list(EXACT_CURVES)
+    add("--methods", nargs="+", choices=CURVES, default=usual, help="estimates to compare")
+    add("--metric", help="metric of the estimates and curves (default: the task's metric)")
     shell.add_size_arguments(parser)
-    parser.add_argument(
-        "--verify", type=shell.positive, metavar="K", help="patch only the K best edges"
-    )
-    parser.add_argument(
-        "--sample",
+    add("--verify", type=shell.positive, metavar="K", help="patch only the K best edges")
+    others = "number of other edges to patch with --verify (default: 200)"
+    add("--sample", type=shell.positive, help=others)
+    add(
+        "--exact_head",
         type=shell.positive,
-        help="number of other edges to patch with --verify (default: 200)",
-    )
-    parser.add_argument(
-        "--exact_head", type=shell.positive, metavar="N",
+        metavar="N",
         help="compute exact values and estimates on the first N pairs only (default: all pairs); "
         "curves are always measured on all pairs",
-    )  # fmt: skip
-    parser.add_argument(
-        "--save_every", type=shell.seconds, default=10.0, metavar="SECONDS",
+    )
+    add(
+        "--save_every",
+        type=shell.seconds,
+        default=10.0,
+        metavar="SECONDS",
         help="time between two writes of the progress",
-    )  # fmt: skip
+    )
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
     if args.sample is not None and args.verify is None:
@@ -103,14 +96,9 @@ def main() -> None:
     shell.say(studies.curve_summary(frame, list(graphs)))
     if note := studies.baseline_note(frame, metric):
         shell.say(note)
-    command = studies.next_command(
-        "results/real_rank/compare_real.py",
-        "--tasks",
-        task,
-        *(["--metric", args.metric] if args.metric else []),
-        settings=settings,
-    )
-    shell.say(f"\n{shell.shown(csv)} is written; compare the rankings with: {command}")
+    words = ["--tasks", task, *(["--metric", args.metric] if args.metric else [])]
+    script = "results/real_rank/compare_real.py"
+    studies.say_next(csv, "compare the rankings with", script, *words, settings=settings)
 
 
 if __name__ == "__main__":

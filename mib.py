@@ -90,24 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=0,
         help="random seed of MAttr and of the bootstrap over examples",
     )
-    add(
-        "--batch_size",
-        type=shell.positive,
-        help="batch size in pairs (default: what memory allows)",
-    )
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
-    add("--device_map", help="split layers over several devices: auto, balanced, sequential")
-    add(
-        "--dtype",
-        default="float32",
-        help="data type of the weights: float32, bfloat16, float16, float64",
-    )
-    add(
-        "--memory",
-        type=shell.gigabytes,
-        metavar="GB",
-        help="memory budget besides the weights (default: half of free memory)",
-    )
+    shell.add_machine_arguments(parser)
     add("--output", type=shell.output_folder, default=ROOT, help="folder for results/ and graphs/")
     add("--submission", type=shell.folder, help="also write <task>_<model>/ into this folder")
     add(

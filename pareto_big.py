@@ -9,20 +9,12 @@ edges).
 import eap_circuits
 from eap import studies
 from eap.studies import shell
-from eap.studies.settings import CURVES, PAPER_CURVES
 
 
 def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=CURVES,
-        default=list(PAPER_CURVES),
-        help="methods to compare",
-    )
-    parser.add_argument("--metric", help="logit_diff, prob_diff, etc. (default: the task's metric)")
+    shell.add_curve_arguments(parser)
     parser.add_argument(
         "--eval_batch_size",
         type=shell.positive,
@@ -37,10 +29,6 @@ def main() -> None:
     parser.add_argument(
         "--n_steps", type=shell.number_of("steps"), default=10, help="number of circuit sizes"
     )
-    parser.add_argument(
-        "--n_random", type=shell.not_negative, default=5, help="number of random circuits per size"
-    )
-    shell.add_ig_arguments(parser)
     args = parser.parse_args()
 
     settings = shell.settings_of(args)

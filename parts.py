@@ -49,10 +49,8 @@ def main() -> None:
     shell.say(f"\n{metric} of a circuit of {study.circuit.count_edges()} edges:")
     shell.say(study.table.round(3).to_string(index=False))
     csv = table_file(args.output, "parts", args.model, args.task)
-    command = studies.next_command(
-        "results/parts/plot_parts.py", "--tasks", args.task, settings=settings
-    )
-    shell.say(f"\n{shell.shown(csv)} is written; draw it with: {command}")
+    script = "results/parts/plot_parts.py"
+    studies.say_next(csv, "draw it with", script, "--tasks", args.task, settings=settings)
 
 
 if __name__ == "__main__":

@@ -16,21 +16,13 @@ from eap.studies import shell
 def main() -> None:
     """Run the experiment that the command line describes."""
     parser = shell.make_parser(__doc__)
-    parser.add_argument("--metric", help="logit_diff, prob_diff, etc. (default: the task's metric)")
-    parser.add_argument(
-        "--spans",
-        choices=KINDS,
-        default="roles",
-        help="kind of spans (default: the task's roles)",
-    )
-    parser.add_argument(
-        "--verify", type=shell.positive, metavar="K", help="patch the K best (edge, span) pairs"
-    )
-    parser.add_argument(
-        "--sample",
-        type=shell.positive,
-        help="number of other pairs to patch with --verify (default: 200)",
-    )
+    add = parser.add_argument
+    add("--metric", help="logit_diff, prob_diff, etc. (default: the task's metric)")
+    kinds = "kind of spans (default: the task's roles)"
+    add("--spans", choices=KINDS, default="roles", help=kinds)
+    add("--verify", type=shell.positive, metavar="K", help="patch the K best (edge, span) pairs")
+    others = "number of other pairs to patch with --verify (default: 200)"
+    add("--sample", type=shell.positive, help=others)
     shell.add_ig_arguments(parser)
     args = parser.parse_args()
     if args.sample is not None and args.verify is None:

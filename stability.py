@@ -21,12 +21,8 @@ def main() -> None:
     add = parser.add_argument
     add("--metric", help="logit_diff, prob_diff, etc. (default: the task's metric)")
     add("--method", default="EAP-IG", help="scoring method")
-    add(
-        "--sizes",
-        type=shell.positive,
-        nargs="+",
-        help="circuit sizes, in edges (default: 1 to 10%% of all edges)",
-    )
+    sizes = "circuit sizes, in edges (default: 1 to 10%% of all edges)"
+    add("--sizes", type=shell.positive, nargs="+", help=sizes)
     add(
         "--n_resamples",
         type=shell.number_of("n_resamples"),
@@ -82,10 +78,8 @@ def main() -> None:
         shell.say(f"\ncertified by {args.n_subsets} subsets: {study.certificate}")
         shell.say(study.certificate.summary().to_string(index=False))
     csv = table_file(args.output, "stability", args.model, args.task)
-    command = studies.next_command(
-        "results/stability/plot_stability.py", "--tasks", args.task, settings=settings
-    )
-    shell.say(f"\n{shell.shown(csv)} is written; draw it with: {command}")
+    script = "results/stability/plot_stability.py"
+    studies.say_next(csv, "draw it with", script, "--tasks", args.task, settings=settings)
 
 
 if __name__ == "__main__":

@@ -69,14 +69,9 @@ def main() -> None:
     csv = studies.paths.table_file(args.output, "ig_test", args.model, name)
     studies.save_csv(frame, csv, origin)
     studies.save_csv(bands, csv.with_name(f"{name}_bands.csv"), origin)
-    command = studies.next_command(
-        "results/ig_test/plot_ig_test.py",
-        "--tasks",
-        task,
-        *(["--eval_metric", args.eval_metric] if args.eval_metric else []),
-        settings=settings,
-    )
-    shell.say(f"\n{shell.shown(csv)} is written; draw it with: {command}")
+    words = ["--tasks", task, *(["--eval_metric", args.eval_metric] if args.eval_metric else [])]
+    script = "results/ig_test/plot_ig_test.py"
+    studies.say_next(csv, "draw it with", script, *words, settings=settings)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from .scoring import load_tasks as load_tasks
 from .scoring import metric_name as metric_name
 from .scoring import next_command as next_command
 from .scoring import next_experiment as next_experiment
+from .scoring import say_next as say_next
 from .settings import Settings as Settings
 from .settings import default_metric as default_metric
 from .stability import Draws as Draws

@@ -9,7 +9,7 @@ from eap.model.model import Model
 from eap.runtime.progress import say
 from eap.studies.paths import shown, table_file
 from eap.studies.provenance import save_csv
-from eap.studies.scoring import count_edges, describe, next_command, scored_curves
+from eap.studies.scoring import count_edges, describe, say_next, scored_curves
 from eap.studies.settings import PAPER_CURVES, Settings, file_suffix
 from eap.studies.sweep import baseline_note, curve_summary, faithfulness_curves
 
@@ -78,8 +78,5 @@ def pareto_study(
     if note := baseline_note(frame, metric):
         say(note)
     script = "results/pareto/plot_pareto_normalized_single.py"
-    say(
-        f"\n{shown(csv)} is written; draw it with: "
-        f"{next_command(script, '--tasks', task, settings=settings)}"
-    )
+    say_next(csv, "draw it with", script, "--tasks", task, settings=settings)
     return frame

@@ -12,9 +12,9 @@ from eap.graph.graph import Graph
 from eap.model.model import Model
 from eap.runtime.progress import say
 from eap.studies.exact import ExactStudy, check_exact_metric
-from eap.studies.paths import shown, table_file
+from eap.studies.paths import table_file
 from eap.studies.provenance import save_csv
-from eap.studies.scoring import attributed, describe, next_command
+from eap.studies.scoring import attributed, describe, say_next
 from eap.studies.settings import Settings
 
 SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -81,8 +81,7 @@ def positions_study(
     say(f"\n{task} by {metric} at {', '.join(dataset.span_names)}:")
     say(frame[columns].to_string(index=False, float_format="%.3f"))
     script = "results/positions/plot_positions.py"
-    command = next_command(script, "--tasks", task, settings=settings)
-    say(f"\n{shown(csv)} is written; draw it with: {command}")
+    say_next(csv, "draw it with", script, "--tasks", task, settings=settings)
     return frame
 
 

@@ -349,3 +349,9 @@ def next_command(script: str, *options: str, settings: Settings) -> str:
     if settings.output.resolve() != Settings().output.resolve():
         words += ["--output", shown(settings.output)]
     return shlex.join(words)
+
+
+def say_next(path: Path, what: str, script: str, *options: str, settings: Settings) -> None:
+    """Print that a table is written, and the command that does `what` with it."""
+    command = next_command(script, *options, settings=settings)
+    say(f"\n{shown(path)} is written; {what}: {command}")

@@ -23,18 +23,12 @@ from eap.runtime import processes
 from eap.runtime.errors import UserError, quoted
 from eap.runtime.home import from_home
 from eap.runtime.interrupts import end_between_imports
-from eap.runtime.progress import duration, say
+from eap.runtime.progress import say as say
 from eap.runtime.ranges import COUNT, RANGES, Range
-from eap.studies.paths import ROOT, check_folders, shown, task_name
-from eap.studies.provenance import save_csv
-from eap.studies.settings import Settings
-
-__all__ = [
-    "ROOT", "DefaultsOnce", "OneLineParser", "add_ig_arguments", "add_size_arguments", "duration",
-    "fail", "figure_parser", "folder", "gigabytes", "make_parser", "not_negative",
-    "number_of", "output_folder", "positive", "run", "save_csv", "say", "settings_of",
-    "share", "shown",
-]  # fmt: skip
+from eap.studies.paths import ROOT, check_folders, task_name
+from eap.studies.paths import shown as shown
+from eap.studies.provenance import save_csv as save_csv
+from eap.studies.settings import CURVES, PAPER_CURVES, Settings
 
 T = TypeVar("T")
 
@@ -97,38 +91,16 @@ def make_parser(description: str | None, *, tasks: bool = False) -> argparse.Arg
         action=argparse.BooleanOptionalAction,
         help="begin prompts with the BOS token (default: only if the tokenizer has one)",
     )
-    head, batch_size, seed = (number_of(name) for name in ("head", "batch_size", "seed"))
-    add("--head", type=head, help="number of pairs to use per task (default: all)")
-    add(
-        "--batch_size",
-        type=batch_size,
-        help="batch size in pairs (default: what memory allows)",
-    )
+    add("--head", type=number_of("head"), help="number of pairs to use per task (default: all)")
+    seed = number_of("seed")
     add("--seed", type=seed, default=0, help="random seed of generated data and random circuits")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
-    add("--device_map", help="split layers over several devices: auto, balanced, sequential")
-    add(
-        "--dtype",
-        default="float32",
-        help="data type of the weights: float32, bfloat16, float16, float64",
-    )
-    add(
-        "--memory",
-        type=gigabytes,
-        metavar="GB",
-        help="memory budget besides the weights (default: half of free memory)",
-    )
+    add_machine_arguments(parser)
     add(
         "--expanded_kv",
         action="store_true",
         help="give each query head its own k and v where heads share them, as in earlier work",
     )
-    add(
-        "--output",
-        type=output_folder,
-        default=ROOT,
-        help="folder for results/ and graphs/",
-    )
+    add("--output", type=output_folder, default=ROOT, help="folder for results/ and graphs/")
     add("--overwrite", action="store_true", help="recompute finished graphs")
     return parser
 
@@ -144,22 +116,41 @@ def add_model_arguments(
     parser.add_argument("--revision", help="branch, tag or commit of a hub model (default: main)")
 
 
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for where, and in how much memory, a model runs."""
+    add = parser.add_argument
+    batch_size = number_of("batch_size")
+    add("--batch_size", type=batch_size, help="batch size in pairs (default: what memory allows)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
+    add("--device_map", help="split layers over several devices: auto, balanced, sequential")
+    add(
+        "--dtype",
+        default="float32",
+        help="data type of the weights: float32, bfloat16, float16, float64",
+    )
+    add(
+        "--memory",
+        type=gigabytes,
+        metavar="GB",
+        help="memory budget besides the weights (default: half of free memory)",
+    )
+
+
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for the circuit sizes of a curve."""
     add = parser.add_argument
-    add(
-        "--end",
-        type=positive,
-        default=1001,
-        help="upper limit of circuit sizes, exclusive",
-    )
-    add(
-        "--sizes",
-        type=positive,
-        nargs="+",
-        metavar="N",
-        help="circuit sizes in edges (default: 30 to --end)",
-    )
+    add("--end", type=positive, default=1001, help="upper limit of circuit sizes, exclusive")
+    sizes = "circuit sizes in edges (default: 30 to --end)"
+    add("--sizes", type=positive, nargs="+", metavar="N", help=sizes)
+
+
+def add_curve_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for the curves of the Pareto study."""
+    add, usual = parser.add_argument, list(PAPER_CURVES)
+    add("--methods", nargs="+", choices=CURVES, default=usual, help="methods to compare")
+    add("--metric", help="logit_diff, prob_diff, etc. (default: the task's metric)")
+    add("--n_random", type=not_negative, default=5, help="number of random circuits per size")
+    add_ig_arguments(parser)
 
 
 def add_ig_arguments(parser: argparse.ArgumentParser, *, steps: bool = True) -> None:
@@ -247,21 +238,29 @@ def gigabytes(text: str) -> int:
     return math.ceil(Number(within, float, "a number of gigabytes")(text) * 2**30)
 
 
-def known_task(text: str) -> str:
-    """Parse the name of one of the package's tasks."""
-    return _checked(lambda: get_task(text).name)
+def parsed(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Make the type of an option from a function; its `UserError` becomes an error of argparse."""
+
+    def read(text: str) -> T:
+        try:
+            return parse(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
-def named_task(text: str) -> str:
-    """Parse a task name that is valid in file names."""
-    return _checked(lambda: task_name(text))
+known_task = parsed(lambda text: get_task(text).name)
+"""Type of an option that names one of the package's tasks."""
+
+named_task = parsed(task_name)
+"""Type of an option that names a task, by a name that is valid in file names."""
+
+data_file = parsed(find_file)
+"""Type of an option that names an existing file of pairs."""
 
 
-def data_file(text: str) -> Path:
-    """Parse the path of an existing file of pairs."""
-    return _checked(lambda: find_file(text))
-
-
+@parsed
 def folder(text: str) -> Path:
     """Parse the path of a folder that is writable or can be made."""
     path = from_home(text)
@@ -273,26 +272,18 @@ def folder(text: str) -> Path:
         path.resolve()
         str(path).encode()  # names are written into files
     except (OSError, RuntimeError, ValueError, StopIteration):
-        raise argparse.ArgumentTypeError(
-            f"{quoted(text, 60)} is not the name of a folder"
-        ) from None
+        raise UserError(f"{quoted(text, 60)} is not the name of a folder") from None
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{existing} is not a folder that can be written to")
+        raise UserError(f"{existing} is not a folder that can be written to")
     return path
 
 
+@parsed
 def output_folder(text: str) -> Path:
     """Parse the path of a folder in which results/ and graphs/ exist or can be made."""
     path = folder(text)
-    _checked(lambda: check_folders(path))
+    check_folders(path)
     return path
-
-
-def _checked(check: Callable[[], T]) -> T:
-    try:
-        return check()
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 # ---- running a script ----------------------------------------------------------------------------
