@@ -10,7 +10,7 @@ as one task: their mean is used, or the jackknife leaves them out together.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -211,15 +211,6 @@ def about_points(curves: Mapping[str, Table], points: int = 5) -> list[Claim]:
 
 def to_frame(claims: list[Claim]) -> pd.DataFrame:
     """A table with one row per claim."""
-    return pd.DataFrame(
-        {
-            "claim": [claim.text for claim in claims],
-            "quantity": [claim.quantity for claim in claims],
-            "value": [claim.value for claim in claims],
-            "low": [claim.low for claim in claims],
-            "high": [claim.high for claim in claims],
-            "holds_above": [claim.above for claim in claims],
-            "n_tasks": [claim.n_tasks for claim in claims],
-            "verdict": [claim.verdict for claim in claims],
-        }
-    )
+    rows = [[*astuple(claim), claim.verdict] for claim in claims]
+    columns = ["claim", "quantity", "value", "low", "high", "holds_above", "n_tasks", "verdict"]
+    return pd.DataFrame(rows, columns=columns)

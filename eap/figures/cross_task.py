@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from eap.data.tasks import base_task
-from eap.figures.tables import BASELINES, Results, Table, required_table
+from eap.figures.tables import BASELINES, Results, Table, of_tasks, required_table
 from eap.runtime.errors import UserError, quoted
 from eap.statistics.measures import normalised
 from eap.studies.paths import shown
@@ -24,12 +24,7 @@ def read_square(results: Results, name: str) -> Table:
 
 def circuit_sizes(table: Table) -> dict[str, int]:
     """Numbers of edges of the tasks' circuits, if the metadata of the table has them."""
-    tasks = (table.metadata or {}).get("tasks")
-    known = tasks.items() if isinstance(tasks, dict) else ()
-    sizes = {
-        task: document.get("n_edges") for task, document in known if isinstance(document, dict)
-    }
-    return {task: size for task, size in sizes.items() if isinstance(size, int)}
+    return of_tasks(table.metadata, "n_edges", int)
 
 
 def read_faithfulness(results: Results) -> Table:
@@ -37,6 +32,11 @@ def read_faithfulness(results: Results) -> Table:
     command = results.command("all_cross_task_faithfulness.py")
     path = results.csv("cross-task", "faithfulness")
     return with_rows(required_table(path, command, needs=BASELINES))
+
+
+def read_squares(results: Results, *overlaps: str) -> list[Table]:
+    """Read tables of overlap by `read_square`, and then the table of `read_faithfulness`."""
+    return [*(read_square(results, name) for name in overlaps), read_faithfulness(results)]
 
 
 def share_of_model(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from eap.figures.style import METRIC_NAMES
-from eap.figures.tables import Results, read_correlations, read_table
+from eap.figures.tables import Results, of_tasks, read_correlations, read_table
 from eap.runtime.errors import UserError
 from eap.runtime.shipped import data_folder
 from eap.statistics.measures import normalised
@@ -137,11 +137,4 @@ def agreement_rows(
 def compared_metrics(results: Results) -> dict[str, str]:
     """Metric of the scores that compare_real.py compared, by task, if the metadata records it."""
     path = results.csv("real_rank", "all-overlap")
-    origin = (read_metadata(path) if path.exists() else None) or {}
-    of_tasks = origin.get("tasks")
-    if not isinstance(of_tasks, dict):
-        return {}
-    metrics = {
-        task: parts.get("metric") for task, parts in of_tasks.items() if isinstance(parts, dict)
-    }
-    return {task: metric for task, metric in metrics.items() if isinstance(metric, str)}
+    return of_tasks(read_metadata(path) if path.exists() else None, "metric", str)

@@ -5,6 +5,7 @@ lists the files that cannot be read.
 """
 
 import base64
+import glob
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eap.data.tasks import TASKS
 from eap.figures.curves import CONFIDENCE, methods_of
-from eap.figures.style import METHODS, METRIC_NAMES
+from eap.figures.style import METHODS, METRIC_NAMES, typed_name
 from eap.figures.tables import BASELINES, Results, Table, read_bands, read_table
 from eap.runtime.errors import UserError
 from eap.statistics.measures import normalised
@@ -232,7 +233,7 @@ def overview(curves: Mapping[str, Table], bands: Mapping[str, pd.DataFrame]) -> 
         for size in sizes or frame["edges"].iloc[:: max(1, len(frame) // 4)]:
             place = int((frame["edges"] == size).to_numpy().argmax())
             row = {
-                "task": TASKS[task].display_name if task in TASKS else task,
+                "task": typed_name(task),
                 "metric": METRIC_NAMES.get(table.metric or "", table.metric or "not recorded"),
                 "pairs": write(count_pairs(table.metadata or {})),
                 "clean": write(clean),
@@ -275,17 +276,12 @@ def count_pairs(provenance: Mapping[str, Any]) -> int | None:
 def all_tables(results: Results) -> Iterator[Table]:
     """Every table of the model that can be read."""
     name = results.folder("pareto").name
-    for folder in sorted((results.output / "results").glob(f"*/{_literal(name)}/csv")):
+    for folder in sorted((results.output / "results").glob(f"*/{glob.escape(name)}/csv")):
         for path in files(folder, ["{task}"], "csv"):
             try:
                 yield read_table(path)
             except (UserError, OSError):
                 continue
-
-
-def _literal(name: str) -> str:
-    """Escape a name for a glob pattern."""
-    return "".join(f"[{letter}]" if letter in "[*?" else letter for letter in name)
 
 
 def model_facts(
@@ -318,8 +314,7 @@ def settings(tables: Iterable[Table], curves: Mapping[str, Table]) -> dict[str, 
     for task, table in curves.items():
         if table.metadata is not None:
             pairs = count_pairs(table.metadata)
-            title = TASKS[task].display_name if task in TASKS else task
-            title += f": {pairs:,} pairs" if pairs is not None else ""
+            title = typed_name(task) + (f": {pairs:,} pairs" if pairs is not None else "")
             texts[title] = json.dumps(table.metadata, indent=2, default=str)
     commands = [str((table.metadata or {}).get("command", "")) for table in tables]
     if lines := [line for line in dict.fromkeys(commands) if line]:

@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, Symmetrica
 from eap.data.tasks import TASKS
 from eap.runtime.atomic import write_atomically
 from eap.studies.paths import shown
+from eap.studies.settings import default_metric
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
 BLACK, ORANGE, SKY, GREEN, BLUE, PURPLE = (
@@ -119,9 +120,8 @@ def display_name(task: str) -> str:
     return plain(typed_name(task))
 
 
-def metric_of(task: str) -> str:
-    """The metric of a task in the Pareto study; `logit_diff` for user-defined tasks."""
-    return TASKS[task].metric if task in TASKS else "logit_diff"
+metric_of = default_metric
+"""The metric of a task in the Pareto study; `logit_diff` for user-defined tasks."""
 
 
 def short_name(task: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,8 @@ from eap.runtime.errors import UserError, quoted
 from eap.studies.command_names import as_typed
 from eap.studies.paths import ROOT, shown, study_folder, table_file
 from eap.studies.provenance import comparable, differences, file_hash, read_metadata, same
+
+T = TypeVar("T")
 
 DOES_TASK = 0.8
 """Smallest normalised faithfulness of a circuit that counts as doing the task."""
@@ -115,10 +117,8 @@ def read_table(path: Path, *, needs: Sequence[str] = ()) -> Table:
         raise UserError(f"{shown(path)} is not a regular file")
     header, rows = _read_cells(path)
     columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}
-    names = next(
-        (tuple(columns[name]) for name in header[:1] if _is_index(name, columns[name])), None
-    )
-    data = {name: cells for name, cells in columns.items() if not _is_index(name, cells)}
+    names = tuple(columns[header[0]]) if _is_index(header[0]) else None
+    data = {name: cells for name, cells in columns.items() if not _is_index(name)}
     columns_read = {
         name: _numbers(path, name, cells, needed=name in needs) for name, cells in data.items()
     }
@@ -153,7 +153,7 @@ def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _is_index(name: str, cells: Sequence[str]) -> bool:
+def _is_index(name: str) -> bool:
     """Whether a column names or numbers the rows: it is unnamed, or has the name of an index."""
     return name.strip() in ("", "task") or name.startswith("Unnamed")
 
@@ -312,16 +312,21 @@ def origin_note(tables: Iterable[Table]) -> str:
 
 def _choices(table: Table) -> Iterator[tuple[int, int]]:
     """Numbers of best and of sampled edges with exact values, if not all edges have them."""
-    metadata = table.metadata or {}
-    of_tasks = metadata.get("tasks")
-    parts = [metadata, *(of_tasks.values() if isinstance(of_tasks, Mapping) else ())]
-    for part in parts:
-        settings = part.get("settings") if isinstance(part, Mapping) else None
-        if not isinstance(settings, Mapping):
-            continue
-        verify, sample = settings.get("verify"), settings.get("sample")
-        if isinstance(verify, int) and isinstance(sample, int):
-            yield verify, sample
+    settings = [(table.metadata or {}).get("settings")]
+    settings += of_tasks(table.metadata, "settings", dict).values()
+    for chosen in settings:
+        if isinstance(chosen, Mapping):
+            verify, sample = chosen.get("verify"), chosen.get("sample")
+            if isinstance(verify, int) and isinstance(sample, int):
+                yield verify, sample
+
+
+def of_tasks(metadata: Mapping[str, Any] | None, entry: str, kind: type[T]) -> dict[str, T]:
+    """An entry of the provenance of each task of a table, for tasks that have one of this kind."""
+    tasks = (metadata or {}).get("tasks")
+    known = tasks.items() if isinstance(tasks, Mapping) else ()
+    entries = {task: parts.get(entry) for task, parts in known if isinstance(parts, Mapping)}
+    return {task: value for task, value in entries.items() if isinstance(value, kind)}
 
 
 def origin_of(

@@ -34,9 +34,8 @@ def main() -> None:
         return {task: table for task, table in tables.items() if task not in undone}
 
     # 1. Faithfulness of circuits by size.
-    curves = tables.read_tasks(
-        results, "pareto", args.tasks, results.command("pareto.py", "--task {task}")
-    )
+    command = results.command("pareto.py", "--task {task}")
+    curves = tables.read_tasks(results, "pareto", args.tasks, command)
     answered += claims.about_curves(posed(curves))
     sources += curves.values()
 
@@ -58,11 +57,7 @@ def main() -> None:
 
     # 3. Circuits on other tasks.
     if results.csv("cross-task", "faithfulness").exists():
-        squares = [
-            cross_task.read_square(results, "node_ious"),
-            cross_task.read_square(results, "edge_ious"),
-            cross_task.read_faithfulness(results),
-        ]
+        squares = cross_task.read_squares(results, "node_ious", "edge_ious")
         every = cross_task.tasks_done(cross_task.align(*squares)[-1])
         done = [task for task in every if task not in undone]
         if (n := claims.n_independent(done)) < claims.FEWEST_TASKS:

@@ -14,11 +14,7 @@ def main() -> None:
     """Draw results/cross-task/<model>/{png,pdf}/{cross_task,cross_task_own}."""
     args = shell.figure_parser(__doc__, tasks=()).parse_args()
     results = tables.Results(args.output, args.model)
-    found = [
-        cross_task.read_square(results, "node_ious"),
-        cross_task.read_square(results, "edge_ious"),
-        cross_task.read_faithfulness(results),
-    ]
+    found = cross_task.read_squares(results, "node_ious", "edge_ious")
     tables.check_comparable(found)
     for name, title, own in (
         ("cross_task", "Cross-task faithfulness", False),

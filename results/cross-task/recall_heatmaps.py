@@ -12,11 +12,7 @@ def main() -> None:
     """Draw results/cross-task/<model>/{png,pdf}/recall."""
     args = shell.figure_parser(__doc__, tasks=()).parse_args()
     results = tables.Results(args.output, args.model)
-    found = [
-        cross_task.read_square(results, "node_overlap"),
-        cross_task.read_square(results, "edge_overlap"),
-        cross_task.read_faithfulness(results),
-    ]
+    found = cross_task.read_squares(results, "node_overlap", "edge_overlap")
     tables.check_comparable(found)
     (nodes, edges), metric = cross_task.align_done(*found, tasks=args.tasks)
     own = "Cross-task / own circuit's"

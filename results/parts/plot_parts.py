@@ -42,13 +42,9 @@ def main() -> None:
     """Draw results/parts/<model>/{png,pdf}/parts."""
     args = shell.figure_parser(__doc__, tasks=list(TASKS)).parse_args()
     results = tables.Results(args.output, args.model)
-    by_task = tables.read_tasks(
-        results,
-        "parts",
-        args.tasks,
-        results.command("parts.py", "--task {task}"),
-        needs=["kept", "share", "faithfulness", "standard_error", "random"],
-    )
+    command = results.command("parts.py", "--task {task}")
+    needs = ["kept", "share", "faithfulness", "standard_error", "random"]
+    by_task = tables.read_tasks(results, "parts", args.tasks, command, needs=needs)
     tables.check_comparable(by_task.values())
     figure = curves.task_panels(by_task, draw, y_label="normalised faithfulness")
     style.save_figure(figure, results.folder("parts"), "parts")

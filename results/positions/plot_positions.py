@@ -41,13 +41,9 @@ def main() -> None:
     """Draw results/positions/<model>/{png,pdf}/{pairs,shares}."""
     args = shell.figure_parser(__doc__, tasks=list(TASKS)).parse_args()
     results = tables.Results(args.output, args.model)
-    found = tables.read_tasks(
-        results,
-        "positions",
-        args.tasks,
-        results.command("positions.py", "--task {task}"),
-        needs=["n_pairs", "share_pairs", "normalised", "stderr_share"],
-    )
+    command = results.command("positions.py", "--task {task}")
+    needs = ["n_pairs", "share_pairs", "normalised", "stderr_share"]
+    found = tables.read_tasks(results, "positions", args.tasks, command, needs=needs)
     tables.check_comparable(found.values())
     for x, name in (("n_pairs", "pairs"), ("share_pairs", "shares")):
         figure = curves.task_panels(found, partial(draw, x=x), y_label="normalised faithfulness")

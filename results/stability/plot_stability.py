@@ -35,13 +35,9 @@ def main() -> None:
     """Draw results/stability/<model>/{png,pdf}/{edges,nodes}."""
     args = shell.figure_parser(__doc__, tasks=list(TASKS)).parse_args()
     results = tables.Results(args.output, args.model)
-    found = tables.read_tasks(
-        results,
-        "stability",
-        args.tasks,
-        results.command("stability.py", "--task {task}"),
-        needs=["size", "edge_jaccard", "edge_chance", "node_jaccard", "node_chance"],
-    )
+    command = results.command("stability.py", "--task {task}")
+    needs = ["size", "edge_jaccard", "edge_chance", "node_jaccard", "node_chance"]
+    found = tables.read_tasks(results, "stability", args.tasks, command, needs=needs)
     tables.check_comparable(found.values())
     for what in ("edge", "node"):
         figure = curves.task_panels(
