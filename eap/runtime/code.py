@@ -43,7 +43,7 @@ SHIPPED = ("_data", "_scripts")
 @cache
 def score_code() -> str:
     """Hash of the code that computes scores; if it changes, graphs are computed again."""
-    return hash_of(path for path in _sources() if _room(path) in SCORE_ROOMS)
+    return hash_of(path for path in _sources() if "/".join(path.parent.parts) in SCORE_ROOMS)
 
 
 @cache
@@ -91,11 +91,6 @@ def _tree_hash(source: bytes) -> str:
 def _sources() -> list[Path]:
     paths = (path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
     return [path for path in paths if path.parts[0] not in SHIPPED]
-
-
-def _room(path: Path) -> str:
-    room = path.parent.as_posix()
-    return "" if room == "." else room
 
 
 def _imported(path: Path, sources: set[Path]) -> list[Path]:

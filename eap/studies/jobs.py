@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
-from eap.data.tasks import TASKS
 from eap.studies.catalogue import METRICS, POINTS, STEPS, Run, Step
+from eap.studies.settings import default_metric
 
 EVERYTHING = Run()
 
@@ -83,7 +83,7 @@ def _paths(
 
 def _fill(template: str, model: str, tasks: Sequence[str], verified: bool) -> Iterator[str]:
     for task in tasks if "{task}" in template or "{metric}" in template else tasks[:1]:
-        metric = TASKS[task].metric if task in TASKS else "logit_diff"
+        metric = default_metric(task)
         exact = [f"{scored_by}_real" for scored_by in METRICS]
         if verified:
             exact = [f"{metric}_verified", "kl_verified"]

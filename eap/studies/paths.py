@@ -19,6 +19,7 @@ from typing import Any
 from eap.runtime.atomic import write_atomically
 from eap.runtime.errors import UserError, quoted
 from eap.runtime.home import from_home
+from eap.runtime.identity import NOT_OF_A_MODEL
 
 _ABOVE_PACKAGE = Path(__file__).resolve().parents[2]
 IN_CHECKOUT = (_ABOVE_PACKAGE / "pyproject.toml").is_file()
@@ -153,9 +154,7 @@ def claim(output: Path, model: str, identity: Mapping[str, Any], *, write: bool 
     directory = from_home(model)
     source = str(directory.resolve()) if model != "toy" and directory.exists() else model
     # The location of the weights does not identify them.
-    hashes = {
-        key: value for key, value in identity.items() if key not in ("directory", "file", "name")
-    }
+    hashes = {key: value for key, value in identity.items() if key not in NOT_OF_A_MODEL}
     claimed = {"model": source, **hashes}
     try:
         earlier = json.loads(path.read_text(encoding="utf8")) if path.is_file() else None
