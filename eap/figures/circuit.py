@@ -8,6 +8,7 @@ nodes.
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -190,13 +191,12 @@ def _route_edge(edge: Edge, ends: Sequence[str], places: Mapping[str, Place]) ->
         (x0, y0), (x1, y1) = places[edge.sender], places[receiver]
         end = (x1 + ENTRY.get(kind, 0.0), y1 - HEIGHT / 2)
         best: tuple[int, Curve] | None = None
-        for bow in BOWS:
-            for turn in TURNS:
-                curve = _curve((x0, y0 + HEIGHT / 2), end, bow=bow, turn=turn)
-                crossed = _count_crossed(curve, boxes)
-                if best is None or crossed < best[0]:
-                    best = crossed, curve
-            if best is not None and best[0] == 0:
+        for bow, turn in product(BOWS, TURNS):
+            curve = _curve((x0, y0 + HEIGHT / 2), end, bow=bow, turn=turn)
+            crossed = _count_crossed(curve, boxes)
+            if best is None or crossed < best[0]:
+                best = crossed, curve
+            if not crossed:
                 break
         if best is not None:
             yield best[1]

@@ -22,6 +22,7 @@ from eap.runtime import distributed
 from eap.runtime.atomic import write_atomically
 from eap.runtime.errors import UserError
 
+UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
 ANEW = "delete it, or give --overwrite, to start again"
 
 
@@ -137,20 +138,20 @@ class Checkpoint:
         """Header of the file; None if there is no file."""
         if not self.own_path.exists():
             return None
+        reason = "its header is another"
         try:
-            with safe_open(self.own_path, framework="pt") as file:
-                header = json.loads(file.metadata()["progress"])
-            if not (
-                isinstance(header["identity"], dict)
-                and type(header["done"]) is int
-                and isinstance(header["sha256"], str)
-            ):
-                self._refuse("its header is another")
-                return None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            self._refuse(f"{type(error).__name__}: {error}")
-            return None
-        return header
+            header = self._read_header()
+            kinds = [(header["identity"], dict), (header["done"], int), (header["sha256"], str)]
+            if all(type(value) is kind for value, kind in kinds):
+                return header
+        except UNREADABLE as error:
+            reason = f"{type(error).__name__}: {error}"
+        self._refuse(reason)
+        return None
+
+    def _read_header(self) -> Any:
+        with safe_open(self.own_path, framework="pt") as file:
+            return json.loads(file.metadata()["progress"])
 
     def _totals(self) -> Tensor | None:
         try:
@@ -172,11 +173,9 @@ class Checkpoint:
         The comparison ignores keys of the file that this run does not set.
         """
         try:
-            with safe_open(self.own_path, framework="pt") as file:
-                header = json.loads(file.metadata()["progress"])
-                said = header["identity"]
-                return any(said.get(key) != value for key, value in self._identity().items())
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
+            said = self._read_header()["identity"]
+            return any(said.get(key) != value for key, value in self._identity().items())
+        except (*UNREADABLE, AttributeError):
             return False
 
     def _identity(self) -> dict[str, Any]:

@@ -174,9 +174,9 @@ def metadata_path(path: Path) -> Path:
 
 
 def write_table(
-    frame: pd.DataFrame, path: Path, provenance: Provenance, *, index: bool = False
+    frame: pd.DataFrame, path: Path, provenance: Provenance | None, *, index: bool = False
 ) -> None:
-    """Write a table as CSV, and its provenance in the same folder.
+    """Write a table as CSV, and its provenance (if there is one) in the same folder.
 
     Args:
         frame: table to write.
@@ -187,6 +187,8 @@ def write_table(
     with write_atomically(path) as temporary:
         frame.to_csv(temporary, index=index)
         digest = file_hash(temporary)
+    if provenance is None:
+        return
     names = [str(frame.index.name or "")] if index else []
     kinds = ["string"] if index else []
     names += [str(name) for name in frame.columns]
@@ -216,11 +218,7 @@ def save_csv(
     If `provenance` is given, it is written in the same folder.
     """
     if processes.is_first():
-        if provenance is None:
-            with write_atomically(path) as temporary:
-                frame.to_csv(temporary, index=index)
-        else:
-            write_table(frame, path, provenance, index=index)
+        write_table(frame, path, provenance, index=index)
         say(f"wrote {shown(path)}")
 
 
