@@ -57,10 +57,7 @@ def main() -> None:
     )  # fmt: skip
 
     studies.keep_folders(settings, model)
-    origins = {
-        "_areas": study.areas.provenance,
-        "_verdicts": study.verdicts.provenance,
-    }
+    origins = {"_areas": study.areas.provenance, "_verdicts": study.verdicts.provenance}
     if study.certificate is not None:
         origins["_certified"] = study.certificate.provenance
     for suffix, frame in study.tables().items():

@@ -51,9 +51,7 @@ def main() -> None:
         help="print why this head attends to a token, without writing a page",
     )
     shell.add_model_arguments(
-        parser,
-        default=None,
-        what="model for --attention and --why (default: the graph's model)",
+        parser, default=None, what="model for --attention and --why (default: the graph's model)"
     )
     add("-t", "--task", type=shell.named_task, help="task of the pairs (default: the graph's task)")
     add("--data", type=shell.data_file, help="file of your own pairs, for --attention and --why")

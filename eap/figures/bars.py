@@ -5,14 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from eap.figures.style import (
-    BLACK,
-    METHODS,
-    TASK_MARKERS,
-    display_name,
-    method_look,
-    task_colour,
-)
+from eap.figures.style import BLACK, METHODS, TASK_MARKERS, display_name, method_look, task_colour
 from eap.methods import METHODS as ALL_METHODS
 from eap.studies.settings import file_suffix
 

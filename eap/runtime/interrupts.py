@@ -14,10 +14,7 @@ def end_between_imports() -> None:
 
     An exception that is raised while a C++ library loads would abort the whole process.
     """
-    for number, error in (
-        (signal.SIGINT, KeyboardInterrupt()),
-        (signal.SIGTERM, SystemExit(143)),
-    ):
+    for number, error in ((signal.SIGINT, KeyboardInterrupt()), (signal.SIGTERM, SystemExit(143))):
         signal.signal(number, _raising(error))
 
 

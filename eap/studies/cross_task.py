@@ -50,10 +50,7 @@ def compare_circuits(circuits: Mapping[str, Graph]) -> dict[str, pd.DataFrame]:
 
 
 def cross_task_table(
-    settings: Settings,
-    model: Model,
-    circuits: Mapping[str, Graph],
-    datasets: Mapping[str, Dataset],
+    settings: Settings, model: Model, circuits: Mapping[str, Graph], datasets: Mapping[str, Dataset]
 ) -> pd.DataFrame:
     """The metric of every task (row) under every task's circuit (column), and the baselines."""
     rows = {}

@@ -221,11 +221,7 @@ def submit(
 
 
 def submitted_circuits(
-    graph: Graph,
-    *,
-    by: By = "helpful",
-    level: str = "edge",
-    rank_input: bool = False,
+    graph: Graph, *, by: By = "helpful", level: str = "edge", rank_input: bool = False
 ) -> list[Graph]:
     """Pruned circuits of at most .1, .2, .5, 1, 2, 5, 10, 20 and 50% of all edges.
 
