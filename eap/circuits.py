@@ -31,7 +31,7 @@ from torch import Tensor
 from eap.ablation import AblatedCoefficients, Ablation, coefficients_of, get_ablation
 from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
-from eap.engine.circuit_runs import KeptParts, plan_circuit, prepare_ablated, run_circuit
+from eap.engine.circuit_runs import KeptParts, ablated_heads, plan_circuit, run_circuit
 from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
 from eap.graph import Graph
@@ -423,9 +423,9 @@ def _run(
     what = f"{len(graphs)} circuits" if graphs else "baselines"
     with torch.no_grad():
         for batch in work.batches(what, quiet=limits.quiet):
-            base = prepare_ablated(model, batch)
+            base = ablated_heads(model, batch)
             clean = Predictions(batch.unembed(batch.run_clean()[:, 0])) if run_clean else None
-            finals = [base.final[:, 0]] if baselines else []
+            finals = [batch.ablated_run.final[:, 0]] if baselines else []
             finals += [run_circuit(model, plan, base, batch) for plan in plans]
             # One run at a time: the logits of all circuits would be the largest tensor here.
             runs = (Predictions(batch.unembed(final), clean) for final in finals)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,68 +12,33 @@ from eap.ablation import AblatedCoefficients
 from eap.engine.prepared import PreparedBatch
 from eap.engine.span_layout import WHOLE, Piece, mix
 from eap.graph import Graph, GraphConfig
+from eap.model.held_attention import HeldAttention
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
-from eap.model.runs import SenderOutputs
 from eap.parts.basis import Parts, SenderRun
 
 
-@dataclass(frozen=True, eq=False)
-class AblatedLayer:
-    """Activations of one layer with all edges into it ablated, as circuits need them.
+class AblatedHeads(NamedTuple):
+    """Heads of one layer with all edges into them ablated, as circuits need them.
 
     Attributes:
-        x, mlp_in: residual stream at the inputs of attention and MLP.
-        q, k, v: q, k and v as attention uses them; keys and values of the whole prompt.
-        mask: mask of attention; see `PrefixCache.mask`.
-        z: average of the values for each head.
-        raw: sum of the heads' outputs and `b_O`.
+        held: queries, keys and values, in the form that attention uses.
         scaled_z: contribution of each head, before `W_O`.
-        mlp_out: output of the MLP.
     """
 
-    x: Float[Tensor, "batch pos d_model"]
-    q: Float[Tensor, "batch n_heads query d_head"]
-    k: Float[Tensor, "batch n_kv key d_head"]
-    v: Float[Tensor, "batch n_kv key d_head"]
-    mask: Float[Tensor, "*rows query key"]
-    z: Float[Tensor, "batch query n_heads d_head"]
-    raw: Float[Tensor, "batch query d_model"]
+    held: HeldAttention
     scaled_z: Float[Tensor, "batch query n_heads d_head"]
-    mlp_in: Float[Tensor, "batch query d_model"]
-    mlp_out: Float[Tensor, "batch query d_model"]
 
 
-@dataclass(frozen=True, eq=False)
-class AblatedBase:
-    """The model with every edge ablated: layers, final stream, and offsets (see `AblatedRun`)."""
-
-    layers: list[AblatedLayer]
-    final: Float[Tensor, "batch 1 d_model"]
-    offsets: SenderOutputs | None
-
-
-def prepare_ablated(model: Model, batch: PreparedBatch) -> AblatedBase:
-    """Ablated run of a batch, in the form that runs of circuits start from."""
-    run, cache = batch.ablated_run, batch.cache
-    layers = []
-    for layer, (block, trace) in enumerate(zip(model.blocks, run.trace, strict=True)):
-        attention, last_only = block.attention, layer == len(model.blocks) - 1
-        layers.append(
-            AblatedLayer(
-                x=trace.x,
-                q=attention.queries(trace.q, cache, last_only=last_only),
-                k=cache.after_prefix(cache.keys[layer], attention.keys(trace.k, cache)),
-                v=cache.after_prefix(cache.values[layer], attention.values(trace.v)),
-                mask=cache.mask(attention.window, trace.x.device, last_only=last_only),
-                z=trace.z,
-                raw=trace.attention_raw,
-                scaled_z=block.scaled_z(trace.z, trace.attention_raw),
-                mlp_in=trace.mlp_in,
-                mlp_out=trace.mlp_out,
-            )
+def ablated_heads(model: Model, batch: PreparedBatch) -> list[AblatedHeads]:
+    """Heads of every layer in the ablated run of a batch, from which runs of circuits start."""
+    return [
+        AblatedHeads(
+            HeldAttention.of(model, layer, trace, batch.cache),
+            model.blocks[layer].scaled_z(trace.z, trace.attention_raw),
         )
-    return AblatedBase(layers, run.final, run.offsets)
+        for layer, trace in enumerate(batch.ablated_run.trace)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +141,6 @@ class CircuitPlan:
         has_spans: whether the circuit's edges are at spans of the prompt; if not, they are at all
             positions, which counts as one span.
         active: mask of the nodes that are run: the input, and all nodes that send.
-        n_senders: number of active nodes.
         layers: plan of each layer.
         logits_edges: edges into the logits, in the form of `LayerPlan`.
         kept: parts of senders that are kept; None: all parts.
@@ -184,24 +149,9 @@ class CircuitPlan:
     config: GraphConfig
     has_spans: bool
     active: Bool[Tensor, " n_forward"]
-    n_senders: int
     layers: list[LayerPlan]
     logits_edges: Float[Tensor, "span 1 n_senders"]
     kept: KeptParts | None = None
-
-    def keep_parts(
-        self,
-        changes: Float[Tensor, "n_active batch pos d_model"],
-        place: int,
-        model: Model,
-        run: SenderRun,
-        base: SenderRun,
-        cache: PrefixCache,
-        pieces: Sequence[Piece],
-    ) -> None:
-        """Reduce the change of an active sender to the change of its kept parts."""
-        if self.kept is not None and run.sender in self.kept.masks:
-            changes[place] = self.kept.change(model, run, base, changes[place], cache, pieces)
 
 
 def plan_circuit(
@@ -262,7 +212,6 @@ def plan_circuit(
         config=config,
         has_spans=bool(graph.span_names),
         active=active,
-        n_senders=int(active.sum()),
         layers=layers,
         logits_edges=edges_into(logits, config.n_forward),
         kept=kept,
@@ -270,80 +219,81 @@ def plan_circuit(
 
 
 def run_circuit(
-    model: Model, plan: CircuitPlan, base: AblatedBase, batch: PreparedBatch
+    model: Model, plan: CircuitPlan, base: Sequence[AblatedHeads], batch: PreparedBatch
 ) -> Float[Tensor, "batch d_model"]:
     """Final residual stream at the last token, with all edges outside the circuit ablated."""
-    cache, input_change = batch.cache, batch.clean - batch.ablated
+    cache, ablated, input_change = batch.cache, batch.ablated_run, batch.clean - batch.ablated
     layout = batch.layout if plan.has_spans else WHOLE
     # Changes of the active senders: their outputs, minus what their ablated edges carry.
-    changes = input_change.new_zeros(plan.n_senders, *input_change.shape)
-    if base.offsets is not None:
-        before_last = plan.active[: len(base.offsets.everywhere)]
-        changes[: int(before_last.sum())] = base.offsets.everywhere[before_last]
+    changes = input_change.new_zeros(int(plan.active.sum()), *input_change.shape)
+    if ablated.offsets is not None:
+        before_last = plan.active[: len(ablated.offsets.everywhere)]
+        n_before = int(before_last.sum())
+        changes[:n_before] = ablated.offsets.everywhere[before_last]
     changes[0] = input_change
-    run, ablated = (SenderRun(0, None, sent=sent) for sent in (batch.clean, batch.ablated))
-    plan.keep_parts(changes, 0, model, run, ablated, cache, layout.everywhere)
+
+    def keep_parts(place: int, run: SenderRun, other: SenderRun, pieces: Sequence[Piece]) -> None:
+        """Reduce the change of an active sender (from `other`) to the change of its kept parts."""
+        if plan.kept is not None and run.sender in plan.kept.masks:
+            changes[place] = plan.kept.change(model, run, other, changes[place], cache, pieces)
+
+    run, other = (SenderRun(0, None, sent=sent) for sent in (batch.clean, batch.ablated))
+    keep_parts(0, run, other, layout.everywhere)
     for layer, part in enumerate(plan.layers):
-        block, layer_base = model.blocks[layer], base.layers[layer]
+        block, trace, at_heads = model.blocks[layer], ablated.trace[layer], base[layer]
         last_only = layer == len(plan.layers) - 1
         pieces = layout.at_last if last_only else layout.everywhere
         at_attention = changes
         if last_only:  # from here on, only the last token matters
             changes = cache.each_at_last(changes)
-            if base.offsets is not None:
-                n_before = int(plan.active[: len(base.offsets.everywhere)].sum())
-                changes[n_before:] = base.offsets.at_last[plan.active][n_before:]
+            if ablated.offsets is not None:
+                changes[n_before:] = ablated.offsets.at_last[plan.active][n_before:]
         if len(part.sends):
-            scaled_z = layer_base.scaled_z
+            scaled_z = at_heads.scaled_z
             if len(part.changed):
-                scaled_z = _scaled_z(
-                    model, layer, part, plan.config, layer_base,
-                    mix(part.attention_edges, at_attention[: part.attention_edges.shape[-1]],
-                        layout.everywhere), cache,
-                )  # fmt: skip
+                into_heads = at_attention[: part.attention_edges.shape[-1]]
+                mixed = mix(part.attention_edges, into_heads, layout.everywhere)
+                scaled_z = _scaled_z(part, plan.config, at_heads.held, mixed, last_only=last_only)
                 heads = slice(part.first_sender, part.first_sender + len(part.sends))
-                moved = block.head_outputs(scaled_z - layer_base.scaled_z, part.sends)
+                moved = block.head_outputs(scaled_z - at_heads.scaled_z, part.sends)
                 changes[heads] += moved.to(changes)
             for number, head in enumerate(part.sends.tolist() if plan.kept else ()):
                 sender = plan.config.heads(layer).start + head
-                run, ablated = (
+                run, other = (
                     SenderRun(sender, block, scaled_z=x[:, :, head].to(changes.dtype), head=head)
-                    for x in (scaled_z, layer_base.scaled_z)
+                    for x in (scaled_z, at_heads.scaled_z)
                 )
-                place = part.first_sender + number
-                plan.keep_parts(changes, place, model, run, ablated, cache, pieces)
+                keep_parts(part.first_sender + number, run, other, pieces)
         sender = plan.config.mlp_sender(layer)
         if plan.active[sender]:
-            ablated = SenderRun(sender, block, mlp_in=layer_base.mlp_in, sent=layer_base.mlp_out)
-            run = ablated
+            run = other = SenderRun(sender, block, mlp_in=trace.mlp_in, sent=trace.mlp_out)
             if part.mlp_edges is not None:
                 mixed = mix(part.mlp_edges, changes[: part.mlp_edges.shape[-1]], pieces)[0]
-                x = layer_base.mlp_in + mixed.to(layer_base.mlp_in)
+                x = trace.mlp_in + mixed.to(trace.mlp_in)
                 run = SenderRun(sender, block, mlp_in=x, sent=block.run_mlp(x))
-                changes[part.mlp_sender] += (run.output - ablated.output).to(changes)
-            plan.keep_parts(changes, part.mlp_sender, model, run, ablated, cache, pieces)
-    return base.final[:, 0] + mix(plan.logits_edges, changes, layout.at_last)[0, :, 0]
+                changes[part.mlp_sender] += (run.output - other.output).to(changes)
+            keep_parts(part.mlp_sender, run, other, pieces)
+    return ablated.final[:, 0] + mix(plan.logits_edges, changes, layout.at_last)[0, :, 0]
 
 
 def _scaled_z(
-    model: Model,
-    layer: int,
     plan: LayerPlan,
     config: GraphConfig,
-    base: AblatedLayer,
+    held: HeldAttention,
     mixed: Float[Tensor, "n_receivers batch pos d_model"],
-    cache: PrefixCache,
+    *,
+    last_only: bool,
 ) -> Float[Tensor, "batch query n_heads d_head"]:
     """Scaled z of the heads of one layer in the circuit (see `Block.scaled_z`)."""
-    block, last_only = model.blocks[layer], layer == config.n_layers - 1
+    block, run, cache = held.block, held.run, held.cache
     attention = block.attention
-    x = base.x + mixed.to(base.x.device)  # [n_receivers, batch, pos, d_model]
+    x = run.x + mixed.to(run.x.device)  # [n_receivers, batch, pos, d_model]
     normed = block.ln1(x).split([len(plan.receivers[kind]) for kind in "qkv"])
     start, heads = cache.start, plan.changed
     kv_heads = heads * config.n_kv_receivers // config.n_heads
 
     # q, k and v of the changed heads: those of the ablated run, except where edges come in.
-    q, k, v = base.q.clone(), base.k.clone(), base.v.clone()
+    q, k, v = held.queries.clone(), held.keys.clone(), held.values.clone()
     for kind, into, inputs in zip("qkv", (q, k, v), normed, strict=True):
         chosen = plan.receivers[kind]
         if kind == "q" and last_only:
@@ -360,8 +310,8 @@ def _scaled_z(
             into[:, chosen, start:] = attention.keys(projected, cache)
         else:
             into[:, chosen, start:] = attention.values(projected)
-    z = base.z.clone()
-    pattern = attention.pattern(q.index_select(1, heads), k.index_select(1, kv_heads), base.mask)
+    z = run.z.clone()
+    pattern = attention.pattern(q.index_select(1, heads), k.index_select(1, kv_heads), held.mask)
     z[:, :, heads] = attention.average(pattern, v.index_select(1, kv_heads))
-    raw = attention.combine(z) if block.post_attention_norm is not None else base.raw
+    raw = run.attention_raw if block.post_attention_norm is None else attention.combine(z)
     return block.scaled_z(z, raw)
