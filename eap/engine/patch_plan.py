@@ -64,18 +64,13 @@ class Plan:
         return edges[unit.start : unit.stop, receivers_of(self.work.config, unit.layer, unit.kind)]
 
     @property
-    def batch_size(self) -> int:
-        """Number of examples of the largest batch."""
-        return max(len(rows) for rows in self.work.rows_of)
-
-    @property
     def identity(self) -> dict[str, Any]:
         """Identity of the plan's progress, in which units are known by their number."""
         units = repr([(unit, self.work.rows_of[unit.batch]) for unit in self.units])
         return {
             "metrics": [metric.name for metric in self.work.metrics],
             "ablation": self.work.ablation.provenance(),
-            "batch_size": self.batch_size,
+            "batch_size": self.work.batch_size,
             "units": hashlib.sha256(units.encode()).hexdigest()[:16],
             "edges": hashlib.sha256(self.edges.numpy().tobytes()).hexdigest()[:16],
             **({"spans": list(self.span_names)} if self.span_names else {}),

@@ -19,32 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.data.answers import Answers
+from eap.data.answers import Answers as Answers
 from eap.data.dataset import Example
-from eap.metrics.predictions import Predictions
+from eap.metrics.predictions import Predictions as Predictions
 from eap.runtime.errors import UserError, quoted
 from eap.runtime.kinds import shown
-
-__all__ = [
-    "METRICS",
-    "Answers",
-    "Metric",
-    "Predictions",
-    "accuracy",
-    "check_answer_sets",
-    "check_values",
-    "direction_note",
-    "get_metric",
-    "get_metrics",
-    "js",
-    "kl",
-    "logit_diff",
-    "logit_diff_sum",
-    "measure_all",
-    "prob_diff",
-    "warn_of_direction",
-]
-
 
 MetricFunction = Callable[
     [Float[Tensor, "batch d_vocab"], Float[Tensor, "batch d_vocab"], Answers],
