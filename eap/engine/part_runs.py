@@ -56,7 +56,7 @@ def all_readers(
         if part is not None or config.parallel_attn_mlp:
             heads = stream if config.parallel_attn_mlp or part is None else after
             yield Readers(config.heads(layer), 0, heads)
-        if part is None or not part.scaled:
+        if part is None or not part.heads.scaled:
             return  # earlier senders are not part of this pass
         of_attention = _attention_gradient(model, layer, part, cache)
         stream = _everywhere(after, cache) + of_attention.to(after.device)
@@ -79,7 +79,7 @@ def chosen_readers(
             senders = slice(0, config.senders_before(layer, "mlp"))
             yield Readers(senders, columns[config.mlp_receiver(layer)], part.mlp_in)
         senders = slice(0, config.senders_before(layer, "attention"))
-        for kind in part.scaled:
+        for kind in part.heads.scaled:
             of_kind = config.receivers(layer, kind)
             wanted = [v for v in range(of_kind.start, of_kind.stop) if v in columns]
             if wanted:
@@ -96,14 +96,14 @@ def _attention_gradient(
     norm, attention = model.blocks[layer].ln1, model.blocks[layer].attention
     total: Tensor | None = None
     for kind in "vkq":  # v first, because v has every position
-        scaled = part.scaled[kind]
+        scaled = part.heads.scaled[kind]
         W, _ = attention.projection(kind)
         # Several receivers share a weight in expanded grouped-query attention.
         by_weight = scaled.unflatten(2, (len(W), -1)).sum(3)
         back = norm.pull_back_weights(W).flatten(0, 1)
         G = by_weight.flatten(2) @ back
-        if part.along:
-            along, hat = torch.cat(part.along[kind]).sum(-1), torch.cat(part.hat)
+        if part.heads.along:
+            along, hat = torch.cat(part.heads.along[kind]).sum(-1), torch.cat(part.heads.hat)
             if along.shape[2] < hat.shape[2]:  # queries of the last layer
                 hat = cache.each_at_last(hat)
             G = G - einsum(along, hat, "point batch pos, point batch pos d -> batch pos d")

@@ -13,20 +13,21 @@ senders, which do not depend on the point, are multiplied with G once. If the no
 (see `BackwardRules`), or if there is no norm, the second term is absent.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from eap.engine.score_blocks import ScoreBlock
 from eap.engine.span_layout import WHOLE, Piece, SpanLayout
-from eap.engine.unit_gradients import UnitGradient, unit_gradients
 from eap.graph import GraphConfig
-from eap.model.blocks import Norm
+from eap.model.blocks import Block, Norm
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
 from eap.model.rules import EXACT, BackwardRules
@@ -60,40 +61,56 @@ class RecordedRun(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class LayerGradient:
-    """Gradients at the receivers of one layer, as far as they can be summed over points.
+class InputGradients:
+    """Gradients at inputs that read one norm, as far as they can be summed over points.
 
-    In the shapes, `_n` is the number of receivers of a kind, and `_query` the number of positions
-    at which the kind is computed: in the last layer, q and the MLP have the last token only.
+    In the shapes, `_n` is the number of inputs of a kind (of heads, or of hidden units, whose
+    `_width` is 1), and `_query` the number of positions at which the kind is computed: in the last
+    layer, q and the MLP have the last token only.
 
     Attributes:
-        scaled: sums over points of r dq, by kind ('q', 'k', 'v').
+        scaled: sums over points of r dq, by kind ('q', 'k', 'v'; of hidden units: 'in', 'gate').
         along: coefficients c of every point by kind, in pieces; empty if the scale has no gradient.
         hat: x^ of every point, in pieces; empty if no kind has an `along`.
+    """
+
+    scaled: Mapping[str, Float[Tensor, "batch _query _n _width"]]
+    along: Mapping[str, tuple[Float[Tensor, "_point batch _query _n"], ...]]
+    hat: tuple[Float[Tensor, "_point batch _pos d_model"], ...]
+
+    def plus(self, other: "InputGradients") -> "InputGradients":
+        """Sum over the points of both gradients."""
+        return InputGradients(
+            {kind: gradient + other.scaled[kind] for kind, gradient in self.scaled.items()},
+            {kind: pieces + other.along[kind] for kind, pieces in self.along.items()},
+            self.hat + other.hat,
+        )
+
+
+NO_INPUTS = InputGradients({}, {}, ())
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGradient:
+    """Gradients at the receivers of one layer.
+
+    Attributes:
+        heads: gradients at the q, k and v inputs of the heads.
         mlp_in: sum over points of the gradient at the input of the MLP.
         units: gradients at the inputs of the MLP's hidden units; None: not requested.
     """
 
-    scaled: Mapping[str, Float[Tensor, "batch _query _n d_head"]]
-    along: Mapping[str, tuple[Float[Tensor, "_point batch _query _n"], ...]]
-    hat: tuple[Float[Tensor, "_point batch pos d_model"], ...]
+    heads: InputGradients
     mlp_in: Float[Tensor, "batch _query d_model"]
-    units: UnitGradient | None = None
+    units: InputGradients | None = None
 
     def plus(self, other: "LayerGradient") -> "LayerGradient":
         """Sum over the points of both gradients."""
         return LayerGradient(
-            {kind: gradient + other.scaled[kind] for kind, gradient in self.scaled.items()},
-            {kind: pieces + other.along[kind] for kind, pieces in self.along.items()},
-            self.hat + other.hat,
+            self.heads.plus(other.heads),
             self.mlp_in + other.mlp_in,
             self.units.plus(other.units) if self.units and other.units else None,
         )
-
-    @property
-    def of_mlp(self) -> "LayerGradient":
-        """Gradients at the MLP alone."""
-        return LayerGradient({}, {}, (), self.mlp_in, self.units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +129,7 @@ class RunGradient:
         """Gradients at the receivers after a layer and, if requested, at that layer's MLP."""
         layers = {number: part for number, part in self.layers.items() if number > layer}
         if mlp:
-            layers[layer] = self.layers[layer].of_mlp
+            layers[layer] = replace(self.layers[layer], heads=NO_INPUTS)
         return RunGradient(layers, self.final)
 
     def plus(self, other: "RunGradient") -> "RunGradient":
@@ -165,24 +182,26 @@ def differentiate(
     groups = [slice(n, n + 1) for n in range(n_points)] if by_point else [slice(0, n_points)]
 
     def summed(gradient: Tensor, group: slice) -> Tensor:
-        return rearrange(gradient, "(point batch) ... -> point batch ...", batch=batch)[group].sum(
-            0
-        )
+        return gradient.unflatten(0, (n_points, batch))[group].sum(0)
 
     layers: list[dict[int, LayerGradient]] = [{} for _ in groups]
     if mlp_before is not None:
         at_mlp = gradients[4 * len(trace) + 1]
         for group, out in zip(groups, layers, strict=True):
-            out[first_layer - 1] = LayerGradient({}, {}, (), summed(at_mlp, group))
+            out[first_layer - 1] = LayerGradient(NO_INPUTS, summed(at_mlp, group))
     for number, traced in enumerate(trace):
         layer = first_layer + number
         *at_heads, d_mlp_in = gradients[4 * number : 4 * number + 4]
-        closed = _closed_form(model, layer, traced, at_heads, cache, rules)
-        for group, out in zip(groups, layers, strict=True):
-            out[layer] = closed.of_points(group, summed(d_mlp_in, group))
+        norm, attention = model.blocks[layer].ln1, model.blocks[layer].attention
+        outputs = dict(zip("qkv", (traced.q, traced.k, traced.v), strict=True))
+        at_zero = partial(attention.output_at_zero, norm)
+        of_heads = _closed_form(norm, traced.x, outputs, at_heads, at_zero, cache, rules, groups)
+        for group, out, heads in zip(groups, layers, of_heads, strict=True):
+            out[layer] = LayerGradient(heads, summed(d_mlp_in, group))
     if units is not None and units in mlps:
-        into, block = mlps[units].mlp_in, model.blocks[units]
-        of_units = unit_gradients(block, into, gradients[-1], rules, groups, batch)
+        of_units = _at_units(
+            model.blocks[units], mlps[units].mlp_in, gradients[-1], cache, rules, groups
+        )
         for out, unit in zip(layers, of_units, strict=True):
             out[units] = replace(out[units], units=unit)
     d_final = gradients[4 * len(trace)]
@@ -191,49 +210,81 @@ def differentiate(
     ]
 
 
-@dataclass(frozen=True, eq=False)
-class _ClosedForm:
-    """The terms r dq, c and x^ of every point (see the docstring of the module)."""
+def _at_units(
+    block: Block,
+    mlp_in: Float[Tensor, "rows query d_model"],
+    at_output: Float[Tensor, "rows query d_model"],
+    cache: PrefixCache,
+    rules: BackwardRules,
+    groups: Sequence[slice],
+) -> list[InputGradients]:
+    """Gradients at the inputs of an MLP's hidden units, from the gradient at the MLP's output."""
+    mlp, norm, x = block.mlp, block.ln2, mlp_in.detach()
+    inputs = [one.detach().requires_grad_() for one in mlp.inputs(norm(x))]
+    with torch.enable_grad():
+        out = F.linear(mlp.activate(*inputs, rules=rules), mlp.W_out, mlp.b_out).to(x)
+        out = out if block.post_mlp_norm is None else block.post_mlp_norm(out, rules)
+        gradients = torch.autograd.grad(out, inputs, at_output)
+    weights = {"in": (mlp.W_in, mlp.b_in)}
+    if mlp.W_gate is not None:
+        weights["gate"] = (mlp.W_gate, mlp.b_gate)
 
-    scaled: dict[str, Float[Tensor, "point batch _query _n d_head"]]
-    along: dict[str, Float[Tensor, "point batch _query _n"]]
-    hat: Float[Tensor, "point batch pos d_model"] | None
+    def at_zero(kind: str) -> Float[Tensor, "d_mlp 1"]:
+        W, b = weights[kind]
+        out = torch.zeros_like(W[:, 0]) if b is None else b
+        return (out if norm.bias is None else out + W @ norm.bias.to(W))[:, None]
 
-    def of_points(self, group: slice, mlp_in: Tensor) -> LayerGradient:
-        """Gradients of the layer, summed over some points."""
-        return LayerGradient(
-            {kind: gradient[group].sum(0) for kind, gradient in self.scaled.items()},
-            {kind: (c[group],) for kind, c in self.along.items()},
-            () if self.hat is None else (self.hat[group],),
-            mlp_in,
-        )
+    outputs = {kind: one[..., None] for kind, one in zip(weights, inputs, strict=True)}
+    at_outputs = [gradient[..., None] for gradient in gradients]
+    return _closed_form(norm, x, outputs, at_outputs, at_zero, cache, rules, groups)
 
 
 def _closed_form(
-    model: Model,
-    layer: int,
-    run: LayerTrace,
-    at_heads: Sequence[Tensor],
+    norm: Norm,
+    x: Float[Tensor, "rows pos d_model"],
+    outputs: Mapping[str, Float[Tensor, "rows _query _n _width"]],
+    gradients: Sequence[Float[Tensor, "rows _query _n _width"]],
+    at_zero: Callable[[str], Float[Tensor, "_n _width"]],
     cache: PrefixCache,
     rules: BackwardRules,
-) -> _ClosedForm:
-    """Terms of the closed form, from the gradients at q, k and v."""
-    norm, attention = model.blocks[layer].ln1, model.blocks[layer].attention
-    x, batch = run.x.detach(), len(cache.last)
+    groups: Sequence[slice],
+) -> list[InputGradients]:
+    """Terms of the closed form (see the module's docstring), summed over each group of points.
+
+    Args:
+        norm: norm that the inputs read.
+        x: input of the norm; rows are points (outermost) times examples.
+        outputs: projections of the normed input, by kind.
+        gradients: gradients at these outputs.
+        at_zero: value of the outputs of a kind if x^ were zero.
+        cache: cache of the batch's prefix.
+        rules: backward rules of the run.
+        groups: points that are summed in each of the results.
+    """
+    x = x.detach()
     scale = norm.scale(x)[..., None]  # [rows, pos, 1, 1]
     scale_varies = norm.kind != "none" and not rules.frozen_norms
-    split = "(point batch) ... -> point batch ..."
+
+    def by_point(values: Tensor) -> Float[Tensor, "point batch *rest"]:
+        return values.unflatten(0, (-1, len(cache.last)))
+
     scaled, along = {}, {}
-    for kind, output, gradient in zip("qkv", (run.q, run.k, run.v), at_heads, strict=True):
+    for (kind, output), gradient in zip(outputs.items(), gradients, strict=True):
         at_last = output.shape[1] < x.shape[1]  # in the last layer, q has only the last token
         times_scale = gradient * (cache.at_last(scale) if at_last else scale)
-        scaled[kind] = rearrange(times_scale, split, batch=batch)
+        scaled[kind] = by_point(times_scale)
         if scale_varies:
-            at_zero = _for_receivers(attention.output_at_zero(norm, kind), output.shape[2])
-            c = (times_scale * (output.detach() - at_zero)).sum(-1) / x.shape[-1]
-            along[kind] = rearrange(c, split, batch=batch)
-    hat = rearrange(norm.hat(x), split, batch=batch) if scale_varies else None
-    return _ClosedForm(scaled, along, hat)
+            moved = output.detach() - _for_receivers(at_zero(kind), output.shape[2])
+            along[kind] = by_point((times_scale * moved).sum(-1) / x.shape[-1])
+    hat = by_point(norm.hat(x)) if scale_varies else None
+    return [
+        InputGradients(
+            {kind: values[group].sum(0) for kind, values in scaled.items()},
+            {kind: (c[group],) for kind, c in along.items()},
+            () if hat is None else (hat[group],),
+        )
+        for group in groups
+    ]
 
 
 def _for_receivers(
@@ -294,7 +345,7 @@ def contract(
         before_mlp = config.senders_before(layer, "mlp")
         heads = {
             config.receivers(layer, kind).start: input_gradient(model, layer, kind, part, cache)
-            for kind in part.scaled
+            for kind in part.heads.scaled
         }
         mlp = {config.mlp_receiver(layer): part.mlp_in[None]}
         if layer < last:
@@ -359,13 +410,13 @@ def input_gradient(
     """G of the module's docstring, summed over points, at the `kind` inputs of a layer's heads."""
     norm: Norm = model.blocks[layer].ln1
     W, _ = model.blocks[layer].attention.projection(kind)  # [n, d_model, d_head]
-    scaled = part.scaled[kind]
+    heads, scaled = part.heads, part.heads.scaled[kind]
     back = _for_receivers(norm.pull_back_weights(W), scaled.shape[2])
     G = torch.bmm(rearrange(scaled, "batch pos n d_head -> n (batch pos) d_head"), back)
     G = rearrange(G, "n (batch pos) d -> n batch pos d", batch=len(scaled))
-    if not part.along:
+    if not heads.along:
         return G
-    along, hat = torch.cat(part.along[kind]), torch.cat(part.hat)
+    along, hat = torch.cat(heads.along[kind]), torch.cat(heads.hat)
     if along.shape[2] < hat.shape[2]:  # queries of the last layer
         hat = cache.each_at_last(hat)
     return G.sub_(einsum(along, hat, "point batch pos n, point batch pos d -> n batch pos d"))

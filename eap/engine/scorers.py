@@ -188,7 +188,7 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBloc
     run = gradients_at_heads(batch, request)
     clean, changes, gradient = run.clean, run.changes, run.gradient
     others = {
-        layer: replace(part, scaled={"v": part.scaled["v"]})
+        layer: replace(part, heads=replace(part.heads, scaled={"v": part.heads.scaled["v"]}))
         for layer, part in gradient.layers.items()
     }
     yield from contract(model, config, changes, replace(gradient, layers=others), batch.cache)

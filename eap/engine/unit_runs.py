@@ -1,18 +1,24 @@
 """Edges into hidden units: the gradient of a receiver MLP, split into those of its units' inputs.
 
-Changes of senders are projected onto the inputs of all units at once, one sender at a time (see
-`eap.engine.unit_gradients`). The passes may be those of any method that is linear in the sender's
-output.
+The gradient at an MLP's input is a sum over the inputs of its units (in a gated MLP, each unit has
+two: in and gate), by the closed form of `eap.engine.receivers` with units in the place of heads:
+
+    G_j = P (w * (r g_j W_j)) - x^ c_j,    c_j = r/d_model g_j (pre_j - pre_j0).
+
+Changes of senders are projected onto the inputs of all units at once, one sender at a time, so that
+no G_j is computed. The passes may be those of any method that is linear in the sender's output.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
 from eap.engine.passes import Pass
 from eap.engine.prepared import PreparedBatch
+from eap.engine.receivers import InputGradients
 
 
 def score_unit_edges(
@@ -41,5 +47,33 @@ def score_unit_edges(
             outputs = change.outputs.at_last if last else change.outputs.everywhere
             for sender in covered:
                 moved = outputs[sender].to(block.device)
-                scores[:, sender] += units.scores_of(moved, backs).to(scores)
+                scores[:, sender] += _scores(moved, units, backs).to(scores)
     return scores
+
+
+def _scores(
+    change: Float[Tensor, "batch query d_model"],
+    units: InputGradients,
+    backs: Sequence[Float[Tensor, "d_mlp d_model"]],
+) -> Float[Tensor, "batch input d_mlp"]:
+    """Scores of one sender, from the change of its output.
+
+    Args:
+        change: change of the sender's output.
+        units: gradients at the inputs of the units.
+        backs: `Norm.pull_back_weights` of the input weights of the units, for each kind.
+    """
+    between = "batch query n, batch query n -> batch n"
+    scores = [
+        einsum(change @ back.T, scaled[..., 0], between)
+        for back, scaled in zip(backs, units.scaled.values(), strict=True)
+    ]
+    if units.along:
+        hat = torch.cat(units.hat)
+        on_hat = einsum(change, hat, "batch query d, point batch query d -> point batch query")
+        between = "point batch query, point batch query n -> batch n"
+        scores = [
+            score - einsum(on_hat, torch.cat(along), between)
+            for score, along in zip(scores, units.along.values(), strict=True)
+        ]
+    return torch.stack(scores, dim=1)
