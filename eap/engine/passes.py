@@ -5,8 +5,8 @@ receivers. A score is the product of the two, summed over passes. Scorers comput
 by edge, `part_runs` part by part.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,48 +14,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.engine.moments import Moments
 from eap.engine.path_gradients import (
     CleanRun,
+    equal_pairs,
     gradients_at,
     input_at,
     run_clean,
     run_points,
-    the_metric,
     weighted_sum,
-    zero_where_equal,
+)
+from eap.engine.path_gradients import (
+    Request as Request,
 )
 from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import MlpRun, RecordedRun, RunGradient, differentiate
-from eap.methods import Method, Point
 from eap.metrics.metric import Predictions
 from eap.model.runs import LayerTrace, SenderOutputs, run_layers, sender_changes
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """Request to a scorer.
-
-    Attributes:
-        method: method, for its backward rules.
-        points: points of the path at which gradients are taken.
-        points_per_run: number of points that may be stacked in one run.
-        level: 'edge' or 'node'.
-        spans: whether to score every span of the prompt separately.
-        units: layer of the MLP whose units' gradients are computed, too; None: no layer.
-        baselines: moments [3] that collect the metric of every example in the clean run, in the
-            model with every edge ablated, and in the model run on the ablated input; None: not
-            collected.
-    """
-
-    method: Method
-    points: Sequence[Point]
-    points_per_run: int = 1
-    _: KW_ONLY
-    level: str = "edge"
-    spans: bool = False
-    units: int | None = None
-    baselines: Moments | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +66,16 @@ class Change:
             step = self.after.embedding - self.before.embedding
             before, after = self.before.trace, self.after.trace
             changes = sender_changes(model, step, before, after, batch.cache)
-        zero_where_equal(batch, changes)
+        # Two runs of the same prompt in stacks of different sizes differ by rounding.
+        equal = equal_pairs(batch)
+        for outputs in (changes.everywhere, changes.at_last):  # [sender, batch, pos, d_model]
+            outputs.masked_fill_(equal.to(outputs.device)[:, None, None], 0.0)
         return changes
+
+
+def ablation_of(batch: PreparedBatch, clean: CleanRun) -> Change:
+    """Change from the clean run to the ablated activations."""
+    return Change(batch, TracedRun(batch.clean, clean.trace))
 
 
 class Pass(NamedTuple):
@@ -114,7 +96,7 @@ def note_baselines(batch: PreparedBatch, request: Request, clean: CleanRun) -> N
     """
     if request.baselines is None:
         return
-    metric, ablated_run = the_metric(batch), batch.ablated_run
+    metric, ablated_run = batch.work.metrics[0], batch.ablated_run
     finals = [ablated_run.final]
     if request.method.integrates and ablated_run.offsets is not None:
         finals.append(run_layers(batch.work.model, input_at(batch, 0.0), batch.cache))
@@ -125,11 +107,9 @@ def note_baselines(batch: PreparedBatch, request: Request, clean: CleanRun) -> N
 
 def gradient_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
     """One pass: the ablation, with the gradient averaged over the method's points (EAP, EAP-IG)."""
-    gradients, clean = gradients_at(
-        batch, request.method.rules, request.points, request.points_per_run, units=request.units
-    )
+    gradients, clean = gradients_at(batch, request)
     note_baselines(batch, request, clean)
-    yield Pass(Change(batch, TracedRun(batch.clean, clean.trace)), gradients)
+    yield Pass(ablation_of(batch, clean), gradients)
 
 
 def increment_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
@@ -166,31 +146,28 @@ def activation_passes(batch: PreparedBatch, request: Request) -> Iterator[Pass]:
     credit only in part. If the clean end is one of the points, its gradient is the same on all
     paths and is computed once.
     """
-    config, rules, per_run = batch.work.config, request.method.rules, request.points_per_run
+    config = batch.work.config
     at_end = [point for point in request.points if point.position == 1.0]
-    path = [point for point in request.points if point.position != 1.0]
+    path = replace(request, points=[point for point in request.points if point.position != 1.0])
     end: RunGradient | None = None
     if at_end:
-        end, clean = gradients_at(batch, rules, at_end, per_run, units=request.units)
+        end, clean = gradients_at(batch, replace(request, points=at_end))
     else:
         clean = run_clean(batch)
     note_baselines(batch, request, clean)
-    change = Change(batch, TracedRun(batch.clean, clean.trace))
+    change = ablation_of(batch, clean)
 
     def both(along: RunGradient | None, end: RunGradient | None) -> RunGradient:
         gradients = [gradient for gradient in (along, end) if gradient is not None]
         return gradients[0] if len(gradients) == 1 else gradients[0].plus(gradients[1])
 
-    along = (
-        gradients_at(batch, rules, path, per_run, clean, units=request.units)[0] if path else None
-    )
+    along = gradients_at(batch, path, clean)[0] if path.points else None
     yield Pass(change, both(along, end), slice(0, 1))
-    request = replace(request, points=path)
     for layer in range(config.n_layers):
         mlp = config.mlp_sender(layer)
         for senders in (config.heads(layer), slice(mlp, mlp + 1)):
             reads = senders.start != mlp and not config.parallel_attn_mlp
-            along = _after_sublayer(batch, request, clean, change.outputs, layer, senders)
+            along = _after_sublayer(batch, path, clean, change.outputs, layer, senders)
             behind = None if end is None else end.after(layer, mlp=reads)
             yield Pass(change, both(along, behind), senders)
 

@@ -5,23 +5,50 @@ several points may be stacked in one pass. All methods that use gradients take t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from eap.engine.moments import Moments
 from eap.engine.prepared import PreparedBatch, Work
 from eap.engine.receivers import RecordedRun, RunGradient, differentiate
-from eap.methods import Point
-from eap.metrics.metric import Metric, Predictions
+from eap.methods import Method, Point
+from eap.metrics.metric import Predictions
 from eap.model.rules import BackwardRules
-from eap.model.runs import LayerTrace, SenderOutputs, run_layers
+from eap.model.runs import LayerTrace, run_layers
 from eap.runtime.errors import UserError
 
 # Largest number of examples that a message names.
 NAMED = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Request to a scorer.
+
+    Attributes:
+        method: method, for its backward rules.
+        points: points of the path at which gradients are taken.
+        points_per_run: number of points that may be stacked in one run.
+        level: 'edge' or 'node'.
+        spans: whether to score every span of the prompt separately.
+        units: layer of the MLP whose units' gradients are computed, too; None: no layer.
+        baselines: moments [3] that collect the metric of every example in the clean run, in the
+            model with every edge ablated, and in the model run on the ablated input; None: not
+            collected.
+    """
+
+    method: Method
+    points: Sequence[Point]
+    points_per_run: int = 1
+    _: KW_ONLY
+    level: str = "edge"
+    spans: bool = False
+    units: int | None = None
+    baselines: Moments | None = None
 
 
 def input_at(batch: PreparedBatch, position: float) -> Float[Tensor, "batch pos d_model"]:
@@ -49,11 +76,6 @@ def run_clean(batch: PreparedBatch) -> CleanRun:
         return CleanRun(trace, Predictions(batch.unembed(final[:, 0])))
 
 
-def the_metric(batch: PreparedBatch) -> Metric:
-    """The metric that is attributed, which is the only one of the work."""
-    return batch.work.metrics[0]
-
-
 def run_points(
     batch: PreparedBatch, points: Sequence[Point], rules: BackwardRules
 ) -> tuple[RecordedRun, Float[Tensor, "rows n_tokens"]]:
@@ -69,35 +91,29 @@ def run_points(
 
 
 def gradients_at(
-    batch: PreparedBatch,
-    rules: BackwardRules,
-    points: Sequence[Point],
-    points_per_run: int,
-    clean: CleanRun | None = None,
-    *,
-    units: int | None = None,
+    batch: PreparedBatch, request: Request, clean: CleanRun | None = None
 ) -> tuple[RunGradient, CleanRun]:
-    """Weighted sum of the gradients at some points, in one or more runs, and the clean run.
+    """Weighted sum of the gradients at a request's points, in one or more runs, and the clean run.
 
     Most methods have the clean input among their points. Its run is then used as the clean run, so
-    that the clean run is not made twice. `units` is as for `differentiate`.
+    that the clean run is not made twice.
     """
-    work, n = batch.work, len(batch)
-    points = sorted(points, key=lambda point: -point.position)
+    n, rules = len(batch), request.method.rules
+    points = sorted(request.points, key=lambda point: -point.position)
     if clean is None and points[0].position != 1.0:
         clean = run_clean(batch)
     total: RunGradient | None = None
-    for first in range(0, len(points), points_per_run):
-        stacked = points[first : first + points_per_run]
+    for first in range(0, len(points), request.points_per_run):
+        stacked = points[first : first + request.points_per_run]
         run, logits = run_points(batch, stacked, rules)
         if clean is None:
             predictions = Predictions(logits[:n].detach())
             copy = len(stacked) > 1  # without a copy, the first rows would keep all rows alive
             clean = CleanRun(
-                [layer.first_rows(n).detached(copy=copy) for layer in run.trace], predictions
+                [layer.rows(slice(n)).detached(copy=copy) for layer in run.trace], predictions
             )
         value = weighted_sum(batch, logits, clean.predictions, stacked)
-        (part,) = differentiate(work.model, run, value, batch.cache, units=units)
+        (part,) = differentiate(batch.work.model, run, value, batch.cache, units=request.units)
         total = part if total is None else total.plus(part)
     assert clean is not None
     assert total is not None
@@ -112,7 +128,7 @@ def weighted_sum(
     Raises:
         UserError: the metric has no gradient.
     """
-    metric = the_metric(batch)
+    metric = batch.work.metrics[0]
     if logits.requires_grad:
         logits.register_hook(partial(_note_gradient, batch))
     n = len(logits) // len(points)
@@ -157,25 +173,6 @@ def check_gradients(work: Work) -> None:
             "whatever its value; leave these examples out, or change the function so that it has a "
             "gradient there"
         )
-
-
-def sender_changes_of(batch: PreparedBatch, clean: CleanRun) -> SenderOutputs:
-    """Activations of ablated edges, minus the senders' outputs in the clean run."""
-    changes = batch.ablated_run.changes(
-        batch.work.model, batch.ablated - batch.clean, clean.trace, batch.cache
-    )
-    zero_where_equal(batch, changes)
-    return changes
-
-
-def zero_where_equal(batch: PreparedBatch, changes: SenderOutputs) -> None:
-    """Make the changes exactly zero for pairs of equal prompts.
-
-    Two runs of the same prompt in stacks of different sizes differ by rounding.
-    """
-    equal = equal_pairs(batch)
-    for outputs in (changes.everywhere, changes.at_last):  # [sender, batch, pos, d_model]
-        outputs.masked_fill_(equal.to(outputs.device)[:, None, None], 0.0)
 
 
 def equal_pairs(batch: PreparedBatch) -> Bool[Tensor, " batch"]:

@@ -16,33 +16,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.engine.passes import (
-    Pass,
+    Passes,
     Request,
+    ablation_of,
     activation_passes,
     gradient_passes,
     increment_passes,
     note_baselines,
 )
-from eap.engine.path_gradients import (
-    CleanRun,
-    input_at,
-    run_clean,
-    run_points,
-    sender_changes_of,
-    weighted_sum,
-)
+from eap.engine.path_gradients import CleanRun, run_clean, run_points, weighted_sum
 from eap.engine.prepared import PreparedBatch
-from eap.engine.receivers import RecordedRun, RunGradient, contract, differentiate
+from eap.engine.receivers import RunGradient, contract, differentiate
 from eap.engine.score_blocks import ScoreBlock, summed, to_nodes
 from eap.engine.span_layout import WHOLE
+from eap.graph import GraphConfig
 from eap.metrics.metric import Predictions
 from eap.model.held_attention import HeldAttention
-from eap.model.runs import (
-    LayerTrace,
-    SenderOutputs,
-    outputs_everywhere,
-    run_layers,
-)
+from eap.model.rules import EXACT
+from eap.model.runs import SenderOutputs, outputs_everywhere
 
 Scorer = Callable[[PreparedBatch, Request], Iterator[ScoreBlock]]
 
@@ -59,25 +50,22 @@ def contracted(
     return contract(work.model, work.config, changes, gradients, batch.cache, senders, layout)
 
 
-def score_gradients(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """Changes of senders, times the gradient averaged over the method's points (EAP, EAP-IG)."""
-    return chain.from_iterable(_contracted(gradient_passes(batch, request), request))
+def of_passes(passes: Passes, *, overlap: bool = False) -> Scorer:
+    """Scorer of a linear method: changes times gradients, pass by pass.
 
+    Args:
+        passes: passes of the method over a batch.
+        overlap: whether an edge is in several passes, whose scores are then summed.
+    """
 
-def score_increments(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """Minus the sum over steps of the senders' change in a step, times the gradient before it."""
-    yield from summed(_contracted(increment_passes(batch, request), request))
+    def score(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
+        products = (
+            contracted(batch, request, change.outputs, gradients, senders)
+            for change, gradients, senders in passes(batch, request)
+        )
+        return iter(summed(products)) if overlap else chain.from_iterable(products)
 
-
-def score_activations(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
-    """Senders of one sublayer at a time, with the gradient along the path of their own outputs."""
-    return chain.from_iterable(_contracted(activation_passes(batch, request), request))
-
-
-def _contracted(passes: Iterator[Pass], request: Request) -> Iterator[Iterator[ScoreBlock]]:
-    """Scores of every pass, edge by edge."""
-    for change, gradients, senders in passes:
-        yield contracted(change.batch, request, change.outputs, gradients, senders)
+    return score
 
 
 def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
@@ -90,7 +78,7 @@ def score_dropped_layers(batch: PreparedBatch, request: Request) -> Iterator[Sco
     config, n_layers = batch.work.config, batch.work.config.n_layers
     plain, before, clean = _gradients_before_layers(batch, request)
     note_baselines(batch, request, clean)
-    changes = sender_changes_of(batch, clean)
+    changes = ablation_of(batch, clean).outputs
 
     def blocks(gradients: RunGradient) -> Iterator[tuple[int, ScoreBlock]]:
         for block in contracted(batch, request, changes, gradients):
@@ -166,17 +154,13 @@ class HeadGradients:
 
 def gradients_at_heads(batch: PreparedBatch, request: Request) -> HeadGradients:
     """Run the clean prompts once, and take the gradient at all heads and receivers."""
-    config, model = batch.work.config, batch.work.model
-    x = input_at(batch, 1.0).requires_grad_()
-    trace: list[LayerTrace] = []
-    final = run_layers(model, x, batch.cache, trace=trace, expanded_kv=config.expanded_kv)
-    logits = batch.unembed(final[:, 0])
-    clean = CleanRun([run.detached() for run in trace], Predictions(logits.detach()))
+    run, logits = run_points(batch, request.points, EXACT)
+    clean = CleanRun([layer.detached() for layer in run.trace], Predictions(logits.detach()))
     note_baselines(batch, request, clean)
     value = weighted_sum(batch, logits, clean.predictions, request.points)
-    at_z = torch.autograd.grad(value, [run.z for run in trace], retain_graph=True)
-    (gradient,) = differentiate(model, RecordedRun(trace, final), value, batch.cache)
-    return HeadGradients(clean, sender_changes_of(batch, clean), at_z, gradient)
+    at_z = torch.autograd.grad(value, [layer.z for layer in run.trace], retain_graph=True)
+    (gradient,) = differentiate(batch.work.model, run, value, batch.cache)
+    return HeadGradients(clean, ablation_of(batch, clean).outputs, at_z, gradient)
 
 
 def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
@@ -194,42 +178,32 @@ def score_patterns(batch: PreparedBatch, request: Request) -> Iterator[ScoreBloc
     yield from contract(model, config, changes, replace(gradient, layers=others), batch.cache)
     for layer, d_z in enumerate(run.at_z):
         held = HeldAttention.of(model, layer, clean.trace[layer], batch.cache)
-        d_pattern = _gradient_at_pattern(held, d_z)
         before = changes.everywhere[: config.senders_before(layer, "attention")]
-        for kind in "qk":
-            scores = torch.stack(
-                [_pattern_score(held, kind, x[None], d_pattern) for x in before], 1
-            )
-            shared = config.n_heads // config.n_receivers(kind)
-            receivers = config.receivers(layer, kind)
-            yield ScoreBlock(
-                slice(0, len(before)),
-                list(range(receivers.start, receivers.stop)),
-                reduce(scores, "batch sender (n shared) -> batch sender n", "sum", shared=shared),
-            )
+        yield from _pattern_blocks(config, layer, held, before, d_z)
 
 
 @torch.no_grad()
-def _gradient_at_pattern(
-    held: HeldAttention, d_z: Float[Tensor, "batch query n_heads d_head"]
-) -> Float[Tensor, "batch n_heads query key"]:
-    """Gradient of the metric at the attention pattern, from the gradient at z."""
-    values = held.values.repeat_interleave(d_z.shape[2] // held.values.shape[1], dim=1)
-    return einsum(d_z, values, "batch query head d, batch head key d -> batch head query key")
-
-
-@torch.no_grad()
-def _pattern_score(
+def _pattern_blocks(
+    config: GraphConfig,
+    layer: int,
     held: HeldAttention,
-    kind: str,
-    change: Float[Tensor, "1 batch pos d_model"],
-    d_pattern: Float[Tensor, "batch n_heads query key"],
-) -> Float[Tensor, "batch n_heads"]:
-    """Scores of one sender: changes of every head's pattern, times the gradient there."""
-    moved = held.pattern_with(kind, change) - held.pattern
-    return einsum(
-        moved, d_pattern.to(moved), "batch head query key, batch head query key -> batch head"
-    )
+    changes: Float[Tensor, "sender batch pos d_model"],
+    d_z: Float[Tensor, "batch query n_heads d_head"],
+) -> Iterator[ScoreBlock]:
+    """Scores of the q and k edges of a layer: changes of patterns, times the gradient there."""
+    values = held.values.repeat_interleave(d_z.shape[2] // held.values.shape[1], dim=1)
+    d_pattern = einsum(d_z, values, "batch query head d, batch head key d -> batch head query key")
+    product = "batch head query key, batch head query key -> batch head"
+    for kind in "qk":
+        moved = (held.pattern_with(kind, change[None]) - held.pattern for change in changes)
+        scores = torch.stack([einsum(x, d_pattern.to(x), product) for x in moved], 1)
+        shared = config.n_heads // config.n_receivers(kind)
+        receivers = config.receivers(layer, kind)
+        yield ScoreBlock(
+            slice(0, len(changes)),
+            list(range(receivers.start, receivers.stop)),
+            reduce(scores, "batch sender (n shared) -> batch sender n", "sum", shared=shared),
+        )
 
 
 def score_flow(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
@@ -269,10 +243,12 @@ def score_flow(batch: PreparedBatch, request: Request) -> Iterator[ScoreBlock]:
     yield block(final, config.n_forward, [config.logits_receiver])
 
 
+score_gradients = of_passes(gradient_passes)
+
 SCORERS: dict[str, Scorer] = {
     "gradients": score_gradients,
-    "increments": score_increments,
-    "activations": score_activations,
+    "increments": of_passes(increment_passes, overlap=True),
+    "activations": of_passes(activation_passes),
     "patterns": score_patterns,
     "dropped layers": score_dropped_layers,
     "flow": score_flow,

@@ -52,10 +52,6 @@ class LayerTrace:
         """Trace of some rows."""
         return LayerTrace(*(getattr(self, part.name)[rows] for part in fields(self)))
 
-    def first_rows(self, n: int) -> "LayerTrace":
-        """Trace of the first `n` rows."""
-        return self.rows(slice(0, n))
-
     def detached(self, *, copy: bool = False) -> "LayerTrace":
         """Trace without its autograd graph; with `copy`, in memory of its own."""
         parts = [getattr(self, part.name).detach() for part in fields(self)]
