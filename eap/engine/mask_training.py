@@ -384,10 +384,10 @@ class Kept:
         if self.baselines or metric.reads_clean:
             clean = Predictions(batch.unembed(batch.run_clean()[:, 0]))
             parts += [clean.logits, clean.exponentials, clean.probabilities]
-        if self.baselines:
-            ablated = Predictions(batch.unembed(batch.ablated_run.final[:, 0]), clean)
-            runs = [run for run in (clean, ablated) if run is not None]
-            baselines = torch.stack([metric.measure(run, batch.answers) for run in runs])
+            if self.baselines:
+                ablated = Predictions(batch.unembed(batch.ablated_run.final[:, 0]), clean)
+                runs = (clean, ablated)
+                baselines = torch.stack([metric.measure(run, batch.answers) for run in runs])
         ready = Ready(batch, clean, baselines)
         size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(parts))
         if size <= self.left:

@@ -8,7 +8,8 @@ and the G of single receivers is never computed.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from einops import einsum
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.ablation import AblatedCoefficients
-from eap.engine.passes import Change, Pass
+from eap.engine.passes import Change, Pass, TracedRun
 from eap.engine.path_gradients import equal_pairs
 from eap.engine.prepared import PreparedBatch
 from eap.engine.receivers import LayerGradient, RunGradient, input_gradient
@@ -166,71 +167,57 @@ class PartScorer:
     ) -> None:
         """Add the scores of one pass."""
         change, gradients, senders = one
-        work, cache = change.batch.work, change.batch.cache
+        batch = change.batch
+        work, cache = batch.work, batch.cache
         args = work.model, work.config, gradients, cache
         receivers = self.receivers
         readers = list(
             all_readers(*args) if receivers is None else chosen_readers(*args, receivers)
         )
-        runs = _Runs(change)
+        after = change.after or TracedRun(batch.ablated, batch.ablated_run.trace)
+        shares: tuple[dict[int, Tensor], ...] = ({}, {})  # of heads, which a layer has in common
         covered = range(work.config.n_forward)[senders or slice(None)]
-        for sender, start, stop in zip(
-            self.layout.senders, self.layout.starts, self.layout.starts[1:], strict=False
+        for sender, (start, stop) in zip(
+            self.layout.senders, pairwise(self.layout.starts), strict=True
         ):
             reads = [one for one in readers if one.senders.start <= sender < one.senders.stop]
             if sender in covered and reads:
+                first, second = (
+                    sender_run(work.model, sender, run.embedding, run.trace, known)
+                    for run, known in zip((change.before, after), shares, strict=True)
+                )
                 into = scores[:, :, start:stop]
-                self._add_sender(into, spans, work.model, runs, sender, reads, cache)
+                self._add_sender(into, spans, change, first, second, reads)
 
     def _add_sender(
         self,
         scores: Float[Tensor, "batch span part column"],
         spans: SpanLayout,
-        model: Model,
-        runs: "_Runs",
-        sender: int,
+        change: Change,
+        before: SenderRun,
+        after: SenderRun,
         readers: Sequence[Readers],
-        cache: PrefixCache,
     ) -> None:
-        """Add the scores of one sender in one pass."""
-        before, after = runs.of_sender(model, sender)
+        """Add the scores of one sender in one pass, from its runs before and after the change."""
+        model, cache, sender = change.batch.work.model, change.batch.cache, before.sender
         c, W = self.parts.coefficients(model, before), self.parts.directions(model, sender)
-        is_ablation = runs.change.after is None
+        is_ablation = change.after is None
         moved = self.ablated(after, cache) if is_ablation else self.parts.coefficients(model, after)
         moved = moved.to(c.device) - c  # [batch, query, n]
         whole = after.output - before.output
-        if is_ablation and (offsets := runs.change.batch.ablated_run.offsets) is not None:
+        if is_ablation and (offsets := change.batch.ablated_run.offsets) is not None:
             of_last = sender >= len(offsets.everywhere)
             offset = (offsets.at_last if of_last else offsets.everywhere)[sender]
             whole = whole - offset.to(whole.device)
         for reader in readers:
             G = reader.gradient.to(moved)
             at_last = G.shape[1] < moved.shape[1]
-            change, sent = (cache.at_last(x) if at_last else x for x in (moved, whole))
+            changed, sent = (cache.at_last(x) if at_last else x for x in (moved, whole))
             along = G if W is None else G @ W.to(G).T
-            for piece in spans.at_last if change.shape[1] == 1 else spans.everywhere:
+            for piece in spans.at_last if changed.shape[1] == 1 else spans.everywhere:
                 at = piece.rows, piece.positions
-                of_parts = einsum(change[at], along[at], "batch query n, batch query n -> batch n")
+                of_parts = einsum(changed[at], along[at], "batch query n, batch query n -> batch n")
                 of_sender = einsum(sent[at].to(G), G[at], "batch query d, batch query d -> batch")
                 rest = (of_sender - of_parts.sum(-1))[:, None]
                 scores_of_sender = torch.cat([of_parts, rest], dim=1).to(scores)
                 scores[piece.rows, piece.span, :, reader.column] += scores_of_sender
-
-
-@dataclass(frozen=True, eq=False)
-class _Runs:
-    """Both runs of a change, sender by sender; the head shares of a layer are computed once."""
-
-    change: Change
-    scaled_z: tuple[dict[int, Tensor], dict[int, Tensor]] = field(default_factory=lambda: ({}, {}))
-
-    def of_sender(self, model: Model, sender: int) -> tuple[SenderRun, SenderRun]:
-        """Activations of a sender in both runs."""
-        before, after, batch = self.change.before, self.change.after, self.change.batch
-        first = sender_run(model, sender, before.embedding, before.trace, self.scaled_z[0])
-        embedding, trace = (
-            (batch.ablated, batch.ablated_run.trace)
-            if after is None
-            else (after.embedding, after.trace)
-        )
-        return first, sender_run(model, sender, embedding, trace, self.scaled_z[1])

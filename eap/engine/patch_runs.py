@@ -110,10 +110,6 @@ Values = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "metric n bat
 """Senders, receivers, and the values of those edges on every example."""
 
 
-def _slices(n: int, step: int) -> Iterator[slice]:
-    return (slice(first, first + step) for first in range(0, n, step))
-
-
 @dataclass(frozen=True, eq=False)
 class BatchPatcher:
     """Patcher that runs the units of one batch (and of one span, if there are spans)."""
@@ -144,22 +140,28 @@ class BatchPatcher:
         senders, receivers = self.plan.edges_of(unit).nonzero(as_tuple=True)
         senders = senders + unit.start
         per_run = self.plan.work.runs_at_once(clean.batch.extent)
+
+        def runs_of(u: Tensor, v: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+            """Senders and receivers of the edges of each run."""
+            return zip(u.split(per_run), v.split(per_run), strict=True)
+
         if unit.kind in "qkv":
             run = clean.trace[unit.layer]
             held = HeldAttention.of(self.plan.work.model, unit.layer, run, clean.batch.cache)
             # The heads' changes are computed for as many senders at a time as edges are run.
             for chunk in senders.unique().split(per_run):
                 of_some = torch.isin(senders, chunk)
-                u, v = senders[of_some], receivers[of_some]
-                changes = self._change_heads(held, unit.kind, chunk)
-                place = torch.searchsorted(chunk, u)
-                for part in _slices(len(u), per_run):
-                    of_heads = changes[place[part], v[part]]
-                    finals = self._into_heads(unit.layer, unit.kind, of_heads, v[part])
-                    yield u[part], v[part] + columns.start, clean.measure(finals)
+                changes = rearrange(
+                    held.change_of_z(unit.kind, clean.changes.everywhere[chunk]),
+                    "n batch query (receiver head) d_head -> n receiver batch query (head d_head)",
+                    receiver=config.n_receivers(unit.kind),
+                )
+                for u, v in runs_of(senders[of_some], receivers[of_some]):
+                    of_heads = changes[torch.searchsorted(chunk, u), v]
+                    finals = self._into_heads(unit.layer, unit.kind, of_heads, v)
+                    yield u, v + columns.start, clean.measure(finals)
             return
-        for part in _slices(len(senders), per_run):
-            u, v = senders[part], receivers[part]
+        for u, v in runs_of(senders, receivers):
             if unit.kind == "logits":
                 finals = clean.final + clean.changes.at_last[u, :, 0]
             else:
@@ -200,13 +202,3 @@ class BatchPatcher:
         else:
             mlp_out = block.run_mlp(after)
         return clean.run_rest(layer, after + mlp_out)
-
-    def _change_heads(
-        self, held: HeldAttention, kind: str, senders: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n n_receivers batch query d_receiver"]:
-        """Changes of z when every q (or k, or v) of a layer reads each sender's ablated output."""
-        return rearrange(
-            held.change_of_z(kind, self.clean.changes.everywhere[senders]),
-            "n batch query (receiver head) d_head -> n receiver batch query (head d_head)",
-            receiver=self.plan.work.config.n_receivers(kind),
-        )

@@ -321,20 +321,26 @@ def contract(
     """
     senders = slice(0, config.n_forward) if senders is None else senders
     last, spans = config.n_layers - 1, WHOLE if layout is None else layout
-    everywhere = _Pieces.of(changes.everywhere[senders], spans.everywhere)
-    at_last = _Pieces.of(changes.at_last[senders], spans.at_last)
+    everywhere = _by_piece(changes.everywhere[senders], spans.everywhere)
+    at_last = _by_piece(changes.at_last[senders], spans.at_last)
 
     def score(
-        pieces: _Pieces, n_senders: int, by_receiver: Mapping[int, Tensor]
+        changes: list[tuple[Piece, Tensor]], n_senders: int, by_receiver: Mapping[int, Tensor]
     ) -> Iterator[ScoreBlock]:
         rows = slice(senders.start, min(senders.stop, n_senders))
         if rows.stop <= rows.start or not by_receiver:
             return
-        G = torch.cat(list(by_receiver.values()))
+        G = torch.cat(list(by_receiver.values())).to(changes[0][1].device)
         receivers = [
             first + i for first, indices in by_receiver.items() for i in range(len(indices))
         ]
-        scores = pieces.times(G, rows.stop - rows.start, spans.n_spans)
+        # A [sender, receiver] product per example and span, summed over positions and d_model.
+        n_rows = rows.stop - rows.start
+        scores = G.new_zeros(len(cache.last), spans.n_spans, n_rows, len(G))
+        for piece, D in changes:
+            flat = "receiver batch query d -> batch (query d) receiver"
+            G_of_piece = rearrange(G[:, piece.rows, piece.positions], flat)
+            scores[piece.rows, piece.span] = torch.bmm(D[:, :n_rows], G_of_piece)
         yield ScoreBlock(rows, receivers, scores[:, 0] if layout is None else scores)
 
     for layer in range(config.n_layers):
@@ -364,44 +370,12 @@ def contract(
     yield from score(at_last, config.n_forward, final)
 
 
-@dataclass(frozen=True, eq=False)
-class _Pieces:
-    """Changes of the senders by pieces of the prompt, with positions and d_model as one axis."""
-
-    changes: list[tuple[Piece, Float[Tensor, "batch sender _query_d"]]]
-    batch: int
-
-    @classmethod
-    def of(cls, D: Float[Tensor, "sender batch query d_model"], pieces: list[Piece]) -> "_Pieces":
-        return cls(
-            [
-                (
-                    piece,
-                    rearrange(
-                        D[:, piece.rows, piece.positions],
-                        "sender batch query d -> batch sender (query d)",
-                    ),
-                )
-                for piece in pieces
-            ],
-            D.shape[1],
-        )
-
-    def times(
-        self, G: Float[Tensor, "receiver batch query d_model"], n_senders: int, n_spans: int
-    ) -> Float[Tensor, "batch span sender receiver"]:
-        """A [sender, receiver] product per example and span, summed over positions and d_model."""
-        G = G.to(self.changes[0][1].device)
-        scores = G.new_zeros(self.batch, n_spans, n_senders, len(G))
-        for piece, D in self.changes:
-            scores[piece.rows, piece.span] = torch.bmm(
-                D[:, :n_senders],
-                rearrange(
-                    G[:, piece.rows, piece.positions],
-                    "receiver batch query d -> batch (query d) receiver",
-                ),
-            )
-        return scores
+def _by_piece(
+    D: Float[Tensor, "sender batch query d_model"], pieces: Sequence[Piece]
+) -> list[tuple[Piece, Float[Tensor, "_rows sender _query_d"]]]:
+    """Changes of the senders at each piece, with positions and d_model as one axis."""
+    flat = "sender batch query d -> batch sender (query d)"
+    return [(piece, rearrange(D[:, piece.rows, piece.positions], flat)) for piece in pieces]
 
 
 def input_gradient(
