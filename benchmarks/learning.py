@@ -23,11 +23,11 @@ from split_way import mask_gradient, plain, prepare, record_senders
 
 import eap
 from eap.ablation import get_ablation
-from eap.engine.prepared import PreparedBatch, Work
+from eap.engine.prepared import PreparedBatch, Work, demand_of_gradients
 from eap.metrics.metric import METRICS
 from eap.model.runs import run_layers
 from eap.runtime.resources import Resources
-from eap.soft.circuits import demand_of_masks, run_soft_circuit
+from eap.soft.circuits import run_soft_circuit
 from eap.studies import shell
 
 N_BATCHES, STEPS, FIRST_DIFFERENCE = 4, 20, 10
@@ -36,7 +36,7 @@ N_BATCHES, STEPS, FIRST_DIFFERENCE = 4, 20, 10
 def prepared(bench: Bench, data: eap.Dataset) -> PreparedBatch:
     """The one batch of some examples."""
     config, metric = bench.model.config, METRICS["logit_diff"]
-    demand, limits = demand_of_masks(config), Resources(batch_size=len(data))
+    demand, limits = demand_of_gradients("a soft circuit", config), Resources(batch_size=len(data))
     work = Work.plan(bench.model, data, [metric], get_ablation(None), config, limits, demand)
     return work.load(range(len(data)))
 

@@ -32,7 +32,7 @@ from eap.data.dataset import Dataset
 from eap.engine.moments import Moments
 from eap.engine.passes import Request
 from eap.engine.path_gradients import check_gradients, completeness
-from eap.engine.prepared import Demand, Work
+from eap.engine.prepared import Work, demand_of_gradients
 from eap.engine.score_blocks import KeepEdges, Observer, to_nodes
 from eap.engine.scorers import SCORERS, Scorer
 from eap.engine.signature import sign
@@ -47,7 +47,6 @@ from eap.patching import patch_edges, patch_nodes
 from eap.runtime import distributed
 from eap.runtime.code import score_code
 from eap.runtime.errors import UserError
-from eap.runtime.memory import Extent, Need, Shapes, attribution_need
 from eap.runtime.ranges import whole
 from eap.runtime.resources import ResourceOptions, Resources
 
@@ -345,19 +344,15 @@ def _score(
     points = call.points(steps)
     metrics = () if call.metric is None else (call.metric,)
     names = named_spans(model, dataset) if call.spans else ()
-    n_spans = max(1, len(names))
-
-    def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
-        return attribution_need(shapes, extent, len(points), n_columns, n_spans)
-
-    n_results = n_spans * config.n_forward * config.n_backward
     n_observed = sum(getattr(observer, "n_bytes", 0) for observer in observers)
-    demand = Demand("attribution", need, n_results, n_observed)
+    demand = demand_of_gradients(
+        "attribution", config, n_points=len(points), n_spans=len(names), n_observed=n_observed
+    )
     work = Work.plan(model, dataset, metrics, call.ablation, config, limits, demand)
     scorer = call.method.scorer
     score: Scorer = SCORERS[scorer] if isinstance(scorer, str) else scorer
     n_columns = config.n_backward if call.level == "edge" else 1
-    shape = (*([n_spans] if names else []), config.n_forward, n_columns)
+    shape = (*([len(names)] if names else []), config.n_forward, n_columns)
     moments = Moments.zeros(*shape, device=model.device)
     baselines = Moments.zeros(3, device=model.device)
     what = f"{call.method.name} {_name(call.metric) if call.metric else ''}".strip()

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from eap.ablation import Ablation
 from eap.data.dataset import Dataset
-from eap.engine.prepared import PreparedBatch, Work
+from eap.engine.prepared import PreparedBatch, Work, demand_of_gradients
 from eap.engine.recipe import Recipe
-from eap.engine.soft_runs import demand_of_masks, run_soft_circuit
+from eap.engine.soft_runs import run_soft_circuit
 from eap.graph import Graph, GraphConfig
 from eap.graph.contents import edge_exists
 from eap.metrics.metric import Metric, Predictions
@@ -226,7 +226,8 @@ class Training:
         budget = Budget.of(model.device, limits.memory_budget).n_bytes
         # the other half is for what is kept
         half = replace(limits, memory_budget=max(1, budget // 2))
-        demand = demand_of_masks(layout.config, max(1, len(layout.span_names)))
+        n_spans = len(layout.span_names)
+        demand = demand_of_gradients("a soft circuit", layout.config, n_spans=n_spans)
         plan = partial(Work.plan, model, dataset, [metric], ablation, layout.config, demand=demand)
         if batch_size is None:
             batch_size = plan(limits=half).batch_size

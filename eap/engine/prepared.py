@@ -35,7 +35,7 @@ from eap.model.runs import LayerTrace, run_layers, run_prefix
 from eap.model.shapes import shapes_of
 from eap.runtime import distributed, processes
 from eap.runtime.errors import UserError
-from eap.runtime.memory import Budget, Extent, Need, Shapes
+from eap.runtime.memory import Budget, Extent, Need, Shapes, attribution_need
 from eap.runtime.progress import progress_bar
 from eap.runtime.resources import Resources
 
@@ -56,6 +56,18 @@ class Demand:
     need: Callable[[Shapes, Extent, int], Need]
     n_results: int
     n_observed: int = 0
+
+
+def demand_of_gradients(
+    what: str, config: GraphConfig, *, n_points: int = 1, n_spans: int = 0, n_observed: int = 0
+) -> Demand:
+    """Memory of gradients at all receivers for some points at once, and of a score per edge."""
+    n_spans = max(1, n_spans)
+
+    def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
+        return attribution_need(shapes, extent, n_points, n_columns, n_spans)
+
+    return Demand(what, need, n_spans * config.n_forward * config.n_backward, n_observed)
 
 
 @dataclass(frozen=True, eq=False)

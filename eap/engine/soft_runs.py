@@ -13,21 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from eap.engine.prepared import Demand, PreparedBatch
+from eap.engine.prepared import PreparedBatch
 from eap.engine.span_layout import WHOLE, Piece, mix
-from eap.graph import GraphConfig
 from eap.model.model import Model
 from eap.model.prefix import PrefixCache
-from eap.runtime.memory import Extent, Need, Shapes, attribution_need
-
-
-def demand_of_masks(config: GraphConfig, n_spans: int = 1) -> Demand:
-    """Memory of a soft circuit with its gradient, which is about that of one integration point."""
-
-    def need(shapes: Shapes, extent: Extent, n_columns: int) -> Need:
-        return attribution_need(shapes, extent, 1, n_columns, n_spans)
-
-    return Demand("a soft circuit", need, n_spans * config.n_forward * config.n_backward)
 
 
 def run_soft_circuit(

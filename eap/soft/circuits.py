@@ -20,8 +20,8 @@ from torch import Tensor
 from eap.ablation import Ablation, get_ablation
 from eap.data.batches import named_spans
 from eap.data.dataset import Dataset
-from eap.engine.prepared import Work
-from eap.engine.soft_runs import demand_of_masks, run_soft_circuit
+from eap.engine.prepared import Work, demand_of_gradients
+from eap.engine.soft_runs import run_soft_circuit
 from eap.graph import GraphConfig
 from eap.metrics.metric import Metric, Predictions, check_values, get_metrics, measure_all
 from eap.model.model import Model
@@ -76,7 +76,7 @@ def evaluate_soft(
     config = _config_of(model, masks, len(names))
     of_one = masks.shape[-3:] if spans else masks.shape[-2:]
     circuits = masks.reshape(-1, *of_one).to(model.device, model.residual_dtype)
-    demand = demand_of_masks(config, max(1, len(names)))
+    demand = demand_of_gradients("a soft circuit", config, n_spans=len(names))
     work = Work.plan(model, dataset, measured, get_ablation(ablation), config, limits, demand)
     n_values = (len(measured), len(circuits), len(dataset))
     values = torch.zeros(n_values, dtype=model.residual_dtype, device=model.device)

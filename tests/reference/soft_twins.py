@@ -8,10 +8,10 @@ from functools import lru_cache
 import torch
 
 import eap
-from eap.engine.prepared import Work
+from eap.engine.prepared import Work, demand_of_gradients
 from eap.metrics.metric import METRICS, Predictions
 from eap.runtime.resources import Resources
-from eap.soft.circuits import demand_of_masks, run_soft_circuit
+from eap.soft.circuits import run_soft_circuit
 from reference import oracle, twins
 from reference.twins import RAGGED, dataset_of
 
@@ -36,7 +36,7 @@ def soft_gradient(family, dtype, masks, metric, *, expanded=False, ablation=None
     with twins.precision(family, dtype):
         work = Work.plan(
                 model, dataset_of(examples), [METRICS[metric]], where, config,
-                Resources(batch_size=8), demand_of_masks(config),
+                Resources(batch_size=8), demand_of_gradients("a soft circuit", config),
             )  # fmt: skip
         leaf = masks.to(dtype).requires_grad_()
         total = torch.zeros((), dtype=dtype)

@@ -19,14 +19,14 @@ from reference.twins import assert_close, dataset_of
 import eap
 from eap.data.answers import Answers
 from eap.engine.mask_training import find_threshold, gradient_of_scores, make_masks
-from eap.engine.prepared import Work
+from eap.engine.prepared import Work, demand_of_gradients
 from eap.engine.recipe import Recipe
 from eap.metrics.metric import METRICS
 from eap.runtime import progress
 from eap.runtime.checkpoint import Checkpoint
 from eap.runtime.errors import UserError
 from eap.runtime.resources import Resources
-from eap.soft.circuits import demand_of_masks, evaluate_soft
+from eap.soft.circuits import evaluate_soft
 from eap.soft.learning import learn_ranking
 
 # ---- masks that add up to k ----------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_three_steps_of_gradient_descent_equal_the_twin(family):
     where = eap.ablation.get_ablation(None)
     work = Work.plan(
         model, dataset_of(PAIRS), [METRICS["logit_diff"]], where, model.config,
-        Resources(batch_size=3), demand_of_masks(model.config),
+        Resources(batch_size=3), demand_of_gradients("a soft circuit", model.config),
     )  # fmt: skip
     for step in range(3):
         batch, k = recipe.draw(step, n, [len(rows) for rows in work.rows_of])

@@ -13,7 +13,6 @@ from eap.ablation import get_ablation
 from eap.engine import prepared
 from eap.metrics.metric import METRICS
 from eap.runtime.resources import Resources
-from eap.soft.circuits import demand_of_masks
 
 
 @pytest.mark.parametrize(
@@ -29,6 +28,6 @@ def test_examples_of_one_length_are_work_for_every_process(
     examples = random_examples([6] * 7, [2] * 7)
     work = prepared.Work.plan(
         model, dataset_of(examples), [METRICS["logit_diff"]], get_ablation(None), config,
-        Resources(batch_size=batch_size), demand_of_masks(config),
+        Resources(batch_size=batch_size), prepared.demand_of_gradients("a soft circuit", config),
     )  # fmt: skip
     assert [len(rows) for rows in work.rows_of] == sizes

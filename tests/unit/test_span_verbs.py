@@ -24,11 +24,11 @@ from eap.analysis.stability import bootstrap
 from eap.data.dataset import Dataset
 from eap.engine.mask_training import make_masks
 from eap.engine.patch_plan import make_plan
-from eap.engine.prepared import Work
+from eap.engine.prepared import Work, demand_of_gradients
 from eap.metrics.metric import METRICS
 from eap.runtime.errors import UserError
 from eap.runtime.resources import Resources
-from eap.soft.circuits import demand_of_masks, evaluate_soft
+from eap.soft.circuits import evaluate_soft
 
 # ---- resamples -----------------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ def test_three_steps_of_learning_at_spans_equal_the_twin(family, level):
     n = int(ranked.sum())
     work = Work.plan(
         model, DATA, [METRICS["logit_diff"]], eap.ablation.get_ablation(None), model.config,
-        Resources(batch_size=3), demand_of_masks(model.config),
+        Resources(batch_size=3), demand_of_gradients("a soft circuit", model.config),
     )  # fmt: skip
     scores = torch.zeros(n, dtype=torch.float64)
     for step in range(3):
