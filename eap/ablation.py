@@ -400,7 +400,7 @@ def run_at_outputs(
     """Run every node with the sum of the given outputs, positions and attention biases as input."""
     config, last_layer = model.config, len(model.blocks) - 1
     x = outputs[0] + model.position_embedding(cache.start, cache.n_positions)
-    trace, scaled_z, mlps = [], [], []
+    trace = []
     for layer, block in enumerate(model.blocks):
         last_only = layer == last_layer
         x = x.to(block.device)
@@ -408,19 +408,17 @@ def run_at_outputs(
             model, layer, x, cache, last_only=last_only, expanded_kv=expanded_kv
         )
         added = outputs[config.heads(layer)].sum(0).to(x)
-        if block.post_attention_norm is None and block.attention.b_O is not None:
-            added = added + block.attention.b_O
-        elif block.post_attention_norm is not None and block.post_attention_norm.bias is not None:
-            added = added + block.post_attention_norm.bias
-        after = x + added
+        norm = block.post_attention_norm
+        bias = block.attention.b_O if norm is None else norm.bias
+        after = x + (added if bias is None else added + bias)
         mlp_in = x if config.parallel_attn_mlp else after
         mlp_in = cache.at_last(mlp_in) if last_only else mlp_in
         mlp_out = block.run_mlp(mlp_in)
         trace.append(LayerTrace(x, q, k, v, z, raw, mlp_in, mlp_out))
-        scaled_z.append(block.scaled_z(z, raw))
-        mlps.append(mlp_out)
         x = after + outputs[config.mlp_sender(layer)].to(x)
-    computed = collect_outputs(model, outputs[0], scaled_z, mlps, cache)
+    runs = list(zip(model.blocks, trace, strict=True))
+    scaled_z = [block.scaled_z(run.z, run.attention_raw) for block, run in runs]
+    computed = collect_outputs(model, outputs[0], scaled_z, [run.mlp_out for run in trace], cache)
     before_last = len(computed.everywhere)
     at_last = cache.each_at_last(outputs)
     offsets = SenderOutputs(computed.everywhere - outputs[:before_last], computed.at_last - at_last)

@@ -7,7 +7,7 @@ the names quickly.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar, NamedTuple
 
@@ -133,20 +133,10 @@ class Method:
 
 
 _RELP = BackwardRules(frozen_norms=True, frozen_activations=True, gate_product=0.5)
-_ATTNLRP = BackwardRules(
-    frozen_norms=True,
-    frozen_activations=True,
-    gate_product=0.5,
-    query_key=0.5,
-    pattern_value=0.5,
-)
+_ATTNLRP = replace(_RELP, query_key=0.5, pattern_value=0.5)
 # The gradients of q and k pass through the pattern, which has already halved them.
 _GIM = BackwardRules(
-    frozen_norms=True,
-    gate_product=0.5,
-    query_key=0.5,
-    pattern_value=0.5,
-    softmax_temperature=2.0,
+    frozen_norms=True, gate_product=0.5, query_key=0.5, pattern_value=0.5, softmax_temperature=2.0
 )
 
 METHODS: dict[str, Method] = {

@@ -75,11 +75,7 @@ def sign(
 
 
 def _data(dataset: Dataset) -> dict[str, Any]:
-    return {
-        **dataset.provenance,
-        "n_pairs": len(dataset),
-        "tokens_sha256": dataset.tokens_sha256,
-    }
+    return {**dataset.provenance, "n_pairs": len(dataset), "tokens_sha256": dataset.tokens_sha256}
 
 
 def _spans_sha256(data: Dataset | Mapping[str, Dataset]) -> str:

@@ -121,18 +121,12 @@ def learn_ranking(
     loss = recipe.loss
     settings = asdict(recipe)
     names = named_spans(model, dataset) if spans else ()
+    layout = MaskLayout(graph_config(model, expanded_kv=expanded_kv), level, names)
     if prices is not None:
-        shape = Graph.from_config(
-            replace(model.config, expanded_kv=expanded_kv), names
-        ).scores.shape
-        settings["prices"] = _check_prices(prices, level, list(shape))
-    chosen, ablation, limits = (
-        _metric_of(metric, loss),
-        get_ablation(ablation),
-        Resources(**resources),
-    )
+        settings["prices"] = _check_prices(prices, level, list(layout.shape))
+    chosen, ablation = _metric_of(metric, loss), get_ablation(ablation)
+    limits = Resources(**resources)
     check_dataset(model, dataset)
-    config = graph_config(model, expanded_kv=expanded_kv)
     provenance = sign(
         model, dataset, metric=chosen, method="MAttr", ablation=ablation,
         level=level, expanded_kv=expanded_kv, settings=settings,
@@ -144,7 +138,6 @@ def learn_ranking(
     batch_size = limits.batch_size
     if batch_size is None and checkpoint is not None:  # chosen by the memory free at that time
         batch_size = checkpoint.setting("batch_size")
-    layout = MaskLayout(config, level, names)
     training = Training.plan(
         model, dataset, chosen, ablation, layout, recipe, limits,
         prices=prices, difference=difference, batch_size=batch_size,
