@@ -150,7 +150,13 @@ def attribute(
     if call.method.scorer == "exact":
         if observers:
             raise UserError("exact values have no per-example scores")
-        return _exact(model, dataset, call, expanded_kv, resources)
+        assert call.metric is not None
+        patch = patch_nodes if level == "node" else patch_edges
+        graphs = patch(
+            model, dataset, metrics=[call.metric], ablation=call.ablation,
+            expanded_kv=expanded_kv, spans=spans, **resources,
+        )  # fmt: skip
+        return graphs[call.metric.name]
     auto = Auto() if steps == "auto" else DEFAULT_STEPS if steps is None else steps
     if not isinstance(auto, Auto):
         return _score(model, dataset, call, whole("steps", auto), config, limits, observers)
@@ -411,16 +417,3 @@ def warn_of_baselines(model: Model, call: Call, baselines: Moments, *, stackleve
             "converge; give ablation='resample' or an eap.Mean, or a method without steps",
             stacklevel=stacklevel - 1,
         )
-
-
-def _exact(
-    model: Model, dataset: Dataset, call: Call, expanded_kv: bool, resources: ResourceOptions
-) -> Graph:
-    """Scores of the method 'exact': activation patching of every edge or node."""
-    assert call.metric is not None
-    patch = patch_nodes if call.level == "node" else patch_edges
-    graphs = patch(
-        model, dataset, metrics=[call.metric], ablation=call.ablation, expanded_kv=expanded_kv,
-        spans=call.spans, **resources,
-    )  # fmt: skip
-    return graphs[call.metric.name]

@@ -188,6 +188,7 @@ def plan_circuit(
         heads, mlp = config.heads(layer), config.mlp_sender(layer)
         mlp_column = torch.tensor([config.mlp_receiver(layer)])
         runs_mlp = bool(active[mlp] and edges[:, mlp_column].any())
+        before_mlp = config.senders_before(layer, "mlp")
         sends = active[heads].nonzero().flatten()
         device = model.blocks[layer].device
         layers.append(
@@ -199,11 +200,7 @@ def plan_circuit(
                 changed=changed.nonzero().flatten().to(device),
                 sends=sends.to(device),
                 first_sender=place[heads.start + int(sends[0])] if len(sends) else 0,
-                mlp_edges=(
-                    edges_into(mlp_column, config.senders_before(layer, "mlp"))
-                    if runs_mlp
-                    else None
-                ),
+                mlp_edges=edges_into(mlp_column, before_mlp) if runs_mlp else None,
                 mlp_sender=place[mlp],
             )
         )

@@ -220,17 +220,15 @@ class Training:
         *,
         prices: Float[Tensor, "*span n_forward n_backward"] | None = None,
         difference: float = 1.0,
-        batch_size: int | None = None,
     ) -> "Training":
-        """Divide the examples into the batches of the steps; `batch_size`: None: as many as fit."""
+        """Divide the examples into the batches of the steps."""
         budget = Budget.of(model.device, limits.memory_budget).n_bytes
         # the other half is for what is kept
         half = replace(limits, memory_budget=max(1, budget // 2))
         n_spans = len(layout.span_names)
         demand = demand_of_gradients("a soft circuit", layout.config, n_spans=n_spans)
         plan = partial(Work.plan, model, dataset, [metric], ablation, layout.config, demand=demand)
-        if batch_size is None:
-            batch_size = plan(limits=half).batch_size
+        batch_size = limits.batch_size or plan(limits=half).batch_size
         work = plan(limits=replace(half, batch_size=recipe.pairs))
         if prices is not None:
             prices = prices.detach().cpu().double().flatten()[layout.places]

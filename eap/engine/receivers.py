@@ -163,10 +163,7 @@ def differentiate(
     """
     trace, final, rules, first_layer, mlp_before = run
     targets = [at for layer in trace for at in (layer.q, layer.k, layer.v, layer.mlp_in)]
-    mlps = {
-        number: MlpRun(layer.mlp_in, layer.mlp_out)
-        for number, layer in enumerate(trace, first_layer)
-    }
+    mlps: dict[int, LayerTrace | MlpRun] = dict(enumerate(trace, first_layer))
     targets.append(final)
     if mlp_before is not None:
         mlps[first_layer - 1] = mlp_before

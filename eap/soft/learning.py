@@ -135,12 +135,12 @@ def learn_ranking(
     difference = 1.0
     if loss == "faithfulness":
         difference = _difference(model, dataset, chosen, ablation, limits)
-    batch_size = limits.batch_size
-    if batch_size is None and checkpoint is not None:  # chosen by the memory free at that time
-        batch_size = checkpoint.setting("batch_size")
+    if checkpoint is not None and limits.batch_size is None:
+        # Keep the batch size that the interrupted run chose from the memory then available.
+        limits = replace(limits, batch_size=checkpoint.setting("batch_size"))
     training = Training.plan(
         model, dataset, chosen, ablation, layout, recipe, limits,
-        prices=prices, difference=difference, batch_size=batch_size,
+        prices=prices, difference=difference,
     )  # fmt: skip
     assert recipe.steps is not None
     state = State.start(len(layout.places), recipe.steps)
