@@ -1,7 +1,6 @@
 """Circuits for comparison: random circuits made of paths, and circuits without one edge."""
 
-from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable
 from random import Random
 from typing import TypeVar
 
@@ -9,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from eap.graph.contents import receiver_of
 from eap.graph.graph import Graph
 
 PATIENCE = 100
@@ -40,22 +40,9 @@ class PathSampler:
         self.graph = graph
         self.useful = graph.with_edges(allowed & graph.edge_exists).prune().in_graph
         self.random = Random(seed)
-        config = graph.config
-        self._receivers: dict[int, list[int]] = {}
-        for layer in range(config.n_layers):
-            for head, sender in enumerate(
-                range(config.heads(layer).start, config.heads(layer).stop)
-            ):
-                kv = config.kv_head(head)
-                self._receivers[sender] = [
-                    config.receivers(layer, "q").start + head,
-                    config.receivers(layer, "k").start + kv,
-                    config.receivers(layer, "v").start + kv,
-                ]
-            self._receivers[config.mlp_sender(layer)] = [config.mlp_receiver(layer)]
-        self._into = [
-            self.useful[:, j].nonzero().flatten().tolist() for j in range(config.n_backward)
-        ]
+        # An MLP has one receiver, which the table has three times.
+        self._receivers = [list(dict.fromkeys(row)) for row in receiver_of(graph.config).tolist()]
+        self._into = [column.nonzero().flatten().tolist() for column in self.useful.T]
 
     @property
     def is_possible(self) -> bool:
@@ -73,10 +60,10 @@ class PathSampler:
                 return edges
             receivers = self._receivers[sender]
 
-    def circuit(self, size: int, *, tries: int = 200) -> Graph:
+    def circuit(self, size: int) -> Graph:
         """Union of random paths with `size` edges (fewer, if no further path fits)."""
         edges: set[tuple[int, int]] = set()
-        for _ in range(max(tries, 4 * size)):
+        for _ in range(max(200, 4 * size)):
             if len(edges) == size:
                 break
             larger = edges | self.path()
@@ -96,7 +83,7 @@ class PathSampler:
 
         return [self.of(edges) for edges in _different(draw, n)]
 
-    def of(self, edges: Collection[tuple[int, int]]) -> Graph:
+    def of(self, edges: Iterable[tuple[int, int]]) -> Graph:
         """Circuit of the given edges."""
         in_graph = torch.zeros_like(self.useful)
         for sender, receiver in edges:
@@ -117,57 +104,41 @@ def _different(draw: Callable[[], T | None], n: int) -> list[T]:
     return list(drawn)
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """A circuit and all circuits that it is compared with.
+def compared_circuits(
+    circuit: Graph, *, n_random: int, n_subsets: int, seed: int
+) -> dict[str, list[Graph]]:
+    """A circuit and all circuits that it is compared with, by kind.
 
-    Attributes:
-        circuit: circuit that is judged.
-        circuits: all circuits to run, first the judged one. Random circuits have the same number of
-            edges as the judged one, and are all different; if too few exist, there are fewer (or
-            none).
-        parts: slice of `circuits` for each kind of circuit, by name.
+    Random circuits have the same number of edges as the circuit, and are all different; if too few
+    exist, there are fewer (or none).
     """
+    whole, size = circuit.full(), circuit.count_edges()
+    outside = whole - circuit
+    anywhere = PathSampler(circuit, whole.in_graph, seed)
+    replacement = PathSampler(circuit, outside.in_graph, seed + 1)
+    random = Random(seed + 2)
 
-    circuit: Graph
-    circuits: list[Graph]
-    parts: dict[str, slice]
+    def extend() -> tuple[frozenset[tuple[int, int]], tuple[int, int]]:
+        path = replacement.path()
+        return frozenset(path), random.choice(sorted(path))
 
-    @classmethod
-    def draw(cls, circuit: Graph, *, n_random: int, n_subsets: int, seed: int) -> "Comparison":
-        """Draw random circuits, and random halves of the circuit."""
-        whole, size = circuit.full(), circuit.count_edges()
-        outside = whole.with_edges(whole.in_graph & ~circuit.in_graph)
-        anywhere = PathSampler(circuit, whole.in_graph, seed)
-        replacement = PathSampler(circuit, outside.in_graph, seed + 1)
-        random = Random(seed + 2)
-        groups: dict[str, list[Graph]] = {"circuit": [circuit], "without": [outside]}
-        groups["one less"] = [without_edge(circuit, *edge) for edge in edges_of(circuit)]
-        groups["random"] = anywhere.circuits(size, n_random, other_than=circuit)
-        groups["without random"] = [
-            whole.with_edges(whole.in_graph & ~drawn.in_graph)
-            for drawn in replacement.circuits(size, n_random, other_than=circuit)
-        ]
-        groups["longer"], groups["longer, one less"] = [], []
-
-        def extend() -> tuple[frozenset[tuple[int, int]], tuple[int, int]]:
-            path = replacement.path()
-            return frozenset(path), random.choice(sorted(path))
-
-        for path, edge in _different(extend, n_random) if replacement.is_possible else ():
-            longer = circuit.with_edges(circuit.in_graph | replacement.of(path).in_graph)
-            groups["longer"].append(longer)
-            groups["longer, one less"].append(without_edge(longer, *edge))
-        groups["circuit, halved"], groups["whole, less"] = [], []
-        for _ in range(n_subsets):
-            lost = torch.zeros_like(circuit.in_graph)
-            for sender, receiver in edges_of(circuit):
-                lost[sender, receiver] = random.random() < 0.5
-            groups["circuit, halved"].append(circuit.with_edges(circuit.in_graph & ~lost))
-            groups["whole, less"].append(whole.with_edges(whole.in_graph & ~lost))
-        circuits: list[Graph] = []
-        parts = {}
-        for name, edges in groups.items():
-            parts[name] = slice(len(circuits), len(circuits) + len(edges))
-            circuits += edges
-        return cls(circuit, circuits, parts)
+    beside = replacement.circuits(size, n_random, other_than=circuit)
+    extensions = _different(extend, n_random) if replacement.is_possible else []
+    longer = [circuit | replacement.of(path) for path, _ in extensions]
+    halves = [
+        replacement.of(edge for edge in edges_of(circuit) if random.random() < 0.5)
+        for _ in range(n_subsets)
+    ]
+    return {
+        "circuit": [circuit],
+        "without": [outside],
+        "one less": [without_edge(circuit, *edge) for edge in edges_of(circuit)],
+        "random": anywhere.circuits(size, n_random, other_than=circuit),
+        "without random": [whole - drawn for drawn in beside],
+        "longer": longer,
+        "longer, one less": [
+            without_edge(own, *edge) for own, (_, edge) in zip(longer, extensions, strict=True)
+        ],
+        "circuit, halved": [circuit - half for half in halves],
+        "whole, less": [whole - half for half in halves],
+    }

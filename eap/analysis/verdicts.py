@@ -17,7 +17,10 @@ rest of the model adds to the corrupted run, because the corrupted prompts thems
 the clean ones.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import factorial
 from typing import Any, Unpack
 
 import numpy as np
@@ -26,7 +29,7 @@ import torch
 from jaxtyping import Float
 
 from eap.ablation import Ablation
-from eap.analysis.random_circuits import Comparison, edges_of, without_edge
+from eap.analysis.random_circuits import compared_circuits, edges_of, without_edge
 from eap.circuits import faithfulness
 from eap.data.dataset import Dataset
 from eap.graph.contents import check_plain
@@ -47,6 +50,7 @@ from eap.statistics.hypotheses import (
     rank_p,
     ratio_beyond_p,
     sign_test,
+    unseen_p,
 )
 from eap.statistics.intervals import resampled_counts
 from eap.statistics.measures import normalised
@@ -234,208 +238,195 @@ def judge(
         )
     if len(dataset) < 2:
         raise UserError("at least two examples are needed for a verdict on a circuit")
-    plan = Comparison.draw(circuit, n_random=n_random, n_subsets=n_subsets, seed=seed)
-    measured = faithfulness(
-        model, plan.circuits, dataset, metric=metric, ablation=ablation, **resources
-    )
+    groups = compared_circuits(circuit, n_random=n_random, n_subsets=n_subsets, seed=seed)
+    together = [one for group in groups.values() for one in group]
+    measured = faithfulness(model, together, dataset, metric=metric, ablation=ablation, **resources)
+    by_group = measured.circuits.double().split([len(group) for group in groups.values()])
     values = _Measured(
-        plan,
-        get_metric(metric),
-        *(run.double().numpy() for run in (measured.circuits, measured.clean, measured.ablated)),
-    )
-    edges = _judge_edges(values, alpha)
-    verdicts = (
-        _faithfulness(values, tolerance, alpha, seed),
-        _completeness(values, tolerance, alpha, seed),
-        _minimality(values, edges, alpha),
-        _sufficiency(values, tolerance, alpha),
-        _partial_necessity(values, alpha),
-        _equivalence(values, alpha),
-        _independence(values, alpha, seed),
+        circuit=circuit,
+        metric=get_metric(metric),
+        of={kind: part.numpy() for kind, part in zip(groups, by_group, strict=True)},
+        clean=measured.clean.double().numpy(),
+        ablated=measured.ablated.double().numpy(),
+        tolerance=tolerance,
+        alpha=alpha,
+        seed=seed,
     )
     settings = {
         "tolerance": tolerance, "alpha": alpha, "n_random": n_random, "n_subsets": n_subsets,
         "seed": seed,
     }  # fmt: skip
     provenance = {**measured.provenance, "method": "verdicts", "settings": settings}
-    return Verdicts(circuit, verdicts, edges, provenance | {"circuit": circuit.provenance})
+    provenance["circuit"] = circuit.provenance
+    verdicts = []
+    for name, (test, meaning) in _TESTS.items():
+        statistic, p, evidence, yes, no = test(values)
+        word = evidence.word(p, alpha, yes, no)
+        verdicts.append(Verdict(name, statistic, p, word, meaning.format(tolerance=tolerance)))
+    return Verdicts(circuit, tuple(verdicts), values.edges, provenance)
 
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """Metric of all circuits of a comparison, on every example."""
+    """Metric of each kind of circuits, on every example, and the settings of the tests."""
 
-    plan: Comparison
+    circuit: Graph
     metric: Metric
-    values: Values
+    of: dict[str, Values]
     clean: Float[np.ndarray, " example"]
     ablated: Float[np.ndarray, " example"]
-
-    def of(self, part: str) -> Values:
-        return self.values[self.plan.parts[part]]
-
-    @property
-    def gap(self) -> float:
-        """Clean mean minus ablated mean."""
-        return float(self.clean.mean() - self.ablated.mean())
+    tolerance: float
+    alpha: float
+    seed: int
 
     @property
     def rounding(self) -> float:
         """Largest difference of two values that may be rounding."""
         return float(1e-5 * max(np.abs(self.clean).max(), np.abs(self.ablated).max()))
 
-    def distances(self, part: str) -> Float[np.ndarray, " circuit"]:
+    def rounded(self, differences: Float[np.ndarray, " example"]) -> Float[np.ndarray, " example"]:
+        """The differences, with 0 for those that may be rounding."""
+        return np.where(np.abs(differences) <= self.rounding, 0.0, differences)
+
+    def distances(self, kind: str) -> Float[np.ndarray, " circuit"]:
         """Distances |1 - f| of circuits from the model, in units of normalised faithfulness."""
         share = normalised(
-            self.of(part).mean(axis=1), float(self.clean.mean()), float(self.ablated.mean())
+            self.of[kind].mean(axis=1), float(self.clean.mean()), float(self.ablated.mean())
         )
         return np.abs(1 - share)
 
-    def counts(self, seed: int) -> Float[np.ndarray, "resample example"]:
+    @cached_property
+    def counts(self) -> Float[np.ndarray, "resample example"]:
         """How often each bootstrap resample has each example."""
-        return resampled_counts(self.n_examples, N_RESAMPLES, seed)
-
-    def resampling(self, tolerance: float) -> Evidence:
-        """Evidence of these resamples of a distance with a tolerance."""
-        return Evidence.of_resamples(self.n_examples, N_RESAMPLES, tolerance)
+        return resampled_counts(len(self.clean), N_RESAMPLES, self.seed)
 
     @property
-    def n_examples(self) -> int:
-        return len(self.clean)
+    def resampling(self) -> Evidence:
+        """Evidence of these resamples of a distance with a tolerance."""
+        n = len(self.clean)
+        return Evidence.least(n, unseen_p(n, self.tolerance), N_RESAMPLES, "resamples")
 
-    def n_random(self, part: str) -> int:
-        """Number of random circuits, or paths, to compare with."""
-        return len(self.of(part))
-
-
-def _judge_edges(values: _Measured, alpha: float) -> pd.DataFrame:
-    circuit = values.plan.circuit
-    changes = values.of("one less") - values.of("circuit")
-    p_values = holm(mean_p(changes))
-    added = np.abs((values.of("longer, one less") - values.of("longer")).mean(axis=1))
-    effects = np.abs(changes.mean(axis=1))
-    p_reference = np.array([rank_p(e, added) if len(added) else np.nan for e in effects])
-    return pd.DataFrame(
-        {
-            "edge": circuit.edge_names(),
-            "change": changes.mean(axis=1),
-            "p_value": p_values,
-            "p_reference": p_reference,
-            "needed": np.fmax(p_values, p_reference) <= alpha,
-        }
-    )
+    @cached_property
+    def edges(self) -> pd.DataFrame:
+        """Table of the circuit's edges, as in `Verdicts`."""
+        changes = self.of["one less"] - self.of["circuit"]
+        p_values = holm(mean_p(changes))
+        added = np.abs((self.of["longer, one less"] - self.of["longer"]).mean(axis=1))
+        effects = np.abs(changes.mean(axis=1))
+        p_reference = np.array([rank_p(e, added) if len(added) else np.nan for e in effects])
+        return pd.DataFrame(
+            {
+                "edge": self.circuit.edge_names(),
+                "change": changes.mean(axis=1),
+                "p_value": p_values,
+                "p_reference": p_reference,
+                "needed": np.fmax(p_values, p_reference) <= self.alpha,
+            }
+        )
 
 
-def _faithfulness(values: _Measured, tolerance: float, alpha: float, seed: int) -> Verdict:
-    losses, gaps = values.clean - values.of("circuit")[0], values.clean - values.ablated
-    p = ratio_beyond_p(losses, gaps, tolerance, values.counts(seed))
-    return Verdict(
-        "faithfulness",
-        float(1 - losses.mean() / values.gap),
-        p,
-        values.resampling(tolerance).word(p, alpha, "faithful", "not shown to be faithful"),
-        f"normalised faithfulness; null: it is further than {tolerance} from 1",
-    )
+_Finding = tuple[float, float, Evidence, str, str]
+"""Statistic, p-value, evidence, and the words if the p-value is significant and if it is not."""
 
 
-def _completeness(values: _Measured, tolerance: float, alpha: float, seed: int) -> Verdict:
-    apart = values.of("circuit, halved") - values.of("whole, less")
+def _faithfulness(values: _Measured) -> _Finding:
+    losses, gaps = values.clean - values.of["circuit"][0], values.clean - values.ablated
+    share = float(1 - losses.mean() / (values.clean.mean() - values.ablated.mean()))
+    p = ratio_beyond_p(losses, gaps, values.tolerance, values.counts)
+    return share, p, values.resampling, "faithful", "not shown to be faithful"
+
+
+def _completeness(values: _Measured) -> _Finding:
+    apart = values.of["circuit, halved"] - values.of["whole, less"]
 
     def distance(weights: np.ndarray) -> float:
         gap = weights @ (values.clean - values.ablated)
         return float(np.abs(apart @ weights).mean() / abs(gap))
 
-    even = np.full(len(values.clean), 1 / len(values.clean))
-    resampled = [distance(counts / values.n_examples) for counts in values.counts(seed)]
-    p = beyond_tolerance_p(resampled, tolerance, values.n_examples)
-    return Verdict(
-        "completeness",
-        distance(even),
-        p,
-        values.resampling(tolerance).word(p, alpha, "complete", "not shown to be complete"),
-        "mean distance of circuit and model when both lose the same half of the circuit's edges, "
-        f"as a share; null: it is more than {tolerance}",
-    )
+    n = len(values.clean)
+    p = beyond_tolerance_p([distance(counts / n) for counts in values.counts], values.tolerance, n)
+    measured = distance(np.full(n, 1 / n))
+    return measured, p, values.resampling, "complete", "not shown to be complete"
 
 
-def _minimality(values: _Measured, edges: pd.DataFrame, alpha: float) -> Verdict:
+def _minimality(values: _Measured) -> _Finding:
+    edges = values.edges
     needed = int(edges["needed"].sum())
     # The p-value that all edges are needed is the largest p-value of any edge.
     p = float(np.fmax(edges["p_value"], edges["p_reference"]).max())
-    n_paths, spare = values.n_random("longer"), len(edges) - needed
-    evidence = Evidence.of_ranks(n_paths, "random paths outside it")
-    word = evidence.word(
-        p, alpha, "minimal", f"{spare} of {len(edges)} edges not shown to be needed"
-    )
-    return Verdict(
-        "minimality",
-        needed / len(edges),
-        p,
-        word,
-        "share of edges that are needed: the metric changes without them (corrected for their "
-        "number), by more than without an edge of a random path added to the circuit",
-    )
+    evidence = Evidence.of_ranks(len(values.of["longer"]), "random paths outside it")
+    spare = f"{len(edges) - needed} of {len(edges)} edges not shown to be needed"
+    return needed / len(edges), p, evidence, "minimal", spare
 
 
-def _sufficiency(values: _Measured, tolerance: float, alpha: float) -> Verdict:
-    distance = float(values.distances("circuit")[0])
-    p = rank_p(-distance, -values.distances("random"))
-    word = "sufficient" if distance <= tolerance else "better than random circuits, but not close"
-    evidence = Evidence.of_ranks(values.n_random("random"), "random circuits of its size")
-    return Verdict(
-        "sufficiency",
-        distance,
-        p,
-        evidence.word(p, alpha, word, "no better than random circuits"),
-        "distance from the model's metric, as a share; null: that of random circuits of its size",
-    )
+def _sufficiency(values: _Measured) -> _Finding:
+    distance, others = float(values.distances("circuit")[0]), values.distances("random")
+    p = rank_p(-distance, -others)
+    evidence = Evidence.of_ranks(len(others), "random circuits of its size")
+    close = distance <= values.tolerance
+    word = "sufficient" if close else "better than random circuits, but not close"
+    return distance, p, evidence, word, "no better than random circuits"
 
 
-def _partial_necessity(values: _Measured, alpha: float) -> Verdict:
-    distance = float(values.distances("without")[0])
-    p = rank_p(distance, values.distances("without random"))
-    evidence = Evidence.of_ranks(
-        values.n_random("without random"), "random circuits of its size outside it"
-    )
-    return Verdict(
-        "partial necessity",
-        distance,
-        p,
-        evidence.word(p, alpha, "necessary", "no more necessary than random circuits"),
-        "how far the model is from itself without the circuit, as a share; null: as without a "
-        "random circuit of its size outside it",
-    )
+def _partial_necessity(values: _Measured) -> _Finding:
+    distance, others = float(values.distances("without")[0]), values.distances("without random")
+    p = rank_p(distance, others)
+    evidence = Evidence.of_ranks(len(others), "random circuits of its size outside it")
+    return distance, p, evidence, "necessary", "no more necessary than random circuits"
 
 
-def _equivalence(values: _Measured, alpha: float) -> Verdict:
-    changes = values.of("circuit")[0] - values.clean
-    changes = np.where(np.abs(changes) <= values.rounding, 0.0, changes)
-    share, p = sign_test(changes)
-    evidence = Evidence.of_signs(values.n_examples)
+def _equivalence(values: _Measured) -> _Finding:
+    share, p = sign_test(values.rounded(values.of["circuit"][0] - values.clean))
+    n = len(values.clean)
+    evidence = Evidence(2.0 ** (1 - n), f"{n} examples")  # two-sided
     if np.abs(values.clean).max() <= values.rounding:  # KL and JS: no circuit is below the model
         p, evidence = 1.0, Evidence(1.0, f"{values.metric.name}, which is 0 for the model itself")
-    return Verdict(
-        "equivalence",
-        share,
-        p,
-        evidence.word(p, alpha, "differs from the model", "no difference found"),
-        "share of examples on which the circuit's metric is above the model's; null: one half",
-    )
+    return share, p, evidence, "differs from the model", "no difference found"
 
 
-def _independence(values: _Measured, alpha: float, seed: int) -> Verdict:
-    rest = (values.of("without")[0] - values.ablated)[:HSIC_EXAMPLES]
-    rest = np.where(np.abs(rest) <= values.rounding, 0.0, rest)
+def _independence(values: _Measured) -> _Finding:
+    rest = values.rounded(values.of["without"][0] - values.ablated)[:HSIC_EXAMPLES]
     clean = values.clean[:HSIC_EXAMPLES]
-    dependence, p = hsic_p(rest, clean, n_permutations=N_PERMUTATIONS, seed=seed)
-    evidence = Evidence.of_permutations(values.n_examples, N_PERMUTATIONS)
+    dependence, p = hsic_p(rest, clean, n_permutations=N_PERMUTATIONS, seed=values.seed)
+    n = len(values.clean)
+    evidence = Evidence.least(n, 1 / factorial(min(n, 20)), N_PERMUTATIONS, "permutations")
     if np.ptp(clean) <= values.rounding:  # nothing can depend on a constant
         evidence = Evidence(1.0, f"the same {values.metric.name} of the model on all examples")
-    return Verdict(
-        "independence",
-        dependence,
-        p,
-        evidence.word(p, alpha, "remainder still informative", "no dependence found"),
+    return dependence, p, evidence, "remainder still informative", "no dependence found"
+
+
+_TESTS: dict[str, tuple[Callable[[_Measured], _Finding], str]] = {
+    "faithfulness": (
+        _faithfulness,
+        "normalised faithfulness; null: it is further than {tolerance} from 1",
+    ),
+    "completeness": (
+        _completeness,
+        "mean distance of circuit and model when both lose the same half of the circuit's edges, "
+        "as a share; null: it is more than {tolerance}",
+    ),
+    "minimality": (
+        _minimality,
+        "share of edges that are needed: the metric changes without them (corrected for their "
+        "number), by more than without an edge of a random path added to the circuit",
+    ),
+    "sufficiency": (
+        _sufficiency,
+        "distance from the model's metric, as a share; null: that of random circuits of its size",
+    ),
+    "partial necessity": (
+        _partial_necessity,
+        "how far the model is from itself without the circuit, as a share; null: as without a "
+        "random circuit of its size outside it",
+    ),
+    "equivalence": (
+        _equivalence,
+        "share of examples on which the circuit's metric is above the model's; null: one half",
+    ),
+    "independence": (
+        _independence,
         "dependence (HSIC) of what the model without the circuit adds to the ablated run on what "
         "the model does; null: none",
-    )
+    ),
+}
+"""Each test with the meaning of its statistic and its null hypothesis."""

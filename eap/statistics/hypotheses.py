@@ -5,7 +5,6 @@ Each p-value controls false positives under its null hypothesis, as a test check
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import factorial
 from typing import Any
 
 import numpy as np
@@ -33,30 +32,10 @@ class Evidence:
         return cls(1 / (n + 1), f"{n} {what}")
 
     @classmethod
-    def of_signs(cls, n_examples: int) -> "Evidence":
-        """Evidence of a two-sided sign test."""
-        return cls(2.0 ** (1 - n_examples), f"{n_examples} examples")
-
-    @classmethod
-    def of_resamples(cls, n_examples: int, n_resamples: int, tolerance: float) -> "Evidence":
-        """Evidence of resamples of a distance, all of which lie within a tolerance."""
-        return cls.least(n_examples, unseen_p(n_examples, tolerance), n_resamples, "resamples")
-
-    @classmethod
-    def of_permutations(cls, n_examples: int, n_permutations: int) -> "Evidence":
-        """Evidence of permutations of examples, of which there are at most n!."""
-        exact = 1 / factorial(min(n_examples, 20))
-        return cls.least(n_examples, exact, n_permutations, "permutations")
-
-    @classmethod
     def least(cls, n_examples: int, exact: float, n_draws: int, draws: str) -> "Evidence":
         """The higher of two bounds: from the number of examples, and from the number of draws."""
-        by_draws = 1 / (n_draws + 1)
-        return (
-            cls(exact, f"{n_examples} examples")
-            if exact > by_draws
-            else cls(by_draws, f"{n_draws} {draws}")
-        )
+        bounds = cls.of_ranks(n_draws, draws), cls(exact, f"{n_examples} examples")
+        return max(bounds, key=lambda bound: bound.lowest_p)
 
     def word(self, p_value: float, alpha: float, yes: str, no: str) -> str:
         """`yes` if significant, else `no`; "inconclusive" if the test could not be significant."""
@@ -69,10 +48,8 @@ def holm(p_values: Any) -> Float[np.ndarray, " test"]:
     """p-values with Holm's correction (1979), which controls the chance of any false positive."""
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
-    steps = p[order] * np.arange(len(p), 0, -1)
-    corrected = np.empty_like(p)
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return corrected
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(steps, 1.0)[order.argsort()]
 
 
 def rank_p(value: float, reference: Any) -> float:
@@ -152,9 +129,7 @@ def beyond_tolerance_p(
 
     For distances that are biased upwards, such as means of absolute values.
     """
-    beyond = np.asarray(distances) >= tolerance
-    p = (1 + beyond.sum()) / (1 + len(beyond))
-    return float(max(p, unseen_p(n_examples, tolerance)))
+    return max(rank_p(tolerance, distances), unseen_p(n_examples, tolerance))
 
 
 def ratio_beyond_p(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import twins
 
 import eap
-from eap.analysis.random_circuits import Comparison, PathSampler, edges_of, without_edge
+from eap.analysis.random_circuits import PathSampler, compared_circuits, edges_of, without_edge
 from eap.analysis.verdicts import judge, leave_one_out
 from eap.data.collections import known_circuits
 from eap.runtime.errors import UserError
@@ -175,13 +175,13 @@ def test_a_circuit_of_most_edges_is_compared_with_none_of_another_size():
 def test_random_circuits_are_different_and_of_the_judged_size():
     for name in ("share-before", "balance"):
         circuit = known_circuits.load(name).circuit
-        plan = Comparison.draw(circuit, n_random=40, n_subsets=1, seed=0)
-        drawn = plan.circuits[plan.parts["random"]]
+        groups = compared_circuits(circuit, n_random=40, n_subsets=1, seed=0)
+        drawn = groups["random"]
         sets = {frozenset(edges_of(own)) for own in drawn}
         assert 30 < len(sets) == len(drawn) <= 40
         assert {len(edges) for edges in sets} == {circuit.count_edges()}
         assert frozenset(edges_of(circuit)) not in sets
-        for less in plan.circuits[plan.parts["without random"]]:
+        for less in groups["without random"]:
             assert less.count_edges() == less.n_edges - circuit.count_edges()
 
 
