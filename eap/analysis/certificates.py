@@ -51,9 +51,6 @@ SELECTIONS = ("greedy", "top_n", "threshold")
 CHUNK = 2**23
 """Bytes of subset scores that are computed at a time."""
 
-Find = Callable[[Float[Tensor, "n_forward n_backward"]], Graph]
-"""Function that finds a circuit from the mean scores of some examples."""
-
 
 @dataclass(frozen=True, eq=False)
 class Votes:
@@ -184,21 +181,6 @@ def _rows(level: str, names: list[str], in_plain: Any, votes: Votes, counted: An
     })  # fmt: skip
 
 
-def _check_number(n_examples: int, p_delete: float) -> None:
-    """Check that most subsets have an example: otherwise every vote is *out*, whatever the scores.
-
-    Raises:
-        UserError: half of all subsets or more are empty.
-    """
-    if p_delete**n_examples >= 0.5:
-        least = 1 + math.floor(math.log(0.5) / math.log(p_delete))
-        raise UserError(
-            f"{n_examples} examples with p_delete {p_delete:g} leave {p_delete**n_examples:.0%} of "
-            f"the subsets empty, so nothing can be certified in; use at least {least} examples, or "
-            "a smaller p_delete"
-        )
-
-
 @verb
 def certify(
     model: Model,
@@ -255,14 +237,24 @@ def certify(
     Resources(memory_budget=options.get("memory_budget"), batch_size=options.get("batch_size"))
     if options.get("level", "edge") != "edge" or options.get("spans"):
         raise UserError("certificates are for circuits of edges; leave out level and spans")
-    _check_number(len(dataset), p_delete)
+    empty = p_delete ** len(dataset)
+    if empty >= 0.5:  # then every vote is *out*, whatever the scores
+        least = 1 + math.floor(math.log(0.5) / math.log(p_delete))
+        raise UserError(
+            f"{len(dataset)} examples with p_delete {p_delete:g} leave {empty:.0%} of the subsets "
+            f"empty, so nothing can be certified in; use at least {least} examples, or a smaller "
+            "p_delete"
+        )
     config = graph_config(model, expanded_kv=options.get("expanded_kv", False))
     masks = draw_subsets(dataset.examples, n_subsets, p_delete, seed)
     blank = replace(Graph.from_config(config), higher_is_better=True)
     _cut(blank, selection, size, by, blank.scores)  # fails early if the selection is not possible
     budget = Budget.of(model.device, options.pop("memory_budget", None)).n_bytes
     fits = sums_that_fit(WeightedSums(config, masks[:, :1].float()).n_bytes, budget)
-    tallies = Tallies(config.n_forward, config.n_backward)
+    # Numbers of subsets whose circuit has an edge, and a head or MLP.
+    in_edges, in_nodes = (
+        torch.zeros_like(mask, dtype=torch.long) for mask in (blank.in_graph, nodes(blank))
+    )
     # With few examples, keep the scores of each one. Otherwise sum as many subsets as fit per pass.
     one_pass = len(dataset) <= min(fits, n_subsets)
     parts = [masks] if one_pass else list(masks.split(fits, dim=1))
@@ -275,14 +267,12 @@ def certify(
         )  # fmt: skip
         sums.merge_processes()
         find = partial(_cut, graph, selection, size, by)
-        tallies.add(
-            sums.totals, part if one_pass else None, part.sum(0), find,
-            quiet=options.get("quiet", True),
-        )  # fmt: skip
-    tallies.merge_processes()
+        members = part if one_pass else None
+        found = tally(sums.totals, members, part.sum(0), find, quiet=options.get("quiet", True))
+        in_edges, in_nodes = in_edges + found[0], in_nodes + found[1]
     edges, of_nodes = (
         Votes.of(counts.numpy(), n_subsets, p_delete, alpha / (n if simultaneous else 1))
-        for counts, n in ((tallies.edges, graph.n_edges), (tallies.nodes, graph.n_forward - 1))
+        for counts, n in ((in_edges, graph.n_edges), (in_nodes, graph.n_forward - 1))
     )
     circuit = graph.with_edges(torch.from_numpy(edges.is_in) & graph.edge_exists)
     plain = find(graph.scores)
@@ -318,51 +308,36 @@ def draw_subsets(
     return torch.from_numpy(np.stack(rows))
 
 
-class Tallies:
-    """Counts of the subsets whose circuit contains each edge and each node.
+def tally(
+    totals: Float[Tensor, "sum n_forward n_backward"],
+    members: Bool[Tensor, "sum subset"] | None,
+    sizes: Int[Tensor, " subset"],
+    find: Callable[[Float[Tensor, "n_forward n_backward"]], Graph],
+    *,
+    quiet: bool = True,
+) -> tuple[Int[Tensor, "n_forward n_backward"], Int[Tensor, " n_heads_and_mlps"]]:
+    """Numbers of subsets whose circuit contains each edge, and each head or MLP.
 
-    Attributes:
-        edges: counts of edges [n_forward, n_backward].
-        nodes: counts of heads and MLPs [n_forward - 1].
+    Circuits are found by all processes together, each for its share of the subsets.
+
+    Args:
+        totals: sums of scores.
+        members: mask of the sums that make up each subset; None: each sum is one subset.
+        sizes: number of examples in every subset; subsets without examples have no circuit.
+        find: function that finds a circuit from mean scores.
+        quiet: whether to hide the progress bar.
     """
-
-    def __init__(self, n_forward: int, n_backward: int) -> None:
-        self.edges = torch.zeros(n_forward, n_backward, dtype=torch.long)
-        self.nodes = torch.zeros(n_forward - 1, dtype=torch.long)
-
-    def add(
-        self,
-        totals: Float[Tensor, "sum n_forward n_backward"],
-        members: Bool[Tensor, "sum subset"] | None,
-        sizes: Int[Tensor, " subset"],
-        find: Find,
-        *,
-        quiet: bool = True,
-    ) -> None:
-        """Find the circuits of this process's share of the subsets, and count edges and nodes.
-
-        Args:
-            totals: sums of scores.
-            members: mask of the sums that make up each subset; None: each sum is one subset.
-            sizes: number of examples in every subset; subsets without examples have no circuit.
-            find: function that finds a circuit from mean scores.
-            quiet: whether to hide the progress bar.
-        """
-        own_subsets = distributed.own_items([n for n, size in enumerate(sizes.tolist()) if size])
-        n_chunk = max(1, CHUNK // (8 * totals[0].numel()))
-        flat = totals.flatten(1)
-        chunks = range(0, len(own_subsets), n_chunk)
-        for first in progress_bar(chunks, "circuits of subsets", quiet=quiet):
-            chunk = list(own_subsets[first : first + n_chunk])
-            sums = flat[chunk] if members is None else members[:, chunk].to(flat.dtype).T @ flat
-            means = sums / sizes[chunk, None]
-            for scores in means.view(-1, *totals.shape[1:]):
-                in_graph = find(scores).in_graph
-                self.edges += in_graph
-                # In a pruned circuit, every node in the circuit has an outgoing edge.
-                self.nodes += in_graph[1:].any(dim=1)
-
-    def merge_processes(self) -> None:
-        """Add up the counts of all processes, in every process."""
-        distributed.sum_over_processes(self.edges)
-        distributed.sum_over_processes(self.nodes)
+    edges = torch.zeros(totals.shape[1:], dtype=torch.long)
+    heads_and_mlps = torch.zeros(len(edges) - 1, dtype=torch.long)
+    own_subsets = distributed.own_items([n for n, size in enumerate(sizes.tolist()) if size])
+    n_chunk = max(1, CHUNK // (8 * totals[0].numel()))
+    flat = totals.flatten(1)
+    chunks = range(0, len(own_subsets), n_chunk)
+    for first in progress_bar(chunks, "circuits of subsets", quiet=quiet):
+        chunk = list(own_subsets[first : first + n_chunk])
+        sums = flat[chunk] if members is None else members[:, chunk].to(flat.dtype).T @ flat
+        for scores in (sums / sizes[chunk, None]).view(-1, *edges.shape):
+            circuit = find(scores)
+            edges += circuit.in_graph
+            heads_and_mlps += nodes(circuit)
+    return distributed.sum_over_processes(edges), distributed.sum_over_processes(heads_and_mlps)

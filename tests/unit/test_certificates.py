@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import eap
 from eap.analysis import certificates
-from eap.analysis.certificates import Tallies, Votes, certify, draw_subsets
+from eap.analysis.certificates import Votes, certify, draw_subsets, tally
 from eap.data.collections import known_circuits
 from eap.engine.score_blocks import KeepEdges
 from eap.graph.graph import GraphConfig
@@ -225,11 +225,10 @@ def test_shares_are_those_of_circuits_found_one_by_one(known):
 
 def test_tallies_pass_over_empty_subsets():
     graph = eap.Graph.from_config(GraphConfig(n_layers=1, n_heads=1, n_kv_heads=1, d_model=4))
-    tallies = Tallies(graph.n_forward, graph.n_backward)
     totals = torch.ones(2, graph.n_forward, graph.n_backward, dtype=torch.float64)
     members = torch.tensor([[True, False, True], [False, False, True]])
-    tallies.add(totals, members, members.sum(0), lambda _: graph)
-    assert int(tallies.edges.max()) == 2
+    edges, _ = tally(totals, members, members.sum(0), lambda _: graph)
+    assert int(edges.max()) == 2
 
 
 @pytest.mark.parametrize(
