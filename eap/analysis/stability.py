@@ -108,10 +108,8 @@ class Resamples(WeightedSums):
 
     def each(self) -> Iterator[Float[Tensor, "*span n_forward n_backward"]]:
         """Mean scores of the resamples, one after the other."""
-        yield from (
-            total / size
-            for total, size in zip(self.totals, self.weights.double().sum(dim=0), strict=True)
-        )
+        for total, size in zip(self.totals, self.weights.double().sum(dim=0), strict=True):
+            yield total / size
 
     @property
     def standard_errors(self) -> Float[Tensor, "*span n_forward n_backward"]:
@@ -169,23 +167,13 @@ class Stability:
 
     def to_frame(self) -> pd.DataFrame:
         """Make a table with a row per size: Jaccard of edges and nodes, chance, and null task."""
-        rows = []
-        for position, size in enumerate(self.sizes):
-            row = {
-                "size": size.size,
-                "n_edges": size.n_edges,
-                "edge_jaccard": size.edge_jaccard,
-                "edge_chance": size.edge_chance,
-                "node_jaccard": size.node_jaccard,
-                "node_chance": size.node_chance,
-                "consensus_edges": size.consensus.count_edges(),
-            }
-            if self.null is not None:
-                null = self.null.sizes[position]
-                row |= {"null_edge_jaccard": null.edge_jaccard}
-                row |= {"null_node_jaccard": null.node_jaccard}
-            rows.append(row)
-        return pd.DataFrame(rows)
+        names = ["size", "n_edges", "edge_jaccard", "edge_chance", "node_jaccard", "node_chance"]
+        frame = pd.DataFrame([vars(size) for size in self.sizes], columns=names)
+        frame["consensus_edges"] = [size.consensus.count_edges() for size in self.sizes]
+        if self.null is not None:
+            for name in ("edge_jaccard", "node_jaccard"):
+                frame[f"null_{name}"] = [getattr(size, name) for size in self.null.sizes]
+        return frame
 
 
 @verb
@@ -289,17 +277,14 @@ def stability_of_size(
     graph: Graph, resamples: Resamples, size: int, selection: str = "top_n", *, quiet: bool = True
 ) -> SizeStability:
     """Select and prune a circuit from the scores of every resample, and compare the circuits."""
-    n = len(resamples.totals)
-    members = torch.zeros(n, int(graph.edge_exists.sum()), dtype=torch.bool)
+    n, exists = len(resamples.totals), graph.edge_exists
+    members = torch.zeros(n, int(exists.sum()), dtype=torch.bool)
     members_of = torch.zeros(n, nodes(graph).numel(), dtype=torch.bool)
     total = torch.zeros(graph.scores.shape, dtype=torch.float64)
     scores = resamples.each()
     for row in progress_bar(range(n), f"circuits of {size:,} edges", quiet=quiet):
         circuit = getattr(replace(graph, scores=next(scores)), selection)(size).prune()
-        members[row], members_of[row] = (
-            circuit.in_graph[graph.edge_exists],
-            nodes(circuit).flatten(),
-        )
+        members[row], members_of[row] = circuit.in_graph[exists], nodes(circuit).flatten()
         total += circuit.in_graph
     frequency = total / n
     edge_jaccard, edge_chance = mean_jaccard(members)

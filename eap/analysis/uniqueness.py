@@ -149,42 +149,40 @@ def second_circuit(
     check_plain(first, "second circuits support")
     first = first.prune()
     n_edges, others = first.count_edges(), measured_on or dataset
-    _check(n_edges, prices)
+    if not n_edges:
+        raise UserError("no path of the first circuit leads from the input to the logits")
+    if not prices:
+        raise UserError("at least one price of the first circuit is needed")
     prices = [real("prices", price) for price in prices]
     tolerance = real("tolerance", tolerance)
     largest_overlap = real("largest_overlap", largest_overlap)
     limits: dict[str, Any] = {"metric": metric, "ablation": ablation, **resources}
     circuits: list[Graph] = []
     rows: list[dict[str, Any]] = []
-    provenance: dict[str, Any] = {}
     for price in prices:
         ranking = learn_ranking(
             model, dataset, metric=metric, recipe=recipe, ablation=ablation,
             prices=price * first.in_graph / n_edges, expanded_kv=first.config.expanded_kv,
             **resources,
         )  # fmt: skip
-        provenance = ranking.provenance
         for selection in ("top_n", "greedy"):
             circuits.append(getattr(ranking, selection)(n_edges).prune())
             rows.append({"price": price, "selection": selection})
     tried = [first, *circuits, *(first & circuit for circuit in circuits)]
-    measured = faithfulness(model, tried, others, **limits).normalised.tolist()
-    of_circuits, of_common = measured[1 : len(circuits) + 1], measured[len(circuits) + 1 :]
-    for n, (row, circuit) in enumerate(zip(rows, circuits, strict=True)):
-        row |= {"edges": circuit.count_edges(), "faithfulness": of_circuits[n]}
-        row["iou"] = _likeness(first, circuit, level="edge").iou
-        row["common"] = of_common[n]
+    of_first, *measured = faithfulness(model, tried, others, **limits).normalised.tolist()
+    searched = pd.DataFrame(rows).assign(
+        edges=[circuit.count_edges() for circuit in circuits],
+        faithfulness=measured[: len(circuits)],
+        iou=[_likeness(first, circuit, level="edge").iou for circuit in circuits],
+        common=measured[len(circuits) :],
+    )
 
-    def as_faithful(value: float, other: float) -> bool:
+    def as_faithful(value: Any, other: Any) -> Any:
         return abs(1 - value) <= abs(1 - other) + tolerance
 
-    equal = [
-        n for n, row in enumerate(rows)
-        if as_faithful(row["faithfulness"], measured[0])
-        and not as_faithful(row["common"], row["faithfulness"])
-    ]  # fmt: skip
-    best = min(equal, key=lambda n: rows[n]["iou"], default=None)
-    second = None if best is None else circuits[best]
+    equal = as_faithful(searched.faithfulness, of_first)
+    equal &= ~as_faithful(searched.common, searched.faithfulness)
+    second = circuits[searched.iou[equal].idxmin()] if equal.any() else None
     named = {"first": first}
     if second is not None:
         full = first.full()
@@ -198,7 +196,7 @@ def second_circuit(
     tested = faithfulness(model, list(named.values()), others, **limits)
     edges = None if second is None else _likeness(first, second, level="edge")
     verdict = "unique within the search"
-    if as_faithful(0.0, measured[0]):
+    if as_faithful(0.0, of_first):
         verdict = "the first circuit does not do the task"
     elif edges is not None and edges.iou <= largest_overlap:
         verdict = "not unique"
@@ -211,8 +209,8 @@ def second_circuit(
         nodes=None if second is None else _likeness(first, second, level="node"),
         faithfulness=dict(zip(named, tested.normalised.tolist(), strict=True)),
         standard_errors=dict(zip(named, tested.standard_error.tolist(), strict=True)),
-        searched=pd.DataFrame(rows),
-        provenance=provenance | {"second_circuit": search},
+        searched=searched,
+        provenance=ranking.provenance | {"second_circuit": search},
     )
 
 
@@ -221,10 +219,3 @@ def _likeness(first: Graph, second: Graph, *, level: str) -> Likeness:
         return Likeness(*mean_jaccard(torch.stack([nodes(first), nodes(second)])))
     exists = first.edge_exists
     return Likeness(*mean_jaccard(torch.stack([first.in_graph[exists], second.in_graph[exists]])))
-
-
-def _check(n_edges: int, prices: Sequence[float]) -> None:
-    if not n_edges:
-        raise UserError("no path of the first circuit leads from the input to the logits")
-    if not prices:
-        raise UserError("at least one price of the first circuit is needed")
