@@ -57,10 +57,9 @@ def edge_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> O
     _check_shapes(first, second)
     counted = first.edge_exists
     if not include_mlps:
-        counted = (
-            counted & ~_are_mlps(first.sender_names)[:, None] & ~_are_mlps(first.receiver_names)
-        )
-    return _overlap(first.in_graph & counted, second.in_graph & counted, int(counted.sum()))
+        senders, receivers = ~_are_mlps(first.sender_names), ~_are_mlps(first.receiver_names)
+        counted = counted & senders[:, None] & receivers
+    return _overlap(first.in_graph, second.in_graph, counted)
 
 
 @checked
@@ -68,8 +67,7 @@ def node_overlap(first: Graph, second: Graph, *, include_mlps: bool = True) -> O
     """Overlap of the heads and MLPs of two circuits of one shape; optionally, MLPs do not count."""
     _check_shapes(first, second)
     counted = ~_are_mlps(first.sender_names[1:]) | include_mlps
-    counted = counted.expand(nodes(first).shape)
-    return _overlap(nodes(first) & counted, nodes(second) & counted, int(counted.sum()))
+    return _overlap(nodes(first), nodes(second), counted.expand(nodes(first).shape))
 
 
 def nodes(graph: Graph) -> Bool[Tensor, "*span n_heads_and_mlps"]:
@@ -81,8 +79,9 @@ def _are_mlps(names: Sequence[str]) -> Bool[Tensor, " n_names"]:
     return torch.tensor([name.startswith("m") for name in names], device="cpu")
 
 
-def _overlap(first: Tensor, second: Tensor, n_all: int) -> Overlap:
-    return Overlap(int((first & second).sum()), int(first.sum()), int(second.sum()), n_all)
+def _overlap(first: Tensor, second: Tensor, counted: Tensor) -> Overlap:
+    first, second = first & counted, second & counted
+    return Overlap(*(int(mask.sum()) for mask in (first & second, first, second, counted)))
 
 
 def _check_shapes(first: Graph, second: Graph) -> None:
@@ -137,23 +136,18 @@ def agreement(
             f"weights is {list(weights.shape)}; these graphs have {list(counted.shape)}"
         )
     a, b = (graph.scores[counted].double().numpy() for graph in (estimate, exact))
-    difference, a, b = np.abs(a - b), np.abs(a), np.abs(b)
-    varied = np.ptp(a) > 0 and np.ptp(b) > 0
-    if weights is None:
-        return Agreement(
-            pearson=float(stats.pearsonr(a, b)[0]) if varied else float("nan"),
-            kendall=float(stats.kendalltau(a, b)[0]) if varied else float("nan"),
-            mean_difference=float(difference.mean()),
-        )
-    w = weights[counted].double().numpy()
-    covariance = np.cov(a, b, aweights=w, ddof=0)
-    return Agreement(
-        pearson=float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
-        if varied
-        else float("nan"),
-        kendall=weighted_kendall(a, b, w) if varied else float("nan"),
-        mean_difference=float(np.average(difference, weights=w)),
-    )
+    w = None if weights is None else weights[counted].double().numpy()
+    mean_difference = float(np.average(np.abs(a - b), weights=w))
+    a, b = np.abs(a), np.abs(b)
+    if not np.ptp(a) or not np.ptp(b):
+        return Agreement(float("nan"), float("nan"), mean_difference)
+    if w is None:
+        pearson, kendall = stats.pearsonr(a, b)[0], stats.kendalltau(a, b)[0]
+    else:
+        covariance = np.cov(a, b, aweights=w, ddof=0)
+        pearson = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+        kendall = weighted_kendall(a, b, w)
+    return Agreement(float(pearson), float(kendall), mean_difference)
 
 
 def weighted_kendall(
@@ -206,13 +200,9 @@ def overlap_at_depths(
     """
     pair = paired_scores(first, second)
     max_depth = whole("max_depth", max_depth, Range(1, len(pair[0])))
-    ranks = []
-    for scores in pair:
-        rank = np.empty(len(scores), dtype=np.int64)
-        rank[np.argsort(-np.abs(scores), kind="stable")] = np.arange(len(scores))
-        ranks.append(rank)
+    ranks = np.argsort(-np.abs(pair), kind="stable").argsort()  # the second sort inverts
     # An edge is in both top-n sets as soon as n exceeds the worse of its two ranks.
-    enters = np.bincount(np.maximum(*ranks), minlength=max_depth)[:max_depth]
+    enters = np.bincount(ranks.max(axis=0), minlength=max_depth)[:max_depth]
     return np.cumsum(enters) / np.arange(1, max_depth + 1)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
@@ -56,7 +56,8 @@ def choose_edges(estimates: Sequence[Graph], *, top: int, sample: int, seed: int
         raise UserError("estimates with different spans cannot choose edges together")
     top, sample, seed = whole("top", top), whole("sample", sample), whole("seed", seed)
     exists = estimates[0].edge_exists
-    ranks = torch.stack([_ranks(estimate.scores[exists].abs()) for estimate in estimates])
+    sizes = torch.stack([estimate.scores[exists].abs() for estimate in estimates])
+    ranks = sizes.argsort(descending=True, stable=True).argsort()  # the second sort inverts
     order = ranks.amin(dim=0).argsort(stable=True)  # [edge]
     generator = torch.Generator("cpu").manual_seed(seed)
     rest = order[top:].sort().values
@@ -66,14 +67,6 @@ def choose_edges(estimates: Sequence[Graph], *, top: int, sample: int, seed: int
     best.view(-1)[places[order[:top]]] = True
     others.view(-1)[places[drawn]] = True
     return Chosen(best, others)
-
-
-def _ranks(values: Float[Tensor, " n_edges"]) -> Int[Tensor, " n_edges"]:
-    """Ranks of values: 0 for the highest."""
-    order = values.argsort(descending=True, stable=True)
-    ranks = torch.empty_like(order)
-    ranks[order] = torch.arange(len(order), device=order.device)
-    return ranks
 
 
 def weights_of(
@@ -179,9 +172,8 @@ def report(estimate: Graph, exact: Graph, chosen: Chosen) -> str:
     if n_top:
         typical = float(np.median(truth))
         above = int((sampled > typical).sum())
-        missed = float(above)
-        if len(sampled) < n_rest:
-            missed = upper_share(above, len(sampled)) * n_rest
+        unseen = len(sampled) < n_rest
+        missed = upper_share(above, len(sampled)) * n_rest if unseen else above
         lines += [
             f"{largest} (among the verified: {truth.max():.2e})",
             f"  {above} above the median verified value {typical:.2e}; with 95% confidence at most "
