@@ -11,9 +11,9 @@ count as constant scales, too, and a clipped coordinate (OLMo) as a coordinate t
 so the sum is exact. A soft cap (Gemma 2) is applied to the sum.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,9 @@ from torch import Tensor
 from eap.data.batches import check_dataset, check_pairs
 from eap.data.dataset import Dataset
 from eap.data.example import Example
-from eap.engine.head_runs import HeadRun, Prompt, pattern_of, texts_of
+from eap.engine.head_runs import HeadRun, Prompt, pattern_of
 from eap.model.model import Model
-from eap.model.prefix import PrefixCache
-from eap.model.runs import outputs_everywhere
 from eap.model.verbs import verb
-from eap.runtime.errors import UserError, quoted
 from eap.runtime.progress import progress_bar
 from eap.runtime.ranges import whole
 
@@ -38,6 +35,7 @@ Pattern = tuple[list[str], Float[np.ndarray, "query key"]]
 
 
 @verb
+@torch.no_grad()
 def attention_patterns(
     model: Model,
     dataset: Dataset,
@@ -70,38 +68,26 @@ def attention_patterns(
         >>> weights.shape == (len(tokens), len(tokens))
         True
     """
-    if prompt not in get_args(Prompt):
-        raise UserError(f"prompt is 'clean' or 'corrupted', not {quoted(str(prompt), 40)}")
     few = dataset.head(whole("n_examples", n_examples))
     check_dataset(model, few)
     if prompt == "corrupted":
         check_pairs(few, "prompt='corrupted'")
-    config = model.config
-    known = [name for name in config.sender_names if name.startswith("a")]
-    chosen = known if heads is None else list(heads)
-    if unknown := [name for name in chosen if name not in known]:
-        raise UserError(f"{model.name} has no head {quoted(str(unknown[0]), 40)}")
-    patterns: dict[str, list[Pattern]] = {name: [] for name in chosen}
+    patterns: dict[str, list[Pattern]] = {name: [] for name in _heads(model, heads)}
     for example in progress_bar(few.examples, "attention patterns", quiet=quiet):
-        tokens = getattr(example, prompt)
-        texts = texts_of(model, tokens)
-        for layer, pattern in enumerate(_patterns(model, tokens)):
-            for head in range(config.n_heads):
-                if (name := f"a{layer}.h{head}") in patterns:
-                    patterns[name].append((texts, pattern[head].double().cpu().numpy()))
+        alone = replace(few, examples=(example,))  # a run checks all examples that it is given
+        of_layer: dict[int, Tensor] = {}
+        for run in HeadRun.several(model, alone, list(patterns), prompt, 0):
+            if run.layer not in of_layer:
+                of_layer[run.layer] = pattern_of(model, run.layer, run.trace, run.cache)
+            pattern = of_layer[run.layer][run.head]
+            patterns[run.name].append((run.texts, pattern.double().cpu().numpy()))
     return patterns
 
 
-@torch.no_grad()
-def _patterns(model: Model, tokens: Sequence[int]) -> Iterator[Float[Tensor, "head query key"]]:
-    """Attention patterns of every layer on one prompt."""
-    n = len(tokens)
-    ids = torch.tensor([list(tokens)], device=model.device)
-    last = torch.tensor([n - 1], device=model.device)
-    _, trace, _ = outputs_everywhere(model, ids, last)
-    cache = PrefixCache(0, n, last, (), ())
-    for layer, run in enumerate(trace):
-        yield pattern_of(model, layer, run, cache)
+def _heads(model: Model, heads: Sequence[str] | None) -> Sequence[str]:
+    """Names of the given heads, or of all heads."""
+    names = model.config.sender_names
+    return [name for name in names if name.startswith("a")] if heads is None else heads
 
 
 # ---- attention logits ----------------------------------------------------------------------------
@@ -200,17 +186,16 @@ def logit_terms(
         >>> terms.by_key.sort_values().tail(3).shape
         (3,)
     """
-    runs = ["clean", "corrupted"] if prompt == "difference" else [prompt]
-    first = HeadRun.of(model, dataset, head, runs[0], example)
-    query = first.position(query, "query")
-    key = int(first.pattern()[query].argmax()) if key is None else first.position(key, "key")
-    first.check_sight(query, key)
-    result = _terms(first, query, key)
+    first = "clean" if prompt == "difference" else prompt
+    run = HeadRun.of(model, dataset, head, first, example)
+    query = run.position(query, "query")
+    key = int(run.pattern()[query].argmax()) if key is None else run.position(key, "key")
+    run.check_sight(query, key)
+    result = replace(_terms(run, query, key), prompt=prompt)
     if prompt == "difference":
-        second = HeadRun.of(model, dataset, head, runs[1], example)
-        other = second.terms(second.position(query, "query"), second.position(key, "key"))
-        result = replace(result, terms=result.terms - other.cpu())
-    return replace(result, prompt=prompt)
+        corrupted = HeadRun.of(model, dataset, head, "corrupted", example)  # of the same length
+        result = replace(result, terms=result.terms - corrupted.terms(query, key).cpu())
+    return result
 
 
 def _terms(run: HeadRun, query: int, key: int) -> LogitTerms:
@@ -399,9 +384,7 @@ def head_reasons(
         >>> reasons = eap.attention.head_reasons(model, dataset, heads=["a1.h0"], n_examples=1)
         >>> page = graph.to_html("ioi.html", patterns=reasons)
     """
-    if heads is None:
-        heads = [name for name in model.config.sender_names if name.startswith("a")]
-    reasons: dict[str, list[HeadReasons]] = {name: [] for name in heads}
+    reasons: dict[str, list[HeadReasons]] = {name: [] for name in _heads(model, heads)}
     examples = range(min(whole("n_examples", n_examples), len(dataset)))
     for example in progress_bar(examples, "reasons of heads", quiet=quiet):
         for run in HeadRun.several(model, dataset, list(reasons), "clean", example):

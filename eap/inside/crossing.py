@@ -80,8 +80,8 @@ class CrossingScores:
         """
         n = len(self.span_names)
         backward = torch.ones(n, n, dtype=torch.bool).triu()  # a query sees only earlier keys
-        kind, head, key, query = backward.expand_as(self.scores).nonzero(as_tuple=True)
-        place = (kind, head, key, query)
+        place = backward.expand_as(self.scores).nonzero(as_tuple=True)
+        kind, head, key, query = place
         columns = {
             "head": [self.heads[i] for i in head.tolist()],
             "input": [KINDS[i] for i in kind.tolist()],
@@ -91,9 +91,8 @@ class CrossingScores:
         }
         if self.standard_errors is not None:
             columns["standard_error"] = self.standard_errors[place].double().numpy()
-        frame = pd.DataFrame(columns)
-        return frame.sort_values("score", key=abs, ascending=False, kind="stable").reset_index(
-            drop=True
+        return pd.DataFrame(columns).sort_values(
+            "score", key=abs, ascending=False, kind="stable", ignore_index=True
         )
 
 

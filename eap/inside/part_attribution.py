@@ -26,13 +26,14 @@ from eap.ablation import Ablation, coefficients_of
 from eap.attribution import DEFAULT_STEPS, Call, warn_of_baselines
 from eap.data.batches import check_dataset, check_pairs, load_batch, named_spans, plan_batches
 from eap.data.dataset import Dataset
+from eap.engine.head_runs import texts_of
 from eap.engine.moments import Moments
 from eap.engine.part_runs import PartScorer
 from eap.engine.passes import PASSES, Request
 from eap.engine.path_gradients import check_gradients
 from eap.engine.prepared import Demand, Work
 from eap.engine.signature import sign
-from eap.graph.numbering import receiver_index
+from eap.graph.numbering import receiver_index, sender_index
 from eap.methods import Method, get_method
 from eap.metrics.metric import Metric, check_values
 from eap.model.model import Model
@@ -184,22 +185,18 @@ class PartScores:
 
     def _frame(self, numbers: Sequence[int]) -> pd.DataFrame:
         parts = [number % len(self.layout) for number in numbers]
-        names = [self.layout.part_name(self.parts, number) for number in parts]
-        senders = [self.layout.names[self.layout.locate(number)[0]] for number in parts]
-        receivers = self.receivers or (None,)
-        columns: dict[str, Any] = {
-            "sender": [sender for sender in senders for _ in receivers],
-            "part": [name for name in names for _ in receivers],
-        }
+        frame = pd.DataFrame({
+            "sender": [self.layout.names[self.layout.locate(number)[0]] for number in parts],
+            "part": [self.layout.part_name(self.parts, number) for number in parts],
+        })  # fmt: skip
         if self.span_names:
-            spans = [self.span_names[number // len(self.layout)] for number in numbers]
-            columns["span"] = [span for span in spans for _ in receivers]
+            frame["span"] = [self.span_names[number // len(self.layout)] for number in numbers]
         if self.receivers is not None:
-            columns["receiver"] = list(self.receivers) * len(numbers)
+            frame = frame.merge(pd.Series(self.receivers, name="receiver"), how="cross")
         for column, values in (("score", self.scores), ("standard_error", self.standard_errors)):
             if values is not None:
-                columns[column] = values.reshape(len(self), -1)[numbers].flatten().numpy()
-        return pd.DataFrame(columns)
+                frame[column] = values.reshape(len(self), -1)[numbers].flatten().numpy()
+        return frame
 
 
 @verb
@@ -334,14 +331,11 @@ def linear_call(
 
 
 def _receivers(names: Sequence[str], index: Mapping[str, int]) -> tuple[int, ...]:
-    if isinstance(names, str):
-        raise UserError(f"receivers is a list of names, such as [{quoted(names, 40)}]")
     for name in names:
         if name not in index:
             last = list(index)[-1]
             raise UserError(
-                f"no receiver {quoted(str(name), 40)}; receivers look like 'a1.h0<q>', 'm1' and "
-                f"{last!r}"
+                f"no receiver {quoted(name, 40)}; receivers look like 'a1.h0<q>', 'm1' and {last!r}"
             )
     if not names:
         raise UserError("receivers is empty; leave it out for all receivers together")
@@ -426,8 +420,9 @@ def part_activity(
                     best.append((float(c[row, position]), batch.rows[row], position))
             best.sort(key=lambda entry: (-abs(entry[0]), entry[1], entry[2]))
             del best[n:]
+    prompts = [getattr(example, prompt) for example in dataset.examples]
     table = [
-        (name, example, position, _text(model, dataset, example, position, prompt), value)
+        (name, example, position, *texts_of(model, [prompts[example][position]]), value)
         for name, best in zip(names, places, strict=True)
         for value, example, position in best
     ]
@@ -436,19 +431,13 @@ def part_activity(
 
 def _find(model: Model, parts: Parts, name: str) -> tuple[int, int]:
     """Sender and number of a part, from the name of the part."""
-    for sender in model.config.sender_names:
-        if not str(name).startswith(f"{sender}."):
+    for sender, index in sender_index(model.config).items():
+        short = name.removeprefix(f"{sender}.")
+        if short == name:
             continue
-        short = str(name).removeprefix(f"{sender}.")
-        layout = PartLayout.of(model, parts, [sender])
-        count, digits = len(layout) - 1, re.search(r"[0-9]{1,9}", short)
+        count, digits = parts.count(model, index), re.search(r"[0-9]{1,9}", short)
         likely = [int(digits[0])] if digits else []  # most names have the part's number
         for number in chain(likely, range(count)):
             if number < count and parts.name(number) == short:
-                return layout.senders[0], number
-    raise UserError(f"no part {quoted(str(name), 60)} of {parts.kind} in {model.name}")
-
-
-def _text(model: Model, dataset: Dataset, example: int, position: int, prompt: str) -> str:
-    token = getattr(dataset.examples[example], prompt)[position]
-    return str(token) if model.tokenizer is None else str(model.tokenizer.decode([token]))
+                return index, number
+    raise UserError(f"no part {quoted(name, 60)} of {parts.kind} in {model.name}")

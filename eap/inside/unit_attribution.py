@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -66,12 +67,10 @@ class UnitEdges:
             n: number of edges.
         """
         order = self.scores.flatten().abs().argsort(descending=True, stable=True)[: whole("n", n)]
-        _, n_inputs, n_units = self.scores.shape
-        names = []
-        for place in order.tolist():
-            sender, within = divmod(place, n_inputs * n_units)
-            pair, unit = divmod(within, n_units)
-            names.append(f"{self.senders[sender]}->{self.mlp}.u{unit}<{self.inputs[pair]}>")
+        names = [
+            f"{self.senders[sender]}->{self.mlp}.u{unit}<{self.inputs[which]}>"
+            for sender, which, unit in np.transpose(np.unravel_index(order, self.scores.shape))
+        ]
         frame = pd.DataFrame({"edge": names, "score": self.scores.flatten()[order].numpy()})
         if self.standard_errors is not None:
             frame["standard_error"] = self.standard_errors.flatten()[order].numpy()

@@ -187,16 +187,17 @@ def test_logits_that_there_are_not_are_refused(options, message):
 
 def test_reasons_for_the_page_are_the_terms_and_the_result():
     model, data = twins.load("llama", torch.float64), twins.dataset_of(EXAMPLES)
-    reasons = eap.attention.head_reasons(model, data, heads=["a1.h0"], n_examples=2)["a1.h0"]
-    assert len(reasons) == 2
-    for example, why in enumerate(reasons):
-        terms = eap.attention.logit_terms(model, data, "a1.h0", example=example)
-        moved = eap.attention.head_result(model, data, "a1.h0", example=example)
-        assert (why.query, why.key) == (terms.query, terms.key)
-        assert why.logit == pytest.approx(terms.logit)
-        assert why.pairs.equals(terms.to_frame(len(why.pairs)))
-        assert why.by_key.equals(terms.by_key[why.by_key.index])
-        assert why.by_key.abs().max() == terms.by_key.abs().max()
-        assert why.moved == pytest.approx(float(moved.by_answers.sum()))
-        pattern = eap.attention_patterns(model, data, heads=["a1.h0"])["a1.h0"][example][1]
-        assert np.allclose(why.weights, pattern)
+    with twins.precision("llama", torch.float64):
+        reasons = eap.attention.head_reasons(model, data, heads=["a1.h0"], n_examples=2)["a1.h0"]
+        assert len(reasons) == 2
+        for example, why in enumerate(reasons):
+            terms = eap.attention.logit_terms(model, data, "a1.h0", example=example)
+            moved = eap.attention.head_result(model, data, "a1.h0", example=example)
+            assert (why.query, why.key) == (terms.query, terms.key)
+            assert why.logit == pytest.approx(terms.logit)
+            assert why.pairs.equals(terms.to_frame(len(why.pairs)))
+            assert why.by_key.equals(terms.by_key[why.by_key.index])
+            assert why.by_key.abs().max() == terms.by_key.abs().max()
+            assert why.moved == pytest.approx(float(moved.by_answers.sum()))
+            pattern = eap.attention_patterns(model, data, heads=["a1.h0"])["a1.h0"][example][1]
+            assert np.allclose(why.weights, pattern)
