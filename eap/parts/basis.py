@@ -12,9 +12,11 @@ If a norm follows the MLP or the attention (Gemma 2 and 3), its scale counts as 
 its value in the given run: coefficients include the scale, and directions the weight of the norm.
 """
 
+from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -252,16 +254,13 @@ class PartLayout:
                 raise UserError(f"{model.name} has no sender {quoted(str(name), 40)}")
             if not parts.count(model, index[name]):
                 raise UserError(f"{name} has no {parts.kind}")
-        wanted = index if senders is None else dict.fromkeys(senders)
-        split = [(i, name) for name, i in index.items() if name in wanted]
-        counts = [(i, name, parts.count(model, i)) for i, name in split]
-        counts = [row for row in counts if row[2]]
-        if not counts:
+        wanted = index if senders is None else set(senders)
+        counts = {name: parts.count(model, i) for name, i in index.items() if name in wanted}
+        names = tuple(name for name, n in counts.items() if n)
+        if not names:
             raise UserError(f"no sender of {model.name} has {parts.kind}")
-        starts = [0]
-        for _, _, n in counts:
-            starts.append(starts[-1] + n + 1)
-        numbers, names, _ = zip(*counts, strict=True)
+        starts = accumulate((counts[name] + 1 for name in names), initial=0)
+        numbers = tuple(index[name] for name in names)
         return cls(numbers, names, tuple(starts), model.config.n_forward)
 
     def __len__(self) -> int:
@@ -278,7 +277,7 @@ class PartLayout:
 
     def locate(self, number: int) -> tuple[int, int]:
         """Index of the sender in `senders`, and number of the part within the sender."""
-        at = int(torch.searchsorted(torch.tensor(self.starts), number, right=True)) - 1
+        at = bisect(self.starts, number) - 1
         return at, number - self.starts[at]
 
     def part_name(self, parts: Parts, number: int) -> str:
@@ -327,11 +326,13 @@ class PartCircuit:
         Raises:
             UserError: a sender that the basis does not split, or a mask of another shape or dtype.
         """
+        if not self.kept:
+            return {}
         basis, index = get_parts(self.parts), sender_index(model.config)
-        layout = PartLayout.of(model, basis, list(self.kept)) if self.kept else None
+        PartLayout.of(model, basis, list(self.kept))  # checks the names
         spans = self.graph.span_names
         for name, mask in self.kept.items():
-            n = 0 if layout is None else len(range(len(layout))[layout.of_sender(name)])
+            n = basis.count(model, index[name]) + 1
             shapes = [(n,), (len(spans), n)] if spans else [(n,)]
             if not isinstance(mask, Tensor):
                 raise UserError(f"the mask of {name} is {quoted(mask)}; it must be a tensor")

@@ -86,10 +86,8 @@ class Features:
     def count(self, model: Model, sender: int) -> int:
         """Number of features of an MLP; 0 for other senders."""
         layer, head = place_of(model.config, sender)
-        return len(self.dictionaries[layer].W_dec) if self._has(layer, head) else 0
-
-    def _has(self, layer: int, head: int | None) -> bool:
-        return head is None and layer in self.dictionaries
+        has_features = head is None and layer in self.dictionaries
+        return len(self.dictionaries[layer].W_dec) if has_features else 0
 
     def name(self, number: int) -> str:
         """Short name of a feature, such as `f17`."""
@@ -189,14 +187,12 @@ def _read_yaml(folder: Path) -> dict[str, Any]:
         config = json.loads(content)
     except ValueError:
         try:
-            parse = yaml.safe_load
+            config = yaml.safe_load(content)
         except ModuleNotFoundError:
             raise UserError(
                 f"{quoted(str(folder))}: config.yaml needs the package `pyyaml` (pip install "
                 "pyyaml), or the same settings as JSON in it"
             ) from None
-        try:
-            config = parse(content)
         except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"{quoted(str(folder))}: config.yaml: {first_line(error)}") from None
     return config if isinstance(config, dict) else {}
@@ -227,13 +223,9 @@ def _read_sae_lens(folder: Path, model: Model) -> tuple[int, Dictionary]:
     layer, point = int(match[1]), match[2]
     architecture = str(config.get("architecture", "standard"))
     is_transcoder = "transcoder" in architecture
-    if is_transcoder:
-        reads = _reads(folder, point)
-        out = str(config.get("hook_name_out", ""))
-        _check_output(folder, out.removeprefix(f"blocks.{layer}."), model)
-    else:
-        reads = "output"
-        _check_output(folder, point, model)
+    reads = _reads(folder, point) if is_transcoder else "output"
+    out = str(config.get("hook_name_out", "")).removeprefix(f"blocks.{layer}.")
+    _check_output(folder, out if is_transcoder else point, model)
     for key, plain in _PLAIN.items():
         if config.get(key) not in (*plain, None):
             raise UserError(f"{quoted(str(folder))}: {key}={config[key]} is not supported")
