@@ -220,27 +220,39 @@ def areas(
     warn_of_direction(metric, float(clean.mean()), float(ablated.mean()))
     values = measured[metric.name].double().numpy()
     right = measured["accuracy"].double().numpy() if decides else np.full_like(values, np.nan)
-    curves: dict[str, Curve] = {}
-    for position, (by, own) in enumerate(circuits.items()):
-        rows = slice(position * len(sizes), (position + 1) * len(sizes))
-        curves[by] = Curve(
+    curves = [
+        Curve(
             by=by,
             shares=tuple(shares),
             sizes=tuple(sizes),
             n_edges=tuple(circuit.count_edges() for circuit in own),
-            values=values[rows],
-            right=right[rows],
+            values=values_by,
+            right=right_by,
             clean=clean,
             ablated=ablated,
         )
-    provenance = sign(
-        model, dataset, metric=metric, method="areas", ablation=ablation, level=level,
-        expanded_kv=has_expanded_kv(graph, model), ranking=graph.provenance,
-        settings={"shares": list(shares), "selection": selection, "rank_input": rank_input,
-                  "n_resamples": n_resamples, "seed": seed},
+        for (by, own), values_by, right_by in zip(
+            circuits.items(), np.split(values, 2), np.split(right, 2), strict=True
+        )
+    ]
+    helpful, magnitude = curves
+    area_of = partial(area, shares=shares)
+    draws: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed}
+    return Areas(
+        metric=metric.name,
+        n_ranked=n_ranked,
+        cpr=interval_of_faithfulness(helpful.values, clean, ablated, area_of, **draws),
+        cmd=interval_of_distances(magnitude.values, clean, ablated, area_of, **draws),
+        accuracy=interval_of_means(helpful.right, partial(area_of, log=True)),
+        helpful=helpful,
+        magnitude=magnitude,
+        provenance=sign(
+            model, dataset, metric=metric, method="areas", ablation=ablation, level=level,
+            expanded_kv=has_expanded_kv(graph, model), ranking=graph.provenance,
+            settings={"shares": list(shares), "selection": selection, "rank_input": rank_input,
+                      **draws},
+        ),
     )  # fmt: skip
-    found_areas = summarise(metric.name, n_ranked, curves, n_resamples=n_resamples, seed=seed)
-    return replace(found_areas, provenance=provenance)
 
 
 def default_selection(graph: Graph, level: str = "edge") -> str:
@@ -304,29 +316,3 @@ def with_direction(graph: Graph, metric: Metric) -> Graph:
             "with dataclasses.replace(graph, higher_is_better=True), or False as for a loss"
         )
     return replace(graph, higher_is_better=scored_by.direction("areas"))
-
-
-def summarise(
-    metric: str, n_ranked: int, curves: dict[str, Curve], *, n_resamples: int, seed: int
-) -> Areas:
-    """Areas of the curves 'helpful' and 'magnitude'."""
-    helpful, magnitude = curves["helpful"], curves["magnitude"]
-    draws: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed}
-    shares = helpful.shares
-    return Areas(
-        metric=metric,
-        n_ranked=n_ranked,
-        cpr=interval_of_faithfulness(
-            helpful.values, helpful.clean, helpful.ablated, lambda f: area(f, shares), **draws
-        ),
-        cmd=interval_of_distances(
-            magnitude.values,
-            magnitude.clean,
-            magnitude.ablated,
-            lambda distances: area(distances, shares),
-            **draws,
-        ),
-        accuracy=interval_of_means(helpful.right, lambda share: area(share, shares, log=True)),
-        helpful=helpful,
-        magnitude=magnitude,
-    )
