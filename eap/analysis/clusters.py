@@ -88,8 +88,7 @@ def gram_matrix(
         raise UserError("inner products use the scores of edges; leave out spans and level='node'")
     config = graph_config(model, expanded_kv=expanded_kv)
     n_examples = len(dataset)
-    per_receiver = n_examples * config.n_forward * 4
-    group = max(1, gram_budget // per_receiver)
+    group = max(1, gram_budget // (4 * n_examples * config.n_forward))  # receivers
     gram = np.zeros((n_examples, n_examples))
     for first in range(0, config.n_backward, group):
         receivers = range(first, min(first + group, config.n_backward))

@@ -211,16 +211,13 @@ def areas(
         metrics.append(get_metric("accuracy"))
     together = [circuit for own in circuits.values() for circuit in own]
     measured = evaluate(model, together, dataset, metrics=metrics, ablation=ablation, **resources)
-    clean, ablated = (
-        runs[metric.name].double().numpy()
-        for runs in evaluate_baselines(
-            model, dataset, metrics=[metric], ablation=ablation, **resources
-        )
-    )
+    baselines = evaluate_baselines(model, dataset, metrics=[metric], ablation=ablation, **resources)
+    clean, ablated = (runs[metric.name].double().numpy() for runs in baselines)
     warn_of_direction(metric, float(clean.mean()), float(ablated.mean()))
     values = measured[metric.name].double().numpy()
     right = measured["accuracy"].double().numpy() if decides else np.full_like(values, np.nan)
-    curves = [
+    by_ranking = zip(circuits.items(), np.split(values, 2), np.split(right, 2), strict=True)
+    helpful, magnitude = (
         Curve(
             by=by,
             shares=tuple(shares),
@@ -231,11 +228,8 @@ def areas(
             clean=clean,
             ablated=ablated,
         )
-        for (by, own), values_by, right_by in zip(
-            circuits.items(), np.split(values, 2), np.split(right, 2), strict=True
-        )
-    ]
-    helpful, magnitude = curves
+        for (by, own), values_by, right_by in by_ranking
+    )
     area_of = partial(area, shares=shares)
     draws: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed}
     return Areas(

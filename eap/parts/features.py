@@ -11,7 +11,7 @@ transcoders and autoencoders of MLP outputs from SAELens (`cfg.json`, `sae_weigh
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -139,7 +139,7 @@ def load_features(path: str | Path | Sequence[str | Path], model: Model) -> Feat
     dictionaries: dict[int, Dictionary] = {}
     for folder in folders:
         if (folder / "cfg.json").is_file():
-            found = [_read_sae_lens(folder, model)]
+            found: Iterable[tuple[int, Dictionary]] = [_read_sae_lens(folder, model)]
         elif (folder / "config.yaml").is_file():
             found = _read_circuit_tracer(folder, model)
         else:
@@ -159,11 +159,10 @@ def load_features(path: str | Path | Sequence[str | Path], model: Model) -> Feat
     return Features(dictionaries)
 
 
-def _read_circuit_tracer(folder: Path, model: Model) -> list[tuple[int, Dictionary]]:
+def _read_circuit_tracer(folder: Path, model: Model) -> Iterator[tuple[int, Dictionary]]:
     config = _read_yaml(folder)
     reads = _reads(folder, config.get("feature_input_hook"))
     _check_output(folder, config.get("feature_output_hook"), model)
-    dictionaries = []
     for file in sorted(folder.glob("layer_*.safetensors")):
         number = re.fullmatch(r"layer_(\d+)", file.stem)
         if number is None:
@@ -172,12 +171,11 @@ def _read_circuit_tracer(folder: Path, model: Model) -> list[tuple[int, Dictiona
         k = weights.get("k")
         if k is not None and k.numel() != 1:
             raise UserError(f"{quoted(str(file))}: k has shape {list(k.shape)}; it is one number")
-        dictionary = _checked(
-            file, model, int(number[1]), weights["W_enc"], weights["b_enc"], weights["W_dec"],
-            reads, weights.get("activation_function.threshold"), None if k is None else int(k),
+        layer = int(number[1])
+        yield layer, _checked(
+            file, model, layer, weights["W_enc"], weights["b_enc"], weights["W_dec"], reads,
+            weights.get("activation_function.threshold"), None if k is None else int(k),
         )  # fmt: skip
-        dictionaries.append((int(number[1]), dictionary))
-    return dictionaries
 
 
 def _read_yaml(folder: Path) -> dict[str, Any]:
