@@ -44,11 +44,6 @@ class PathSampler:
         self._receivers = [list(dict.fromkeys(row)) for row in receiver_of(graph.config).tolist()]
         self._into = [column.nonzero().flatten().tolist() for column in self.useful.T]
 
-    @property
-    def is_possible(self) -> bool:
-        """Whether there is any path."""
-        return bool(self.useful.any())
-
     def path(self) -> set[tuple[int, int]]:
         """Edges of one path, which is walked back from the logits along random edges."""
         edges, receivers = set(), [self.graph.config.logits_receiver]
@@ -123,7 +118,7 @@ def compared_circuits(
         return frozenset(path), random.choice(sorted(path))
 
     beside = replacement.circuits(size, n_random, other_than=circuit)
-    extensions = _different(extend, n_random) if replacement.is_possible else []
+    extensions = _different(extend, n_random) if replacement.useful.any() else []
     longer = [circuit | replacement.of(path) for path, _ in extensions]
     halves = [
         replacement.of(edge for edge in edges_of(circuit) if random.random() < 0.5)

@@ -70,8 +70,7 @@ class Curve:
     @property
     def faithfulness(self) -> Float[np.ndarray, " size"]:
         """Normalised faithfulness: means over examples first, then the ratio."""
-        means = self.values.mean(axis=1)
-        return normalised(means, float(self.clean.mean()), float(self.ablated.mean()))
+        return normalised(self.values.mean(axis=1), self.clean.mean(), self.ablated.mean())
 
     @property
     def accuracy(self) -> Float[np.ndarray, " size"]:

@@ -215,7 +215,6 @@ def second_circuit(
 
 
 def _likeness(first: Graph, second: Graph, *, level: str) -> Likeness:
-    if level == "node":
-        return Likeness(*mean_jaccard(torch.stack([nodes(first), nodes(second)])))
-    exists = first.edge_exists
-    return Likeness(*mean_jaccard(torch.stack([first.in_graph[exists], second.in_graph[exists]])))
+    of_nodes, exists = level == "node", first.edge_exists
+    members = [nodes(one) if of_nodes else one.in_graph[exists] for one in (first, second)]
+    return Likeness(*mean_jaccard(torch.stack(members)))

@@ -290,9 +290,7 @@ class _Measured:
 
     def distances(self, kind: str) -> Float[np.ndarray, " circuit"]:
         """Distances |1 - f| of circuits from the model, in units of normalised faithfulness."""
-        share = normalised(
-            self.of[kind].mean(axis=1), float(self.clean.mean()), float(self.ablated.mean())
-        )
+        share = normalised(self.of[kind].mean(axis=1), self.clean.mean(), self.ablated.mean())
         return np.abs(1 - share)
 
     @cached_property

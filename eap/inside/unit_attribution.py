@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -67,9 +66,10 @@ class UnitEdges:
             n: number of edges.
         """
         order = self.scores.flatten().abs().argsort(descending=True, stable=True)[: whole("n", n)]
+        places = torch.stack(torch.unravel_index(order, self.scores.shape), dim=1)
         names = [
             f"{self.senders[sender]}->{self.mlp}.u{unit}<{self.inputs[which]}>"
-            for sender, which, unit in np.transpose(np.unravel_index(order, self.scores.shape))
+            for sender, which, unit in places.tolist()
         ]
         frame = pd.DataFrame({"edge": names, "score": self.scores.flatten()[order].numpy()})
         if self.standard_errors is not None:
