@@ -228,7 +228,7 @@ def masked(ids: Sequence[int], mask: Cell, what: str) -> tuple[int, ...]:
     """
     bits = [int(bit) if isinstance(bit, bool) else _whole(bit) for bit in _unbatched(_listed(mask))]
     kept = "".join(str(bit) for bit in bits)
-    if len(bits) != len(ids) or not re.fullmatch("0*1+0*", kept):
+    if len(bits) != len(ids) or {*bits} - {0, 1} or not re.fullmatch("0*1+0*", kept):
         raise UnfitRowError(
             "bad masks",
             f"the attention mask of the {what} prompt is {quoted(mask)}; it needs {len(ids)} "

@@ -206,7 +206,7 @@ def load_dataset(
         8
     """
     seed, head = whole("seed", seed), None if head is None else whole("head", head)
-    vocabulary = vocabulary_of(_check_tokenizer(tokenizer))
+    vocabulary = vocabulary_of(tokenizer)
     if data is not None and path is not None:
         raise UserError("data and path are the same thing: give one of them")
     data = path if data is None else data
@@ -290,10 +290,16 @@ def _and_others(dropped: Counter[str], n_rows: int) -> str:
     )
 
 
-@lru_cache(maxsize=8)
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    """The `Vocabulary` of a tokenizer, made once, because it caches what it looks up."""
-    return Vocabulary(tokenizer)
+    """The `Vocabulary` of a tokenizer, made once, because it caches what it looks up.
+
+    Raises:
+        UserError: the argument is not a tokenizer.
+    """
+    return _vocabulary(_check_tokenizer(tokenizer))
+
+
+_vocabulary = lru_cache(maxsize=8)(Vocabulary)
 
 
 def _find_rows(

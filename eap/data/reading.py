@@ -98,7 +98,7 @@ def read_rows(data: Any, source: str | None = None) -> Rows:
         places = [f"row {i}" for i in range(1, len(rows) + 1)]
         digest = hashlib.sha256(json.dumps(rows, default=repr).encode()).hexdigest()
     if not rows:
-        raise UserError(f"{source} has a header but no rows")
+        raise UserError(f"{source} has no rows")
     columns = dict.fromkeys(name for row in rows for name in row)
     rows = [{name: row.get(name) for name in columns} for row in rows]
     return Rows(tuple(rows), tuple(places), source, digest, form)

@@ -138,6 +138,12 @@ def test_rows_with_corrupted_prompts_are_left_alone(model):
         corrupt([{**ROWS[0], "corrupted": "x"}], model.tokenizer, "names")
 
 
+@pytest.mark.parametrize(("tokenizer", "says"), [(None, "has no tokenizer"), ({}, "is dict; give")])
+def test_what_is_no_tokenizer_is_refused(tokenizer, says):
+    with pytest.raises(UserError, match=says):
+        corrupt(ROWS, tokenizer, "names")
+
+
 # ---- the command ---------------------------------------------------------------------------------
 
 

@@ -70,7 +70,9 @@ def test_an_attention_mask_says_what_is_text(mask, column):
     assert load(tokenizer, [EOS, EOS, 30, 31, EOS], **masks) == [[EOS, 30, 31]]
 
 
-@pytest.mark.parametrize("mask", [[1], [0, 0, 0], [1, 0, 1], [1, 2, 1], ["a", 1, 1], "all", True])
+@pytest.mark.parametrize(
+    "mask", [[1], [0, 0, 0], [1, 0, 1], [1, 2, 1], [1, 10, 0], ["a", 1, 1], "all", True]
+)
 def test_what_is_no_mask_of_the_prompt_is_refused(mask):
     with pytest.raises(UserError, match="attention mask of the clean prompt"):
         load(tokenizer_with("<pad>"), [30, 31, 32], attention_mask=mask)
