@@ -28,8 +28,8 @@ hypothesis.settings.load_profile("eap")
 LONGEST = {
     f"test_{name}.py": place
     for place, name in enumerate(
-        "paper workflow processes engine evaluate patching methods exact_script docs span_scores "
-        "chaos viewer shell scripts learning ablation".split()
+        "paper workflow processes engine docs exact_script patching span_scores devices methods "
+        "evaluate figures scripts shell memory ablation verdicts packaging".split()
     )
 }
 

@@ -10,7 +10,6 @@ from math import inf
 from typing import Any
 
 import numpy as np
-import scipy
 from jaxtyping import Float
 
 from eap.runtime.errors import UserError
@@ -89,7 +88,7 @@ def area(values: Any, shares: Sequence[float] = SHARES, *, log: bool = False) ->
         raise UserError(f"an area over {len(x)} sizes needs {len(x)} values, not {heights.shape}")
     if log:
         x = np.log(x) / np.log(x[-1] / x[0])
-    total = scipy.integrate.trapezoid(heights, x)
+    total = (np.diff(x) * (heights[..., 1:] + heights[..., :-1]) / 2).sum(axis=-1)
     return total if total.ndim else float(total)
 
 
@@ -133,6 +132,8 @@ def auroc(scores: Any, truth: Any) -> float:
         raise UserError(
             f"an AUROC needs true and false edges; there are {n_true} true and {n_false} false ones"
         )
-    ranks = scipy.stats.rankdata(flat)  # ties share their mean rank
-    won = ranks[true].sum() - n_true * (n_true + 1) / 2
+    _, level, counts = np.unique(flat, return_inverse=True, return_counts=True)
+    below = np.cumsum(counts) - counts
+    rank = below + (counts - 1) / 2  # rank of each level from 0; ties share their mean rank
+    won = rank[level][true].sum() - n_true * (n_true - 1) / 2
     return float(won / (n_true * n_false))

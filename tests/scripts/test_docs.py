@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from functools import cache
 
 import matplotlib.pyplot as plt
 import pytest
 from running import ROOT
 
 import eap
-from eap import Graph
+from eap import Graph, load_model
 from eap.studies.catalogue import STEPS
 from eap.studies.command_names import EXPERIMENTS, figures
 from eap.studies.paper_figures import FIGURES
@@ -27,8 +28,15 @@ DOCUMENTS = [
 ]
 
 
+@cache
+def loaded(*given, **options):
+    return load_model(*given, **options)
+
+
 def run(code: str, folder, monkeypatch) -> None:
+    """Run code of a page; a model that several pages load is loaded once."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(eap, "load_model", loaded)
     exec(compile(code, "documentation", "exec"), {})
 
 

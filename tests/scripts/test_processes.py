@@ -163,6 +163,8 @@ def test_a_killed_process_ends_the_run_and_exact_patching_goes_on(rank, undistur
     assert len(said) <= 1
     assert "SIGKILL" in err or said
     assert not any(name.endswith("_real.json") for name in files_below(tmp_path))
+    if rank:
+        return  # what is left is the same, whichever was killed
 
     process = start_together(2, *command, cwd=tmp_path)
     out, err = process.communicate(timeout=400)

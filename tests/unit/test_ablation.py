@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import pytest
 import torch
-from models.tiny import random_examples, tiny_bridge
+from models.tiny import MAIN_FAMILIES, random_examples, tiny_bridge
 from reference import oracle, twins
 from reference.oracle import float64, metric_of
 from reference.split_run import shape_of
@@ -95,11 +95,20 @@ def circuits_of(exists):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("family", "expanded"), FORMS)
+@pytest.mark.parametrize(
+    ("family", "expanded", "kind"),
+    [
+        (family, expanded, kind)
+        for family, expanded in FORMS
+        for kind in KINDS
+        # What differs with keys of their own is which senders are ablated, not by what.
+        if not expanded or kind == "mean"
+    ],
+)
 def test_an_ablation_equals_its_twin(family, expanded, kind):
     exact, values, scores = twin(kind, family, expanded)
-    data, dtypes = dataset_of(examples_of(kind)), DTYPES if kind == "mean" else DTYPES[1:]
+    in_both = kind == "mean" and family in MAIN_FAMILIES
+    data, dtypes = dataset_of(examples_of(kind)), DTYPES if in_both else DTYPES[1:]
     for dtype in dtypes:
         model = twins.load(family, dtype)
         options = {"batch_size": 2, "expanded_kv": expanded}

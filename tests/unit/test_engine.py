@@ -74,7 +74,10 @@ def test_eap_equals_the_oracle(family, expanded):
 def test_eap_ig_equals_the_oracle(family, expanded):
     """All as one batch, which begins at the first token, and in batches with prefixes."""
     path, batch_size = RULES["paper", 3], {torch.float32: 4, torch.float64: 64}
-    for metric, dtype in product(METRICS, DTYPES):
+    in_float32 = METRICS if family in MAIN_FAMILIES else ("kl",)
+    for metric, dtype in [
+        *product(METRICS, [torch.float64]), *product(in_float32, [torch.float32])
+    ]:  # fmt: skip
         check_scores(
             family,
             dtype,
