@@ -10,7 +10,7 @@ as one task: their mean is used, or the jackknife leaves them out together.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -211,6 +211,6 @@ def about_points(curves: Mapping[str, Table], points: int = 5) -> list[Claim]:
 
 def to_frame(claims: list[Claim]) -> pd.DataFrame:
     """A table with one row per claim."""
-    rows = [[*astuple(claim), claim.verdict] for claim in claims]
-    columns = ["claim", "quantity", "value", "low", "high", "holds_above", "n_tasks", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
+    rows = [{**asdict(claim), "verdict": claim.verdict} for claim in claims]
+    frame = pd.DataFrame(rows, columns=[*(part.name for part in fields(Claim)), "verdict"])
+    return frame.rename(columns={"text": "claim", "above": "holds_above"})

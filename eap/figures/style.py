@@ -23,7 +23,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, Symmetrica
 from eap.data.tasks import TASKS
 from eap.runtime.atomic import write_atomically
 from eap.studies.paths import shown
-from eap.studies.settings import default_metric
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
 BLACK, ORANGE, SKY, GREEN, BLUE, PURPLE = (
@@ -118,10 +117,6 @@ def typed_name(task: str) -> str:
 def display_name(task: str) -> str:
     """Display name of a task, escaped for matplotlib."""
     return plain(typed_name(task))
-
-
-metric_of = default_metric
-"""The metric of a task in the Pareto study; `logit_diff` for user-defined tasks."""
 
 
 def short_name(task: str) -> str:

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from eap.figures import claims, cross_task, published, replication, style, tables
+from eap.figures import claims, cross_task, published, replication, tables
 from eap.figures.tables import Table
 from eap.studies import shell
 from eap.studies.catalogue import POINTS_TASKS
+from eap.studies.settings import default_metric
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
         correlations, of_tasks = tables.read_correlations(results, args.tasks, command)
         overlaps = tables.required_table(results.csv("real_rank", "all-overlap"), command)
         metric_by_task = published.compared_metrics(results)
-        other = {task for task, by in metric_by_task.items() if by != style.metric_of(task)}
+        other = {task for task, by in metric_by_task.items() if by != default_metric(task)}
         if other & set(of_tasks):
             listed = ", ".join(sorted(other & set(of_tasks)))
             shell.say(f"left out of the agreement with exact values, as by other metrics: {listed}")
@@ -72,7 +73,7 @@ def main() -> None:
         sources += squares
 
     # 4. Points of integration.
-    names = {task: f"{task}_{style.metric_of(task)}_ig_test" for task in POINTS_TASKS}
+    names = {task: f"{task}_{default_metric(task)}_ig_test" for task in POINTS_TASKS}
     paths = {task: results.csv("ig_test", name) for task, name in names.items()}
     of_points = {
         task: tables.read_table(path, needs=tables.BASELINES)

@@ -13,6 +13,7 @@ from eap.figures import curves, style, tables
 from eap.runtime.errors import UserError
 from eap.statistics.measures import normalised
 from eap.studies import shell
+from eap.studies.settings import default_metric
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     results = tables.Results(args.output, args.model)
 
     def metric_of(task: str) -> str:
-        return args.eval_metric or style.metric_of(task)
+        return args.eval_metric or default_metric(task)
 
     found = tables.read_tasks(
         results,
@@ -57,7 +58,7 @@ def with_baseline(
     path = results.csv("pareto", task)
     command = results.command("pareto.py", f"--task {task} --metric {metric}")
     pareto = tables.required_table(path, command, needs=tables.BASELINES)
-    same_metric = metric == (pareto.metric or style.metric_of(task))
+    same_metric = metric == (pareto.metric or default_metric(task))
     clean, corrupted = pareto.baselines
     if not same_metric or not np.isclose(clean, table.frame["baseline"].iloc[0], rtol=1e-2):
         raise UserError(

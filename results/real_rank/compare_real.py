@@ -30,7 +30,7 @@ from eap.runtime.atomic import write_atomically
 from eap.runtime.errors import UserError
 from eap.runtime.progress import progress_bar
 from eap.studies import shell
-from eap.studies.settings import file_suffix
+from eap.studies.settings import default_metric, file_suffix
 
 GRAPHS = {name: file_suffix(name) for name in METHODS} | {"EAP": "vanilla", "EAP-IG": "ig"}
 DEPTHS = range(1, 401)
@@ -111,9 +111,7 @@ def main() -> None:
     by_task: dict[str, dict[str, eap.Graph]] = {}
     for task in args.tasks:
         try:
-            by_task[task] = read_graphs(
-                results, task, args.metric or style.metric_of(task), methods
-            )
+            by_task[task] = read_graphs(results, task, args.metric or default_metric(task), methods)
         except FileNotFoundError as error:
             tables.say_missing(error, command.replace("{task}", task))
     if not by_task:

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 import eap_circuits
 from eap.figures import bars, published, style, tables
 from eap.studies import shell
+from eap.studies.settings import default_metric
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
     correlations, tasks = tables.read_correlations(results, args.tasks, command)
     overlaps = tables.required_table(results.csv("real_rank", "all-overlap"), command)
     compared = published.compared_metrics(results)
-    metrics = {task: args.metric or compared.get(task) or style.metric_of(task) for task in tasks}
+    metrics = {task: args.metric or compared.get(task) or default_metric(task) for task in tasks}
     figure = draw(correlations, metrics)
     style.add_note(figure, tables.origin_note([overlaps]))
     style.save_figure(figure, results.folder("real_rank"), "kendall_difference")

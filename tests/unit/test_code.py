@@ -44,7 +44,7 @@ def keys(names=KEYS) -> dict[str, str]:
 
 
 def changed_by(path: Path, line: str, before=None) -> set[str]:
-    """Which keys another line in a file changes; `before`: keys without it."""
+    """Keys that change with another line in a file; `before`: keys without the line."""
     before, text = before or keys(), path.read_bytes()
     try:
         path.write_bytes(text + line.encode())

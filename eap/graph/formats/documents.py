@@ -272,7 +272,7 @@ def _column(
 def _known_column(
     entries: Sequence[Mapping[str, Any]], key: str, dtype: torch.dtype, default: float
 ) -> Tensor | None:
-    """The same; None if no entry has the key."""
+    """Column of values, as `_column` reads it; None if no entry has the key."""
     return _column(entries, key, dtype, default) if _any_has(entries, key) else None
 
 
